@@ -1,0 +1,3 @@
+//! The one binary: command line, agent and target.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Deterministic simulation of the engine with its checkers.

@@ -1,0 +1,1 @@
+//! Simulated drives, clock, randomness and trace.

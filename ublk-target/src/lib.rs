@@ -1,0 +1,1 @@
+//! The driver of a group: io_uring loop, drives, ublk and NBD front ends.
