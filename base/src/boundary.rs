@@ -1,0 +1,219 @@
+//! The boundary between the engine and whatever drives it (io_uring or the simulator): requests and replies
+//! in, actions out.
+//!
+//! One pass down, one pass up: the driver hands in requests and completions as they come, then calls the
+//! engine's `poll` once, which appends actions to a list that the driver owns. An action names memory by
+//! `BufId`; its token comes back with its completion, exactly once.
+use crate::{Blocks, BufId, DriveBlock, DriveIx, ExtentNo, RowNo, Sector, Sectors};
+use alloc::vec::Vec;
+
+/// What the guest asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Op {
+    /// Fill the slot's buffer.
+    Read,
+    /// Store the slot's buffer.
+    Write,
+    /// Make every write acknowledged so far durable.
+    Flush,
+    /// The range is no longer needed; it reads as zero from now on.
+    Discard,
+    /// The range reads as zero from now on.
+    WriteZeroes,
+}
+
+/// A request slot: the front end's tag. Each slot owns `SLOT_DATA_BLOCKS` blocks of memory.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct SlotId(pub u16);
+
+/// One request of the guest. Its data lies in the slot's buffer, at byte `sector.offset_in_block()`, so that
+/// block boundaries of the volume are block boundaries of the buffer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Request {
+    /// The slot, free until now and owned by the engine until it is completed.
+    pub slot: SlotId,
+    /// What to do.
+    pub op: Op,
+    /// First sector (0 for a flush).
+    pub sector: Sector,
+    /// Length (0 for a flush).
+    pub sectors: Sectors,
+    /// The write counts only once it is durable.
+    pub fua: bool,
+}
+
+/// Why an operation did not do what it should. Drives report the first group, guests get the second.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// The drive failed the operation (EIO and its like).
+    Medium,
+    /// The drive is not there any more (ENODEV, ENXIO, reset connection).
+    Gone,
+    /// The operation exceeded its deadline.
+    Timeout,
+    /// To guests: the data cannot be returned or stored.
+    Io,
+    /// To guests: no space is left.
+    NoSpace,
+    /// To guests: the group takes no writes (any more).
+    ReadOnly,
+    /// To guests: the request lies outside the volume or is malformed.
+    Invalid,
+}
+
+/// Names an action until its completion.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct IoToken(pub u64);
+
+/// What to do to a drive. Reads and writes are whole blocks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DriveOp {
+    /// Fill the memory from the drive.
+    Read,
+    /// Store the memory on the drive.
+    Write,
+    /// Make all writes that completed before this was issued durable (never done by a drive without a
+    /// volatile cache: there it completes when all writes issued before it have).
+    Flush,
+}
+
+/// Adjacent blocks of memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Segment {
+    /// The first block.
+    pub buf: BufId,
+    /// How many.
+    pub blocks: u32,
+}
+
+/// A run of entries in `Actions::segments`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SegmentRange {
+    /// First entry.
+    pub first: u32,
+    /// Number of entries.
+    pub count: u32,
+}
+
+/// An extent of a drive, by the group's drive table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Extent {
+    /// The drive.
+    pub drive: DriveIx,
+    /// The extent on it.
+    pub extent: ExtentNo,
+}
+
+/// The extents of one new row, ordered by leg, then column: entry `leg * columns + column`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RowGrant {
+    /// The row that they will form; the group's next one.
+    pub row: RowNo,
+    /// `legs * columns` extents.
+    pub extents: Vec<Extent>,
+}
+
+/// What the engine wants done. Every action but `Complete` is answered exactly once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// I/O to a drive; answered by a completion with the same token.
+    Drive {
+        /// Comes back with the completion.
+        token: IoToken,
+        /// Which drive.
+        drive: DriveIx,
+        /// What to do.
+        op: DriveOp,
+        /// First block on the drive (0 for a flush).
+        at: DriveBlock,
+        /// Total length (0 for a flush).
+        blocks: Blocks,
+        /// The memory, in order; empty for a flush.
+        segments: SegmentRange,
+    },
+    /// A request is finished. For reads the slot's buffer holds the data.
+    Complete {
+        /// The slot, free again from now on.
+        slot: SlotId,
+        /// How it went.
+        result: Result<(), Fault>,
+    },
+    /// Space runs short: extents for this row are wanted. Answered by `Reply::Row` or `Reply::NoRow`.
+    WantRow {
+        /// The row that would be added.
+        row: RowNo,
+    },
+    /// These drives (bit `n` = drive `n`) are stale; the catalogue must know before a write that they miss is
+    /// acknowledged. Answered by `Reply::StaleStored` with the same version, once it is durable.
+    StoreStale {
+        /// Bit set of drives.
+        drives: u32,
+        /// Version of the superblock that says so.
+        version: u64,
+    },
+}
+
+/// Answers of the control plane to `WantRow` and `StoreStale`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Reply {
+    /// The extents are ours; their headers are not written yet.
+    Row(RowGrant),
+    /// The pool has none. The engine asks again after a while or when told that space was added.
+    NoRow,
+    /// The pool grew: ask again.
+    SpaceAdded,
+    /// The stale marks of this superblock version are durable in the catalogue.
+    StaleStored {
+        /// The version that was answered.
+        version: u64,
+    },
+}
+
+/// A caller-owned list of actions with fixed capacity; the engine stops before it overflows.
+pub struct Actions {
+    /// The actions, in order. Order between them means nothing to a drive.
+    pub actions: Vec<Action>,
+    /// Memory that the actions name.
+    pub segments: Vec<Segment>,
+}
+
+impl Actions {
+    /// A list with room for `actions` actions naming `segments` runs of memory in all.
+    pub fn with_capacity(actions: usize, segments: usize) -> Self {
+        Self { actions: Vec::with_capacity(actions), segments: Vec::with_capacity(segments) }
+    }
+
+    /// Forgets everything; keeps the capacity.
+    pub fn clear(&mut self) {
+        self.actions.clear();
+        self.segments.clear();
+    }
+
+    /// Whether this many more fit.
+    pub fn has_room(&self, actions: usize, segments: usize) -> bool {
+        self.actions.len() + actions <= self.actions.capacity()
+            && self.segments.len() + segments <= self.segments.capacity()
+    }
+
+    /// Appends an action. Panics when full: the engine asks `has_room` first.
+    pub fn push(&mut self, action: Action) {
+        assert!(self.actions.len() < self.actions.capacity(), "action list overflow");
+        self.actions.push(action);
+    }
+
+    /// The memory of an action.
+    pub fn memory(&self, range: SegmentRange) -> &[Segment] {
+        &self.segments[range.first as usize..(range.first + range.count) as usize]
+    }
+
+    /// Appends I/O to a drive over these segments.
+    pub fn drive(&mut self, token: IoToken, drive: DriveIx, op: DriveOp, at: DriveBlock, memory: &[Segment]) {
+        assert!(self.segments.len() + memory.len() <= self.segments.capacity(), "segment list overflow");
+        let first = self.segments.len() as u32;
+        let blocks = Blocks::new(memory.iter().map(|s| u64::from(s.blocks)).sum());
+        assert!((op == DriveOp::Flush) == memory.is_empty(), "only a flush moves no memory");
+        self.segments.extend_from_slice(memory);
+        let segments = SegmentRange { first, count: memory.len() as u32 };
+        self.push(Action::Drive { token, drive, op, at, blocks, segments });
+    }
+}
