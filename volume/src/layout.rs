@@ -1,0 +1,181 @@
+//! Offsets of everything that this crate puts on drives: label, extent header, superblock, row pages,
+//! history pages. `docs/format.md` is pinned to this file.
+//!
+//! All numbers are little-endian. Every block here carries its own check in its last 16 bytes (XXH3-128 over
+//! the bytes before it), except row and history pages, whose check is in the `Ref` that names them.
+
+/// Version of the whole format that this build writes and reads.
+pub const FORMAT_VERSION: u16 = 1;
+
+/// Where the own check of a label, header or superblock lies.
+pub const OWN_CHECK: usize = 4080;
+
+/// First block of extent 0 on every drive; the MiB before it holds the first label.
+pub const FIRST_EXTENT_BLOCK: u64 = 256;
+/// Blocks at the end of every drive that hold no extent: the last whole MiB, whose first block is a label.
+pub const TAIL_BLOCKS: u64 = 256;
+
+/// The label: who a drive is.
+pub mod label {
+    /// Marks a label.
+    pub const MAGIC: &[u8; 8] = b"PLNTHDRV";
+    /// Bytes of a name or value.
+    pub const NAME_BYTES: usize = 128;
+
+    /// 8 bytes.
+    pub const MAGIC_AT: usize = 0;
+    /// u16.
+    pub const VERSION_AT: usize = 8;
+    /// u8: 0 at the start of the drive, 1 at its end.
+    pub const COPY_AT: usize = 10;
+    /// u64: the newer of two labels is the one with the higher number.
+    pub const WRITTEN_AT: usize = 16;
+    /// 16 bytes.
+    pub const POOL_AT: usize = 24;
+    /// 16 bytes.
+    pub const DRIVE_AT: usize = 40;
+    /// u64: blocks of the drive when it was added.
+    pub const BLOCKS_AT: usize = 56;
+    /// u32: blocks of an extent.
+    pub const EXTENT_BLOCKS_AT: usize = 64;
+    /// Length byte, then text; five of them: pool name, node, rack, zone, class.
+    pub const TEXTS_AT: usize = 128;
+    /// From one text to the next.
+    pub const TEXT_STRIDE: usize = NAME_BYTES + 8;
+    /// How many.
+    pub const TEXTS: usize = 5;
+
+    const _: () = assert!(TEXTS_AT + TEXTS * TEXT_STRIDE <= super::OWN_CHECK);
+}
+
+/// The header: whose an extent is. First block of every extent.
+pub mod header {
+    /// Marks a header.
+    pub const MAGIC: &[u8; 8] = b"PLNTHEXT";
+    /// 8 bytes.
+    pub const MAGIC_AT: usize = 0;
+    /// u16.
+    pub const VERSION_AT: usize = 8;
+    /// u8.
+    pub const LEG_AT: usize = 10;
+    /// u8.
+    pub const COLUMN_AT: usize = 11;
+    /// u32.
+    pub const ROW_AT: usize = 12;
+    /// u32.
+    pub const EXTENT_AT: usize = 16;
+    /// 16 bytes.
+    pub const POOL_AT: usize = 24;
+    /// 16 bytes.
+    pub const DRIVE_AT: usize = 40;
+    /// 16 bytes.
+    pub const GROUP_AT: usize = 56;
+}
+
+/// Blocks of an extent with a fixed meaning.
+pub mod extent {
+    /// The header.
+    pub const HEADER: u32 = 0;
+    /// The two superblock slots, in extents of the home row only.
+    pub const SUPERBLOCKS: [u32; 2] = [3, 4];
+    /// Where the ring may begin in extents of the home row.
+    pub const RING_FIRST: u32 = 8;
+    /// Bitmap slots, as offsets within a region (not an extent).
+    pub const BITMAPS: [u64; 2] = [1, 2];
+}
+
+/// The superblock.
+pub mod superblock {
+    /// Marks a superblock.
+    pub const MAGIC: &[u8; 8] = b"PLNTHSUP";
+    /// Pieces of the ring at most.
+    pub const MAX_PIECES: usize = 4;
+
+    /// 8 bytes.
+    pub const MAGIC_AT: usize = 0;
+    /// u16.
+    pub const VERSION_AT: usize = 8;
+    /// u8.
+    pub const CHECK_KIND_AT: usize = 10;
+    /// u8.
+    pub const LEGS_AT: usize = 11;
+    /// u8.
+    pub const COLUMNS_AT: usize = 12;
+    /// u8: bit 0 closed cleanly.
+    pub const FLAGS_AT: usize = 13;
+    /// u8: levels of inner pages above the row pages.
+    pub const ROW_HEIGHT_AT: usize = 14;
+    /// u8: drives in the table.
+    pub const DRIVES_AT: usize = 15;
+    /// 16 bytes.
+    pub const GROUP_AT: usize = 16;
+    /// u64.
+    pub const GEN_AT: usize = 32;
+    /// u64.
+    pub const NUMBER_AT: usize = 40;
+    /// u32.
+    pub const CKPT_AT: usize = 48;
+    /// u32.
+    pub const ROWS_AT: usize = 52;
+    /// u64: the Seq that the checkpoint covers.
+    pub const CKPT_SEQ_AT: usize = 56;
+    /// u64.
+    pub const DURABLE_AT: usize = 64;
+    /// u64: first commit that the checkpoint does not cover.
+    pub const NEXT_COMMIT_AT: usize = 72;
+    /// 16 bytes: check of the commit before that one.
+    pub const PREV_CHECK_AT: usize = 80;
+    /// u32.
+    pub const EXTENT_BLOCKS_AT: usize = 96;
+    /// u32.
+    pub const STRIPE_BLOCKS_AT: usize = 100;
+    /// Four of (row u32, first block u32, blocks u32); blocks 0 = absent.
+    pub const PIECES_AT: usize = 112;
+    /// Bytes of a piece.
+    pub const PIECE_BYTES: usize = 12;
+    /// Eight u32: per column the ring offset of the first commit that the checkpoint does not cover.
+    pub const RING_START_AT: usize = 160;
+    /// Ref, 32 bytes.
+    pub const DIRECTORY_AT: usize = 192;
+    /// Ref, 32 bytes: root of the row pages, on home blocks.
+    pub const ROW_PAGES_AT: usize = 224;
+    /// Ref, 32 bytes: newest history page, on a home block.
+    pub const HISTORY_AT: usize = 256;
+    /// The newest history line, 96 bytes reserved.
+    pub const LINE_AT: usize = 288;
+    /// 16 bytes.
+    pub const POOL_AT: usize = 384;
+    /// u8, u8, u8, pad, u32: the drive, leg, column and extent where this copy lies.
+    pub const SELF_AT: usize = 400;
+    /// Up to 32 of (drive u8, 3 pad, extent u32), ordered by leg, then column.
+    pub const HOME_AT: usize = 512;
+    /// Bytes of an entry of the home row.
+    pub const HOME_BYTES: usize = 8;
+    /// Up to 32 drive entries.
+    pub const DRIVE_TABLE_AT: usize = 1024;
+    /// Bytes of a drive entry (40 used).
+    pub const DRIVE_BYTES: usize = 64;
+
+    const _: () = assert!(DRIVE_TABLE_AT + base::limits::MAX_DRIVES * DRIVE_BYTES <= super::OWN_CHECK);
+    const _: () = assert!(HOME_AT + base::limits::MAX_DRIVES * HOME_BYTES <= DRIVE_TABLE_AT);
+    const _: () = assert!(PIECES_AT + MAX_PIECES * PIECE_BYTES <= RING_START_AT);
+    const _: () = assert!(RING_START_AT + base::limits::MAX_COLUMNS * 4 <= DIRECTORY_AT);
+}
+
+/// Row pages: which extents a row has.
+pub mod rows {
+    /// Entries of a row page: u64 = present bit 63 | drive << 32 | extent.
+    pub const PER_PAGE: usize = 512;
+    /// Set in every entry that is in use.
+    pub const PRESENT: u64 = 1 << 63;
+}
+
+/// History pages: the lines before the newest.
+pub mod history {
+    /// Ref of the page before this one, or absent.
+    pub const OLDER_AT: usize = 0;
+    /// u32: lines in this page.
+    pub const COUNT_AT: usize = 32;
+    /// First line.
+    pub const LINES_AT: usize = 64;
+}
