@@ -21,6 +21,12 @@ pub const MAX_REQUEST_BLOCKS: u32 = 64;
 pub const SLOT_DATA_BLOCKS: u32 = MAX_REQUEST_BLOCKS + 1;
 /// Requests in flight at once.
 pub const MAX_SLOTS: usize = 128;
+/// Actions that one `poll` may append; a driver's list has at least this capacity.
+pub const MAX_POLL_ACTIONS: usize = 4096;
+/// Runs of memory that the actions of one `poll` may name; a driver's list has at least this capacity.
+pub const MAX_POLL_SEGMENTS: usize = 8192;
+/// Drive operations in flight at once; a driver has room for as many.
+pub const MAX_DRIVE_OPS: usize = 4096;
 
 const _: () = assert!(BLOCK_BYTES.is_multiple_of(SECTOR_BYTES));
 const _: () = assert!(SLOT_DATA_BLOCKS > MAX_REQUEST_BLOCKS);

@@ -1,1 +1,16 @@
 //! Real-kernel scenarios in virtual machines.
+//!
+//! The host's side fetches kernels ([`kernel`]), packs a first root ([`initramfs`]), boots QEMU
+//! ([`machine`]), listens ([`protocol`]) and judges ([`scenario`]); the side inside the machine is [`guest`].
+//! Power cuts rest on [`writelog`]. Nothing here links the product: scenarios use its command line.
+
+pub mod children;
+pub mod cpio;
+pub mod error;
+pub mod guest;
+pub mod initramfs;
+pub mod kernel;
+pub mod machine;
+pub mod protocol;
+pub mod scenario;
+pub mod sources;

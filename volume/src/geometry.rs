@@ -5,8 +5,8 @@
 //! (not the `k`-th extent); it begins with its two bitmap slots.
 //!
 //! Fixed blocks never overlap: headers and superblock slots are the first blocks of extents, bitmap slots the
-//! second and third block of regions; with `stripe_blocks >= 8` and the home ring ending before
-//! `extent_blocks / columns`, no region but the first begins below the end of the home ring. `check` refuses
+//! second and third block of regions; with `stripe_blocks >= 8` and ring and home pages ending before
+//! `extent_blocks / columns`, no region but the first begins below their end. `check` refuses
 //! any geometry for which that is not so.
 use crate::label;
 use crate::layout::extent as fixed;
@@ -38,6 +38,8 @@ pub struct Geometry {
     pub extent_blocks: u32,
     /// The ring, in order.
     pub pieces: [Piece; MAX_PIECES],
+    /// The home pages: blocks of every extent of the home row, after the ring, for row and history pages.
+    pub home: Piece,
 }
 
 /// Where a block lies within a row.
@@ -56,12 +58,15 @@ impl Geometry {
     pub fn new(legs: u8, columns: u8, stripe_blocks: u32, extent_blocks: u32, ring_blocks: u32) -> Self {
         let mut pieces = [Piece::default(); MAX_PIECES];
         pieces[0] = Piece { row: RowNo::ZERO, first: fixed::RING_FIRST, blocks: ring_blocks };
-        Self { legs, columns, stripe_blocks, extent_blocks, pieces }
+        let home =
+            Piece { row: RowNo::ZERO, first: fixed::RING_FIRST + ring_blocks, blocks: extent_blocks / 16 };
+        Self { legs, columns, stripe_blocks, extent_blocks, pieces, home }
     }
 
     /// The ring that a group of this shape gets by default, in blocks per column: a quarter of an extent.
     pub fn default_ring(columns: u8, extent_blocks: u32) -> u32 {
-        (extent_blocks / 4).min(extent_blocks / u32::from(columns.max(1)) - 16)
+        let share = extent_blocks / u32::from(columns.max(1));
+        (extent_blocks / 4).min(share.saturating_sub(extent_blocks / 16 + 8))
     }
 
     /// Whether this shape can exist.
@@ -80,7 +85,8 @@ impl Geometry {
         let home_ok = home.row == RowNo::ZERO
             && home.first == fixed::RING_FIRST
             && home.blocks >= 16
-            && home.first + home.blocks <= extent / columns;
+            && self.home == Piece { row: RowNo::ZERO, first: home.first + home.blocks, blocks: extent / 16 }
+            && self.home.first + self.home.blocks <= extent / columns;
         extent_ok && home_ok && self.pieces[1..].iter().all(|piece| piece.blocks == 0)
     }
 
@@ -147,6 +153,26 @@ impl Geometry {
         panic!("ring offset {offset} beyond the ring");
     }
 
+    /// How many home pages there are.
+    pub fn home_pages(&self) -> u32 {
+        self.home.blocks * u32::from(self.columns)
+    }
+
+    /// The block of a home page.
+    pub fn home_page(&self, index: u32) -> Pba {
+        let column = Column::new((index / self.home.blocks) as u8);
+        assert!(column.get() < self.columns, "home page {index} beyond the home pages");
+        self.pba(Place { row: RowNo::ZERO, column, block: self.home.first + index % self.home.blocks })
+    }
+
+    /// Which home page a block is, if it is one.
+    pub fn home_index(&self, pba: Pba) -> Option<u32> {
+        let place = self.place(pba);
+        let offset = place.block.checked_sub(self.home.first)?;
+        let inside = place.row == RowNo::ZERO && offset < self.home.blocks;
+        inside.then(|| u32::from(place.column.get()) * self.home.blocks + offset)
+    }
+
     /// The region of a block.
     pub fn region(&self, pba: Pba) -> RegionNo {
         RegionNo::new((pba.get() / u64::from(self.extent_blocks)) as u32)
@@ -163,7 +189,8 @@ impl Geometry {
         if row == RowNo::ZERO {
             within(fixed::SUPERBLOCKS[0], 2);
         }
-        for piece in self.pieces.iter().filter(|piece| piece.blocks > 0 && piece.row == row) {
+        let pieces = self.pieces.iter().chain(core::iter::once(&self.home));
+        for piece in pieces.filter(|piece| piece.blocks > 0 && piece.row == row) {
             within(piece.first, piece.blocks);
         }
     }

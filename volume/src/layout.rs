@@ -133,6 +133,8 @@ pub mod superblock {
     pub const PIECES_AT: usize = 112;
     /// Bytes of a piece.
     pub const PIECE_BYTES: usize = 12;
+    /// u32, u32: the home pages, as blocks of every extent of the home row.
+    pub const HOME_PAGES_AT: usize = 104;
     /// Eight u32: per column the ring offset of the first commit that the checkpoint does not cover.
     pub const RING_START_AT: usize = 160;
     /// Ref, 32 bytes.
