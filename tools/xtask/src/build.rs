@@ -1,0 +1,32 @@
+//! Building the programs that a command runs.
+
+use crate::context::Workspace;
+use std::path::PathBuf;
+use std::process::Command;
+use vm_tests::children::{Outputs, Running};
+use vm_tests::error::{Error, Result};
+
+/// The cargo that runs this program.
+pub fn cargo(workspace: &Workspace) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(&workspace.root).env("CARGO_TARGET_DIR", &workspace.target);
+    command
+}
+
+/// Builds one program of one package and returns where it is.
+///
+/// # Errors
+/// It does not build.
+pub fn program(workspace: &Workspace, package: &str, name: &str, release: bool) -> Result<PathBuf> {
+    let mut command = cargo(workspace);
+    command.args(["build", "--quiet", "--locked", "-p", package, "--bin", name]);
+    if release {
+        command.arg("--release");
+    }
+    let status = Running::start(&command, Outputs::Inherited)?.wait()?;
+    if !status.success() {
+        return Err(Error::failed(format!("the program {name} does not build")));
+    }
+    let profile = if release { "release" } else { "debug" };
+    Ok(workspace.target.join(profile).join(name))
+}

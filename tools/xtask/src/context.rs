@@ -1,0 +1,80 @@
+//! Where things are, the lock that makes a second run wait, and the report of a command.
+
+use serde_json::Value;
+use std::fs::{self, File};
+use std::io::{Read, Seek, Write};
+use std::path::{Path, PathBuf};
+use vm_tests::children;
+use vm_tests::error::{Context, Error, Result};
+
+/// The folders of the workspace.
+#[derive(Debug)]
+pub struct Workspace {
+    /// The folder of the root manifest.
+    pub root: PathBuf,
+    /// Cargo's target folder.
+    pub target: PathBuf,
+    /// `target/xtask`: reports, logs and state.
+    pub out: PathBuf,
+    /// Kernels and the like (`PLINTH_CACHE`, by default `target/xtask`).
+    pub cache: PathBuf,
+}
+
+impl Workspace {
+    /// Finds the workspace that this program was built from.
+    ///
+    /// # Errors
+    /// The tree has moved since, or the output folder cannot be made.
+    pub fn find() -> Result<Workspace> {
+        let manifest = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_else(|_| env!("CARGO_MANIFEST_DIR").into());
+        let root = Path::new(&manifest).ancestors().find(|p| p.join("Cargo.lock").is_file());
+        let root = root.ok_or_else(|| Error::failed(format!("no Cargo.lock above {manifest}")))?.to_path_buf();
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+        let target = std::path::absolute(&target).doing(|| format!("resolve {}", target.display()))?;
+        let out = target.join("xtask");
+        fs::create_dir_all(&out).doing(|| format!("make {}", out.display()))?;
+        let cache = std::env::var_os("PLINTH_CACHE").map_or_else(|| out.clone(), PathBuf::from);
+        let cache = std::path::absolute(&cache).doing(|| format!("resolve {}", cache.display()))?;
+        fs::create_dir_all(&cache).doing(|| format!("make {}", cache.display()))?;
+        Ok(Workspace { root, target, out, cache })
+    }
+
+    /// Takes the lock of the commands that start machines or long runs; waits if another run has it. What a
+    /// killed run left behind is ended first. The lock ends with the process, however that ends.
+    ///
+    /// # Errors
+    /// The lock file cannot be made.
+    pub fn lock(&self, command: &str) -> Result<Lock> {
+        let path = self.out.join("lock");
+        let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+        let file = file.as_mut().map_err(|e| Error::failed(format!("cannot open {}: {e}", path.display())))?;
+        if file.try_lock().is_err() {
+            let mut holder = String::new();
+            let _ = file.read_to_string(&mut holder);
+            eprintln!("waiting for another run to end: {}", holder.trim());
+            file.lock().doing(|| format!("lock {}", path.display()))?;
+        }
+        let _ = file.set_len(0);
+        let _ = file.rewind();
+        let _ = writeln!(file, "cargo xtask {command}, process {}", std::process::id());
+        children::adopt_records(&self.out.join("children"))?;
+        let held = file.try_clone().doing(|| "keep the lock".into())?;
+        Ok(Lock { _held: held })
+    }
+
+    /// Writes `target/xtask/COMMAND.json`.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn report(&self, command: &str, report: &Value) -> Result<()> {
+        let path = self.out.join(format!("{command}.json"));
+        let text = format!("{report:#}\n");
+        fs::write(&path, text).doing(|| format!("write {}", path.display()))
+    }
+}
+
+/// The lock of a running command.
+#[derive(Debug)]
+pub struct Lock {
+    _held: File,
+}

@@ -1,0 +1,187 @@
+//! `cargo xtask vm`: scenarios in virtual machines.
+
+use crate::build;
+use crate::context::Workspace;
+use crate::setup;
+use serde_json::json;
+use std::time::{SystemTime, UNIX_EPOCH};
+use vm_tests::error::{Error, Result};
+use vm_tests::kernel::Which;
+use vm_tests::scenario::{self, Bench, Scenario};
+
+/// What the command line asked for.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Wish {
+    list: bool,
+    full: bool,
+    kernel: Option<Which>,
+    names: Vec<String>,
+    seed: Option<u64>,
+}
+
+fn parse(words: &[String]) -> Result<Wish> {
+    let mut wish = Wish::default();
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--list" => wish.list = true,
+            "--full" => wish.full = true,
+            "--kernel" => {
+                let name = words.next().map_or("", String::as_str);
+                let which = Which::parse(name);
+                wish.kernel =
+                    Some(which.ok_or_else(|| {
+                        Error::invalid(format!("--kernel is `{name}`: it can be 6.12 or newest"))
+                    })?);
+            }
+            "--seed" => wish.seed = words.next().and_then(|w| w.parse().ok()),
+            flag if flag.starts_with('-') => return Err(Error::invalid(format!("vm knows no flag {flag}"))),
+            name => wish.names.push(name.to_owned()),
+        }
+    }
+    Ok(wish)
+}
+
+/// One run that was asked for.
+type Run = (&'static Scenario, Which);
+
+/// Which runs a wish means: named scenarios on the named kernel (or newest); without names the smoke set, or
+/// with `--full` everything on both kernels.
+fn runs(wish: &Wish) -> Result<Vec<Run>> {
+    let mut chosen: Vec<Run> = Vec::new();
+    for name in &wish.names {
+        let row = scenario::find(name).ok_or_else(|| {
+            let known: Vec<&str> = scenario::ALL.iter().map(|s| s.name).collect();
+            Error::invalid(format!("there is no scenario {name}; there are: {}", known.join(", ")))
+        })?;
+        chosen.push((row, wish.kernel.unwrap_or(Which::Newest)));
+    }
+    if wish.names.is_empty() {
+        for row in scenario::ALL {
+            let kernels: &[Which] = if wish.full { &Which::ALL } else { row.smoke };
+            let wanted = kernels.iter().filter(|w| wish.kernel.is_none_or(|k| k == **w));
+            chosen.extend(wanted.map(|w| (row, *w)));
+        }
+    }
+    Ok(chosen)
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Unknown words, or something that every scenario needs is missing.
+pub fn command(workspace: &Workspace, words: &[String]) -> Result<u8> {
+    let wish = parse(words)?;
+    if wish.list {
+        for row in scenario::ALL {
+            let smoke: Vec<&str> = row.smoke.iter().map(|w| w.name()).collect();
+            println!("{:<14} {} [smoke: {}]", row.name, row.about, smoke.join(", "));
+        }
+        return Ok(0);
+    }
+    let _lock = workspace.lock("vm")?;
+    setup::ensure(workspace)?;
+    let tally = run(workspace, &runs(&wish)?, wish.full, wish.seed)?;
+    println!("vm: {} passed, {} failed", tally.passed, tally.failed);
+    Ok(u8::from(tally.failed > 0 || tally.passed == 0))
+}
+
+/// The smoke set, for `test`; the caller holds the lock.
+///
+/// # Errors
+/// Something that every scenario needs is missing.
+pub fn smoke(workspace: &Workspace) -> Result<Tally> {
+    run(workspace, &runs(&Wish::default())?, false, None)
+}
+
+/// How many runs passed and failed.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Runs without a failed check.
+    pub passed: u32,
+    /// All others.
+    pub failed: u32,
+}
+
+fn run(workspace: &Workspace, runs: &[Run], full: bool, seed: Option<u64>) -> Result<Tally> {
+    vm_tests::machine::require_qemu()?;
+    let bench = bench(workspace, runs, full, seed)?;
+    scenario::clear_leftovers(&bench.work);
+    let mut tally = Tally::default();
+    let mut rows = Vec::new();
+    for (row, which) in runs {
+        let report = bench.run(row, *which)?;
+        for (name, outcome) in &report.checks {
+            if let Err(detail) = outcome {
+                eprintln!("  check {name}: FAILED {detail}");
+            }
+        }
+        let seconds = report.took.as_secs();
+        match &report.failure {
+            None => {
+                tally.passed += 1;
+                println!("vm {} {}: ok {seconds} s", row.name, which.name());
+            }
+            Some(why) => {
+                tally.failed += 1;
+                eprintln!("  {}: {why} (seed {})", row.name, bench.seed);
+                println!("vm {} {}: FAILED, log {}", row.name, which.name(), report.log.display());
+            }
+        }
+        rows.push(json!({
+            "scenario": row.name, "kernel": which.name(), "ok": report.failure.is_none(),
+            "seconds": seconds, "checks": report.checks.len(), "failure": report.failure,
+            "log": report.log.to_string_lossy(),
+        }));
+    }
+    workspace.report(
+        "vm",
+        &json!({"passed": tally.passed, "failed": tally.failed, "full": full, "seed": bench.seed, "runs": rows}),
+    )?;
+    Ok(tally)
+}
+
+/// Builds what the runs need.
+fn bench(workspace: &Workspace, runs: &[Run], full: bool, seed: Option<u64>) -> Result<Bench> {
+    let agent = build::program(workspace, "vm-tests", "plinth-guest", false)?;
+    let product = runs.iter().any(|(row, _)| row.product);
+    let plinth = product.then(|| build::program(workspace, "plinth", "plinth", true)).transpose()?;
+    // A new seed each time finds more over the weeks; it is printed with a failure and repeats the run.
+    let fresh = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |d| d.as_secs());
+    let seed = seed.unwrap_or(fresh);
+    let work = workspace.out.join("vm");
+    Ok(Bench { cache: workspace.cache.clone(), work, agent, plinth, full, seed })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<String> {
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn names_run_on_the_newest_kernel_unless_told() {
+        let chosen = runs(&parse(&words("boot")).expect("valid")).expect("known");
+        assert_eq!(chosen.len(), 1);
+        assert_eq!(chosen[0].1, Which::Newest);
+        let chosen = runs(&parse(&words("boot --kernel 6.12")).expect("valid")).expect("known");
+        assert_eq!(chosen[0].1, Which::Floor);
+    }
+
+    #[test]
+    fn unknown_words_are_refused() {
+        for text in ["--kernel 5.4", "--kernel", "--fast", "no-such-scenario"] {
+            assert!(parse(&words(text)).and_then(|w| runs(&w)).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn full_means_everything_on_both_kernels() {
+        let full = runs(&parse(&words("--full")).expect("valid")).expect("known");
+        assert_eq!(full.len(), scenario::ALL.len() * 2);
+        let smoke = runs(&Wish::default()).expect("known");
+        assert!(!smoke.is_empty() && smoke.len() <= full.len());
+    }
+}

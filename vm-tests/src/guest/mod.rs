@@ -1,0 +1,16 @@
+//! The agent inside a machine: init, and the runner of one scenario.
+//!
+//! As init it mounts the kernel's file systems, loads the modules that the first root carries, starts itself
+//! again as the runner, and reaps: a supervisor under test may die and leave its children to init, and a
+//! child that nobody reaps would look alive for ever. When the runner ends, the machine ends.
+//!
+//! The runner is told by the kernel's command line what to run (`plinth.scenario=NAME`) and reports over the
+//! virtio port (module `protocol`).
+
+mod drives;
+mod init;
+mod runner;
+mod steps;
+
+pub use init::{is_init, run_as_init};
+pub use runner::{Guest, Step, run_scenario};

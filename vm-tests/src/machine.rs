@@ -1,0 +1,277 @@
+//! A virtual machine: its drives, its start, what it says, and its end.
+//!
+//! Crash story: `cut` is SIGKILL at an arbitrary instant. What the guest had issued to a plain drive is in
+//! the host's file by then, which is *not* a power cut; drives that shall lose their caches are logged
+//! (`Drive::logged`) and rebuilt from the log (module `writelog`).
+//!
+//! Invariant: a machine is killed when its value is dropped, whatever path leads there.
+
+use crate::children::{Outputs, Running, find_program, forward_lines};
+use crate::error::{Context, Error, Result};
+use crate::kernel::Kernel;
+use crate::protocol::Message;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, Command};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+/// How the processor is provided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accel {
+    /// The host's processor.
+    Kvm,
+    /// Translation by QEMU: slow, works everywhere.
+    Tcg,
+}
+
+impl Accel {
+    fn args(self) -> [&'static str; 4] {
+        match self {
+            Accel::Kvm => ["-accel", "kvm", "-cpu", "host"],
+            // With erms and fsrm QEMU translates `rep movsb` byte by byte: large copies become 6 times slower.
+            Accel::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max,erms=off,fsrm=off"],
+        }
+    }
+
+    /// How long a machine may take to say hello. KVM either boots at once or not at all (a stock kernel may
+    /// hang on a nested host without a word), so it gets 20 s; translation shares the host with other work.
+    #[must_use]
+    pub fn patience(self) -> Duration {
+        match self {
+            Accel::Kvm => Duration::from_secs(20),
+            Accel::Tcg => Duration::from_secs(180),
+        }
+    }
+}
+
+/// A drive of a machine, seen by the guest as an NVMe namespace.
+#[derive(Clone, Debug)]
+pub struct Drive {
+    /// The file that backs it.
+    pub image: PathBuf,
+    /// Where its writes and flushes are logged, if they are.
+    pub log: Option<PathBuf>,
+}
+
+impl Drive {
+    /// A new, sparse drive of `size_bytes` named `name` in `folder`.
+    ///
+    /// # Errors
+    /// The file cannot be made.
+    pub fn plain(folder: &Path, name: &str, size_bytes: u64) -> Result<Drive> {
+        let image = folder.join(format!("{name}.img"));
+        make_file(&image, size_bytes)?;
+        Ok(Drive { image, log: None })
+    }
+
+    /// Like [`Drive::plain`], with every write and flush logged.
+    ///
+    /// # Errors
+    /// The files cannot be made.
+    pub fn logged(folder: &Path, name: &str, size_bytes: u64) -> Result<Drive> {
+        let mut drive = Drive::plain(folder, name, size_bytes)?;
+        let log = folder.join(format!("{name}.log"));
+        make_file(&log, 0)?;
+        drive.log = Some(log);
+        Ok(drive)
+    }
+
+    fn qemu_args(&self, number: usize) -> Vec<String> {
+        let file = |path: &Path| path.to_string_lossy().replace(',', ",,");
+        let mut args = vec![
+            "-blockdev".to_owned(),
+            format!("driver=file,node-name=file{number},filename={}", file(&self.image)),
+        ];
+        let base = format!("driver=raw,node-name=raw{number},file=file{number}");
+        args.extend(["-blockdev".to_owned(), base]);
+        let mut top = format!("raw{number}");
+        if let Some(log) = &self.log {
+            args.extend(["-blockdev".to_owned(), format!("driver=file,node-name=log{number},filename={}", file(log))]);
+            let node = format!(
+                "driver=blklogwrites,node-name=logged{number},file=raw{number},log=log{number},log-sector-size=512"
+            );
+            args.extend(["-blockdev".to_owned(), node]);
+            top = format!("logged{number}");
+        }
+        args.extend(["-device".to_owned(), format!("nvme,drive={top},serial=plinth{number},id=nvme{number}")]);
+        args
+    }
+}
+
+fn make_file(path: &Path, size_bytes: u64) -> Result<()> {
+    let file = File::create(path).doing(|| format!("make {}", path.display()))?;
+    file.set_len(size_bytes).doing(|| format!("size {}", path.display()))
+}
+
+/// What a machine is made of.
+#[derive(Clone, Debug)]
+pub struct Plan<'a> {
+    /// The kernel to boot.
+    pub kernel: &'a Kernel,
+    /// The first root, see [`crate::initramfs`].
+    pub initramfs: &'a Path,
+    /// The drives, in the order in which the guest sees them.
+    pub drives: &'a [Drive],
+    /// Words for the kernel's command line, read by the guest agent.
+    pub parameters: &'a [(String, String)],
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// Where the console and the conversation are kept.
+    pub log: &'a Path,
+}
+
+/// A running machine.
+#[derive(Debug)]
+pub struct Machine {
+    qemu: Running,
+    port: ChildStdin,
+    lines: Receiver<String>,
+    talk: File,
+    log: PathBuf,
+    release: String,
+}
+
+impl Machine {
+    /// Starts a machine and waits for its hello.
+    ///
+    /// # Errors
+    /// QEMU is missing or refuses to start, or the guest says nothing within [`Accel::patience`].
+    pub fn boot(plan: &Plan<'_>, accel: Accel) -> Result<Machine> {
+        let console = plan.log.with_extension("console");
+        let talk = File::create(plan.log).doing(|| format!("make {}", plan.log.display()))?;
+        let errors = talk.try_clone().doing(|| "share the log".into())?;
+        let mut qemu = Running::start(&command_line(plan, accel, &console), Outputs::Talk(errors))?;
+        let port = qemu.take_stdin().expect("QEMU was started with a pipe");
+        let (sender, lines) = mpsc::channel();
+        forward_lines(qemu.take_stdout().expect("QEMU was started with a pipe"), sender);
+        let log = plan.log.to_path_buf();
+        let mut machine = Machine { qemu, port, lines, talk, log, release: String::new() };
+        match machine.next(Instant::now() + accel.patience())? {
+            Message::Hello(release) => machine.release = release,
+            other => return Err(Error::failed(format!("the guest began with `{other}` instead of a hello"))),
+        }
+        Ok(machine)
+    }
+
+    /// The kernel release that the guest reported.
+    #[must_use]
+    pub fn release(&self) -> &str {
+        &self.release
+    }
+
+    /// The next message, waiting for it until `deadline`.
+    ///
+    /// # Errors
+    /// The machine ended, or said nothing in time.
+    pub fn next(&mut self, deadline: Instant) -> Result<Message> {
+        loop {
+            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) => {
+                    let _ = writeln!(self.talk, "{line}");
+                    if let Some(message) = Message::parse(&line) {
+                        return Ok(message);
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    return Err(Error::failed("the guest said nothing more before its time was over"));
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(Error::failed(format!(
+                        "the machine ended before its scenario did; see {}",
+                        self.log.with_extension("console").display()
+                    )));
+                }
+            }
+        }
+    }
+
+    /// A message that has already arrived or is on its way from a machine that was cut; `None` at the end.
+    pub fn drain(&mut self) -> Option<Message> {
+        while let Ok(line) = self.lines.recv() {
+            let _ = writeln!(self.talk, "{line}");
+            if let Some(message) = Message::parse(&line) {
+                return Some(message);
+            }
+        }
+        None
+    }
+
+    /// Sends a line to the guest.
+    ///
+    /// # Errors
+    /// The machine has ended.
+    pub fn send(&mut self, line: &str) -> Result<()> {
+        let _ = writeln!(self.talk, "> {line}");
+        writeln!(self.port, "{line}").and_then(|()| self.port.flush()).doing(|| "talk to the guest".into())
+    }
+
+    /// Ends the machine at this instant.
+    pub fn cut(&mut self) {
+        self.qemu.kill();
+    }
+}
+
+/// Says what a program of this host would need; used to fail early and in words.
+///
+/// # Errors
+/// QEMU is not installed.
+pub fn require_qemu() -> Result<()> {
+    match find_program(QEMU) {
+        Some(_) => Ok(()),
+        None => Err(Error::missing(format!("{QEMU} is not installed; run `cargo xtask setup`"))),
+    }
+}
+
+const QEMU: &str = "qemu-system-x86_64";
+
+fn command_line(plan: &Plan<'_>, accel: Accel, console: &Path) -> Command {
+    let mut command = Command::new(QEMU);
+    command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", "q35"]);
+    command.args(accel.args()).args(["-smp", "2", "-m"]).arg(plan.memory_mib.to_string());
+    command.arg("-kernel").arg(&plan.kernel.image).arg("-initrd").arg(plan.initramfs);
+    let mut words = "console=ttyS0 loglevel=5 panic=-1 rdinit=/init".to_owned();
+    for (key, value) in plan.parameters {
+        words.push_str(&format!(" plinth.{key}={value}"));
+    }
+    command.arg("-append").arg(words);
+    command.arg("-serial").arg(format!("file:{}", console.to_string_lossy().replace(',', ",,")));
+    command.args(["-device", "virtio-rng-pci", "-device", "virtio-serial-pci"]);
+    command.args(["-chardev", "stdio,id=port,signal=off", "-device", "virtserialport,chardev=port,name=plinth"]);
+    for (number, drive) in plan.drives.iter().enumerate() {
+        command.args(drive.qemu_args(number));
+    }
+    command
+}
+
+/// Picks the accelerator: `PLINTH_ACCEL` = auto, kvm or tcg. `auto` tries KVM once per boot of the host with
+/// `probe` (which boots a machine) and remembers the answer in `cache`.
+///
+/// # Errors
+/// `PLINTH_ACCEL` says something else.
+pub fn choose_accel(cache: &Path, probe: impl FnOnce() -> Result<()>) -> Result<Accel> {
+    match std::env::var("PLINTH_ACCEL").unwrap_or_else(|_| "auto".into()).as_str() {
+        "kvm" => return Ok(Accel::Kvm),
+        "tcg" => return Ok(Accel::Tcg),
+        "auto" => {}
+        other => {
+            return Err(Error::invalid(format!("PLINTH_ACCEL is `{other}`: it can be auto, kvm or tcg")));
+        }
+    }
+    if File::options().read(true).write(true).open("/dev/kvm").is_err() {
+        return Ok(Accel::Tcg);
+    }
+    let host = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let memory = cache.join("accel");
+    let known = fs::read_to_string(&memory).unwrap_or_default();
+    if let Some(answer) = known.strip_prefix(host.trim()) {
+        return Ok(if answer.trim() == "kvm" { Accel::Kvm } else { Accel::Tcg });
+    }
+    eprintln!("trying KVM for {} s", Accel::Kvm.patience().as_secs());
+    let accel = if probe().is_ok() { Accel::Kvm } else { Accel::Tcg };
+    let name = if accel == Accel::Kvm { "kvm" } else { "tcg" };
+    eprintln!("machines run with {name}");
+    let _ = fs::write(&memory, format!("{} {name}\n", host.trim()));
+    Ok(accel)
+}
