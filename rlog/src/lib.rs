@@ -26,7 +26,7 @@ pub mod ring;
 pub mod scan;
 
 pub use builder::{CommitBuilder, Sealed};
-pub use commit::{Bad, CommitView, Commit, Fields, RecordKind, RecordView, SuperblockId, VoidOf};
+pub use commit::{Bad, Commit, CommitView, Fields, RecordKind, RecordView, SuperblockId, VoidOf};
 pub use history::{History, Line};
 pub use layout::MAX_COMMIT_BLOCKS;
 pub use legs::LegSet;

@@ -1,0 +1,284 @@
+//! Recovery's reading of the ring: which commits are there, and which of them are the log.
+//!
+//! Every block of the ring is read on every leg, whatever the superblock says about where the log begins and
+//! ends, because D must be known before anything is judged: D is the highest that any valid commit names, also
+//! one behind the chain's end. What is found is of four kinds: the log after the checkpoint; commits before the
+//! checkpoint, not overwritten yet; the cut tail of an older activation, whose numbers the newer ones took again;
+//! and torn, rotten or misdirected blocks. Only the first kind counts, and it is told from the others by the
+//! chain: owner of the number, number, check of the commit before.
+//!
+//! Invariants of a chain: each accepted commit is intact on a leg, is of its number's owner, and names the check
+//! of the commit before it, be that accepted or voided; every void that was applied comes from an accepted
+//! commit of the same chain.
+use crate::commit::{Bad, Commit, CommitView, Fields, SuperblockId, VoidOf};
+use crate::history::History;
+use crate::legs::LegSet;
+use crate::ring::{Positions, RingShape};
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use base::{BLOCK_BYTES, Check, Column, CommitNo, LegId, Seq, Uuid};
+
+/// A commit that was found intact on at least one leg.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Candidate {
+    /// What it says of itself.
+    pub fields: Fields,
+    /// Its check.
+    pub check: Check,
+    /// How many Seqs it takes.
+    pub seqs: u32,
+    /// Its column; its offset is in `fields`.
+    pub column: Column,
+    /// Its length.
+    pub blocks: u32,
+    /// The legs on which it is intact.
+    pub legs: LegSet,
+    /// The commits that it voids.
+    pub voids: Vec<VoidOf>,
+}
+
+impl Candidate {
+    /// The Seq after the last that it takes.
+    pub const fn next_seq(&self) -> Seq {
+        Seq::new(self.fields.first_seq.get() + self.seqs as u64)
+    }
+    /// Whether D covers it: everything it records was durable on all legs that were current. One without a Seq
+    /// is covered if the Seq that would have come next is.
+    pub fn at_or_below(&self, durable: Seq) -> bool {
+        let last = if self.seqs == 0 { self.fields.first_seq.get() } else { self.next_seq().get() - 1 };
+        last <= durable.get()
+    }
+}
+
+/// Where a chain begins: what the superblock that recovery found says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ChainStart {
+    /// Number of the first commit that the checkpoint does not cover.
+    pub next: CommitNo,
+    /// Check of the last commit that it covers.
+    pub previous: Check,
+    /// The Seq after the checkpoint's.
+    pub next_seq: Seq,
+    /// D of the superblock.
+    pub durable: Seq,
+    /// That superblock.
+    pub superblock: SuperblockId,
+    /// From where each column's commits are kept.
+    pub tails: Positions,
+}
+
+/// The log after the checkpoint.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Chain {
+    /// Indices into `Scan::candidates`, in order.
+    pub accepted: Vec<usize>,
+    /// Commits that were skipped because an accepted one voids them, in order.
+    pub voided: Vec<VoidOf>,
+    /// The number after the last: that of the first commit that is missing or not yet written.
+    pub next: CommitNo,
+    /// The check that the commit with that number names.
+    pub previous: Check,
+    /// The next Seq.
+    pub next_seq: Seq,
+    /// D: the highest in any valid commit or the superblock.
+    pub durable: Seq,
+    /// Where the next commit of each column would go.
+    pub heads: Positions,
+    /// Set if D covers the commit at which the chain ends: what was acknowledged is missing. Refuse to open.
+    pub missing_below_d: Option<CommitNo>,
+    /// Set if a commit names a superblock newer than the one that was found: that one must be got from
+    /// another leg, or refuse to open.
+    pub newer_superblock: Option<SuperblockId>,
+}
+
+/// Collects what is on the ring.
+pub struct Scan {
+    group: Uuid,
+    shape: RingShape,
+    legs: usize,
+    found: Vec<Candidate>,
+    index: BTreeMap<(Column, u32, [u8; 16]), usize>,
+    unreadable: u64,
+}
+
+impl Scan {
+    /// Nothing read yet of this group's ring on so many legs.
+    pub fn new(group: Uuid, shape: RingShape, legs: usize) -> Self {
+        let found = Vec::new();
+        Self { group, shape, legs, found, index: BTreeMap::new(), unreadable: 0 }
+    }
+
+    /// Takes blocks of one leg's column from `offset` on and returns how many were consumed. A commit that
+    /// goes on behind the last of them is left: the next call starts with its first block. Reading
+    /// `MAX_COMMIT_BLOCKS` or up to the end of the piece always gets on. The blocks must not go beyond the end
+    /// of the ring; a block that cannot be read is fed as anything but a commit.
+    pub fn feed(&mut self, leg: LegId, column: Column, offset: u32, bytes: &[u8]) -> usize {
+        assert!(bytes.len().is_multiple_of(BLOCK_BYTES), "whole blocks");
+        assert!(usize::from(leg.get()) < self.legs && usize::from(column.get()) < self.shape.columns());
+        let count = bytes.len() / BLOCK_BYTES;
+        let mut at = 0;
+        while at < count {
+            let here = offset + at as u32;
+            let left = self.shape.left_in_piece(here);
+            let rest = &bytes[at * BLOCK_BYTES..];
+            match Commit::parse(rest) {
+                Ok(commit) => {
+                    at += commit.blocks() as usize;
+                    self.note(leg, column, here, &commit);
+                }
+                // A length that would leave the piece was never written: the header is not one.
+                Err(Bad::Short(blocks)) if blocks <= left => return at,
+                Err(Bad::NotACommit) => at += 1,
+                Err(_) => {
+                    self.unreadable += 1;
+                    at += 1;
+                }
+            }
+        }
+        at
+    }
+
+    fn note(&mut self, leg: LegId, column: Column, offset: u32, commit: &CommitView<'_>) {
+        let fields = *commit.fields();
+        let elsewhere = fields.offset != offset
+            || self.shape.column_of(fields.no) != column
+            || commit.blocks() > self.shape.left_in_piece(offset);
+        if elsewhere || fields.group != self.group {
+            self.unreadable += 1;
+            return;
+        }
+        let (found, fresh) = (&mut self.found, self.index.len());
+        let at = *self.index.entry((column, offset, commit.check().0)).or_insert(fresh);
+        if at == fresh {
+            found.push(Candidate {
+                fields,
+                check: commit.check(),
+                seqs: commit.seqs(),
+                column,
+                blocks: commit.blocks(),
+                legs: LegSet::EMPTY,
+                voids: commit.voids().collect(),
+            });
+        }
+        found[at].legs.insert(leg);
+    }
+
+    /// All that was found, in no order.
+    pub fn candidates(&self) -> &[Candidate] {
+        &self.found
+    }
+    /// Blocks that began like a commit but were none, or not one of this group and place.
+    pub const fn unreadable(&self) -> u64 {
+        self.unreadable
+    }
+
+    /// The log after the checkpoint, as far as its commits can be read.
+    pub fn chain(&self, start: &ChainStart, history: &History) -> Chain {
+        self.chain_before(start, history, CommitNo::new(u64::MAX))
+    }
+
+    /// The same, but ending before commit `limit` at the latest: for when the data of that commit turned out
+    /// to be incomplete above D. A void does not survive the commit that names it, so the chain may end
+    /// earlier than `limit`, and a commit that was skipped may be part of it now.
+    pub fn chain_before(&self, start: &ChainStart, history: &History, limit: CommitNo) -> Chain {
+        let valid = self.valid(history);
+        let mut limit = limit;
+        loop {
+            let chain = self.walk(start, &valid, limit);
+            // Voids count only if the commit that names them was reached. A void that was not must not even
+            // have cancelled another, so the highest is taken away first and everything is walked again;
+            // there are never more of them behind a chain's end than commits in flight, and seldom any.
+            match self.highest_namer(&valid, limit) {
+                Some(namer) if namer >= chain.next => limit = namer,
+                _ => return self.judge(chain, start, &valid),
+            }
+        }
+    }
+
+    /// Indices of the commits of the group's history, lowest number first.
+    fn valid(&self, history: &History) -> Vec<usize> {
+        let owned = |c: &Candidate| history.owns(c.fields.generation, c.fields.history, c.fields.no);
+        let mut valid: Vec<usize> = (0..self.found.len()).filter(|i| owned(&self.found[*i])).collect();
+        valid.sort_by_key(|i| (self.found[*i].fields.no, self.found[*i].check.0));
+        valid
+    }
+
+    /// The voids in force below `limit`, by the commit they name. Highest namer first, because a void does not
+    /// count if its own commit is voided.
+    fn voids(&self, valid: &[usize], limit: CommitNo) -> BTreeMap<CommitNo, Check> {
+        let mut voids: BTreeMap<CommitNo, Check> = BTreeMap::new();
+        for candidate in valid.iter().rev().map(|i| &self.found[*i]).filter(|c| c.fields.no < limit) {
+            if voids.get(&candidate.fields.no) == Some(&candidate.check) {
+                continue;
+            }
+            for void in &candidate.voids {
+                voids.entry(void.commit).or_insert(void.check);
+            }
+        }
+        voids
+    }
+
+    /// The highest number below `limit` of a commit that names a void.
+    fn highest_namer(&self, valid: &[usize], limit: CommitNo) -> Option<CommitNo> {
+        let below = valid.iter().rev().map(|i| &self.found[*i]).filter(|c| c.fields.no < limit);
+        below.into_iter().find(|c| !c.voids.is_empty()).map(|c| c.fields.no)
+    }
+
+    fn walk(&self, start: &ChainStart, valid: &[usize], limit: CommitNo) -> Chain {
+        let voids = self.voids(valid, limit);
+        let mut chain = Chain {
+            accepted: Vec::new(),
+            voided: Vec::new(),
+            next: start.next,
+            previous: start.previous,
+            next_seq: start.next_seq,
+            durable: start.durable,
+            heads: start.tails,
+            missing_below_d: None,
+            newer_superblock: None,
+        };
+        while chain.next < limit {
+            if let Some(check) = voids.get(&chain.next) {
+                chain.voided.push(VoidOf { commit: chain.next, check: *check });
+                chain.previous = *check;
+            } else if let Some(index) = self.successor(&chain, valid) {
+                let candidate = &self.found[index];
+                chain.accepted.push(index);
+                chain.previous = candidate.check;
+                chain.next_seq = candidate.next_seq();
+                let end = self.shape.advance(candidate.fields.offset, candidate.blocks);
+                chain.heads.0[usize::from(candidate.column.get())] = end;
+            } else {
+                break;
+            }
+            chain.next = chain.next.next();
+        }
+        chain
+    }
+
+    /// The valid commit that continues the chain.
+    fn successor(&self, chain: &Chain, valid: &[usize]) -> Option<usize> {
+        let first = valid.partition_point(|i| self.found[*i].fields.no < chain.next);
+        let same = valid[first..].iter().copied().take_while(|i| self.found[*i].fields.no == chain.next);
+        same.into_iter().find(|i| {
+            let fields = &self.found[*i].fields;
+            fields.previous == chain.previous && fields.first_seq >= chain.next_seq
+        })
+    }
+
+    fn judge(&self, mut chain: Chain, start: &ChainStart, valid: &[usize]) -> Chain {
+        let named = valid.iter().map(|i| self.found[*i].fields.durable).max();
+        chain.durable = start.durable.max(named.unwrap_or(Seq::ZERO));
+        if chain.next_seq <= chain.durable {
+            chain.missing_below_d = Some(chain.next);
+        }
+        // Also of commits whose owner is not in the history that was found: the line that owns them may be in
+        // that very superblock.
+        let newest = self.found.iter().map(|c| c.fields.superblock).max();
+        chain.newer_superblock = newest.filter(|named| *named > start.superblock);
+        chain
+    }
+}
+
+#[cfg(test)]
+mod tests;
