@@ -1,0 +1,127 @@
+//! The control plane of a simulated world: the pool that hands out extents and the catalogue that remembers
+//! which drives are stale. Both survive crashes; their answers take their time, or get lost in a crash.
+use base::boundary::RowGrant;
+use base::limits::MAX_DRIVES;
+use base::{Action, Extent, ExtentNo, Reply, RowNo};
+use std::collections::BTreeMap;
+
+/// Extents that a pool can still hand out, by drive.
+#[derive(Clone, Debug, Default)]
+pub struct Pool {
+    /// Free extents of each drive; the last one is handed out first.
+    pub free: Vec<Vec<ExtentNo>>,
+    /// For each place of a row (`leg * columns + column`), the drives that may take it.
+    pub places: Vec<Vec<usize>>,
+    /// Rows handed out. The engine may have lost one in a crash before any superblock named it: it asks again.
+    granted: BTreeMap<RowNo, Vec<Extent>>,
+}
+
+impl Pool {
+    /// A row that exists from creation on.
+    pub fn note(&mut self, row: RowNo, extents: Vec<Extent>) {
+        self.granted.insert(row, extents);
+    }
+
+    /// Hands out the extents of a row. What was granted for it before goes back first: the engine asks for a row
+    /// only when no durable superblock names it.
+    pub fn grant(&mut self, row: RowNo, start: u64) -> Option<RowGrant> {
+        while let Some((last, _)) = self.granted.last_key_value()
+            && *last >= row
+        {
+            let (_, extents) = self.granted.pop_last().expect("just seen");
+            for extent in extents.iter().rev() {
+                self.free[extent.drive.get() as usize].insert(0, extent.extent);
+            }
+        }
+        let mut chosen: Vec<Extent> = Vec::new();
+        for drives in &self.places {
+            let begin = start as usize % drives.len();
+            let found = (0..drives.len())
+                .map(|i| drives[(begin + i) % drives.len()])
+                .find(|drive| !self.free[*drive].is_empty());
+            let Some(drive) = found else {
+                for extent in chosen {
+                    self.free[extent.drive.get() as usize].push(extent.extent);
+                }
+                return None;
+            };
+            let extent = self.free[drive].pop().expect("not empty");
+            chosen.push(Extent { drive: base::DriveIx::new(drive as u8), extent });
+        }
+        self.granted.insert(row, chosen.clone());
+        Some(RowGrant { row, extents: chosen })
+    }
+
+    /// Rows handed out so far.
+    pub fn rows(&self) -> usize {
+        self.granted.len()
+    }
+}
+
+/// What the catalogue knows about a group.
+#[derive(Clone, Debug, Default)]
+pub struct Catalogue {
+    /// The highest superblock version that called each drive stale; 0 is never.
+    pub stale: [u64; MAX_DRIVES],
+    /// The last activation that was given out.
+    pub activation: u64,
+}
+
+impl Catalogue {
+    /// Stores stale marks.
+    pub fn store(&mut self, drives: u32, version: u64) {
+        for (drive, stored) in self.stale.iter_mut().enumerate() {
+            if drives & (1 << drive) != 0 {
+                *stored = version.max(*stored);
+            }
+        }
+    }
+
+    /// Whether this drive was ever called stale.
+    pub fn is_stale(&self, drive: usize) -> bool {
+        self.stale[drive] != 0
+    }
+}
+
+/// Pool and catalogue together.
+#[derive(Clone, Debug, Default)]
+pub struct Control {
+    /// The pool.
+    pub pool: Pool,
+    /// The catalogue.
+    pub catalogue: Catalogue,
+}
+
+impl Control {
+    /// Carries out an action of the control plane and gives its answer.
+    pub fn answer(&mut self, action: Action, start: u64) -> Reply {
+        match action {
+            Action::WantRow { row } => self.pool.grant(row, start).map_or(Reply::NoRow, Reply::Row),
+            Action::StoreStale { drives, version } => {
+                self.catalogue.store(drives, version);
+                Reply::StaleStored { version }
+            }
+            other => unreachable!("{other:?} is not for the control plane"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_that_was_lost_is_granted_again() {
+        let mut pool = Pool {
+            free: vec![vec![ExtentNo::new(2), ExtentNo::new(1)], vec![ExtentNo::new(1)]],
+            places: vec![vec![0], vec![1]],
+            granted: BTreeMap::new(),
+        };
+        let first = pool.grant(RowNo::new(1), 0).expect("both drives have one");
+        assert_eq!(first.extents.len(), 2);
+        let again = pool.grant(RowNo::new(1), 0).expect("it went back");
+        assert_eq!(again.row, RowNo::new(1));
+        assert_eq!(pool.grant(RowNo::new(2), 0), None, "drive 1 is empty");
+        assert_eq!(pool.free[0].len(), 1, "a failed grant takes nothing");
+    }
+}

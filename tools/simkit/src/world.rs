@@ -1,0 +1,389 @@
+//! One engine with its drives, memory, clock and control plane: the driver's loop, simulated.
+//!
+//! A step delivers what arrived (at least one thing, sometimes several, as a busy loop would) and polls the
+//! engine once, as `base::engine` asks for; between two steps anything may be done to the world: submit
+//! requests, arm faults, crash it. A crash throws the engine, its memory and everything in flight away and keeps
+//! drives and control plane.
+use crate::control::{Catalogue, Control};
+use crate::crash::CrashMode;
+use crate::drive::SimDrive;
+use crate::fault::{FaultCounts, FaultKind};
+use crate::rng::Rng;
+use crate::trace::Trace;
+use base::{
+    Action, Actions, DriveIx, DriveOp, Duration, Engine, Fault, Gen, Instant, Op, Phase, Reply, Request, SlotId,
+    Uuid, VecMemory,
+};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+/// Capacity of the action list: small enough that engines run into it.
+const ACTIONS: usize = 256;
+/// Capacity of the list of memory segments.
+const SEGMENTS: usize = 2048;
+/// How far apart arrivals may lie to be handed in before one poll.
+const COALESCE: Duration = Duration::from_nanos(30_000);
+/// How long the control plane takes at least and at most.
+const CONTROL: (u64, u64) = (100_000, 5_000_000);
+
+/// What an engine is opened with.
+pub struct Opening<'a> {
+    /// All drives that the group could use; look at `is_dead`.
+    pub drives: &'a [SimDrive],
+    /// What the catalogue knows.
+    pub catalogue: &'a Catalogue,
+    /// The new activation's number by the catalogue.
+    pub activation: Gen,
+    /// The new activation's identity.
+    pub id: Uuid,
+    /// The new activation's salt.
+    pub salt: [u8; 16],
+    /// The time.
+    pub now: Instant,
+}
+
+/// Makes engines: at the start and after every crash.
+pub trait Open {
+    /// What it makes.
+    type Engine: Engine;
+    /// Makes one that will recover from these drives.
+    fn open(&mut self, opening: &Opening<'_>) -> Self::Engine;
+}
+
+/// What a step did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stepped {
+    /// Something arrived or the engine's deadline came; the engine was polled.
+    Polled,
+    /// Nothing happened until the horizon; the clock stands there.
+    Horizon,
+}
+
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Event {
+    at: Instant,
+    order: u64,
+    what: What,
+}
+
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum What {
+    Drive { drive: u8, id: u32 },
+    Control { index: usize },
+}
+
+/// A simulated world around one engine.
+pub struct World<O: Open> {
+    /// The drives, by their index in the group.
+    pub drives: Vec<SimDrive>,
+    /// Pool and catalogue.
+    pub control: Control,
+    /// The engine's and the guest's buffers.
+    pub memory: VecMemory,
+    /// Draws everything that is left to chance in the world.
+    pub rng: Rng,
+    /// Hash of everything that happened.
+    pub trace: Trace,
+    /// Faults that no drive counts.
+    pub counts: FaultCounts,
+    /// Requests that ended and were not taken yet, in order.
+    pub completed: Vec<(SlotId, Result<(), Fault>)>,
+    /// Steps so far.
+    pub steps: u64,
+    /// Drive operations issued so far.
+    pub issued: u64,
+    /// Arms this fault on the drive that gets the operation with this number: for sweeps.
+    pub fail_at: Option<(u64, crate::Armed)>,
+    /// How many in a thousand answers of the control plane take a second.
+    pub slow_control: u64,
+    opener: O,
+    engine: O::Engine,
+    now: Instant,
+    order: u64,
+    events: BinaryHeap<Reverse<Event>>,
+    wanted: Vec<Option<Action>>,
+    wake: Option<Instant>,
+    out: Actions,
+}
+
+impl<O: Open> World<O> {
+    /// Opens an engine on these drives.
+    pub fn new(mut opener: O, drives: Vec<SimDrive>, mut control: Control, mut rng: Rng) -> Self {
+        let engine = open_engine(&mut opener, &drives, &mut control.catalogue, &mut rng, Instant::ZERO);
+        let memory = VecMemory::new(engine.memory_blocks());
+        Self {
+            drives,
+            control,
+            memory,
+            rng,
+            trace: Trace::new(),
+            counts: FaultCounts::default(),
+            completed: Vec::new(),
+            steps: 0,
+            issued: 0,
+            fail_at: None,
+            slow_control: 0,
+            opener,
+            engine,
+            now: Instant::ZERO,
+            order: 0,
+            events: BinaryHeap::new(),
+            wanted: Vec::new(),
+            wake: Some(Instant::ZERO),
+            out: Actions::with_capacity(ACTIONS, SEGMENTS),
+        }
+    }
+
+    /// The engine.
+    pub fn engine(&self) -> &O::Engine {
+        &self.engine
+    }
+
+    /// The engine, to call what is its own; the next step polls it.
+    pub fn engine_mut(&mut self) -> &mut O::Engine {
+        self.wake = Some(self.now);
+        &mut self.engine
+    }
+
+    /// What opens engines.
+    pub fn opener(&mut self) -> &mut O {
+        &mut self.opener
+    }
+
+    /// The time.
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// Where the engine stands.
+    pub fn phase(&self) -> Phase {
+        self.engine.phase()
+    }
+
+    /// Whether nothing will ever happen unless something is handed in.
+    pub fn is_asleep(&self) -> bool {
+        self.events.is_empty() && self.wake.is_none()
+    }
+
+    /// Whether no drive operation is in flight.
+    pub fn is_quiet(&self) -> bool {
+        self.drives.iter().all(SimDrive::is_idle)
+    }
+
+    /// Hands in a request; its buffer is filled already.
+    pub fn submit(&mut self, request: Request) {
+        let op = request.op as u64 | u64::from(request.fua) << 8;
+        self.trace.event(
+            b"su",
+            [u64::from(request.slot.0), op, request.sector.get(), request.sectors.get()],
+        );
+        self.trace.say(|| format!("{:>12} submit {request:?}", self.now.nanos()));
+        self.engine.submit(request);
+        self.wake = Some(self.now);
+    }
+
+    /// Asks the engine to finish and close.
+    pub fn close(&mut self) {
+        self.trace.event(b"cl", [0; 4]);
+        self.engine_mut().close();
+    }
+
+    /// Tells the engine that the pool grew.
+    pub fn space_added(&mut self) {
+        self.engine_mut().reply(Reply::SpaceAdded);
+    }
+
+    /// Moves on to the next thing that happens, at `horizon` at the latest.
+    pub fn step(&mut self, horizon: Instant) -> Stepped {
+        let event = self.events.peek().map(|Reverse(event)| event.at);
+        let next = match (event, self.wake) {
+            (Some(event), Some(wake)) => event.min(wake),
+            (Some(at), None) | (None, Some(at)) => at,
+            (None, None) => horizon,
+        };
+        if next > horizon || (event.is_none() && self.wake.is_none()) {
+            self.now = self.now.max(horizon);
+            return Stepped::Horizon;
+        }
+        self.now = self.now.max(next);
+        self.steps += 1;
+        let mut until = self.now;
+        if self.rng.chance(1, 2) {
+            until = until + COALESCE;
+        }
+        while let Some(Reverse(event)) = self.events.peek()
+            && event.at <= until
+        {
+            let Reverse(event) = self.events.pop().expect("just seen");
+            self.now = self.now.max(event.at);
+            self.deliver(event.what);
+        }
+        self.poll();
+        Stepped::Polled
+    }
+
+    fn deliver(&mut self, what: What) {
+        match what {
+            What::Drive { drive, id } => {
+                let target = &mut self.drives[drive as usize];
+                let (token, result) = target.complete(&mut self.rng, id, &mut self.memory);
+                self.trace.event(b"dd", [u64::from(drive), token.0, result.is_ok().into(), self.now.nanos()]);
+                if result.is_err() {
+                    self.trace.say(|| format!("{:>12} drive {drive} {token:?} {result:?}", self.now.nanos()));
+                }
+                self.engine.drive_done(token, result);
+            }
+            What::Control { index } => {
+                let action = self.wanted[index].take().expect("answered once");
+                let start = self.rng.number();
+                let reply = self.control.answer(action, start);
+                if reply == Reply::NoRow {
+                    self.counts.add(FaultKind::NoRow);
+                }
+                self.trace.event(b"cr", [index as u64, (reply == Reply::NoRow).into(), self.now.nanos(), 0]);
+                self.trace.say(|| format!("{:>12} control {reply:?}", self.now.nanos()));
+                self.engine.reply(reply);
+            }
+        }
+    }
+
+    fn poll(&mut self) {
+        let mut out = std::mem::replace(&mut self.out, Actions::with_capacity(0, 0));
+        out.clear();
+        self.wake = self.engine.poll(self.now, &mut self.memory, &mut out);
+        for action in &out.actions {
+            self.carry_out(*action, &out);
+        }
+        self.out = out;
+    }
+
+    fn carry_out(&mut self, action: Action, out: &Actions) {
+        match action {
+            Action::Drive { token, drive, op, at, blocks, segments } => {
+                self.issued += 1;
+                if let Some((number, fault)) = self.fail_at
+                    && number == self.issued
+                {
+                    self.fail_at = None;
+                    self.drives[drive.get() as usize].arm(fitting(op, fault));
+                }
+                let target = &mut self.drives[drive.get() as usize];
+                let memory = out.memory(segments);
+                let (id, ends) =
+                    target.issue(&mut self.rng, self.now, token, op, at, blocks, memory, &mut self.memory);
+                let key = u64::from(drive.get()) << 32 | blocks.get() << 8 | op as u64;
+                self.trace.event(b"di", [key, at.get(), token.0, ends.nanos()]);
+                self.trace.say(|| format!("{:>12} drive {drive} {op:?} {at}+{blocks}", self.now.nanos()));
+                self.push(ends, What::Drive { drive: drive.get(), id });
+            }
+            Action::Complete { slot, result } => {
+                self.trace.event(b"co", [u64::from(slot.0), result.is_ok().into(), self.now.nanos(), 0]);
+                self.trace.say(|| format!("{:>12} complete {slot:?} {result:?}", self.now.nanos()));
+                self.completed.push((slot, result));
+            }
+            Action::WantRow { .. } | Action::StoreStale { .. } => {
+                self.trace.event(b"ca", [self.wanted.len() as u64, self.now.nanos(), 0, 0]);
+                self.trace.say(|| format!("{:>12} {action:?}", self.now.nanos()));
+                let mut nanos = self.rng.between(CONTROL.0, CONTROL.1);
+                if self.rng.chance(self.slow_control, 1000) {
+                    self.counts.add(FaultKind::SlowControl);
+                    nanos += 1_000_000_000;
+                }
+                let index = self.wanted.len();
+                self.wanted.push(Some(action));
+                self.push(self.now + Duration::from_nanos(nanos), What::Control { index });
+            }
+        }
+    }
+
+    fn push(&mut self, at: Instant, what: What) {
+        self.order += 1;
+        self.events.push(Reverse(Event { at, order: self.order, what }));
+    }
+
+    /// Everything loses power at this instant; then the engine is opened anew.
+    pub fn crash_node(&mut self, mode: CrashMode) {
+        self.counts.add(FaultKind::NodeCrash);
+        for drive in &mut self.drives {
+            drive.crash(&mut self.rng, mode);
+        }
+        self.restart();
+    }
+
+    /// The process dies at this instant, the drives live on; then the engine is opened anew.
+    pub fn crash_process(&mut self) {
+        self.counts.add(FaultKind::ProcessCrash);
+        for drive in &mut self.drives {
+            drive.abandon(&mut self.rng);
+        }
+        self.restart();
+    }
+
+    /// Opens the engine anew on what the drives hold. After a clean close, or as the end of a crash.
+    pub fn restart(&mut self) {
+        if !matches!(self.phase(), Phase::Serving | Phase::Closed | Phase::ReadOnly | Phase::Closing) {
+            self.counts.add(FaultKind::CrashInRecovery);
+        }
+        assert!(self.is_quiet(), "an engine is opened only while nothing is in flight");
+        // What the control plane was asked may have been done, though nobody hears the answer.
+        for index in 0..self.wanted.len() {
+            if let Some(action) = self.wanted[index].take()
+                && self.rng.chance(1, 2)
+            {
+                let start = self.rng.number();
+                let _ = self.control.answer(action, start);
+            }
+        }
+        self.wanted.clear();
+        self.events.clear();
+        self.completed.clear();
+        let (opener, catalogue) = (&mut self.opener, &mut self.control.catalogue);
+        self.engine = open_engine(opener, &self.drives, catalogue, &mut self.rng, self.now);
+        self.memory = VecMemory::new(self.engine.memory_blocks());
+        self.wake = Some(self.now);
+        self.trace.event(b"op", [self.control.catalogue.activation, self.now.nanos(), 0, 0]);
+        self.trace.say(|| format!("{:>12} crashed and opened", self.now.nanos()));
+    }
+
+    /// Faults of drives and world together.
+    pub fn all_counts(&self) -> FaultCounts {
+        let mut all = self.counts.clone();
+        self.drives.iter().for_each(|drive| all.merge(&drive.counts));
+        all
+    }
+
+    /// Whether a slot's request may carry data of this operation: reads and writes do.
+    pub fn moves_data(op: Op) -> bool {
+        matches!(op, Op::Read | Op::Write)
+    }
+
+    /// Drives by index.
+    pub fn drive(&self, drive: DriveIx) -> &SimDrive {
+        &self.drives[drive.get() as usize]
+    }
+}
+
+/// The error that fits the operation, where a sweep asks for "an error".
+fn fitting(op: DriveOp, fault: crate::Armed) -> crate::Armed {
+    let error = matches!(fault.kind, FaultKind::ReadError | FaultKind::WriteError | FaultKind::FlushError);
+    let kind = match op {
+        _ if !error => fault.kind,
+        DriveOp::Read => FaultKind::ReadError,
+        DriveOp::Write => FaultKind::WriteError,
+        DriveOp::Flush => FaultKind::FlushError,
+    };
+    crate::Armed { kind, times: fault.times }
+}
+
+fn open_engine<O: Open>(
+    opener: &mut O,
+    drives: &[SimDrive],
+    catalogue: &mut Catalogue,
+    rng: &mut Rng,
+    now: Instant,
+) -> O::Engine {
+    catalogue.activation += 1;
+    let activation = Gen::new(catalogue.activation);
+    let (id, salt) = (Uuid(rng.bytes16()), rng.bytes16());
+    opener.open(&Opening { drives, catalogue, activation, id, salt, now })
+}
