@@ -58,8 +58,7 @@ impl Archive {
         let size = u32::try_from(content.len()).expect("a file of the first root is below 4 GiB");
         let name_size = u32::try_from(path.len() + 1).expect("paths are short");
         // ino mode uid gid nlink mtime filesize devmajor devminor rdevmajor rdevminor namesize check
-        let fields =
-            [self.inodes, mode, 0, 0, 1, 0, size, 0, 0, device.0, device.1, name_size, 0];
+        let fields = [self.inodes, mode, 0, 0, 1, 0, size, 0, 0, device.0, device.1, name_size, 0];
         self.bytes.extend_from_slice(b"070701");
         for field in fields {
             self.bytes.extend_from_slice(format!("{field:08X}").as_bytes());

@@ -8,6 +8,7 @@ use crate::children::{find_program, run_checked};
 use crate::cpio::Archive;
 use crate::error::{Context, Error, Result};
 use crate::kernel::Kernel;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -76,9 +77,9 @@ impl Root {
         self.files.insert(inside.to_owned(), (0o755, bytes));
         for library in libraries(outside)? {
             let name = library.to_string_lossy().into_owned();
-            if !self.files.contains_key(&name) {
-                let bytes = fs::read(&library).doing(|| format!("read {name}"))?;
-                self.files.insert(name, (0o755, bytes));
+            if let Entry::Vacant(place) = self.files.entry(name) {
+                let bytes = fs::read(&library).doing(|| format!("read {}", library.display()))?;
+                place.insert((0o755, bytes));
             }
         }
         Ok(())

@@ -90,8 +90,9 @@ impl Kernel {
         let release = finish_tree(&root)?;
         let ready = kernels.join(format!("{}.ready", which.name()));
         fs::write(&ready, &release).doing(|| format!("write {}", ready.display()))?;
-        Kernel::cached(which, &kernels)
-            .ok_or_else(|| Error::failed(format!("the packages {} hold no kernel image", packages.join(", "))))
+        Kernel::cached(which, &kernels).ok_or_else(|| {
+            Error::failed(format!("the packages {} hold no kernel image", packages.join(", ")))
+        })
     }
 
     fn cached(which: Which, kernels: &Path) -> Option<Kernel> {
@@ -166,7 +167,8 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 impl PrivateApt {
     fn prepare(which: Which, kernels: &Path) -> Result<PrivateApt> {
-        let archives = sources::debian_archives(&sources::read(Path::new("/etc/apt"))).or_else(archives_named);
+        let archives =
+            sources::debian_archives(&sources::read(Path::new("/etc/apt"))).or_else(archives_named);
         let archives = archives.ok_or_else(|| {
             Error::missing(
                 "this machine has no Debian package source to take kernels from; set PLINTH_DEBIAN_URI to \
@@ -329,7 +331,10 @@ mod tests {
             "linux-binary-7.2.14+deb13-cloud-amd64",
         ];
         let parts = choose(Which::Newest, &names, |name| !name.contains("7.2.14")).expect("a kernel");
-        assert_eq!(parts, ["base", "binary", "modules"].map(|p| format!("linux-{p}-7.2.12+deb13-cloud-amd64")));
+        assert_eq!(
+            parts,
+            ["base", "binary", "modules"].map(|p| format!("linux-{p}-7.2.12+deb13-cloud-amd64"))
+        );
         assert_eq!(choose(Which::Newest, &names[3..4], |_| true), None);
     }
 

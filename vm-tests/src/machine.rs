@@ -88,14 +88,20 @@ impl Drive {
         args.extend(["-blockdev".to_owned(), base]);
         let mut top = format!("raw{number}");
         if let Some(log) = &self.log {
-            args.extend(["-blockdev".to_owned(), format!("driver=file,node-name=log{number},filename={}", file(log))]);
+            args.extend([
+                "-blockdev".to_owned(),
+                format!("driver=file,node-name=log{number},filename={}", file(log)),
+            ]);
             let node = format!(
                 "driver=blklogwrites,node-name=logged{number},file=raw{number},log=log{number},log-sector-size=512"
             );
             args.extend(["-blockdev".to_owned(), node]);
             top = format!("logged{number}");
         }
-        args.extend(["-device".to_owned(), format!("nvme,drive={top},serial=plinth{number},id=nvme{number}")]);
+        args.extend([
+            "-device".to_owned(),
+            format!("nvme,drive={top},serial=plinth{number},id=nvme{number}"),
+        ]);
         args
     }
 }
@@ -238,7 +244,12 @@ fn command_line(plan: &Plan<'_>, accel: Accel, console: &Path) -> Command {
     command.arg("-append").arg(words);
     command.arg("-serial").arg(format!("file:{}", console.to_string_lossy().replace(',', ",,")));
     command.args(["-device", "virtio-rng-pci", "-device", "virtio-serial-pci"]);
-    command.args(["-chardev", "stdio,id=port,signal=off", "-device", "virtserialport,chardev=port,name=plinth"]);
+    command.args([
+        "-chardev",
+        "stdio,id=port,signal=off",
+        "-device",
+        "virtserialport,chardev=port,name=plinth",
+    ]);
     for (number, drive) in plan.drives.iter().enumerate() {
         command.args(drive.qemu_args(number));
     }

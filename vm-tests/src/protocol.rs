@@ -54,7 +54,9 @@ impl fmt::Display for Message {
         };
         match self {
             Message::Hello(release) => write!(f, "HELLO {release}"),
-            Message::Check(name, outcome) => write!(f, "CHECK {} {}", name.replace(' ', "-"), verdict(outcome)),
+            Message::Check(name, outcome) => {
+                write!(f, "CHECK {} {}", name.replace(' ', "-"), verdict(outcome))
+            }
             Message::Note(text) => write!(f, "NOTE {}", flat(text)),
             Message::Tell(text) => write!(f, "TELL {}", flat(text)),
             Message::Result(outcome) => write!(f, "RESULT {}", verdict(outcome)),

@@ -116,8 +116,9 @@ pub fn debian_archives(sources: &[Source]) -> Option<Archives> {
     let suite_of = |suite: &str| {
         CODENAMES.iter().find_map(|c| suite.strip_prefix(c)).is_some_and(|tail| POCKETS.contains(&tail))
     };
-    let of_debian =
-        |s: &&Source| s.suites.iter().any(|suite| suite_of(suite)) && s.components.iter().any(|c| c == "main");
+    let of_debian = |s: &&Source| {
+        s.suites.iter().any(|suite| suite_of(suite)) && s.components.iter().any(|c| c == "main")
+    };
     let security = |s: &&Source| s.suites.iter().any(|suite| suite.ends_with("-security"));
     let main = sources.iter().filter(of_debian).find(|s| !security(s))?.uri.clone();
     let security = sources.iter().filter(of_debian).find(security).map(|s| s.uri.clone());

@@ -16,7 +16,7 @@ struct Program {
 
 const PROGRAMS: &[Program] = &[
     Program { command: "sim", package: "sim", program: "plinth-sim", words: &[] },
-    Program { command: "fuzz", package: "fuzz", program: "plinth-fuzz", words: &[] },
+    Program { command: "fuzz", package: "plinth-fuzz", program: "plinth-fuzz", words: &[] },
 ];
 
 /// Builds and runs the program behind `command`; its exit code is the command's.
@@ -25,7 +25,8 @@ const PROGRAMS: &[Program] = &[
 /// There is no such command, or its program does not build.
 pub fn run(workspace: &Workspace, command: &str, words: &[String]) -> Result<u8> {
     let row = PROGRAMS.iter().find(|p| p.command == command);
-    let row = row.ok_or_else(|| Error::invalid(format!("there is no command {command}; try `cargo xtask help`")))?;
+    let row =
+        row.ok_or_else(|| Error::invalid(format!("there is no command {command}; try `cargo xtask help`")))?;
     let _lock = workspace.lock(command)?;
     let path = build::program(workspace, row.package, row.program, true)?;
     let mut program = Command::new(path);

@@ -26,9 +26,11 @@ impl Workspace {
     /// # Errors
     /// The tree has moved since, or the output folder cannot be made.
     pub fn find() -> Result<Workspace> {
-        let manifest = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_else(|_| env!("CARGO_MANIFEST_DIR").into());
+        let manifest =
+            std::env::var("CARGO_MANIFEST_DIR").unwrap_or_else(|_| env!("CARGO_MANIFEST_DIR").into());
         let root = Path::new(&manifest).ancestors().find(|p| p.join("Cargo.lock").is_file());
-        let root = root.ok_or_else(|| Error::failed(format!("no Cargo.lock above {manifest}")))?.to_path_buf();
+        let root =
+            root.ok_or_else(|| Error::failed(format!("no Cargo.lock above {manifest}")))?.to_path_buf();
         let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
         let target = std::path::absolute(&target).doing(|| format!("resolve {}", target.display()))?;
         let out = target.join("xtask");
@@ -47,7 +49,8 @@ impl Workspace {
     pub fn lock(&self, command: &str) -> Result<Lock> {
         let path = self.out.join("lock");
         let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
-        let file = file.as_mut().map_err(|e| Error::failed(format!("cannot open {}: {e}", path.display())))?;
+        let file =
+            file.as_mut().map_err(|e| Error::failed(format!("cannot open {}: {e}", path.display())))?;
         if file.try_lock().is_err() {
             let mut holder = String::new();
             let _ = file.read_to_string(&mut holder);

@@ -29,10 +29,9 @@ fn parse(words: &[String]) -> Result<Wish> {
             "--kernel" => {
                 let name = words.next().map_or("", String::as_str);
                 let which = Which::parse(name);
-                wish.kernel =
-                    Some(which.ok_or_else(|| {
-                        Error::invalid(format!("--kernel is `{name}`: it can be 6.12 or newest"))
-                    })?);
+                wish.kernel = Some(which.ok_or_else(|| {
+                    Error::invalid(format!("--kernel is `{name}`: it can be 6.12 or newest"))
+                })?);
             }
             "--seed" => wish.seed = words.next().and_then(|w| w.parse().ok()),
             flag if flag.starts_with('-') => return Err(Error::invalid(format!("vm knows no flag {flag}"))),

@@ -29,7 +29,9 @@ pub fn run_as_init() -> Result<()> {
     let runner = i32::try_from(runner.id()).expect("Linux process ids fit an i32");
     loop {
         match wait() {
-            Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, _, _)) if pid.as_raw() == runner => break,
+            Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, _, _)) if pid.as_raw() == runner => {
+                break;
+            }
             Ok(_) => {}
             Err(nix::errno::Errno::EINTR) => {}
             Err(source) => return Err(Error::failed(format!("cannot wait for the runner: {source}"))),

@@ -104,7 +104,12 @@ impl Guest {
     ///
     /// # Errors
     /// It was not so in time.
-    pub fn wait_until(&self, what: &str, limit: Duration, mut ready: impl FnMut() -> bool) -> Result<Duration> {
+    pub fn wait_until(
+        &self,
+        what: &str,
+        limit: Duration,
+        mut ready: impl FnMut() -> bool,
+    ) -> Result<Duration> {
         let start = Instant::now();
         while !ready() {
             if start.elapsed() > limit {
@@ -153,7 +158,8 @@ impl Teller {
 pub fn run_scenario() -> Result<()> {
     let parameters = parameters(&fs::read_to_string("/proc/cmdline").unwrap_or_default());
     let port = find_port()?;
-    let port = File::options().read(true).write(true).open(&port).doing(|| format!("open {}", port.display()))?;
+    let port =
+        File::options().read(true).write(true).open(&port).doing(|| format!("open {}", port.display()))?;
     let answers = BufReader::new(port.try_clone().doing(|| "share the port".into())?);
     let mut guest = Guest { port: Arc::new(Mutex::new(port)), answers, parameters, failed: 0 };
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();

@@ -29,7 +29,8 @@ pub fn install(workspace: &Workspace, host: &Host, missing: &[&str]) -> Result<(
     let rights = Rights::find(host, missing)?;
     let plain = Apt { rights, options: Vec::new() };
     plain.update();
-    let (qemu, rest): (Vec<&str>, Vec<&str>) = missing.iter().copied().partition(|name| name.starts_with("qemu-"));
+    let (qemu, rest): (Vec<&str>, Vec<&str>) =
+        missing.iter().copied().partition(|name| name.starts_with("qemu-"));
     match plain.removals(missing) {
         Ok(removed) if removed.is_empty() => return plain.install(missing),
         Ok(removed) if !qemu.is_empty() => eprintln!(
@@ -151,7 +152,9 @@ impl Apt {
         let archives = sources::debian_archives(&sources::read(etc));
         let codename = host.os("VERSION_CODENAME");
         let archives = archives.filter(|_| !codename.is_empty()).ok_or_else(|| {
-            Error::missing("qemu-system-x86 and qemu-utils come from different suites here; take both from one")
+            Error::missing(
+                "qemu-system-x86 and qemu-utils come from different suites here; take both from one",
+            )
         })?;
         let home = workspace.cache.join("apt-backports");
         let parts = home.join("sources");
@@ -205,7 +208,8 @@ mod tests {
 
     #[test]
     fn a_simulation_names_what_it_would_remove() {
-        let text = "Reading package lists...\nRemv qemu-utils [1:10.0]\nInst qemu-system-x86 (1:7.2 Debian)\n";
+        let text =
+            "Reading package lists...\nRemv qemu-utils [1:10.0]\nInst qemu-system-x86 (1:7.2 Debian)\n";
         assert_eq!(removed_by(text), ["qemu-utils"]);
         assert!(removed_by("Inst fio (3.33)\nConf fio (3.33)\n").is_empty());
     }

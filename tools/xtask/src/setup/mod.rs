@@ -75,7 +75,8 @@ pub fn ensure(workspace: &Workspace) -> Result<()> {
             PACKAGES.iter().filter(|p| p.program.is_some_and(|name| find_program(name).is_none())).collect();
         return if missing.is_empty() { Ok(()) } else { Err(say_what_is_missing(&missing)) };
     }
-    let missing: Vec<&str> = PACKAGES.iter().map(|p| p.name).filter(|name| !apt::is_installed(name)).collect();
+    let missing: Vec<&str> =
+        PACKAGES.iter().map(|p| p.name).filter(|name| !apt::is_installed(name)).collect();
     if missing.is_empty() {
         return Ok(());
     }

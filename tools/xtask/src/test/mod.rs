@@ -1,4 +1,185 @@
-//! `cargo xtask test`.
+//! `cargo xtask test`: every suite that a change must pass.
+//!
+//! A suite is a row of the table in `suites`. Each ends with `SUITE: N passed, N failed, N skipped, T s`; the
+//! last line adds them up. Three things fail a run beside a failed test: a suite in which nothing ran, a
+//! skip that `--allow-skip` does not name, and a suite that ended badly though its counts look good.
+
+mod counts;
+mod suites;
+
+use crate::build;
 use crate::context::Workspace;
-use vm_tests::error::Result;
-pub fn command(_: &Workspace, _: &[String]) -> Result<u8> { Ok(0) }
+use crate::setup;
+use counts::Counts;
+use serde_json::json;
+use std::fs;
+use std::process::Command;
+use std::time::{Duration, Instant};
+use suites::{SUITES, Suite, Work};
+use vm_tests::children::run_lines;
+use vm_tests::error::{Context, Error, Kind, Result};
+
+/// No suite may take longer; the whole is to stay below 45 minutes.
+const LIMIT: Duration = Duration::from_secs(60 * 60);
+
+/// What the command line asked for.
+#[derive(Debug, Default)]
+struct Wish {
+    allow_skip: Vec<String>,
+    only: Vec<String>,
+}
+
+fn parse(words: &[String]) -> Result<Wish> {
+    let mut wish = Wish::default();
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        let list = match word.as_str() {
+            "--allow-skip" => &mut wish.allow_skip,
+            "--only" => &mut wish.only,
+            other => return Err(Error::invalid(format!("test knows no {other}"))),
+        };
+        let name = words.next().filter(|name| SUITES.iter().any(|s| s.name == name.as_str()));
+        let known: Vec<&str> = SUITES.iter().map(|s| s.name).collect();
+        let name =
+            name.ok_or_else(|| Error::invalid(format!("{word} takes one of: {}", known.join(", "))))?;
+        list.push(name.clone());
+    }
+    Ok(wish)
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Unknown words, or what every suite needs is missing.
+pub fn command(workspace: &Workspace, words: &[String]) -> Result<u8> {
+    let wish = parse(words)?;
+    let _lock = workspace.lock("test")?;
+    setup::ensure(workspace)?;
+    let mut total = Counts::default();
+    let mut bad = 0;
+    let mut rows = Vec::new();
+    for suite in SUITES.iter().filter(|s| wish.only.is_empty() || wish.only.iter().any(|n| n == s.name)) {
+        eprintln!("{}: {}", suite.name, suite.about);
+        let start = Instant::now();
+        let outcome = run(workspace, suite);
+        let seconds = start.elapsed().as_secs();
+        let (counts, complaint) = judge(suite, outcome, &wish.allow_skip);
+        if let Some(complaint) = &complaint {
+            bad += 1;
+            eprintln!("{}: {complaint}", suite.name);
+        }
+        println!("{}: {counts}, {seconds} s", suite.name);
+        total.add(counts);
+        rows.push(json!({
+            "suite": suite.name, "passed": counts.passed, "failed": counts.failed,
+            "skipped": counts.skipped, "seconds": seconds, "complaint": complaint,
+        }));
+        // After each suite, so that a run that is cut short still says how far it came.
+        workspace.report(
+            "test",
+            &json!({"passed": total.passed, "failed": total.failed, "skipped": total.skipped, "suites": rows}),
+        )?;
+    }
+    println!("{total}");
+    Ok(u8::from(bad > 0 || total.failed > 0))
+}
+
+/// What a suite's outcome counts, and why it is not good, if it is not.
+fn judge(suite: &Suite, outcome: Result<(Counts, bool)>, allow_skip: &[String]) -> (Counts, Option<String>) {
+    let (mut counts, ended_well) = match outcome {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            // What cannot run for want of a tool is a skip, which fails unless it was allowed by name.
+            let skipped = error.kind == Kind::Missing;
+            let counts = Counts { skipped: u64::from(skipped), failed: u64::from(!skipped), passed: 0 };
+            let allowed = skipped && allow_skip.iter().any(|n| n == suite.name);
+            return (counts, (!allowed).then(|| error.to_string()));
+        }
+    };
+    if !ended_well && counts.failed == 0 {
+        counts.failed = 1;
+    }
+    let complaint = if counts.failed > 0 {
+        Some("failed".to_owned())
+    } else if counts.skipped > 0 && !allow_skip.iter().any(|n| n == suite.name) {
+        Some(format!("{} skipped, and --allow-skip does not name {}", counts.skipped, suite.name))
+    } else if counts.passed == 0 && counts.skipped == 0 {
+        counts.failed = 1;
+        Some("nothing ran".to_owned())
+    } else {
+        None
+    };
+    (counts, complaint)
+}
+
+/// Runs a suite: its counts, and whether it ended with exit 0.
+fn run(workspace: &Workspace, suite: &Suite) -> Result<(Counts, bool)> {
+    match &suite.work {
+        Work::Inside(inside) => inside(workspace).map(|counts| (counts, true)),
+        Work::Cargo { words, reader } => {
+            let mut command = build::cargo(workspace);
+            command.args(*words).env("CARGO_TERM_COLOR", "never");
+            follow(workspace, suite, &command, *reader)
+        }
+        Work::Program { package, program, words, reader } => {
+            let path = build::program(workspace, package, program, true)?;
+            let mut command = Command::new(path);
+            command.args(*words).current_dir(&workspace.root);
+            follow(workspace, suite, &command, *reader)
+        }
+    }
+}
+
+fn follow(
+    workspace: &Workspace,
+    suite: &Suite,
+    command: &Command,
+    reader: counts::Reader,
+) -> Result<(Counts, bool)> {
+    let output = run_lines(command, LIMIT, |_| {})?;
+    let log = workspace.out.join(format!("test-{}.log", suite.name));
+    fs::write(&log, &output.text).doing(|| format!("write {}", log.display()))?;
+    let counts = reader(&output.text, output.success);
+    if !output.success || counts.failed > 0 {
+        let lines: Vec<&str> = output.text.lines().collect();
+        for line in &lines[lines.len().saturating_sub(60)..] {
+            eprintln!("  {line}");
+        }
+        let why = if output.timed_out { " (its time was over)" } else { "" };
+        eprintln!("{}: failed{why}, log {}", suite.name, log.display());
+    }
+    Ok((counts, output.success))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(passed: u64, failed: u64, skipped: u64) -> Counts {
+        Counts { passed, failed, skipped }
+    }
+
+    #[test]
+    fn a_skip_an_empty_suite_and_a_bad_end_fail() {
+        let suite = &SUITES[0];
+        let named = [suite.name.to_owned()];
+        let complains = |outcome, allow: &[String]| judge(suite, outcome, allow).1.is_some();
+        assert!(!complains(Ok((counts(3, 0, 0), true)), &[]));
+        assert!(complains(Ok((counts(3, 0, 1), true)), &[]));
+        assert!(!complains(Ok((counts(3, 0, 1), true)), &named));
+        assert!(complains(Ok((counts(0, 0, 0), true)), &named));
+        assert!(complains(Ok((counts(3, 0, 0), false)), &named));
+        assert!(complains(Ok((counts(3, 1, 0), true)), &named));
+        assert!(complains(Err(Error::missing("no QEMU")), &[]));
+        assert!(!complains(Err(Error::missing("no QEMU")), &named));
+        assert!(complains(Err(Error::failed("broken")), &named));
+    }
+
+    #[test]
+    fn an_unknown_suite_is_refused() {
+        let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        assert!(parse(&words("--allow-skip nothing")).is_err());
+        assert!(parse(&words("--fast")).is_err());
+        assert!(parse(&words("--allow-skip vm")).is_ok());
+    }
+}

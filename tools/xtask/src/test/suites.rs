@@ -1,0 +1,100 @@
+//! The table of suites. To add one: a row with a name, what it runs, and a reader of its closing line.
+
+use super::counts::{self, Counts, Reader};
+use crate::context::Workspace;
+use crate::{tidy, vm};
+use vm_tests::error::Result;
+
+/// One suite.
+pub struct Suite {
+    /// Its name in closing lines and for `--allow-skip`.
+    pub name: &'static str,
+    /// What it shows, printed when it starts.
+    pub about: &'static str,
+    /// What it runs.
+    pub work: Work,
+}
+
+/// What a suite runs.
+pub enum Work {
+    /// A function of this program.
+    Inside(fn(&Workspace) -> Result<Counts>),
+    /// cargo with these words.
+    Cargo {
+        /// The words.
+        words: &'static [&'static str],
+        /// Reads its output.
+        reader: Reader,
+    },
+    /// A program of this workspace, built with optimisation.
+    Program {
+        /// The package that holds it.
+        package: &'static str,
+        /// Its name.
+        program: &'static str,
+        /// The words.
+        words: &'static [&'static str],
+        /// Reads its output.
+        reader: Reader,
+    },
+}
+
+/// Every suite, cheapest first, so that a plain mistake is found early.
+pub const SUITES: &[Suite] = &[
+    Suite {
+        name: "format",
+        about: "rustfmt changes nothing",
+        work: Work::Cargo { words: &["fmt", "--all", "--", "--check"], reader: counts::exit_code },
+    },
+    Suite { name: "tidy", about: "the rules of the source tree", work: Work::Inside(tidy_rules) },
+    Suite {
+        name: "clippy",
+        about: "no warning in any target",
+        work: Work::Cargo {
+            words: &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"],
+            reader: counts::exit_code,
+        },
+    },
+    Suite {
+        name: "unit",
+        about: "unit, property and documentation tests of every package",
+        work: Work::Cargo {
+            words: &["test", "--workspace", "--locked", "--no-fail-fast"],
+            reader: counts::test_results,
+        },
+    },
+    Suite {
+        name: "sim",
+        about: "the whole engine on simulated drives, 2,000 seeds",
+        work: Work::Program {
+            package: "sim",
+            program: "plinth-sim",
+            words: &["--seeds", "2000"],
+            reader: counts::seeds,
+        },
+    },
+    Suite { name: "vm", about: "smoke scenarios in virtual machines", work: Work::Inside(smoke) },
+];
+
+fn tidy_rules(workspace: &Workspace) -> Result<Counts> {
+    let verdict = tidy::run(workspace)?;
+    Ok(Counts { passed: u64::from(verdict.passed), failed: u64::from(verdict.failed), skipped: 0 })
+}
+
+fn smoke(workspace: &Workspace) -> Result<Counts> {
+    let tally = vm::smoke(workspace)?;
+    Ok(Counts { passed: u64::from(tally.passed), failed: u64::from(tally.failed), skipped: 0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_words() {
+        for (at, suite) in SUITES.iter().enumerate() {
+            assert!(SUITES[..at].iter().all(|s| s.name != suite.name));
+            assert!(suite.name.chars().all(|c| c.is_ascii_lowercase() || c == '-'));
+        }
+    }
+}
