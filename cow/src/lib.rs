@@ -3,15 +3,30 @@
 #![forbid(unsafe_code)]
 extern crate alloc;
 
+pub mod bitmap;
+mod block_lists;
 pub mod cache;
+pub mod cut;
 pub mod delta;
 pub mod layout;
+pub mod merge;
 pub mod page;
+mod page_buffers;
+pub mod reap;
 pub mod refs;
+pub mod region;
+pub mod runs;
+mod shelves;
+pub mod space;
+pub mod space_layout;
 pub mod tree;
 
 pub use cache::{PageCache, Reserve};
+pub use cut::MAX_CUTS;
 pub use delta::Delta;
 pub use layout::PAGE_REFS;
+pub use merge::{MIN_MERGE_BUFFERS, Merge, Sink, Step};
+pub use reap::{Reap, ReapStep};
 pub use refs::{Ref, RefFlags};
+pub use space::{Class, Fixed, Space, SpaceConfig, Want};
 pub use tree::{Height, Leaf};

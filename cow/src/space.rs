@@ -1,0 +1,269 @@
+//! Free space of a group: which blocks can be handed out, and the freeing rule.
+//!
+//! A block's life: *free*, *taken* (by a write, or by a checkpoint for a page), *mapped* (the durable checkpoint
+//! refers to it), *limbo* (the durable checkpoint does not refer to it any more, but a read that began earlier
+//! may hold it), free again. The rule that this file keeps: nothing becomes free before a checkpoint that does
+//! not refer to it is durable, even if no checkpoint ever referred to it. So whatever a crash leaves as the
+//! newest checkpoint, no block that it (or a record above it) refers to was overwritten.
+//!
+//! Accounts, held at every call: `free` = free bits of loaded regions + free counts of the others' summaries -
+//! marks and limbo blocks that lie in those others. A checkpoint's becoming durable never changes `free`.
+//!
+//! Memory is bounded: at most `max_loaded` bitmaps are in memory; a region with nothing pending can be dropped.
+//! Blocks that wait for something in a region that is not in memory stand on lists (`block_lists`), and are
+//! applied when it is loaded. Nothing is scanned to find a run: see `shelves` and `runs`.
+use crate::bitmap::{Bitmap, MAX_REGION_BLOCKS, Summary, WORD_BITS};
+use crate::block_lists::{Changes, Limbo, Marks};
+use crate::refs::Ref;
+use crate::region::Region;
+use crate::shelves::{Set, Shelves};
+use crate::space_layout::{BITMAP_SLOTS, TREE_PAGES_MARGIN};
+use alloc::vec;
+use alloc::vec::Vec;
+use base::{Blocks, CkptNo, Pba, RegionNo};
+
+mod checkpoint;
+mod load;
+mod take;
+
+pub(crate) use checkpoint::Stored;
+pub use load::Want;
+pub use take::Class;
+
+/// Blocks that are never handed out because the geometry gives them a use: headers of extents, superblock slots,
+/// the ring. (The bitmap slots are fixed too; `Space` knows them.)
+pub trait Fixed {
+    /// Calls `each` with the runs of fixed blocks that lie in this region; they may overlap. A region's fixed
+    /// blocks never change.
+    fn runs(&self, region: RegionNo, each: &mut dyn FnMut(Pba, Blocks));
+}
+
+/// Sizes of a group's free-space management.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SpaceConfig {
+    /// Blocks of a region: one extent's worth; a multiple of 64, at most 32768.
+    pub region_blocks: u32,
+    /// `Class::Home` is served from the regions below this one.
+    pub home_regions: u32,
+    /// Bitmaps kept in memory at once (14 KiB each). At least 4, so that each class can have a region.
+    pub max_loaded: u32,
+    /// Regions that the group can grow to (100 bytes of memory each).
+    pub max_regions: u32,
+    /// Blocks that one checkpoint can set plus clear, the pages of the directory not counted.
+    pub max_changes: u32,
+}
+
+/// What is known of a region's bitmap.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    /// The page of the directory that tells was not read yet.
+    Unknown,
+    /// On the drives, or fresh (the Ref is absent: no checkpoint has touched the region; fixed blocks only).
+    Unloaded,
+    /// Asked for by `wanted`, as of this checkpoint (0 for a fresh one).
+    Loading(CkptNo),
+    /// In memory, in this frame.
+    Loaded(u32),
+    /// Its bitmap cannot be read: nothing is handed out from it.
+    Lost,
+}
+
+/// A region.
+#[derive(Clone, Copy)]
+struct Row {
+    state: State,
+    /// Where the durable checkpoint has its bitmap; absent if the region is fresh.
+    bitmap: Ref,
+    /// Free blocks and longest run in the durable checkpoint.
+    free: u16,
+    longest: u16,
+}
+
+/// Free space of a group.
+pub struct Space {
+    config: SpaceConfig,
+    rows: Vec<Row>,
+    shelves: Shelves,
+    frames: Vec<Region>,
+    /// Frames that hold no region; at least `loading` of them.
+    spare: Vec<u32>,
+    cursors: [Option<take::Cursor>; take::CLASSES],
+    /// Blocks that can be handed out, in all regions.
+    free: u64,
+    /// Of these, in loaded regions.
+    loaded_free: u64,
+    /// Free blocks in the durable checkpoint's bitmaps and the fresh regions.
+    durable_free: u64,
+    changes: Changes,
+    /// The bitmaps that the running checkpoint has written.
+    sealed: Vec<(RegionNo, Ref)>,
+    /// Pages taken since the last durable checkpoint.
+    placed: Vec<Pba>,
+    marks: Marks,
+    limbo: Limbo,
+    loading: u32,
+    needs: load::Needs,
+}
+
+impl Space {
+    /// Free space without any region. Allocates all that it will ever need.
+    pub fn new(config: SpaceConfig) -> Self {
+        assert!(config.region_blocks.is_multiple_of(WORD_BITS));
+        assert!((WORD_BITS..=MAX_REGION_BLOCKS).contains(&config.region_blocks));
+        assert!(config.max_loaded >= 4, "each class needs a region in memory");
+        assert!(u64::from(config.max_regions) * u64::from(config.region_blocks) <= Pba::LIMIT);
+        // Every page of the bitmap tree, old and new, and the directory's other pages.
+        let pages = config.max_regions as usize / 64 + TREE_PAGES_MARGIN;
+        let changes = config.max_changes as usize + 2 * pages;
+        Self {
+            rows: Vec::with_capacity(config.max_regions as usize),
+            shelves: Shelves::new(config.max_regions),
+            frames: vec![Region::new(config.region_blocks); config.max_loaded as usize],
+            spare: (0..config.max_loaded).rev().collect(),
+            cursors: [None; take::CLASSES],
+            free: 0,
+            loaded_free: 0,
+            durable_free: 0,
+            changes: Changes::new(changes),
+            sealed: Vec::with_capacity(config.max_regions as usize),
+            placed: Vec::with_capacity(changes),
+            marks: Marks::new(config.max_changes as usize),
+            limbo: Limbo::new(2 * changes),
+            loading: 0,
+            needs: load::Needs::default(),
+            config,
+        }
+    }
+
+    /// Adds `regions` fresh regions after those that there are: new rows, durable in the superblock. At an open
+    /// also for rows that the superblock names and the directory does not know yet.
+    pub fn grow(&mut self, regions: u32, fixed: &impl Fixed) {
+        assert!(self.regions() + regions <= self.config.max_regions, "more regions than configured");
+        for _ in 0..regions {
+            let region = RegionNo::new(self.regions());
+            self.rows.push(Row { state: State::Unknown, bitmap: Ref::ABSENT, free: 0, longest: 0 });
+            let summary = self.fixed_bits(region, fixed).summary(self.config.region_blocks);
+            self.describe(region, Ref::ABSENT, summary);
+            self.free += u64::from(summary.free);
+            self.durable_free += u64::from(summary.free);
+        }
+        self.needs.retry();
+    }
+
+    /// Begins from a durable checkpoint: its regions, not described yet, with `free` free blocks in all.
+    pub(crate) fn resume(&mut self, regions: u32, free: Blocks) {
+        assert!(self.rows.is_empty() && regions <= self.config.max_regions);
+        let unknown = Row { state: State::Unknown, bitmap: Ref::ABSENT, free: 0, longest: 0 };
+        self.rows.resize(regions as usize, unknown);
+        self.free = free.get();
+        self.durable_free = free.get();
+    }
+
+    /// What the durable directory says of a region that was unknown.
+    fn describe(&mut self, region: RegionNo, bitmap: Ref, summary: Summary) {
+        let row = &mut self.rows[region.get() as usize];
+        assert!(row.state == State::Unknown);
+        *row = Row {
+            state: State::Unloaded,
+            bitmap,
+            free: summary.free as u16,
+            longest: summary.longest as u16,
+        };
+        self.shelve(region);
+    }
+
+    /// Puts a region on the shelf where it belongs.
+    fn shelve(&mut self, region: RegionNo) {
+        let row = &self.rows[region.get() as usize];
+        // The home regions hold what cannot lie elsewhere: others find them last.
+        let last = region.get() < self.config.home_regions;
+        match row.state {
+            State::Unloaded => {
+                self.shelves.put(region.get(), Set::Unloaded, u32::from(row.longest), true);
+            }
+            State::Loaded(frame) => {
+                let longest = self.frames[frame as usize].longest();
+                self.shelves.put(region.get(), Set::Loaded, longest, last);
+            }
+            _ => self.shelves.remove(region.get()),
+        }
+    }
+
+    /// The bits that are used in a fresh region.
+    fn fixed_bits(&self, region: RegionNo, fixed: &impl Fixed) -> Bitmap {
+        let (first, end) = self.bounds(region);
+        let mut bits = Bitmap::EMPTY;
+        bits.set_run(BITMAP_SLOTS[0], 1);
+        bits.set_run(BITMAP_SLOTS[1], 1);
+        fixed.runs(region, &mut |pba, blocks| {
+            assert!(pba >= first && pba + blocks <= end, "a fixed run lies outside its region");
+            bits.set_run((pba - first).get() as u32, blocks.get() as u32);
+        });
+        bits
+    }
+
+    /// First block of a region and the one after its last.
+    fn bounds(&self, region: RegionNo) -> (Pba, Pba) {
+        let blocks = u64::from(self.config.region_blocks);
+        let first = Pba::new(u64::from(region.get()) * blocks);
+        (first, first + Blocks::new(blocks))
+    }
+
+    /// Which region a block is in, and its bit there.
+    fn locate(&self, pba: Pba) -> (RegionNo, u32) {
+        let blocks = u64::from(self.config.region_blocks);
+        let region = pba.get() / blocks;
+        assert!(region < u64::from(self.regions()), "block {pba} lies outside the group's space");
+        (RegionNo::new(region as u32), (pba.get() % blocks) as u32)
+    }
+
+    /// The frame of a region that is in memory.
+    fn frame_of(&self, region: RegionNo) -> Option<u32> {
+        match self.rows[region.get() as usize].state {
+            State::Loaded(frame) => Some(frame),
+            _ => None,
+        }
+    }
+
+    /// Regions that there are.
+    pub fn regions(&self) -> u32 {
+        self.rows.len() as u32
+    }
+
+    /// Regions whose bitmap is in memory.
+    pub fn loaded_regions(&self) -> u32 {
+        // Frames that wait for a load count as spare.
+        self.config.max_loaded - self.spare.len() as u32
+    }
+
+    /// The sizes.
+    pub fn config(&self) -> &SpaceConfig {
+        &self.config
+    }
+
+    /// Blocks that can be handed out, in all regions, in memory or not. While recovery marks, blocks that it
+    /// marks twice count twice.
+    pub fn free_now(&self) -> Blocks {
+        Blocks::new(self.free.saturating_sub(self.marks.unsettled() as u64))
+    }
+
+    /// Blocks that `release_limbo` would make free.
+    pub fn limbo(&self) -> Blocks {
+        Blocks::new(self.limbo.len() as u64)
+    }
+
+    /// All blocks of the group's space.
+    pub fn total(&self) -> Blocks {
+        Blocks::new(u64::from(self.regions()) * u64::from(self.config.region_blocks))
+    }
+
+    /// Whether a block could be handed out right now; `None` if its region is not in memory. For checkers.
+    pub fn is_free(&self, pba: Pba) -> Option<bool> {
+        let (region, bit) = self.locate(pba);
+        let frame = self.frame_of(region)?;
+        Some(!self.frames[frame as usize].alloc().get(bit))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,299 @@
+//! Which bitmaps are in memory.
+//!
+//! Bitmaps are read on demand: an open serves its first write after one of them. The rule that keeps a load
+//! right: what comes in must have the check that the durable directory has for the region *now*. A read that was
+//! under way while two checkpoints went by may return an older bitmap, or half of a newer one; it is asked for
+//! again.
+use super::{Class, Fixed, Space, State};
+use crate::bitmap::{Bitmap, Summary};
+use crate::layout::PAGE_REFS;
+use crate::page;
+use crate::refs::{Ref, RefFlags};
+use crate::shelves::{SHELVES, Set, shelf_of};
+use crate::space_layout::{BITMAP_SLOTS, LONGEST_BITS, bitmap_slot};
+use base::{Block, Check, CkptNo, Pba, RegionNo};
+
+/// Regions that are asked for at once.
+const LOADS_AT_ONCE: u32 = 4;
+/// Loaded regions below which another is wanted whatever they hold, so that the classes keep apart.
+const LOADED_LEAST: u32 = 4;
+/// A run of this many blocks serves any request; above it longer runs are not worth a load.
+const LONG_RUN: u32 = 1024;
+
+/// A region whose bitmap should be brought in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Want {
+    /// The region.
+    pub region: RegionNo,
+    /// Its bitmap, to be read and handed to `loaded`; `None` for a fresh region: call `fresh`.
+    pub bitmap: Option<Ref>,
+}
+
+/// What is short, and whether anything can be done about it.
+#[derive(Default)]
+pub(super) struct Needs {
+    run: bool,
+    home: bool,
+    /// Nothing can be gained by looking again before something changes.
+    settled: bool,
+}
+
+impl Needs {
+    /// A take of this class got less than it asked for.
+    pub fn short(&mut self, class: Class) {
+        match class {
+            Class::Home => {
+                self.home = true;
+                self.settled = false;
+            }
+            _ => self.run = true,
+        }
+    }
+
+    /// Something changed that makes it worth looking again.
+    pub fn retry(&mut self) {
+        self.settled = false;
+    }
+}
+
+/// The entry of a bitmap in the directory.
+pub(super) fn entry(slot: Pba, summary: Summary, ckpt: CkptNo, check: Check) -> Ref {
+    let when = u64::from(summary.free) << LONGEST_BITS | u64::from(summary.longest);
+    Ref::page(slot, base::Seq::new(when), ckpt, check)
+}
+
+/// What an entry says of its bitmap.
+pub(super) fn summary_of(entry: &Ref) -> Summary {
+    let when = entry.when.get();
+    Summary { free: (when >> LONGEST_BITS) as u32, longest: (when & ((1 << LONGEST_BITS) - 1)) as u32 }
+}
+
+impl Space {
+    /// The region to load next, if what is in memory runs short and a load can help. Each is named once; it must
+    /// be answered by `loaded`, `fresh` or `load_failed`. Ask until there is none; O(1) while nothing is short.
+    pub fn wanted(&mut self) -> Option<Want> {
+        if self.loading >= LOADS_AT_ONCE || self.needs.settled {
+            return None;
+        }
+        let home = if self.needs.home { self.unloaded_home() } else { None };
+        let region = match home {
+            Some(region) => region,
+            None if self.enough() => return None,
+            None => match self.shelves.highest(Set::Unloaded).filter(|shelf| *shelf > 0) {
+                Some(shelf) => RegionNo::new(self.shelves.shelf(Set::Unloaded, shelf).next()?),
+                None => {
+                    self.needs.settled = true;
+                    return None;
+                }
+            },
+        };
+        if !self.spare_frame(region, home.is_some()) {
+            self.needs.settled = true;
+            return None;
+        }
+        self.loading += 1;
+        if home.is_some() {
+            self.needs.home = false
+        } else {
+            self.needs.run = false
+        }
+        let row = &mut self.rows[region.get() as usize];
+        row.state = State::Loading(row.bitmap.ckpt());
+        let bitmap = (!row.bitmap.is_absent()).then_some(row.bitmap);
+        self.shelve(region);
+        Some(Want { region, bitmap })
+    }
+
+    /// Whether what is in memory serves a while of writes.
+    fn enough(&self) -> bool {
+        let offered = self.shelves.highest(Set::Unloaded).unwrap_or(0);
+        let have = self.shelves.highest(Set::Loaded).unwrap_or(0);
+        !self.needs.run
+            && self.loaded_regions() + self.loading >= LOADED_LEAST
+            && self.loaded_free >= u64::from(self.config.region_blocks / 2)
+            && have >= offered.min(shelf_of(LONG_RUN))
+    }
+
+    fn unloaded_home(&self) -> Option<RegionNo> {
+        let count = self.config.home_regions.min(self.regions()) as usize;
+        let at = self.rows[..count].iter().position(|row| row.state == State::Unloaded && row.free > 0)?;
+        Some(RegionNo::new(at as u32))
+    }
+
+    /// Sees to a spare frame for a region: one that no load under way counts on, or that of an idle region that
+    /// is worth less (or, if `need` is set, of any idle one). Whether there is one.
+    fn spare_frame(&mut self, region: RegionNo, need: bool) -> bool {
+        if self.spare.len() as u32 > self.loading {
+            return true;
+        }
+        let worth = shelf_of(u32::from(self.rows[region.get() as usize].longest));
+        let limit = if need { SHELVES } else { worth };
+        let victim = (0..limit).find_map(|shelf| {
+            self.shelves.shelf(Set::Loaded, shelf).map(RegionNo::new).find(|victim| {
+                let frame = self.frame_of(*victim).expect("on a shelf of the loaded");
+                let held = &self.frames[frame as usize];
+                held.idle() && (held.free() == 0 || !self.has_cursor(*victim))
+            })
+        });
+        if let Some(victim) = victim {
+            self.unload(victim);
+        }
+        victim.is_some()
+    }
+
+    /// Drops an idle region from memory.
+    fn unload(&mut self, region: RegionNo) {
+        let frame = self.frame_of(region).expect("loaded");
+        let held = &self.frames[frame as usize];
+        let row = &mut self.rows[region.get() as usize];
+        assert!(
+            held.idle() && held.free() == u32::from(row.free),
+            "region {region} has changes that would be lost"
+        );
+        self.loaded_free -= u64::from(held.free());
+        row.state = State::Unloaded;
+        self.spare.push(frame);
+        self.drop_cursors(region);
+        self.shelve(region);
+    }
+
+    /// Takes in the bitmap of a region that `wanted` named, read from any leg where it had its Ref's check.
+    /// False if it cannot be used: a checkpoint has replaced it meanwhile (the region will be wanted again), or
+    /// it contradicts the directory or the geometry (the region is lost to allocation, like `load_failed`).
+    pub fn loaded(&mut self, region: RegionNo, bitmap: &Block, fixed: &impl Fixed) -> bool {
+        let row = self.rows[region.get() as usize];
+        assert!(matches!(row.state, State::Loading(_)), "region {region} was not asked for");
+        if Check::of(bitmap) != row.bitmap.check {
+            self.ask_again(region);
+            return false;
+        }
+        let bits = Bitmap::decode(bitmap);
+        if !self.plausible(region, &bits, fixed) {
+            self.lose(region);
+            return false;
+        }
+        self.enter(region, &bits);
+        true
+    }
+
+    /// Takes in a region that `wanted` named without a bitmap. False if it got one meanwhile: it will be wanted
+    /// again.
+    pub fn fresh(&mut self, region: RegionNo, fixed: &impl Fixed) -> bool {
+        let row = self.rows[region.get() as usize];
+        assert!(matches!(row.state, State::Loading(_)), "region {region} was not asked for");
+        if !row.bitmap.is_absent() {
+            self.ask_again(region);
+            return false;
+        }
+        let bits = self.fixed_bits(region, fixed);
+        self.enter(region, &bits);
+        true
+    }
+
+    /// No leg has the bitmap that `wanted` asked for. Nothing is handed out from the region any more, unless a
+    /// checkpoint has replaced the bitmap meanwhile.
+    pub fn load_failed(&mut self, region: RegionNo) {
+        let row = self.rows[region.get() as usize];
+        let State::Loading(asked) = row.state else { panic!("region {region} was not asked for") };
+        if asked == row.bitmap.ckpt() { self.lose(region) } else { self.ask_again(region) }
+    }
+
+    fn ask_again(&mut self, region: RegionNo) {
+        self.rows[region.get() as usize].state = State::Unloaded;
+        self.loading -= 1;
+        self.needs.run = true;
+        self.needs.retry();
+        self.shelve(region);
+    }
+
+    fn lose(&mut self, region: RegionNo) {
+        let free = self.unloaded_free(region);
+        self.free -= free;
+        self.rows[region.get() as usize].state = State::Lost;
+        self.loading -= 1;
+        self.needs.retry();
+    }
+
+    /// What a region that is not in memory adds to `free`.
+    pub(super) fn unloaded_free(&mut self, region: RegionNo) -> u64 {
+        self.settle_marks();
+        let (first, end) = self.bounds(region);
+        let taken = self.marks.range(first, end).count() + self.limbo.range(first, end).len();
+        u64::from(self.rows[region.get() as usize].free) - taken as u64
+    }
+
+    /// Whether a bitmap has the numbers that its entry says, the fixed blocks, and nothing past its end.
+    fn plausible(&self, region: RegionNo, bits: &Bitmap, fixed: &impl Fixed) -> bool {
+        let row = &self.rows[region.get() as usize];
+        let blocks = self.config.region_blocks;
+        let expected = Summary { free: u32::from(row.free), longest: u32::from(row.longest) };
+        let must = self.fixed_bits(region, fixed);
+        bits.summary(blocks) == expected
+            && bits.used() == blocks - expected.free
+            && (0..crate::bitmap::WORDS).all(|i| must.word(i) & !bits.word(i) == 0)
+    }
+
+    fn enter(&mut self, region: RegionNo, bits: &Bitmap) {
+        let free = self.unloaded_free(region);
+        let (first, end) = self.bounds(region);
+        let frame = self.spare.pop().expect("a frame was kept for every load");
+        self.loading -= 1;
+        let marks = self.marks.range(first, end);
+        let taken = marks.chain(self.limbo.range(first, end).iter().copied());
+        let held = &mut self.frames[frame as usize];
+        held.load(bits, taken.map(|pba| (pba - first).get() as u32));
+        assert!(u64::from(held.free()) == free, "a record above the checkpoint names a block that it maps");
+        self.marks.kill_range(first, end);
+        self.loaded_free += free;
+        self.rows[region.get() as usize].state = State::Loaded(frame);
+        self.needs.retry();
+        self.shelve(region);
+    }
+
+    /// Recovery: a record above the checkpoint names these blocks, so they are used. The same block may be named
+    /// again. After `grow`, before the first region is loaded.
+    pub fn mark(&mut self, pba: Pba, blocks: base::Blocks) {
+        for i in 0..blocks.get() {
+            let block = pba + base::Blocks::new(i);
+            let (region, _) = self.locate(block);
+            assert!(self.frame_of(region).is_none(), "marks come before the first region is loaded");
+            self.marks.push(block);
+        }
+    }
+
+    /// Brings the marks into order and counts them.
+    pub(super) fn settle_marks(&mut self) {
+        let marked = self.marks.settle() as u64;
+        self.free = self.free.checked_sub(marked).expect("records name more blocks than are free");
+    }
+
+    /// Learns what a leaf of the bitmap tree says of its regions, `first` and the 127 after it; `None` stands
+    /// for a leaf that is absent. Regions that are known already are left alone. False if it makes no sense.
+    pub(crate) fn summaries(&mut self, first: RegionNo, leaf: Option<&Block>, fixed: &impl Fixed) -> bool {
+        let end = self.regions().min(first.get() + PAGE_REFS as u32);
+        for at in first.get()..end {
+            let region = RegionNo::new(at);
+            if self.rows[at as usize].state != State::Unknown {
+                continue;
+            }
+            let bitmap = leaf.map_or(Ref::ABSENT, |leaf| page::get(leaf, (at - first.get()) as usize));
+            if bitmap.is_absent() {
+                let summary = self.fixed_bits(region, fixed).summary(self.config.region_blocks);
+                self.describe(region, bitmap, summary);
+            } else if self.valid_entry(region, &bitmap) {
+                self.describe(region, bitmap, summary_of(&bitmap));
+            } else {
+                return false;
+            }
+        }
+        self.needs.retry();
+        true
+    }
+
+    fn valid_entry(&self, region: RegionNo, entry: &Ref) -> bool {
+        let (first, _) = self.bounds(region);
+        let Summary { free, longest } = summary_of(entry);
+        let slot = (0..BITMAP_SLOTS.len()).any(|slot| entry.pba == bitmap_slot(first, slot));
+        slot && entry.flags == RefFlags::NONE && longest <= free && free < self.config.region_blocks
+    }
+}
