@@ -12,5 +12,7 @@ pub mod initramfs;
 pub mod kernel;
 pub mod machine;
 pub mod protocol;
+pub mod random;
 pub mod scenario;
 pub mod sources;
+pub mod writelog;

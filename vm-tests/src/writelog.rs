@@ -1,0 +1,272 @@
+//! What a drive had when the power went: rebuilt from the log of its writes and flushes.
+//!
+//! Crash story: killing QEMU is no power cut, for what the guest had issued stays in the host's file. So
+//! QEMU's blklogwrites node writes each request into a log (the format of Linux' dm-log-writes), and the
+//! drive is made anew from it: everything up to the last flush is there; of every later write the whole, a
+//! part or nothing, each for itself, as the seed says; a write with FUA is there.
+//!
+//! How the log relates to the truth: a request is logged before it is completed towards the guest, so
+//! whatever was acknowledged is in the log. The kill itself may leave an entry half written or a gap where
+//! one was in flight, behind which later entries, even a flush, are complete: [`Log::read`] steps over such
+//! gaps. The count in the log's superblock is only as new as the last flush and is not relied on.
+//!
+//! Not modelled: a flush makes durable also what was in flight beside it and logged before it; a drive that
+//! lies about flushes (the simulator does that).
+
+use crate::error::{Context, Error, Result};
+use crate::random::Random;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+/// First word of a log (little-endian), as in Linux' drivers/md/dm-log-writes.c.
+const MAGIC: u64 = 0x006a_7366_7773_6872;
+const VERSION: u64 = 1;
+const FLUSH: u64 = 1;
+const FUA: u64 = 2;
+const DISCARD: u64 = 4;
+const MARK: u64 = 8;
+/// Sectors that one request of a guest can have; bounds what is taken for an entry behind a gap. 64 MiB.
+const LARGEST_REQUEST_SECTORS: u64 = 131_072;
+const SECTOR_BYTES: u64 = 512;
+
+/// One request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The first sector of the drive.
+    pub sector: u64,
+    /// How many sectors.
+    pub count: u64,
+    /// Where its data is in the log, in bytes.
+    pub data_at: u64,
+    flags: u64,
+}
+
+impl Entry {
+    fn is_flush(&self) -> bool {
+        self.flags & FLUSH != 0
+    }
+
+    fn is_discard(&self) -> bool {
+        self.flags & DISCARD != 0
+    }
+
+    /// FUA writes, and the data of a request that is a flush too, are not at risk once logged.
+    fn is_safe_alone(&self) -> bool {
+        self.flags & (FUA | FLUSH) != 0
+    }
+
+    /// Sectors of data that follow the entry's header in the log.
+    fn data_sectors(&self) -> u64 {
+        if self.is_discard() { 0 } else { self.count }
+    }
+}
+
+/// A log that was read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Log {
+    /// Its requests in order.
+    pub entries: Vec<Entry>,
+    /// How many gaps the kill left.
+    pub gaps: u32,
+}
+
+impl Log {
+    /// Reads the log of a drive of `drive_bytes`.
+    ///
+    /// # Errors
+    /// It cannot be read or is no such log.
+    pub fn read(path: &Path, drive_bytes: u64) -> Result<Log> {
+        let doing = || format!("read the write log {}", path.display());
+        let file = File::open(path).doing(doing)?;
+        let end = file.metadata().doing(doing)?.len();
+        if end == 0 {
+            // QEMU writes the log's superblock with the first flush or at its end.
+            return Ok(Log::default());
+        }
+        let mut head = [0u8; 28];
+        file.read_exact_at(&mut head, 0).doing(doing)?;
+        let blank = head.iter().all(|b| *b == 0);
+        let sector_bytes = u32::from_le_bytes(head[24..28].try_into().expect("four bytes"));
+        let known = word(&head, 0) == MAGIC && word(&head, 1) == VERSION;
+        if !blank && (!known || u64::from(sector_bytes) != SECTOR_BYTES) {
+            return Err(Error::failed(format!(
+                "{} is no write log with sectors of {SECTOR_BYTES} bytes",
+                path.display()
+            )));
+        }
+        let reader = Reader { file: &file, end, drive_sectors: drive_bytes / SECTOR_BYTES };
+        let mut log = Log::default();
+        let mut at = SECTOR_BYTES;
+        while at + SECTOR_BYTES <= end {
+            if let Some(entry) = reader.entry(at) {
+                at = entry.data_at + entry.data_sectors() * SECTOR_BYTES;
+                if at <= end {
+                    log.entries.push(entry);
+                }
+            } else {
+                log.gaps += 1;
+                match reader.behind_gap(at) {
+                    Some(next) => at = next,
+                    None => break,
+                }
+            }
+        }
+        Ok(log)
+    }
+
+    /// How many entries come before the last flush, that one included.
+    #[must_use]
+    pub fn durable(&self) -> usize {
+        self.entries.iter().rposition(Entry::is_flush).map_or(0, |at| at + 1)
+    }
+}
+
+struct Reader<'a> {
+    file: &'a File,
+    end: u64,
+    drive_sectors: u64,
+}
+
+impl Reader<'_> {
+    /// The entry whose header is at `at`, if there is one.
+    fn entry(&self, at: u64) -> Option<Entry> {
+        let mut sector = [0u8; SECTOR_BYTES as usize];
+        self.file.read_exact_at(&mut sector, at).ok()?;
+        let (first, count, flags, extra) =
+            (word(&sector, 0), word(&sector, 1), word(&sector, 2), word(&sector, 3));
+        let clean = extra == 0 && sector[32..].iter().all(|b| *b == 0);
+        let known = flags & !(FLUSH | FUA | DISCARD | MARK) == 0 && flags & MARK == 0;
+        let inside = first.checked_add(count).is_some_and(|last| last <= self.drive_sectors);
+        let does_something = count > 0 || flags & FLUSH != 0;
+        let sized = count <= LARGEST_REQUEST_SECTORS || flags & DISCARD != 0;
+        (clean && known && inside && does_something && sized).then_some(Entry {
+            sector: first,
+            count,
+            data_at: at + SECTOR_BYTES,
+            flags,
+        })
+    }
+
+    /// The next place from which three entries in a row, or all up to the end, can be read. Guest data that
+    /// looks like that would need three sectors of zeros but for fitting numbers, at fitting distances.
+    fn behind_gap(&self, gap: u64) -> Option<u64> {
+        let mut start = gap + SECTOR_BYTES;
+        while start + SECTOR_BYTES <= self.end {
+            let mut at = start;
+            let mut good = 0;
+            while good < 3 && at + SECTOR_BYTES <= self.end {
+                let Some(entry) = self.entry(at) else { break };
+                at = entry.data_at + entry.data_sectors() * SECTOR_BYTES;
+                good += 1;
+            }
+            if good == 3 || (good > 0 && at >= self.end) {
+                return Some(start);
+            }
+            start += SECTOR_BYTES;
+        }
+        None
+    }
+}
+
+fn word(bytes: &[u8], index: usize) -> u64 {
+    u64::from_le_bytes(bytes[index * 8..index * 8 + 8].try_into().expect("eight bytes"))
+}
+
+/// What became of the writes of a log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fate {
+    /// Entries that a flush or FUA had made durable.
+    pub durable: u64,
+    /// Later ones that are there.
+    pub kept: u64,
+    /// Later ones that are not.
+    pub dropped: u64,
+    /// Later ones of which a part is there.
+    pub torn: u64,
+}
+
+/// How a drive treats what it had not flushed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Temper {
+    LosesAll,
+    KeepsAll,
+    Mixed,
+}
+
+/// Makes the drive that a power cut leaves: `image` holds what was there before the log began, and is
+/// changed. The same seed gives the same drive.
+///
+/// # Errors
+/// The log or the image cannot be read or written.
+pub fn rebuild(log_path: &Path, log: &Log, image: &Path, seed: u64) -> Result<Fate> {
+    let source = File::open(log_path).doing(|| format!("open {}", log_path.display()))?;
+    let target = File::options().read(true).write(true).open(image);
+    let target = target.doing(|| format!("open {}", image.display()))?;
+    let mut random = Random::new(seed);
+    // A drive that loses or keeps everything is as likely as one that does neither: both are what real
+    // drives do, and the mixture alone would hardly ever make them.
+    let temper = match random.below(4) {
+        0 => Temper::LosesAll,
+        1 => Temper::KeepsAll,
+        _ => Temper::Mixed,
+    };
+    let durable = log.durable();
+    let mut fate = Fate::default();
+    for (at, entry) in log.entries.iter().enumerate() {
+        let all = 0..entry.count;
+        let part = if at < durable || entry.is_safe_alone() {
+            fate.durable += 1;
+            all
+        } else {
+            choose(entry, temper, &mut random, &mut fate)
+        };
+        apply(&source, entry, part, &target).doing(|| format!("rebuild {}", image.display()))?;
+    }
+    Ok(fate)
+}
+
+/// Which sectors of a write at risk survive.
+fn choose(entry: &Entry, temper: Temper, random: &mut Random, fate: &mut Fate) -> std::ops::Range<u64> {
+    let dice = match temper {
+        Temper::LosesAll => 0,
+        Temper::KeepsAll => 1,
+        Temper::Mixed => random.below(3),
+    };
+    match dice {
+        0 => {
+            fate.dropped += 1;
+            0..0
+        }
+        2 if entry.count > 1 => {
+            fate.torn += 1;
+            let cut = 1 + random.below(entry.count - 1);
+            if random.below(2) == 0 { 0..cut } else { cut..entry.count }
+        }
+        _ => {
+            fate.kept += 1;
+            0..entry.count
+        }
+    }
+}
+
+fn apply(source: &File, entry: &Entry, part: std::ops::Range<u64>, target: &File) -> std::io::Result<()> {
+    const CHUNK: u64 = 1 << 20;
+    let mut buffer = vec![0u8; CHUNK as usize];
+    let (mut at, end) = (part.start * SECTOR_BYTES, part.end * SECTOR_BYTES);
+    while at < end {
+        let length = CHUNK.min(end - at);
+        let chunk = &mut buffer[..usize::try_from(length).expect("a chunk fits")];
+        if entry.is_discard() {
+            chunk.fill(0);
+        } else {
+            source.read_exact_at(chunk, entry.data_at + at)?;
+        }
+        target.write_all_at(chunk, entry.sector * SECTOR_BYTES + at)?;
+        at += length;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
