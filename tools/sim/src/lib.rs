@@ -1,1 +1,22 @@
 //! Deterministic simulation of the engine with its checkers.
+//!
+//! A run is decided by its seed: the shape of group and drives (`shape`), the workload and the weather
+//! (`workload`), every delay and every crash (`simkit`). `run` plays it and asks the checkers (`checks`), which
+//! judge what the guest sees against a reference model (`model`). `campaign` runs many seeds, `everywhere`
+//! crashes after every step of one run, `sweep` fails every drive operation once, `planted` proves that the
+//! checkers catch the bugs they are for.
+//!
+//! Architecture invariant: checkers and model know nothing of the engine; what is special to an engine is in
+//! `subject` and its one implementation.
+#![forbid(unsafe_code)]
+
+pub mod checks;
+pub mod model;
+pub mod run;
+pub mod shape;
+pub mod stamp;
+pub mod subject;
+mod workload;
+
+#[cfg(test)]
+mod toy;

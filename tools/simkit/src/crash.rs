@@ -31,10 +31,13 @@ impl SimDrive {
     /// Loses power; nothing is in flight afterwards and nothing is volatile.
     pub fn crash(&mut self, rng: &mut Rng, mode: CrashMode) {
         let mode = match mode {
-            CrashMode::Random => {
-                [CrashMode::KeepAll, CrashMode::DropAll, CrashMode::TearAll, CrashMode::Mixed, CrashMode::Mixed]
-                    [rng.below(5) as usize]
-            }
+            CrashMode::Random => [
+                CrashMode::KeepAll,
+                CrashMode::DropAll,
+                CrashMode::TearAll,
+                CrashMode::Mixed,
+                CrashMode::Mixed,
+            ][rng.below(5) as usize],
             other => other,
         };
         let mut unflushed: BTreeMap<u64, Vec<Rc<Block>>> = BTreeMap::new();

@@ -215,13 +215,16 @@ impl SimDrive {
         memory: &mut impl Memory,
     ) -> (u32, Instant) {
         let at = at.get();
-        assert!(at + blocks.get() <= self.image.blocks(), "{op:?} of {blocks} blocks at {at} leaves the drive");
+        assert!(
+            at + blocks.get() <= self.image.blocks(),
+            "{op:?} of {blocks} blocks at {at} leaves the drive"
+        );
         let mut content = Vec::new();
         for segment in segments {
             match op {
-                DriveOp::Write => content.extend(
-                    (0..segment.blocks).map(|i| Rc::new(*memory.block(segment.buf.plus(i)))),
-                ),
+                DriveOp::Write => {
+                    content.extend((0..segment.blocks).map(|i| Rc::new(*memory.block(segment.buf.plus(i)))))
+                }
                 // Whoever looks at the memory before the read has ended finds nothing of use.
                 DriveOp::Read => memory.blocks_mut(segment.buf, segment.blocks).fill(0xdb),
                 DriveOp::Flush => {}
@@ -352,11 +355,9 @@ impl SimDrive {
 
     /// A write in flight to this block whose content a read may already see.
     fn racing(&self, rng: &mut Rng, block: u64) -> Option<&Rc<Block>> {
-        let found = self
-            .in_flight
-            .iter()
-            .flatten()
-            .find(|other| other.op == DriveOp::Write && (other.at..other.at + other.blocks).contains(&block))?;
+        let found = self.in_flight.iter().flatten().find(|other| {
+            other.op == DriveOp::Write && (other.at..other.at + other.blocks).contains(&block)
+        })?;
         rng.chance(1, 2).then(|| &found.content[(block - found.at) as usize])
     }
 

@@ -126,9 +126,14 @@ impl FaultCounts {
         self.0[kind as usize]
     }
 
-    /// All kinds together, without the choices that every crash makes.
+    /// All kinds together.
     pub fn total(&self) -> u64 {
         self.0.iter().sum()
+    }
+
+    /// Those after which a drive's content is wrong without an error.
+    pub fn total_silent(&self) -> u64 {
+        FaultKind::ALL.iter().filter(|kind| kind.is_silent()).map(|kind| self.of(*kind)).sum()
     }
 
     /// Adds another count to this one.

@@ -11,8 +11,8 @@ use crate::fault::{FaultCounts, FaultKind};
 use crate::rng::Rng;
 use crate::trace::Trace;
 use base::{
-    Action, Actions, DriveIx, DriveOp, Duration, Engine, Fault, Gen, Instant, Op, Phase, Reply, Request, SlotId,
-    Uuid, VecMemory,
+    Action, Actions, DriveIx, DriveOp, Duration, Engine, Fault, Gen, Instant, Op, Phase, Reply, Request,
+    SlotId, Uuid, VecMemory,
 };
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -173,10 +173,7 @@ impl<O: Open> World<O> {
     /// Hands in a request; its buffer is filled already.
     pub fn submit(&mut self, request: Request) {
         let op = request.op as u64 | u64::from(request.fua) << 8;
-        self.trace.event(
-            b"su",
-            [u64::from(request.slot.0), op, request.sector.get(), request.sectors.get()],
-        );
+        self.trace.event(b"su", [u64::from(request.slot.0), op, request.sector.get(), request.sectors.get()]);
         self.trace.say(|| format!("{:>12} submit {request:?}", self.now.nanos()));
         self.engine.submit(request);
         self.wake = Some(self.now);
@@ -301,29 +298,33 @@ impl<O: Open> World<O> {
         self.events.push(Reverse(Event { at, order: self.order, what }));
     }
 
-    /// Everything loses power at this instant; then the engine is opened anew.
+    /// Everything loses power at this instant; `restart` comes next.
     pub fn crash_node(&mut self, mode: CrashMode) {
-        self.counts.add(FaultKind::NodeCrash);
+        self.note_crash(FaultKind::NodeCrash);
         for drive in &mut self.drives {
             drive.crash(&mut self.rng, mode);
         }
-        self.restart();
     }
 
-    /// The process dies at this instant, the drives live on; then the engine is opened anew.
+    /// The process dies at this instant, the drives live on; `restart` comes next.
     pub fn crash_process(&mut self) {
-        self.counts.add(FaultKind::ProcessCrash);
+        self.note_crash(FaultKind::ProcessCrash);
         for drive in &mut self.drives {
             drive.abandon(&mut self.rng);
         }
-        self.restart();
     }
 
-    /// Opens the engine anew on what the drives hold. After a clean close, or as the end of a crash.
-    pub fn restart(&mut self) {
-        if !matches!(self.phase(), Phase::Serving | Phase::Closed | Phase::ReadOnly | Phase::Closing) {
+    fn note_crash(&mut self, kind: FaultKind) {
+        self.trace.event(b"xx", [kind as u64, self.now.nanos(), self.phase() as u64, 0]);
+        self.trace.say(|| format!("{:>12} {} while {:?}", self.now.nanos(), kind.name(), self.phase()));
+        self.counts.add(kind);
+        if self.phase() == Phase::Recovering {
             self.counts.add(FaultKind::CrashInRecovery);
         }
+    }
+
+    /// Opens the engine anew on what the drives hold, after a crash or a clean close.
+    pub fn restart(&mut self) {
         assert!(self.is_quiet(), "an engine is opened only while nothing is in flight");
         // What the control plane was asked may have been done, though nobody hears the answer.
         for index in 0..self.wanted.len() {
@@ -342,7 +343,7 @@ impl<O: Open> World<O> {
         self.memory = VecMemory::new(self.engine.memory_blocks());
         self.wake = Some(self.now);
         self.trace.event(b"op", [self.control.catalogue.activation, self.now.nanos(), 0, 0]);
-        self.trace.say(|| format!("{:>12} crashed and opened", self.now.nanos()));
+        self.trace.say(|| format!("{:>12} opened", self.now.nanos()));
     }
 
     /// Faults of drives and world together.

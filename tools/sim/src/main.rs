@@ -1,0 +1,2 @@
+//! `plinth-sim`: runs the simulator from the command line.
+fn main() {}

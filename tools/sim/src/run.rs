@@ -1,0 +1,471 @@
+//! One run: a world, a workload, crashes and faults as the shape of the seed says, and every checker.
+//!
+//! A run is a loop of turns. A turn either does something to the world (submits a request, arms a fault, crashes
+//! it) or lets it make one step, and judges what ended. After a crash either everything is read first, or the
+//! workload goes on at once and reads settle what survived. The end of a run stops all faults and asks for
+//! everything: see `finish`.
+use crate::checks::{self, Sight, Violation, c9, c10::Progress, prefix};
+use crate::model::{Found, Look, Model, PER_BLOCK, mask_of};
+use crate::shape::Shape;
+use crate::stamp::{self, WriteId};
+use crate::subject::Subject;
+use base::limits::MAX_REQUEST_BLOCKS;
+use base::{
+    BLOCK_BYTES, Duration, Engine, Fault, Memory, Op, Phase, Request, SECTOR_BYTES, SECTORS_PER_BLOCK,
+    Sector, Sectors, SlotId,
+};
+use simkit::{CrashMode, FaultCounts, Rng, Stepped, World};
+
+/// How a run ended.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// What was broken, if anything.
+    pub violation: Option<Violation>,
+    /// Crashes of process or node.
+    pub crashes: u64,
+    /// Faults by name.
+    pub faults: FaultCounts,
+    /// Rows of the recovery table, summed over all recoveries.
+    pub rows: Vec<(&'static str, u64)>,
+    /// The hash of everything that happened.
+    pub hash: u64,
+    /// Requests that ended.
+    pub ended: u64,
+    /// Mapped blocks whose legs were compared at rest.
+    pub compared: u64,
+}
+
+pub(crate) enum Kind {
+    Write(WriteId),
+    Flush(usize),
+    Read(Vec<u32>),
+}
+
+pub(crate) struct Pending {
+    pub(crate) request: Request,
+    pub(crate) kind: Kind,
+}
+
+/// A run under way.
+pub struct Run<S: Subject> {
+    pub(crate) shape: Shape,
+    pub(crate) world: World<S>,
+    pub(crate) model: Model,
+    pub(crate) rng: Rng,
+    pub(crate) slots: Vec<Option<Pending>>,
+    pub(crate) progress: Progress,
+    /// Beyond the fault budget: requests may fail and the group may refuse, but never lie.
+    pub(crate) errors_allowed: bool,
+    /// The next block to read while everything is being read.
+    verify: Option<u64>,
+    /// Nothing was written since the last crash.
+    untouched: bool,
+    /// Turns until a recovery is cut short.
+    recovery_left: Option<u64>,
+    was: Phase,
+    left: u64,
+    ended: u64,
+    crashes: u64,
+    compared: u64,
+    silent: bool,
+    rows: Vec<(&'static str, u64)>,
+}
+
+/// Whether a turn came to the end of what was asked for.
+type Turned = Result<(), Violation>;
+
+impl<S: Subject> Run<S> {
+    /// A new group of this shape, opened.
+    pub fn new(shape: Shape, planted: Option<&str>, verbose: bool) -> Self {
+        let mut rng = Rng::new(shape.seed);
+        let (subject, drives, control) = S::create(&shape, planted, &mut rng);
+        let mut world = World::new(subject, drives, control, rng.fork());
+        world.trace.verbose = verbose;
+        world.trace.say(|| format!("{shape:?}"));
+        world.slow_control = 50;
+        let model = Model::new(shape.seed, shape.volume_blocks);
+        Self::around(shape, world, model, rng)
+    }
+
+    /// A run that goes on from a given world.
+    pub(crate) fn around(shape: Shape, world: World<S>, model: Model, rng: Rng) -> Self {
+        let progress = Progress::new(world.steps, world.now());
+        let rows = S::recovery_rows(world.engine()).into_iter().map(|(name, _)| (name, 0)).collect();
+        Self {
+            slots: (0..shape.depth).map(|_| None).collect(),
+            left: shape.requests,
+            shape,
+            world,
+            model,
+            rng,
+            progress,
+            errors_allowed: false,
+            verify: None,
+            untouched: false,
+            recovery_left: None,
+            was: Phase::Recovering,
+            ended: 0,
+            crashes: 0,
+            compared: 0,
+            silent: false,
+            rows,
+        }
+    }
+
+    /// Runs to the end and judges.
+    pub fn run(mut self) -> Outcome {
+        let violation = self.play().and_then(|()| self.finish()).err();
+        self.outcome(violation)
+    }
+
+    pub(crate) fn outcome(mut self, violation: Option<Violation>) -> Outcome {
+        self.collect_rows();
+        Outcome {
+            violation,
+            crashes: self.crashes,
+            faults: self.world.all_counts(),
+            rows: self.rows,
+            hash: self.world.trace.hash(),
+            ended: self.ended,
+            compared: self.compared,
+        }
+    }
+
+    /// The workload with its crashes and faults.
+    fn play(&mut self) -> Turned {
+        while self.left > 0 || self.verify.is_some() {
+            if self.shape.fault_every != 0 && self.rng.chance(1, self.shape.fault_every) {
+                self.strike();
+            }
+            let crash = self.shape.crash_every != 0 && self.rng.chance(1, self.shape.crash_every);
+            if crash || self.recovery_is_cut() {
+                self.crash();
+            }
+            self.turn(true)?;
+            if self.is_over() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Beyond the budget a group may refuse to go on; there is nothing more to ask of it then.
+    pub(crate) fn is_over(&self) -> bool {
+        self.world.phase() == Phase::Refused
+    }
+
+    fn recovery_is_cut(&mut self) -> bool {
+        match &mut self.recovery_left {
+            Some(0) => true,
+            Some(left) => {
+                *left -= 1;
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// Submits something, or lets the world make a step and judges what ended.
+    pub(crate) fn turn(&mut self, work: bool) -> Turned {
+        let often = if self.shape.eager { 3 } else { 1 };
+        let may_submit = self.free_slot().is_some() && (self.verify.is_some() || (work && self.left > 0));
+        let ready =
+            self.world.phase() != Phase::Recovering || (self.verify.is_none() && self.rng.chance(1, 16));
+        if may_submit && ready && self.rng.chance(often, 4) {
+            if self.verify.is_some() {
+                self.submit_verify();
+            } else {
+                self.left -= 1;
+                self.submit_work();
+            }
+        } else {
+            self.step()?;
+        }
+        if let Some(next) = self.verify
+            && next >= self.shape.volume_blocks
+            && self.slots.iter().all(Option::is_none)
+        {
+            self.verify = None;
+            if std::mem::take(&mut self.untouched) {
+                prefix::after_crash(&self.model)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One step of the world.
+    pub(crate) fn step(&mut self) -> Turned {
+        let idle = [50_000, 1_000_000, 30_000_000, 3_000_000_000][self.rng.weighted(&[40, 30, 20, 2])];
+        let horizon = self.world.now() + Duration::from_nanos(idle);
+        let waits = self.waits();
+        let asleep = self.world.is_asleep();
+        if self.world.step(horizon) == Stepped::Horizon && !waits {
+            self.progress = Progress::new(self.world.steps, self.world.now());
+        }
+        for (slot, result) in std::mem::take(&mut self.world.completed) {
+            self.progress = Progress::new(self.world.steps, self.world.now());
+            self.ended += 1;
+            self.judge(slot, result)?;
+        }
+        let phase = self.world.phase();
+        if phase != self.was {
+            self.was = phase;
+            self.progress = Progress::new(self.world.steps, self.world.now());
+            if phase != Phase::Recovering {
+                self.recovery_left = None;
+            }
+        }
+        if matches!(phase, Phase::Refused | Phase::ReadOnly) {
+            c9::refused(phase, self.errors_allowed).map_err(|v| self.explain(v))?;
+        }
+        if waits && self.waits() && phase != Phase::Refused {
+            let waiting = || self.describe_waiting();
+            let asleep = asleep && self.world.is_asleep();
+            self.progress.check(self.world.steps, self.world.now(), asleep, waiting)?;
+        }
+        Ok(())
+    }
+
+    fn explain(&self, mut violation: Violation) -> Violation {
+        violation.what = format!("{}: {}", violation.what, S::refusal(self.world.engine()));
+        violation
+    }
+
+    fn waits(&self) -> bool {
+        matches!(self.world.phase(), Phase::Recovering | Phase::Closing)
+            || self.slots.iter().any(Option::is_some)
+    }
+
+    fn describe_waiting(&self) -> String {
+        let requests: Vec<_> = self.slots.iter().flatten().map(|pending| pending.request).take(4).collect();
+        format!("{:?}, {requests:?}", self.world.phase())
+    }
+
+    pub(crate) fn free_slot(&self) -> Option<SlotId> {
+        self.slots.iter().position(Option::is_none).map(|slot| SlotId(slot as u16))
+    }
+
+    fn submit_verify(&mut self) {
+        let next = self.verify.expect("asked while verifying");
+        let blocks = (self.shape.volume_blocks - next).min(u64::from(MAX_REQUEST_BLOCKS));
+        self.verify = Some(next + blocks);
+        if blocks > 0 {
+            self.submit_read(next * SECTORS_PER_BLOCK, blocks * SECTORS_PER_BLOCK);
+        }
+    }
+
+    pub(crate) fn submit_read(&mut self, sector: u64, sectors: u64) {
+        let blocks = sector / SECTORS_PER_BLOCK..(sector + sectors).div_ceil(SECTORS_PER_BLOCK);
+        let floors = blocks.map(|block| self.model.blocks[block as usize].acked).collect();
+        self.submit(Op::Read, sector, sectors, false, Kind::Read(floors));
+    }
+
+    /// Hands a request in; a write's data is in its buffer already.
+    pub(crate) fn submit(&mut self, op: Op, sector: u64, sectors: u64, fua: bool, kind: Kind) {
+        let slot = self.free_slot().expect("the caller looked");
+        if !self.waits() {
+            self.progress = Progress::new(self.world.steps, self.world.now());
+        }
+        let request = Request { slot, op, sector: Sector::new(sector), sectors: Sectors::new(sectors), fua };
+        if op == Op::Write {
+            let Kind::Write(id) = kind else { unreachable!("a write has a number") };
+            self.fill(&request, id);
+        }
+        self.slots[slot.0 as usize] = Some(Pending { request, kind });
+        self.world.submit(request);
+    }
+
+    fn fill(&mut self, request: &Request, id: WriteId) {
+        let first = self.world.engine().slot_buffer(request.slot);
+        let offset = request.sector.offset_in_block();
+        let bytes = request.sectors.get() as usize * SECTOR_BYTES;
+        let blocks = (offset + bytes).div_ceil(BLOCK_BYTES) as u32;
+        let buffer = self.world.memory.blocks_mut(first, blocks);
+        for (i, sector) in buffer[offset..offset + bytes].chunks_exact_mut(SECTOR_BYTES).enumerate() {
+            stamp::put(sector, self.shape.seed, request.sector.get() + i as u64, id);
+        }
+    }
+
+    /// Judges a request that ended and tells the model.
+    fn judge(&mut self, slot: SlotId, result: Result<(), Fault>) -> Turned {
+        let pending = self.slots[slot.0 as usize].take();
+        let Some(Pending { request, kind }) = pending else {
+            return Err(Violation::new("C9", format!("{slot:?} ended without a request")));
+        };
+        if let Err(fault) = result {
+            c9::failed(&request, fault, self.errors_allowed, self.shape.tight)?;
+            if let Kind::Write(id) = kind {
+                match fault {
+                    Fault::NoSpace => self.model.refused(id),
+                    _ => self.model.failed(id),
+                }
+            }
+            return Ok(());
+        }
+        match kind {
+            Kind::Write(id) => self.model.acked(id, self.world.steps),
+            Kind::Flush(acks) => self.model.flushed(acks),
+            Kind::Read(floors) => return self.judge_read(&request, &floors),
+        }
+        Ok(())
+    }
+
+    fn judge_read(&mut self, request: &Request, floors: &[u32]) -> Turned {
+        let (sector, sectors) = (request.sector.get(), request.sectors.get());
+        let first = sector / SECTORS_PER_BLOCK;
+        let buffer = self.world.engine().slot_buffer(request.slot);
+        for (i, floor) in floors.iter().enumerate() {
+            let block = first + i as u64;
+            let mask = mask_of(block, sector, sectors);
+            let bytes = self.world.memory.block(buffer.plus(i as u32));
+            let look = Look::at(block, bytes, mask, self.shape.seed);
+            let history = &self.model.blocks[block as usize];
+            let found = history.find(&look, *floor);
+            checks::read(&Sight { block, history, floor: *floor, look: &look, found })?;
+            let Found::Allowed(index) = found else { unreachable!("some checker objects to {found:?}") };
+            self.model.learn(block, &look, index);
+        }
+        assert!(PER_BLOCK == 8, "masks are bytes");
+        Ok(())
+    }
+
+    /// A crash of process or node, and the start of the next recovery.
+    fn crash(&mut self) {
+        if self.rng.below(100) < self.shape.process {
+            self.world.crash_process();
+        } else {
+            self.world.crash_node(CrashMode::Random);
+        }
+        self.weather_after_crash();
+        self.reopen();
+        if self.rng.below(100) < self.shape.recovery_crashes {
+            self.recovery_left = Some(self.rng.below(40));
+        }
+    }
+
+    /// Forgets what was in flight and opens the engine anew.
+    pub(crate) fn reopen(&mut self) {
+        self.crashes += 1;
+        self.collect_rows();
+        self.slots.iter_mut().for_each(|slot| *slot = None);
+        self.model.crash();
+        self.world.restart();
+        self.recovery_left = None;
+        self.was = self.world.phase();
+        self.progress = Progress::new(self.world.steps, self.world.now());
+        self.verify = self.shape.verify_first.then_some(0);
+        self.untouched = self.shape.verify_first;
+    }
+
+    pub(crate) fn collect_rows(&mut self) {
+        for (sum, (name, count)) in self.rows.iter_mut().zip(S::recovery_rows(self.world.engine())) {
+            assert_eq!(sum.0, name, "rows come in one order");
+            sum.1 += count;
+        }
+    }
+
+    /// Stops all faults and asks for everything: every request ends, everything reads right, the group closes, its
+    /// legs are alike, it opens again and answers the same, also without any leg whose loss it must survive.
+    pub(crate) fn finish(&mut self) -> Turned {
+        self.calm_down();
+        self.settle_down()?;
+        if self.is_over() || self.world.phase() == Phase::ReadOnly {
+            return Ok(());
+        }
+        self.read_everything()?;
+        self.world.close();
+        while self.world.phase() != Phase::Closed {
+            self.step()?;
+        }
+        // A clean close promises what a flush does.
+        self.model.flushed(self.model.acks.len());
+        if !self.world.is_quiet() {
+            return Err(Violation::new("C10", "the group is closed, but operations are in flight"));
+        }
+        self.compare_legs()?;
+        self.shape.verify_first = true;
+        self.reopen();
+        self.settle_down()?;
+        let legs = 0..self.shape.legs;
+        legs.filter(|leg| self.may_lose(*leg))
+            .collect::<Vec<_>>()
+            .into_iter()
+            .try_for_each(|leg| self.without(leg))
+    }
+
+    /// Steps until nothing waits.
+    pub(crate) fn settle_down(&mut self) -> Turned {
+        while (self.waits() || self.verify.is_some()) && !self.is_over() {
+            self.turn(false)?;
+        }
+        Ok(())
+    }
+
+    /// Reads the whole volume.
+    pub(crate) fn read_everything(&mut self) -> Turned {
+        self.verify = Some(0);
+        self.settle_down()
+    }
+
+    fn calm_down(&mut self) {
+        self.world.slow_control = 0;
+        self.shape.eager = true;
+        self.world.drives.iter_mut().for_each(simkit::SimDrive::heal);
+        self.left = 0;
+    }
+
+    fn compare_legs(&mut self) -> Turned {
+        let silent = self.silent || self.world.all_counts().total_silent() > 0;
+        if silent {
+            return Ok(());
+        }
+        let subject = self.world.opener().clone();
+        let (drives, catalogue) = (&self.world.drives, &self.world.control.catalogue);
+        let mapped = subject.mapped(drives, catalogue).map_err(|what| Violation::new("C5", what))?;
+        self.compared += checks::c5::at_rest(drives, &mapped)? as u64;
+        Ok(())
+    }
+
+    /// Whether every place of this leg has another copy that is current.
+    fn may_lose(&self, leg: u8) -> bool {
+        let columns = usize::from(self.shape.columns);
+        let good = |drive: usize| {
+            !self.world.drives[drive].is_dead() && !self.world.control.catalogue.is_stale(drive)
+        };
+        let damaged = |other: u8| self.shape.fault_every != 0 && self.shape.bad_leg == other;
+        (0..columns).all(|column| {
+            (0..self.shape.legs)
+                .any(|other| other != leg && !damaged(other) && good(usize::from(other) * columns + column))
+        })
+    }
+
+    /// Opens a copy of everything without one leg and reads all of it.
+    fn without(&mut self, leg: u8) -> Turned {
+        let mut drives = self.world.drives.clone();
+        let mut fresh = Rng::new(self.shape.seed ^ u64::from(leg) ^ 0x4c45_4700);
+        let columns = usize::from(self.shape.columns);
+        for (i, drive) in drives.iter_mut().enumerate() {
+            drive.counts = FaultCounts::default();
+            drive.crash(&mut fresh, CrashMode::Random);
+            if i / columns == usize::from(leg) {
+                drive.kill();
+            }
+        }
+        let subject = self.world.opener().clone();
+        let mut world = World::new(subject, drives, self.world.control.clone(), fresh.fork());
+        world.trace.verbose = self.world.trace.verbose;
+        world.trace.say(|| format!("without leg {leg}"));
+        let mut model = self.model.clone();
+        model.crash();
+        let mut run = Self::around(self.shape.clone(), world, model, fresh);
+        run.calm_down();
+        run.verify = Some(0);
+        run.settle_down().map_err(|v| Violation::new(v.checker, format!("without leg {leg}: {}", v.what)))?;
+        self.world.trace.event(b"wl", [u64::from(leg), run.world.trace.hash(), 0, 0]);
+        Ok(())
+    }
+
+    pub(crate) fn note_silent(&mut self) {
+        self.silent = true;
+    }
+}

@@ -1,0 +1,138 @@
+//! What a seed decides: the group, the drives, the workload and the faults of one run.
+use simkit::Rng;
+
+/// Which faults a run may meet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Weather {
+    /// None at all, not even crashes.
+    Calm,
+    /// Crashes only.
+    Crashes,
+    /// Crashes, and everything on one leg.
+    OneLeg,
+}
+
+/// The parameters of one run; all follow from its seed.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// The seed.
+    pub seed: u64,
+    /// Copies.
+    pub legs: u8,
+    /// Stripe columns.
+    pub columns: u8,
+    /// Whether the drives have volatile caches.
+    pub volatile: bool,
+    /// Size of the volume.
+    pub volume_blocks: u64,
+    /// Size of an extent.
+    pub extent_blocks: u64,
+    /// Extents that each drive has for this group.
+    pub extents_per_drive: u32,
+    /// Whether the pool may run out although the volume is within its size.
+    pub tight: bool,
+    /// Requests in flight at most.
+    pub depth: u16,
+    /// Requests in all.
+    pub requests: u64,
+    /// Relative frequency of read, write, flush, discard, write-zeroes.
+    pub mix: [u32; 5],
+    /// How many writes in a hundred are FUA.
+    pub fua: u64,
+    /// How many requests in a hundred start and end anywhere, not at blocks.
+    pub unaligned: u64,
+    /// Longest data request, in blocks.
+    pub longest: u64,
+    /// Blocks that get most of the writes.
+    pub hot_blocks: u64,
+    /// A crash about once in so many turns of the run; 0 is never.
+    pub crash_every: u64,
+    /// How many crashes in a hundred are of the process alone.
+    pub process: u64,
+    /// A fault about once in so many turns; 0 is never.
+    pub fault_every: u64,
+    /// The leg that faults strike.
+    pub bad_leg: u8,
+    /// Whether faults that drives do not report may strike.
+    pub silent: bool,
+    /// What may go wrong.
+    pub weather: Weather,
+    /// Requests are submitted as fast as slots get free, not one now and then.
+    pub eager: bool,
+    /// How many recoveries in a hundred are cut by another crash.
+    pub recovery_crashes: u64,
+    /// Everything is read right after each recovery.
+    pub verify_first: bool,
+}
+
+impl Shape {
+    /// The shape of this seed.
+    pub fn of(seed: u64) -> Self {
+        let mut rng = Rng::new(seed ^ 0x5348_4150_4521);
+        let legs = [1, 2, 2, 2, 2, 3][rng.below(6) as usize];
+        let weather = match (legs, rng.below(10)) {
+            (_, 0) => Weather::Calm,
+            (1, _) | (_, 1..=4) => Weather::Crashes,
+            _ => Weather::OneLeg,
+        };
+        let extent_blocks = *rng.pick(&[256, 512, 512]);
+        let volume_blocks = *rng.pick(&[128, 256, 512, 1024]);
+        let tight = rng.chance(1, 6);
+        let columns = *rng.pick(&[1, 1, 2]);
+        let mut shape = Self {
+            seed,
+            legs,
+            columns,
+            volatile: rng.chance(3, 4),
+            volume_blocks,
+            extent_blocks,
+            extents_per_drive: 0,
+            tight,
+            depth: *rng.pick(&[1, 2, 4, 8, 16, 32]),
+            requests: rng.between(60, 500),
+            mix: *rng.pick(&[
+                [30, 50, 8, 6, 6],
+                [10, 80, 5, 2, 3],
+                [50, 30, 10, 5, 5],
+                [5, 60, 1, 30, 4],
+                [20, 70, 0, 5, 5],
+            ]),
+            fua: *rng.pick(&[0, 5, 30]),
+            unaligned: *rng.pick(&[0, 20, 60]),
+            longest: *rng.pick(&[1, 4, 16, 64]),
+            hot_blocks: *rng.pick(&[4, 16, 64]),
+            crash_every: if weather == Weather::Calm { 0 } else { *rng.pick(&[60, 200, 600, 1500]) },
+            process: *rng.pick(&[0, 30, 100]),
+            fault_every: if weather == Weather::OneLeg { *rng.pick(&[40, 150, 500]) } else { 0 },
+            bad_leg: rng.below(u64::from(legs)) as u8,
+            silent: rng.chance(1, 2),
+            weather,
+            eager: rng.chance(1, 2),
+            recovery_crashes: *rng.pick(&[0, 25, 60]),
+            verify_first: rng.chance(2, 3),
+        };
+        shape.size_pool(&mut rng);
+        shape
+    }
+
+    /// Extents enough for the volume twice over, or hardly enough.
+    fn size_pool(&mut self, rng: &mut Rng) {
+        let row = u64::from(self.columns) * self.extent_blocks;
+        let rows = if self.tight {
+            1 + self.volume_blocks / row + rng.below(2)
+        } else {
+            3 + (2 * self.volume_blocks).div_ceil(row)
+        };
+        self.extents_per_drive = rows as u32;
+    }
+
+    /// Drives of the group: one for each column of each leg.
+    pub fn drives(&self) -> usize {
+        usize::from(self.legs) * usize::from(self.columns)
+    }
+
+    /// Whether this drive belongs to the leg that faults strike.
+    pub fn is_bad(&self, drive: usize) -> bool {
+        drive / usize::from(self.columns) == usize::from(self.bad_leg)
+    }
+}

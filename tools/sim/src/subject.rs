@@ -1,0 +1,18 @@
+//! What the simulator needs to know of an engine beyond `base::Engine`.
+use crate::checks::c5::Places;
+use crate::shape::Shape;
+use simkit::{Catalogue, Control, Open, Rng, SimDrive};
+
+/// An engine under test, as a maker of itself.
+pub trait Subject: Open + Clone {
+    /// Drives and control plane of a new group of this shape, everything durable, and what opens it.
+    fn create(shape: &Shape, planted: Option<&str>, rng: &mut Rng) -> (Self, Vec<SimDrive>, Control);
+    /// Names of the bugs that can be planted, each with the clause that should catch it.
+    fn plantable() -> Vec<&'static str>;
+    /// How often each row of the recovery table fired in this engine, by name; in the same order always.
+    fn recovery_rows(engine: &Self::Engine) -> Vec<(&'static str, u64)>;
+    /// Where each mapped block of a closed group lies on each current leg; an error says what is damaged.
+    fn mapped(&self, drives: &[SimDrive], catalogue: &Catalogue) -> Result<Vec<Places>, String>;
+    /// Why the engine refused to open, for messages.
+    fn refusal(engine: &Self::Engine) -> String;
+}

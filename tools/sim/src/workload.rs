@@ -1,0 +1,108 @@
+//! The guest and the weather of a run: which requests come, and which faults strike when.
+use crate::run::{Kind, Run};
+use crate::shape::Weather;
+use crate::subject::Subject;
+use base::{Op, SECTORS_PER_BLOCK};
+use simkit::{Armed, FaultKind};
+
+/// Discards and write-zeroes longer than this are rare.
+const SHORT_HOLE: u64 = 16;
+
+impl<S: Subject> Run<S> {
+    /// One request of the workload.
+    pub(crate) fn submit_work(&mut self) {
+        let op = [Op::Read, Op::Write, Op::Flush, Op::Discard, Op::WriteZeroes]
+            [self.rng.weighted(&self.shape.mix)];
+        if op == Op::Flush {
+            let acks = self.model.acks.len();
+            return self.submit(op, 0, 0, false, Kind::Flush(acks));
+        }
+        let (sector, sectors) = self.draw_range(op);
+        if op == Op::Read || self.model.needs_a_read(sector, sectors) {
+            let limit = u64::from(base::limits::MAX_REQUEST_BLOCKS) * SECTORS_PER_BLOCK;
+            return self.submit_read(sector, sectors.min(limit));
+        }
+        let fua = op != Op::Discard && self.rng.below(100) < self.shape.fua;
+        let id = self.model.issue(sector, sectors, op != Op::Write, fua, self.world.steps);
+        self.submit(op, sector, sectors, fua, Kind::Write(id));
+    }
+
+    /// Where a request goes: mostly into the hot blocks, mostly at block boundaries.
+    fn draw_range(&mut self, op: Op) -> (u64, u64) {
+        let volume = self.shape.volume_blocks;
+        let zeroes = matches!(op, Op::Discard | Op::WriteZeroes);
+        let longest = match zeroes {
+            true if self.rng.chance(1, 8) => volume,
+            true => SHORT_HOLE,
+            false => self.shape.longest,
+        };
+        let blocks = match self.rng.below(3) {
+            0 => 1,
+            1 => self.rng.between(1, longest.min(4)),
+            _ => self.rng.between(1, longest),
+        };
+        let first = if self.rng.chance(2, 3) {
+            self.rng.below(self.shape.hot_blocks)
+        } else {
+            self.rng.below(volume)
+        };
+        let blocks = blocks.min(volume - first);
+        let (mut sector, mut sectors) = (first * SECTORS_PER_BLOCK, blocks * SECTORS_PER_BLOCK);
+        if self.rng.below(100) < self.shape.unaligned {
+            let skip = self.rng.below(SECTORS_PER_BLOCK);
+            sector += skip;
+            sectors = self.rng.between(1, sectors).min(volume * SECTORS_PER_BLOCK - sector);
+        }
+        (sector, sectors)
+    }
+
+    /// A fault on the leg that faults strike.
+    pub(crate) fn strike(&mut self) {
+        use FaultKind as F;
+        assert_eq!(self.shape.weather, Weather::OneLeg);
+        let columns = usize::from(self.shape.columns);
+        let drive = usize::from(self.shape.bad_leg) * columns + self.rng.below(columns as u64) as usize;
+        let reported = [F::ReadError, F::WriteError, F::FlushError, F::Slow, F::Hang, F::Death];
+        let hidden = [
+            F::BitRot,
+            F::Misdirected,
+            F::LostWrite,
+            F::StaleRead,
+            F::GarbageRead,
+            F::LyingFlush,
+            F::ReadError,
+        ];
+        let hide = self.shape.silent && self.rng.chance(2, 3);
+        let kind =
+            if hide { *self.rng.pick(&hidden) } else { reported[self.rng.weighted(&[6, 3, 3, 4, 4, 1])] };
+        self.world.trace.event(b"st", [drive as u64, kind as u64, 0, 0]);
+        self.world
+            .trace
+            .say(|| format!("{:>12} strike drive {drive} with {}", self.world.now().nanos(), kind.name()));
+        if kind.is_silent() {
+            self.note_silent();
+        }
+        let target = &mut self.world.drives[drive];
+        match kind {
+            F::BitRot => target.rot(&mut self.rng),
+            F::Death => target.kill(),
+            _ if self.rng.chance(1, 6) && kind != F::Hang => target.arm(Armed::for_ever(kind)),
+            _ => target.arm(Armed { kind, times: self.rng.between(1, 3) as u32 }),
+        }
+    }
+
+    /// What a crash does to faulty drives: some come back, some are well again.
+    pub(crate) fn weather_after_crash(&mut self) {
+        for (i, drive) in self.world.drives.iter_mut().enumerate() {
+            if !self.shape.is_bad(i) {
+                continue;
+            }
+            if drive.is_dead() && self.rng.chance(1, 2) {
+                drive.revive();
+            }
+            if self.rng.chance(1, 2) {
+                drive.heal();
+            }
+        }
+    }
+}
