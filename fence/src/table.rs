@@ -1,0 +1,175 @@
+//! The copies of a group: one entry for each drive, in the order of the group's drive table.
+//!
+//! Invariants: a drive is listed once; an entry changes only with a higher version; the last current copy of any
+//! place of a row is never marked stale. A *place* is one (row, column): the set of drives that hold its legs.
+//! The order in which a change becomes real is the caller's: going stale is durable in the superblocks of the
+//! remaining drives and in the catalogue before a write that the drive misses is acknowledged; becoming current
+//! is durable in the superblocks, then in the catalogue, before the copy is counted on.
+use crate::copy::{CopyEntry, CopyState, Event, Illegal};
+use crate::drives::DriveSet;
+use alloc::vec::Vec;
+use base::limits::MAX_DRIVES;
+use base::{CkptNo, DriveIx, Seq, Uuid};
+
+/// The drives of a group and what their copies are worth.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CopyTable {
+    entries: Vec<CopyEntry>,
+}
+
+/// Why the table was not changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refused {
+    /// The group has as many drives as it can have.
+    Full,
+    /// The drive is listed already.
+    Listed,
+    /// The transition does not exist.
+    Illegal(Illegal),
+    /// It is the last current copy of a place.
+    LastCopy,
+}
+
+impl Default for CopyTable {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl CopyTable {
+    /// No drive. Room for all is taken now.
+    pub fn new() -> Self {
+        Self { entries: Vec::with_capacity(MAX_DRIVES) }
+    }
+
+    /// The table that a superblock lists; `None` if a drive is in it twice or it is too long.
+    pub fn from_entries(listed: &[CopyEntry]) -> Option<Self> {
+        let mut table = Self::new();
+        for entry in listed {
+            table.add(*entry).ok()?;
+        }
+        Some(table)
+    }
+
+    /// The entries, by drive index.
+    pub fn entries(&self) -> &[CopyEntry] {
+        &self.entries
+    }
+    /// One entry. Panics if there is no such drive.
+    pub fn get(&self, drive: DriveIx) -> &CopyEntry {
+        &self.entries[usize::from(drive.get())]
+    }
+    /// The index of a drive.
+    pub fn find(&self, drive: Uuid) -> Option<DriveIx> {
+        self.entries.iter().position(|entry| entry.drive == drive).map(|at| DriveIx::new(at as u8))
+    }
+    /// The drives in a state that satisfies `is`.
+    pub fn drives(&self, is: impl Fn(CopyState) -> bool) -> DriveSet {
+        let all = self.entries.iter().enumerate();
+        all.filter(|(_, entry)| is(entry.state)).map(|(at, _)| DriveIx::new(at as u8)).collect()
+    }
+    /// The drives whose copies are current.
+    pub fn current(&self) -> DriveSet {
+        self.drives(CopyState::is_current)
+    }
+    /// The highest version of any entry.
+    pub fn newest_version(&self) -> u64 {
+        self.entries.iter().map(|entry| entry.version).max().unwrap_or(0)
+    }
+
+    /// Adds a drive behind the others: `Current` when a group is made, `CopyState::EMPTY` later.
+    pub fn add(&mut self, entry: CopyEntry) -> Result<DriveIx, Refused> {
+        if self.entries.len() == MAX_DRIVES {
+            return Err(Refused::Full);
+        }
+        if self.find(entry.drive).is_some() {
+            return Err(Refused::Listed);
+        }
+        self.entries.push(entry);
+        Ok(DriveIx::new((self.entries.len() - 1) as u8))
+    }
+
+    /// Whether this drive may go stale: every place that it holds a leg of has another current copy.
+    pub fn may_fail(&self, drive: DriveIx, places: impl IntoIterator<Item = DriveSet>) -> bool {
+        let others = self.current().without(DriveSet::only(drive));
+        places.into_iter().filter(|place| place.contains(drive)).all(|place| !place.and(others).is_empty())
+    }
+
+    /// The drive's last good flush covered `seq` and `ckpt`; from now on it misses things. Refused for the last
+    /// current copy of a place: its failure is the group's.
+    pub fn fail(
+        &mut self,
+        drive: DriveIx,
+        (seq, ckpt): (Seq, CkptNo),
+        version: u64,
+        places: impl IntoIterator<Item = DriveSet>,
+    ) -> Result<(), Refused> {
+        if self.get(drive).state.is_current() && !self.may_fail(drive, places) {
+            return Err(Refused::LastCopy);
+        }
+        self.change(drive, Event::Fail { seq, ckpt }, version)
+    }
+
+    /// The drive's history is not a prefix of the group's. Refused for the last current copy of a place.
+    pub fn diverge(
+        &mut self,
+        drive: DriveIx,
+        version: u64,
+        places: impl IntoIterator<Item = DriveSet>,
+    ) -> Result<(), Refused> {
+        if self.get(drive).state.is_current() && !self.may_fail(drive, places) {
+            return Err(Refused::LastCopy);
+        }
+        self.change(drive, Event::Diverge, version)
+    }
+
+    /// A resync of the drive begins: everything ever issued to it has ended.
+    pub fn begin_resync(&mut self, drive: DriveIx, version: u64) -> Result<(), Refused> {
+        self.change(drive, Event::BeginResync, version)
+    }
+
+    /// The drive has everything: a checkpoint taken after the last copy was flushed on it.
+    pub fn finish_resync(&mut self, drive: DriveIx, version: u64) -> Result<(), Refused> {
+        self.change(drive, Event::FinishResync, version)
+    }
+
+    fn change(&mut self, drive: DriveIx, event: Event, version: u64) -> Result<(), Refused> {
+        let entry = &mut self.entries[usize::from(drive.get())];
+        let state = entry.state.after(event).map_err(Refused::Illegal)?;
+        if state != entry.state {
+            assert!(version > entry.version, "a state changes with a higher version");
+            *entry = CopyEntry { state, version, ..*entry };
+        }
+        Ok(())
+    }
+
+    /// Takes what another view (an older superblock, another drive's, the catalogue's) knows better: for each
+    /// drive the entry with the higher version. Drives that only the other view lists are left out: which drives
+    /// a group has is for its newest superblock to say.
+    pub fn merge(&mut self, view: &[CopyEntry]) {
+        for entry in &mut self.entries {
+            let drive = entry.drive;
+            for other in view.iter().filter(|other| other.drive == drive) {
+                if other.version > entry.version {
+                    *entry = *other;
+                } else if other.version == entry.version {
+                    entry.state = entry.state.worse(other.state);
+                }
+            }
+        }
+    }
+
+    /// Gives every entry the version of a new activation's first superblock (`Activation::first_version`). What
+    /// the activation decided about each copy then outweighs whatever an older one may have written down on a
+    /// drive that is absent now. The superblock that says so is durable, and the catalogue has it, before the
+    /// group is served.
+    pub fn restamp(&mut self, version: u64) {
+        for entry in &mut self.entries {
+            assert!(version > entry.version, "an activation's versions are higher than any found");
+            entry.version = version;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
