@@ -10,12 +10,17 @@
 //! `subject` and its one implementation.
 #![forbid(unsafe_code)]
 
+pub mod campaign;
 pub mod checks;
+pub mod cli;
+pub mod everywhere;
 pub mod model;
+pub mod planted;
 pub mod run;
 pub mod shape;
 pub mod stamp;
 pub mod subject;
+pub mod sweep;
 mod workload;
 
 #[cfg(test)]

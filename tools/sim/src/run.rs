@@ -6,7 +6,7 @@
 //! everything: see `finish`.
 use crate::checks::{self, Sight, Violation, c9, c10::Progress, prefix};
 use crate::model::{Found, Look, Model, PER_BLOCK, mask_of};
-use crate::shape::Shape;
+use crate::shape::{Shape, Weather};
 use crate::stamp::{self, WriteId};
 use crate::subject::Subject;
 use base::limits::MAX_REQUEST_BLOCKS;
@@ -91,6 +91,7 @@ impl<S: Subject> Run<S> {
     pub(crate) fn around(shape: Shape, world: World<S>, model: Model, rng: Rng) -> Self {
         let progress = Progress::new(world.steps, world.now());
         let rows = S::recovery_rows(world.engine()).into_iter().map(|(name, _)| (name, 0)).collect();
+        let errors_allowed = shape.weather == Weather::Beyond;
         Self {
             slots: (0..shape.depth).map(|_| None).collect(),
             left: shape.requests,
@@ -99,7 +100,7 @@ impl<S: Subject> Run<S> {
             model,
             rng,
             progress,
-            errors_allowed: false,
+            errors_allowed,
             verify: None,
             untouched: false,
             recovery_left: None,
@@ -132,7 +133,7 @@ impl<S: Subject> Run<S> {
     }
 
     /// The workload with its crashes and faults.
-    fn play(&mut self) -> Turned {
+    pub(crate) fn play(&mut self) -> Turned {
         while self.left > 0 || self.verify.is_some() {
             if self.shape.fault_every != 0 && self.rng.chance(1, self.shape.fault_every) {
                 self.strike();
@@ -374,7 +375,7 @@ impl<S: Subject> Run<S> {
         }
         self.read_everything()?;
         self.world.close();
-        while self.world.phase() != Phase::Closed {
+        while !matches!(self.world.phase(), Phase::Closed | Phase::Refused) {
             self.step()?;
         }
         // A clean close promises what a flush does.
@@ -386,6 +387,9 @@ impl<S: Subject> Run<S> {
         self.shape.verify_first = true;
         self.reopen();
         self.settle_down()?;
+        if self.errors_allowed {
+            return Ok(());
+        }
         let legs = 0..self.shape.legs;
         legs.filter(|leg| self.may_lose(*leg))
             .collect::<Vec<_>>()
@@ -416,7 +420,7 @@ impl<S: Subject> Run<S> {
 
     fn compare_legs(&mut self) -> Turned {
         let silent = self.silent || self.world.all_counts().total_silent() > 0;
-        if silent {
+        if silent || self.errors_allowed {
             return Ok(());
         }
         let subject = self.world.opener().clone();
@@ -463,6 +467,12 @@ impl<S: Subject> Run<S> {
         run.settle_down().map_err(|v| Violation::new(v.checker, format!("without leg {leg}: {}", v.what)))?;
         self.world.trace.event(b"wl", [u64::from(leg), run.world.trace.hash(), 0, 0]);
         Ok(())
+    }
+
+    /// For the canary: a write that never was is acknowledged, so that no answer is right.
+    pub(crate) fn expect_the_impossible(&mut self) {
+        let id = self.model.issue(0, SECTORS_PER_BLOCK, false, true, 0);
+        self.model.acked(id, 0);
     }
 
     pub(crate) fn note_silent(&mut self) {

@@ -10,6 +10,9 @@ pub enum Weather {
     Crashes,
     /// Crashes, and everything on one leg.
     OneLeg,
+    /// Beyond the fault budget: reported faults and rot on any leg. Requests may fail and the group may refuse
+    /// to open, but what it returns must be right.
+    Beyond,
 }
 
 /// The parameters of one run; all follow from its seed.
@@ -72,6 +75,7 @@ impl Shape {
         let legs = [1, 2, 2, 2, 2, 3][rng.below(6) as usize];
         let weather = match (legs, rng.below(10)) {
             (_, 0) => Weather::Calm,
+            (_, 9) => Weather::Beyond,
             (1, _) | (_, 1..=4) => Weather::Crashes,
             _ => Weather::OneLeg,
         };
@@ -103,7 +107,11 @@ impl Shape {
             hot_blocks: *rng.pick(&[4, 16, 64]),
             crash_every: if weather == Weather::Calm { 0 } else { *rng.pick(&[60, 200, 600, 1500]) },
             process: *rng.pick(&[0, 30, 100]),
-            fault_every: if weather == Weather::OneLeg { *rng.pick(&[40, 150, 500]) } else { 0 },
+            fault_every: match weather {
+                Weather::OneLeg => *rng.pick(&[40, 150, 500]),
+                Weather::Beyond => *rng.pick(&[150, 500]),
+                Weather::Calm | Weather::Crashes => 0,
+            },
             bad_leg: rng.below(u64::from(legs)) as u8,
             silent: rng.chance(1, 2),
             weather,
@@ -133,6 +141,6 @@ impl Shape {
 
     /// Whether this drive belongs to the leg that faults strike.
     pub fn is_bad(&self, drive: usize) -> bool {
-        drive / usize::from(self.columns) == usize::from(self.bad_leg)
+        self.weather == Weather::Beyond || drive / usize::from(self.columns) == usize::from(self.bad_leg)
     }
 }

@@ -56,12 +56,14 @@ impl<S: Subject> Run<S> {
         (sector, sectors)
     }
 
-    /// A fault on the leg that faults strike.
+    /// A fault on the leg that faults strike, or on any leg beyond the budget.
     pub(crate) fn strike(&mut self) {
         use FaultKind as F;
-        assert_eq!(self.shape.weather, Weather::OneLeg);
-        let columns = usize::from(self.shape.columns);
-        let drive = usize::from(self.shape.bad_leg) * columns + self.rng.below(columns as u64) as usize;
+        let columns = u64::from(self.shape.columns);
+        let beyond = self.shape.weather == Weather::Beyond;
+        let leg =
+            if beyond { self.rng.below(u64::from(self.shape.legs)) } else { u64::from(self.shape.bad_leg) };
+        let drive = (leg * columns + self.rng.below(columns)) as usize;
         let reported = [F::ReadError, F::WriteError, F::FlushError, F::Slow, F::Hang, F::Death];
         let hidden = [
             F::BitRot,
@@ -72,9 +74,11 @@ impl<S: Subject> Run<S> {
             F::LyingFlush,
             F::ReadError,
         ];
-        let hide = self.shape.silent && self.rng.chance(2, 3);
-        let kind =
-            if hide { *self.rng.pick(&hidden) } else { reported[self.rng.weighted(&[6, 3, 3, 4, 4, 1])] };
+        let kind = match self.shape.silent && self.rng.chance(2, 3) {
+            true if beyond => F::BitRot,
+            true => *self.rng.pick(&hidden),
+            false => reported[self.rng.weighted(&[6, 3, 3, 4, 4, 1])],
+        };
         self.world.trace.event(b"st", [drive as u64, kind as u64, 0, 0]);
         self.world
             .trace

@@ -10,6 +10,7 @@ use crate::drive::SimDrive;
 use crate::fault::{FaultCounts, FaultKind};
 use crate::rng::Rng;
 use crate::trace::Trace;
+use base::limits::{MAX_POLL_ACTIONS, MAX_POLL_SEGMENTS};
 use base::{
     Action, Actions, DriveIx, DriveOp, Duration, Engine, Fault, Gen, Instant, Op, Phase, Reply, Request,
     SlotId, Uuid, VecMemory,
@@ -17,10 +18,6 @@ use base::{
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-/// Capacity of the action list: small enough that engines run into it.
-const ACTIONS: usize = 256;
-/// Capacity of the list of memory segments.
-const SEGMENTS: usize = 2048;
 /// How far apart arrivals may lie to be handed in before one poll.
 const COALESCE: Duration = Duration::from_nanos(30_000);
 /// How long the control plane takes at least and at most.
@@ -130,7 +127,7 @@ impl<O: Open> World<O> {
             events: BinaryHeap::new(),
             wanted: Vec::new(),
             wake: Some(Instant::ZERO),
-            out: Actions::with_capacity(ACTIONS, SEGMENTS),
+            out: Actions::with_capacity(MAX_POLL_ACTIONS, MAX_POLL_SEGMENTS),
         }
     }
 

@@ -84,3 +84,13 @@ fn c9_sees_errors_without_a_fault() {
 fn c10_sees_a_request_that_never_ends() {
     caught_by("forget-flush", &["C10"]);
 }
+
+#[test]
+fn the_canary_fails() {
+    crate::campaign::keep_panics();
+    let mut shape = Shape::of(1);
+    (shape.columns, shape.volume_blocks, shape.fault_every) = (1, 96, 0);
+    let mut run = Run::<Toy>::new(shape, None, false);
+    run.expect_the_impossible();
+    assert!(run.run().violation.is_some());
+}

@@ -1,0 +1,239 @@
+//! The command line of `plinth-sim`: arguments, reports and the closing lines that other programs parse.
+use crate::subject::Subject;
+use crate::{campaign, everywhere, planted, sweep};
+use simkit::FaultKind;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// Seeds that ever failed: they are part of every campaign that starts at seed 0.
+const REGRESSIONS: &str = include_str!("regressions.txt");
+/// How many failures are told in full.
+const TOLD: usize = 10;
+
+const USAGE: &str =
+    "usage: plinth-sim [--seeds N] [--from S] [--threads T]   many seeds (default 2000 from 0)
+       plinth-sim --seed S [--planted NAME]               one seed, told event by event
+       plinth-sim --planted [NAME] [--seeds N]            every planted bug must be caught
+       plinth-sim --canary                                must fail: exit 1
+       plinth-sim --crash-everywhere [--states N]         power loss after every step
+       plinth-sim --fault-sweep [N]                       every drive operation of N workloads fails";
+
+#[derive(Default)]
+struct Arguments {
+    seeds: Option<u64>,
+    from: u64,
+    seed: Option<u64>,
+    threads: Option<usize>,
+    states: u64,
+    planted: Option<Option<String>>,
+    canary: bool,
+    everywhere: bool,
+    sweep: Option<u64>,
+}
+
+fn parse(mut given: impl Iterator<Item = String>) -> Result<Arguments, String> {
+    let mut arguments = Arguments { states: 20_000, ..Arguments::default() };
+    let mut pending: Option<String> = given.next();
+    while let Some(flag) = pending.take() {
+        let value = given.next();
+        let number = |what: &str| {
+            let text = value.clone().ok_or(format!("{what} needs a number"))?;
+            text.parse::<u64>().map_err(|_| format!("{what} needs a number, not {text:?}"))
+        };
+        let is_value = value.as_ref().is_some_and(|v| !v.starts_with("--"));
+        let mut used = true;
+        match flag.as_str() {
+            "--seeds" => arguments.seeds = Some(number("--seeds")?),
+            "--from" => arguments.from = number("--from")?,
+            "--seed" => arguments.seed = Some(number("--seed")?),
+            "--threads" => arguments.threads = Some(number("--threads")? as usize),
+            "--states" => arguments.states = number("--states")?,
+            "--planted" => {
+                arguments.planted = Some(value.clone().filter(|_| is_value));
+                used = is_value;
+            }
+            "--fault-sweep" => {
+                arguments.sweep = Some(if is_value { number("--fault-sweep")? } else { 8 });
+                used = is_value;
+            }
+            "--canary" => (arguments.canary, used) = (true, false),
+            "--crash-everywhere" => (arguments.everywhere, used) = (true, false),
+            other => return Err(format!("{other:?} is not known")),
+        }
+        pending = if used { given.next() } else { value };
+    }
+    Ok(arguments)
+}
+
+/// Runs what the arguments ask for.
+pub fn main<S: Subject>(arguments: impl Iterator<Item = String>) -> ExitCode {
+    let arguments = match parse(arguments) {
+        Ok(arguments) => arguments,
+        Err(what) => {
+            eprintln!("plinth-sim: {what}\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    campaign::keep_panics();
+    let threads =
+        arguments.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let good = if arguments.canary {
+        return canary::<S>();
+    } else if let Some(seed) = arguments.seed {
+        replay::<S>(seed, arguments.planted.flatten().as_deref())
+    } else if let Some(name) = &arguments.planted {
+        hunt_all::<S>(name.as_deref(), arguments.from, arguments.seeds.unwrap_or(planted::SEEDS), threads)
+    } else if arguments.everywhere {
+        let tally = everywhere::run::<S>(arguments.states, arguments.from, threads);
+        tell("crash-everywhere", &tally)
+    } else if let Some(workloads) = arguments.sweep {
+        let tally = sweep::run::<S>(workloads, arguments.from, threads);
+        tell("fault-sweep", &tally)
+    } else {
+        many::<S>(&arguments, threads)
+    };
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn canary<S: Subject>() -> ExitCode {
+    match planted::canary::<S>(0) {
+        Some(violation) => {
+            eprintln!("{}: {}", violation.checker, violation.what);
+            println!("canary: failed as it must");
+            ExitCode::FAILURE
+        }
+        None => {
+            println!("canary: PASSED, so the checkers are blind");
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn replay<S: Subject>(seed: u64, planted: Option<&str>) -> bool {
+    let outcome = campaign::run_seed::<S>(seed, planted, true);
+    if let Some(violation) = &outcome.violation {
+        println!("seed {seed} failed: {}: {}", violation.checker, violation.what);
+    }
+    let failed = u64::from(outcome.violation.is_some());
+    let faults = outcome.faults.total();
+    println!(
+        "sim: 1 seeds, {failed} failed, {} crashes, {faults} faults, trace {:016x}",
+        outcome.crashes, outcome.hash
+    );
+    failed == 0
+}
+
+fn hunt_all<S: Subject>(only: Option<&str>, from: u64, seeds: u64, threads: usize) -> bool {
+    let names: Vec<_> =
+        S::plantable().into_iter().filter(|name| only.is_none_or(|only| only == *name)).collect();
+    if names.is_empty() {
+        eprintln!("plinth-sim: no bug of that name can be planted; known: {}", S::plantable().join(", "));
+        return false;
+    }
+    let mut caught = 0;
+    for name in &names {
+        match planted::hunt::<S>(name, from, seeds, threads) {
+            planted::Verdict::Caught { seed, violation } => {
+                caught += 1;
+                println!("planted {name}: caught by {} at seed {seed}", violation.checker);
+            }
+            planted::Verdict::Missed => println!("planted {name}: MISSED"),
+            planted::Verdict::RedWithoutIt { seed, violation } => {
+                println!("planted {name}: MISSED (seed {seed} fails without it: {})", violation.checker);
+            }
+        }
+    }
+    println!("planted: {caught} of {} caught", names.len());
+    caught == names.len()
+}
+
+fn tell(name: &str, tally: &everywhere::Tally) -> bool {
+    for (seed, violation) in tally.failed.iter().take(TOLD) {
+        println!("seed {seed} failed: {}: {}", violation.checker, violation.what);
+    }
+    println!("{name}: {} passed, {} failed", tally.passed, tally.failed.len());
+    tally.failed.is_empty() && tally.passed > 0
+}
+
+/// The seeds of the regression file: the first word of each line that is not a comment.
+fn regressions() -> Vec<u64> {
+    let lines = REGRESSIONS.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty());
+    lines
+        .map(|line| line.split_whitespace().next().and_then(|w| w.parse().ok()).expect("a seed per line"))
+        .collect()
+}
+
+fn many<S: Subject>(arguments: &Arguments, threads: usize) -> bool {
+    let count = arguments.seeds.unwrap_or(campaign::COVERAGE_SEEDS);
+    let mut seeds: Vec<u64> = (arguments.from..arguments.from + count).collect();
+    if arguments.from == 0 {
+        seeds.extend(regressions().into_iter().filter(|seed| *seed >= count));
+    }
+    let start = Instant::now();
+    let mut told = start;
+    let summary = campaign::run::<S>(&seeds, threads, |summary| {
+        if told.elapsed() > Duration::from_secs(10) {
+            told = Instant::now();
+            eprintln!("{} of {} seeds, {} failed", summary.seeds, seeds.len(), summary.failed.len());
+        }
+    });
+    for kind in FaultKind::ALL {
+        println!("fault {}: {}", kind.name(), summary.faults.of(kind));
+    }
+    for (row, count) in &summary.rows {
+        println!("recovery row {row}: {count}");
+    }
+    println!("requests: {}; blocks compared at rest: {}", summary.ended, summary.compared);
+    for (seed, violation) in summary.failed.iter().take(TOLD) {
+        println!(
+            "seed {seed} failed: {}: {} (replay: plinth-sim --seed {seed})",
+            violation.checker, violation.what
+        );
+    }
+    let idle = if count >= campaign::COVERAGE_SEEDS { summary.silent_parts() } else { Vec::new() };
+    if !idle.is_empty() {
+        println!("never acted: {}", idle.join(", "));
+    }
+    let rate = summary.seeds as f64 / start.elapsed().as_secs_f64();
+    println!(
+        "sim: {} seeds, {} failed, {} crashes, {} faults, {rate:.0} seeds/s, trace {:016x}",
+        summary.seeds,
+        summary.failed.len(),
+        summary.crashes,
+        summary.faults.total(),
+        summary.hash
+    );
+    summary.failed.is_empty() && idle.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> Result<Arguments, String> {
+        parse(text.split_whitespace().map(str::to_string))
+    }
+
+    #[test]
+    fn optional_values_are_told_from_flags() {
+        let arguments = parsed("--planted --seeds 5").expect("both known");
+        assert_eq!((arguments.planted, arguments.seeds), (Some(None), Some(5)));
+        let arguments = parsed("--planted free-at-ack --threads 1").expect("all known");
+        assert_eq!(arguments.planted, Some(Some("free-at-ack".into())));
+        let arguments = parsed("--fault-sweep --canary").expect("both known");
+        assert!(arguments.sweep == Some(8) && arguments.canary);
+        assert!(parsed("--crash-everywhere --states 7").expect("known").states == 7);
+    }
+
+    #[test]
+    fn what_is_not_understood_is_said() {
+        assert!(parsed("--sedes 5").is_err_and(|e| e.contains("--sedes")));
+        assert!(parsed("--seeds many").is_err_and(|e| e.contains("many")));
+        assert!(parsed("--seeds").is_err());
+    }
+
+    #[test]
+    fn the_regression_file_can_be_read() {
+        let _ = regressions();
+    }
+}
