@@ -76,7 +76,8 @@ type Turned = Result<(), Violation>;
 
 impl<S: Subject> Run<S> {
     /// A new group of this shape, opened.
-    pub fn new(shape: Shape, planted: Option<&str>, verbose: bool) -> Self {
+    pub fn new(mut shape: Shape, planted: Option<&str>, verbose: bool) -> Self {
+        S::bend(&mut shape);
         let mut rng = Rng::new(shape.seed);
         let (subject, drives, control) = S::create(&shape, planted, &mut rng);
         let mut world = World::new(subject, drives, control, rng.fork());

@@ -5,6 +5,8 @@ use simkit::{Catalogue, Control, Open, Rng, SimDrive};
 
 /// An engine under test, as a maker of itself.
 pub trait Subject: Open + Clone {
+    /// Changes a shape that this engine cannot have into one that it can.
+    fn bend(_: &mut Shape) {}
     /// Drives and control plane of a new group of this shape, everything durable, and what opens it.
     fn create(shape: &Shape, planted: Option<&str>, rng: &mut Rng) -> (Self, Vec<SimDrive>, Control);
     /// Names of the bugs that can be planted, each with the clause that should catch it.

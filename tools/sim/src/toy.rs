@@ -6,7 +6,7 @@
 //! written in place, flushed, and a superblock of the next version starts the journal anew. The whole volume
 //! is kept in memory; one request is served at a time.
 use crate::checks::c5::Places;
-use crate::shape::Shape;
+use crate::shape::{Shape, Weather};
 use crate::subject::Subject;
 use base::codec::{check_at, put_check, put_u64, u64_at};
 use base::limits::SLOT_DATA_BLOCKS;
@@ -22,7 +22,7 @@ const JOURNAL: u64 = 160;
 const HOME: u64 = 2 + JOURNAL;
 
 /// The mistakes, each named after itself.
-pub const MISTAKES: [&str; 8] = [
+pub const MISTAKES: [&str; 9] = [
     "ack-early",
     "skip-flush",
     "no-entry-check",
@@ -31,6 +31,7 @@ pub const MISTAKES: [&str; 8] = [
     "wrong-block",
     "fail-discard",
     "forget-flush",
+    "harmless",
 ];
 
 #[derive(Clone)]
@@ -102,6 +103,13 @@ impl Open for Toy {
 }
 
 impl Subject for Toy {
+    fn bend(shape: &mut Shape) {
+        shape.columns = 1;
+        shape.volume_blocks = shape.volume_blocks.min(96);
+        shape.requests = shape.requests.min(150);
+        shape.fault_every = 0;
+        shape.weather = Weather::Crashes;
+    }
     fn create(shape: &Shape, planted: Option<&str>, rng: &mut Rng) -> (Self, Vec<SimDrive>, Control) {
         let mistake = planted.map(|name| *MISTAKES.iter().find(|m| **m == name).expect("a known mistake"));
         let size = Blocks::new(HOME + shape.volume_blocks);

@@ -1,19 +1,9 @@
 //! The right toy passes, each wrong one is caught by the checker that is for it.
 use super::*;
 use crate::run::{Outcome, Run};
-use crate::shape::Weather;
 
-/// Runs the toy on a shape it can bear: one column, crashes only, holes no longer than its journal.
 fn run(seed: u64, mistake: Option<&str>) -> Outcome {
-    let mut shape = Shape::of(seed);
-    shape.columns = 1;
-    shape.volume_blocks = 96;
-    shape.requests = shape.requests.min(150);
-    shape.fault_every = 0;
-    if shape.weather == Weather::OneLeg {
-        shape.weather = Weather::Crashes;
-    }
-    Run::<Toy>::new(shape, mistake, false).run()
+    Run::<Toy>::new(Shape::of(seed), mistake, false).run()
 }
 
 #[test]
@@ -88,9 +78,27 @@ fn c10_sees_a_request_that_never_ends() {
 #[test]
 fn the_canary_fails() {
     crate::campaign::keep_panics();
-    let mut shape = Shape::of(1);
-    (shape.columns, shape.volume_blocks, shape.fault_every) = (1, 96, 0);
-    let mut run = Run::<Toy>::new(shape, None, false);
-    run.expect_the_impossible();
-    assert!(run.run().violation.is_some());
+    assert!(crate::planted::canary::<Toy>(1).is_some());
+}
+
+#[test]
+fn crash_everywhere_passes_the_right_toy() {
+    let tally = crate::everywhere::run::<Toy>(600, 0, 1);
+    assert_eq!((tally.passed, tally.failed), (600, Vec::new()));
+}
+
+#[test]
+fn a_hunt_finds_what_is_planted_and_nothing_else() {
+    use crate::planted::{Verdict, hunt};
+    assert!(matches!(hunt::<Toy>("skip-flush", 0, 400, 2), Verdict::Caught { .. }));
+    assert!(matches!(hunt::<Toy>("harmless", 0, 20, 2), Verdict::Missed));
+}
+
+#[test]
+fn a_campaign_adds_up_alike_on_any_number_of_threads() {
+    let seeds: Vec<u64> = (0..40).collect();
+    let one = crate::campaign::run::<Toy>(&seeds, 1, |_| {});
+    let two = crate::campaign::run::<Toy>(&seeds, 2, |_| {});
+    assert_eq!((one.hash, one.crashes, one.faults), (two.hash, two.crashes, two.faults));
+    assert!(one.failed.is_empty() && one.crashes > 0);
 }
