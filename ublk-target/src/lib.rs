@@ -1,1 +1,28 @@
 //! The driver of a group: io_uring loop, drives, ublk and NBD front ends.
+//!
+//! `Target` runs any `base::Engine` over `Drive`s and serves it through a `FrontEnd`. This is the only crate that
+//! may use `unsafe`: `memory` (the mapped area), `ring` (io_uring) and `ublk::sys` (the driver's memory and
+//! process-wide switches). The kernel's constants and error numbers end here; the engine sees `Fault`s.
+//!
+//! Architecture invariants: no decision about data is made here; no thread but the loop's touches the engine;
+//! nothing is allocated per request.
+
+pub mod drive;
+pub mod front;
+pub mod handle;
+pub mod linear;
+pub mod memory;
+pub mod nbd;
+mod ops;
+pub mod ring;
+pub mod target;
+#[cfg(test)]
+mod testing;
+
+pub use drive::{Access, Drive, DriveError, Properties};
+pub use front::{Allocation, Extent, FrontEnd, FrontIo, NoFrontEnd, VolumeInfo};
+pub use handle::{Control, Figures, Handle, NoControl, SlowEvent};
+pub use memory::{Area, Locked, Region};
+pub use nbd::NbdServer;
+pub use ops::MAX_DRIVE_OPS;
+pub use target::{Ended, Options, Target, TargetError};

@@ -1,0 +1,341 @@
+//! The drive operations in flight: what is left of each, the order that a flush needs, and their ages.
+//!
+//! This is bookkeeping only; `ring` talks to the kernel. Rules that are settled here and nowhere else:
+//! - a short transfer is no result: the remainder is submitted again until nothing is left, or a transfer of
+//!   zero bytes says that the drive ends there;
+//! - the kernel's error numbers end here: the engine sees `Fault`s;
+//! - a drive without a volatile cache is never sent a flush; there a flush completes once every write issued to
+//!   that drive before it has completed. Writes and flushes of a drive form a list in order of issue, and a
+//!   flush is complete when it is the list's head;
+//! - a token is answered exactly once, and only when the kernel has let go of the memory: a deadline never
+//!   completes an operation, it only makes it known, and asks the kernel to give it up.
+use base::{BLOCK_BYTES, Blocks, DriveBlock, DriveIx, DriveOp, Duration, Fault, Instant, IoToken, Segment};
+use std::collections::VecDeque;
+
+/// Operations in flight at most; the engine is not polled while fewer than a full action list are free.
+pub const MAX_DRIVE_OPS: usize = 2048;
+/// Pieces of memory for which an operation has room without allocating.
+const SEGMENTS_KEPT: usize = 64;
+/// How often EAGAIN and EINTR are answered by submitting again.
+const MAX_RETRIES: u8 = 16;
+const NONE: u32 = u32::MAX;
+
+/// Index of an operation, valid until it is finished.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct OpIx(pub(crate) u32);
+
+/// What to do after an event.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Next {
+    /// Submit what is left of this operation.
+    Submit(OpIx),
+    /// Nothing: it waits for others, or its end is in the list of the finished.
+    Nothing,
+}
+
+/// The end of an operation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Finished {
+    pub(crate) token: IoToken,
+    pub(crate) drive: DriveIx,
+    pub(crate) op: DriveOp,
+    pub(crate) bytes: u64,
+    pub(crate) result: Result<(), Fault>,
+    /// The error number behind a fault, 0 without one.
+    pub(crate) errno: i32,
+}
+
+/// An operation whose age passed a bound.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Slow {
+    pub(crate) op: OpIx,
+    pub(crate) drive: DriveIx,
+    pub(crate) kind: DriveOp,
+    pub(crate) age: Duration,
+    /// Whether it is to be cancelled, not only reported.
+    pub(crate) expired: bool,
+}
+
+struct DriveIo {
+    token: IoToken,
+    drive: DriveIx,
+    op: DriveOp,
+    at_bytes: u64,
+    total_bytes: u64,
+    done_bytes: u64,
+    issued: Instant,
+    retries: u8,
+    reported: bool,
+    expired: bool,
+    active: bool,
+    segments: Vec<Segment>,
+    before: u32,
+    after: u32,
+}
+
+/// The writes and flushes of one drive in order of issue.
+#[derive(Clone, Copy)]
+struct Order {
+    head: u32,
+    tail: u32,
+    volatile_cache: bool,
+}
+
+/// The table.
+pub(crate) struct DriveOps {
+    ops: Vec<DriveIo>,
+    free: Vec<u32>,
+    orders: Vec<Order>,
+    finished: VecDeque<Finished>,
+}
+
+impl DriveOps {
+    /// For drives of which entry `n` says whether drive `n` has a volatile cache.
+    pub(crate) fn new(volatile: impl Iterator<Item = bool>) -> Self {
+        let blank = |_| DriveIo {
+            token: IoToken(0),
+            drive: DriveIx::ZERO,
+            op: DriveOp::Flush,
+            at_bytes: 0,
+            total_bytes: 0,
+            done_bytes: 0,
+            issued: Instant::ZERO,
+            retries: 0,
+            reported: false,
+            expired: false,
+            active: false,
+            segments: Vec::with_capacity(SEGMENTS_KEPT),
+            before: NONE,
+            after: NONE,
+        };
+        Self {
+            ops: (0..MAX_DRIVE_OPS).map(blank).collect(),
+            free: (0..MAX_DRIVE_OPS as u32).rev().collect(),
+            orders: volatile.map(|volatile_cache| Order { head: NONE, tail: NONE, volatile_cache }).collect(),
+            finished: VecDeque::with_capacity(MAX_DRIVE_OPS),
+        }
+    }
+
+    /// How many more may start.
+    pub(crate) fn room(&self) -> usize {
+        self.free.len()
+    }
+
+    /// How many are under way.
+    pub(crate) fn in_flight(&self) -> usize {
+        MAX_DRIVE_OPS - self.free.len()
+    }
+
+    /// Begins an operation.
+    pub(crate) fn start(
+        &mut self,
+        now: Instant,
+        token: IoToken,
+        drive: DriveIx,
+        op: DriveOp,
+        at: DriveBlock,
+        memory: &[Segment],
+    ) -> Next {
+        assert!((drive.get() as usize) < self.orders.len(), "an action names a drive that is not there");
+        let ix = self.free.pop().expect("polled only with room");
+        let blocks: u64 = memory.iter().map(|s| u64::from(s.blocks)).sum();
+        assert!((op == DriveOp::Flush) == (blocks == 0), "only a flush moves nothing");
+        let io = &mut self.ops[ix as usize];
+        io.segments.clear();
+        // Adjacent memory becomes one piece: fewer, and often the single one that a registered buffer takes.
+        for segment in memory {
+            match io.segments.last_mut() {
+                Some(last) if last.buf.plus(last.blocks) == segment.buf => last.blocks += segment.blocks,
+                _ => io.segments.push(*segment),
+            }
+        }
+        (io.token, io.drive, io.op, io.issued) = (token, drive, op, now);
+        (io.at_bytes, io.total_bytes) = (bytes(at - DriveBlock::ZERO), bytes(Blocks::new(blocks)));
+        (io.done_bytes, io.retries, io.reported, io.expired) = (0, 0, false, false);
+        io.active = true;
+        match op {
+            DriveOp::Read => Next::Submit(OpIx(ix)),
+            DriveOp::Write => {
+                self.append(ix);
+                Next::Submit(OpIx(ix))
+            }
+            DriveOp::Flush if self.orders[drive.get() as usize].volatile_cache => Next::Submit(OpIx(ix)),
+            DriveOp::Flush => {
+                self.append(ix);
+                self.finish_flushes(drive);
+                Next::Nothing
+            }
+        }
+    }
+
+    /// Takes the kernel's answer: bytes moved, or a negative error number.
+    pub(crate) fn answered(&mut self, op: OpIx, result: i32) -> Next {
+        let io = &mut self.ops[op.0 as usize];
+        assert!(io.active, "the kernel answered an operation twice");
+        if result < 0 {
+            if matches!(-result, libc::EAGAIN | libc::EINTR) && io.retries < MAX_RETRIES && !io.expired {
+                io.retries += 1;
+                return Next::Submit(op);
+            }
+            let fault = if io.expired { Fault::Timeout } else { fault_of(-result) };
+            self.finish(op, Err(fault), -result);
+            return Next::Nothing;
+        }
+        if io.op == DriveOp::Flush {
+            self.finish(op, Ok(()), 0);
+            return Next::Nothing;
+        }
+        if result == 0 {
+            // The drive ends before its size said so: a truncated file, or a device that shrank.
+            self.finish(op, Err(Fault::Medium), 0);
+            return Next::Nothing;
+        }
+        io.done_bytes += result as u64;
+        assert!(io.done_bytes <= io.total_bytes, "the kernel moved more than was asked");
+        if io.done_bytes < io.total_bytes {
+            return Next::Submit(op);
+        }
+        self.finish(op, Ok(()), 0);
+        Next::Nothing
+    }
+
+    /// The next end to hand to the engine.
+    pub(crate) fn next_finished(&mut self) -> Option<Finished> {
+        self.finished.pop_front()
+    }
+
+    /// Whether an end waits to be handed over.
+    pub(crate) fn has_finished(&self) -> bool {
+        !self.finished.is_empty()
+    }
+
+    /// Drive, kind, byte address and memory of what is left: each piece as (segment, bytes to skip in it).
+    pub(crate) fn remainder(&self, op: OpIx) -> Remainder<'_> {
+        let io = &self.ops[op.0 as usize];
+        let mut skip = io.done_bytes;
+        let mut first = 0;
+        while first < io.segments.len() && skip >= bytes(Blocks::new(u64::from(io.segments[first].blocks))) {
+            skip -= bytes(Blocks::new(u64::from(io.segments[first].blocks)));
+            first += 1;
+        }
+        Remainder {
+            drive: io.drive,
+            op: io.op,
+            at_bytes: io.at_bytes + io.done_bytes,
+            segments: &io.segments[first..],
+            skip: skip as usize,
+        }
+    }
+
+    /// Marks operations that are older than `slow` (reported once each), and those older than `deadline`, which
+    /// are to be cancelled; passes each to `report`.
+    pub(crate) fn watch(
+        &mut self,
+        now: Instant,
+        slow: Duration,
+        deadline: Duration,
+        mut report: impl FnMut(Slow),
+    ) {
+        for (ix, io) in self.ops.iter_mut().enumerate().filter(|(_, io)| io.active) {
+            let age = now - io.issued;
+            let newly_slow = age >= slow && !io.reported;
+            let newly_expired = age >= deadline && !io.expired;
+            if newly_slow || newly_expired {
+                io.reported = true;
+                io.expired |= newly_expired;
+                let op = OpIx(ix as u32);
+                report(Slow { op, drive: io.drive, kind: io.op, age, expired: newly_expired });
+            }
+        }
+    }
+
+    fn append(&mut self, ix: u32) {
+        let order = &mut self.orders[self.ops[ix as usize].drive.get() as usize];
+        let tail = std::mem::replace(&mut order.tail, ix);
+        if tail == NONE {
+            order.head = ix;
+        } else {
+            self.ops[tail as usize].after = ix;
+        }
+        (self.ops[ix as usize].before, self.ops[ix as usize].after) = (tail, NONE);
+    }
+
+    fn unlink(&mut self, ix: u32) {
+        let DriveIo { before, after, drive, .. } = self.ops[ix as usize];
+        let order = &mut self.orders[drive.get() as usize];
+        if before == NONE {
+            assert_eq!(order.head, ix, "the first of a drive's list is its head");
+            order.head = after;
+        } else {
+            self.ops[before as usize].after = after;
+        }
+        if after == NONE {
+            order.tail = before;
+        } else {
+            self.ops[after as usize].before = before;
+        }
+    }
+
+    fn finish(&mut self, op: OpIx, result: Result<(), Fault>, errno: i32) {
+        let io = &self.ops[op.0 as usize];
+        let (drive, kind) = (io.drive, io.op);
+        if kind == DriveOp::Write {
+            self.unlink(op.0);
+        }
+        self.retire(op.0, result, errno);
+        if kind == DriveOp::Write {
+            self.finish_flushes(drive);
+        }
+    }
+
+    /// Ends the flushes that no older write precedes. A failed write among them is no failed flush: it was
+    /// answered as failed itself, and nobody counts on it.
+    fn finish_flushes(&mut self, drive: DriveIx) {
+        loop {
+            let head = self.orders[drive.get() as usize].head;
+            if head == NONE || self.ops[head as usize].op != DriveOp::Flush {
+                return;
+            }
+            self.unlink(head);
+            self.retire(head, Ok(()), 0);
+        }
+    }
+
+    fn retire(&mut self, ix: u32, result: Result<(), Fault>, errno: i32) {
+        let io = &mut self.ops[ix as usize];
+        io.active = false;
+        let (token, drive, op, bytes) = (io.token, io.drive, io.op, io.total_bytes);
+        self.finished.push_back(Finished { token, drive, op, bytes, result, errno });
+        self.free.push(ix);
+    }
+}
+
+/// See `DriveOps::remainder`.
+pub(crate) struct Remainder<'a> {
+    pub(crate) drive: DriveIx,
+    pub(crate) op: DriveOp,
+    pub(crate) at_bytes: u64,
+    pub(crate) segments: &'a [Segment],
+    /// Bytes of the first segment that are done.
+    pub(crate) skip: usize,
+}
+
+fn bytes(blocks: Blocks) -> u64 {
+    blocks.get() * BLOCK_BYTES as u64
+}
+
+/// The kernel's error numbers in the engine's words. EBADE is a reservation conflict and EREMOTEIO a target that
+/// is gone: neither will come back by itself.
+fn fault_of(errno: i32) -> Fault {
+    match errno {
+        libc::ENODEV | libc::ENXIO | libc::ENOLINK | libc::EBADE | libc::EREMOTEIO | libc::ESHUTDOWN => {
+            Fault::Gone
+        }
+        libc::ETIMEDOUT | libc::ETIME => Fault::Timeout,
+        _ => Fault::Medium,
+    }
+}
+
+#[cfg(test)]
+#[path = "ops/tests.rs"]
+mod tests;

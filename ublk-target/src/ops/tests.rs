@@ -1,0 +1,121 @@
+//! Short transfers, the order of flushes, faults and ages, without a kernel.
+use super::*;
+use base::BufId;
+
+const READ: DriveOp = DriveOp::Read;
+const WRITE: DriveOp = DriveOp::Write;
+const FLUSH: DriveOp = DriveOp::Flush;
+
+fn seg(buf: u32, blocks: u32) -> Segment {
+    Segment { buf: BufId::new(buf), blocks }
+}
+
+fn start(ops: &mut DriveOps, token: u64, op: DriveOp, memory: &[Segment]) -> Next {
+    ops.start(Instant::ZERO, IoToken(token), DriveIx::ZERO, op, DriveBlock::new(10), memory)
+}
+
+fn index(next: Next) -> OpIx {
+    match next {
+        Next::Submit(op) => op,
+        Next::Nothing => panic!("nothing to submit"),
+    }
+}
+
+fn finished(ops: &mut DriveOps) -> Vec<(u64, Result<(), Fault>)> {
+    std::iter::from_fn(|| ops.next_finished()).map(|f| (f.token.0, f.result)).collect()
+}
+
+#[test]
+fn a_short_transfer_is_continued_where_it_stopped() {
+    let mut ops = DriveOps::new([true].into_iter());
+    let op = index(start(&mut ops, 1, READ, &[seg(0, 1), seg(4, 2)]));
+    assert_eq!(ops.answered(op, 512), Next::Submit(op));
+    let rest = ops.remainder(op);
+    assert_eq!((rest.at_bytes, rest.segments.len(), rest.skip), (10 * 4096 + 512, 2, 512));
+    assert_eq!(ops.answered(op, 3584 + 4096), Next::Submit(op));
+    let rest = ops.remainder(op);
+    assert_eq!((rest.segments, rest.skip), (&[seg(4, 2)][..], 4096));
+    assert_eq!(ops.answered(op, 4096), Next::Nothing);
+    assert_eq!(finished(&mut ops), [(1, Ok(()))]);
+}
+
+#[test]
+fn a_drive_that_ends_early_is_a_fault() {
+    let mut ops = DriveOps::new([true].into_iter());
+    let op = index(start(&mut ops, 1, READ, &[seg(0, 2)]));
+    assert_eq!(ops.answered(op, 4096), Next::Submit(op));
+    assert_eq!(ops.answered(op, 0), Next::Nothing);
+    assert_eq!(finished(&mut ops), [(1, Err(Fault::Medium))]);
+}
+
+#[test]
+fn adjacent_memory_is_one_piece() {
+    let mut ops = DriveOps::new([true].into_iter());
+    let op = index(start(&mut ops, 1, WRITE, &[seg(0, 1), seg(1, 3), seg(8, 1)]));
+    assert_eq!(ops.remainder(op).segments, [seg(0, 4), seg(8, 1)]);
+}
+
+#[test]
+fn without_a_volatile_cache_a_flush_waits_for_the_writes_before_it() {
+    let mut ops = DriveOps::new([false].into_iter());
+    assert_eq!(start(&mut ops, 1, FLUSH, &[]), Next::Nothing);
+    assert_eq!(finished(&mut ops), [(1, Ok(()))], "nothing was written before it");
+    let one = index(start(&mut ops, 2, WRITE, &[seg(0, 1)]));
+    let two = index(start(&mut ops, 3, WRITE, &[seg(1, 1)]));
+    assert_eq!(start(&mut ops, 4, FLUSH, &[]), Next::Nothing);
+    let three = index(start(&mut ops, 5, WRITE, &[seg(2, 1)]));
+    assert_eq!(start(&mut ops, 6, FLUSH, &[]), Next::Nothing);
+    ops.answered(three, 4096);
+    ops.answered(one, 4096);
+    assert_eq!(finished(&mut ops), [(5, Ok(())), (2, Ok(()))]);
+    ops.answered(two, -libc::EIO);
+    assert_eq!(finished(&mut ops), [(3, Err(Fault::Medium)), (4, Ok(())), (6, Ok(()))]);
+    assert_eq!(ops.in_flight(), 0);
+}
+
+#[test]
+fn with_a_volatile_cache_a_flush_goes_to_the_drive() {
+    let mut ops = DriveOps::new([true].into_iter());
+    let flush = index(start(&mut ops, 1, FLUSH, &[]));
+    ops.answered(flush, -libc::EIO);
+    assert_eq!(finished(&mut ops), [(1, Err(Fault::Medium))]);
+}
+
+#[test]
+fn interruptions_are_retried_and_errors_named() {
+    let mut ops = DriveOps::new([true].into_iter());
+    let op = index(start(&mut ops, 1, READ, &[seg(0, 1)]));
+    for _ in 0..MAX_RETRIES {
+        assert_eq!(ops.answered(op, -libc::EAGAIN), Next::Submit(op));
+    }
+    assert_eq!(ops.answered(op, -libc::EAGAIN), Next::Nothing);
+    let op = index(start(&mut ops, 2, READ, &[seg(0, 1)]));
+    ops.answered(op, -libc::ENODEV);
+    assert_eq!(finished(&mut ops), [(1, Err(Fault::Medium)), (2, Err(Fault::Gone))]);
+}
+
+#[test]
+fn an_old_operation_is_reported_once_and_answered_once() {
+    let mut ops = DriveOps::new([true].into_iter());
+    let op = index(start(&mut ops, 1, WRITE, &[seg(0, 1)]));
+    let (slow, deadline) = (Duration::from_millis(10), Duration::from_millis(100));
+    let mut seen = Vec::new();
+    for millis in [5, 11, 12, 101, 102] {
+        let now = Instant::ZERO + Duration::from_millis(millis);
+        ops.watch(now, slow, deadline, |s| seen.push((millis, s.expired)));
+    }
+    assert_eq!(seen, [(11, false), (101, true)]);
+    assert!(ops.next_finished().is_none(), "the kernel still has the memory");
+    ops.answered(op, -libc::ECANCELED);
+    assert_eq!(finished(&mut ops), [(1, Err(Fault::Timeout))]);
+}
+
+#[test]
+fn an_old_operation_that_still_succeeds_succeeded() {
+    let mut ops = DriveOps::new([true].into_iter());
+    let op = index(start(&mut ops, 1, WRITE, &[seg(0, 1)]));
+    let second = Duration::from_millis(1000);
+    ops.watch(Instant::ZERO + second, second, second, |_| ());
+    ops.answered(op, 4096);
+    assert_eq!(finished(&mut ops), [(1, Ok(()))]);
+}

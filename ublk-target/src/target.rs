@@ -1,0 +1,461 @@
+//! The loop that runs a group: one thread, one ring, one engine, one front end.
+//!
+//! A turn: take commands, hand arrivals to the engine, poll it, carry out its actions, repeat while that brings
+//! new arrivals, then hand everything gathered to the kernel and sleep until a completion or a deadline. What it
+//! buys: no locks, no hand-over between threads, one system call per turn however many requests it served. What
+//! it costs: a slow call anywhere in it delays everyone, so nothing in it blocks, and what other threads ask
+//! for (`Handle`) must be short.
+//!
+//! Invariants: a token is answered exactly once; a completion is never made up, not even by a deadline; a slot is
+//! in the engine at most once. After start a turn allocates nothing. Idle, the thread sleeps in the kernel
+//! without a timeout, unless the engine asked for one.
+use crate::drive::Drive;
+use crate::front::{Allocation, FrontEnd, FrontIo, VolumeInfo};
+use crate::handle::{Command, Control, Handle, SlowEvent};
+use crate::memory::{Area, Locked, Region};
+use crate::ops::{DriveOps, Finished, MAX_DRIVE_OPS, Next, OpIx};
+use crate::ring::{Event, Ring, Source};
+use base::limits::{MAX_DRIVES, MAX_SLOTS};
+use base::{Action, Actions, BufId, DriveOp, Duration, Engine, Instant, Op, Phase, Request, SlotId};
+use std::io;
+use std::os::fd::AsFd;
+
+/// Turns of poll and deliver within one turn of the loop, before the kernel is asked for news.
+const ROUNDS_PER_TURN: usize = 8;
+/// How often ages are looked at while anything is in flight.
+const WATCH_EVERY: Duration = Duration::from_millis(1_000);
+/// How long a front end may take to send its last replies.
+const LAST_REPLIES: Duration = Duration::from_millis(2_000);
+
+/// Bounds of a target; all have sensible defaults.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Options {
+    /// Request slots, at most `MAX_SLOTS`; the engine must number at least as many.
+    pub slots: usize,
+    /// Actions that one poll can append.
+    pub actions: usize,
+    /// Pieces of memory that the actions of one poll can name.
+    pub segments: usize,
+    /// A drive's operation older than this is reported.
+    pub slow_after: Duration,
+    /// A drive's operation older than this is cancelled, as far as the kernel can.
+    pub drive_deadline: Duration,
+    /// A guest's request older than this is reported.
+    pub stuck_after: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            slots: MAX_SLOTS,
+            actions: 512,
+            segments: 16_384,
+            slow_after: Duration::from_millis(2_000),
+            drive_deadline: Duration::from_millis(30_000),
+            stuck_after: Duration::from_millis(60_000),
+        }
+    }
+}
+
+/// Why a target cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum TargetError {
+    /// No memory.
+    #[error("cannot map {bytes} bytes of memory for buffers: {source}")]
+    Memory {
+        /// How much.
+        bytes: usize,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// io_uring cannot be set up.
+    #[error(
+        "cannot set up io_uring: {0}; it needs Linux 6.1 or newer, sysctl kernel.io_uring_disabled=0 and, in a container, a filter that allows it"
+    )]
+    Setup(io::Error),
+    /// The ring failed while serving.
+    #[error("io_uring failed while serving: {0}")]
+    Ring(io::Error),
+}
+
+/// How a target ended.
+pub struct Ended<E> {
+    /// The engine, in `Phase::Closed` or `Phase::Refused`.
+    pub engine: E,
+    /// The drives, still locked.
+    pub drives: Vec<Drive>,
+}
+
+/// A group that can be run.
+pub struct Target<E> {
+    engine: E,
+    drives: Vec<Drive>,
+    volume: VolumeInfo,
+    options: Options,
+    handle: Handle<E>,
+}
+
+impl<E: Engine + Allocation> Target<E> {
+    /// A target for this engine over these drives, in the order of the engine's drive table.
+    ///
+    /// # Errors
+    /// The system is out of file descriptors.
+    pub fn new(engine: E, drives: Vec<Drive>, volume: VolumeInfo, options: Options) -> io::Result<Self> {
+        assert!(drives.len() <= MAX_DRIVES, "more drives than a group has");
+        assert!((1..=MAX_SLOTS).contains(&options.slots), "slots are limited");
+        assert!(options.actions <= MAX_DRIVE_OPS, "a poll's actions must fit the table of operations");
+        Ok(Self { engine, drives, volume, options, handle: Handle::new()? })
+    }
+
+    /// For other threads.
+    pub fn handle(&self) -> Handle<E> {
+        self.handle.clone()
+    }
+
+    /// Serves until stopped (or refused by the engine), on the calling thread.
+    ///
+    /// # Errors
+    /// See `TargetError`. The drives are left as after a crash then: the next activation recovers.
+    pub fn run(
+        self,
+        front: &mut impl FrontEnd,
+        control: &mut impl Control<E>,
+    ) -> Result<Ended<E>, TargetError> {
+        let mut turning = Loop::start(self, front)?;
+        let outcome = turning.turn_until_ended(front, control);
+        turning.handle.figures().set_phase(turning.engine.phase());
+        outcome.map_err(TargetError::Ring)?;
+        let Loop { engine, drives, ring, .. } = turning;
+        // Before the drives: the kernel lets go of their files first.
+        drop(ring);
+        Ok(Ended { engine, drives })
+    }
+}
+
+/// A target at work.
+struct Loop<E> {
+    engine: E,
+    drives: Vec<Drive>,
+    volume: VolumeInfo,
+    options: Options,
+    handle: Handle<E>,
+    ring: Ring,
+    ops: DriveOps,
+    out: Actions,
+    requests: Vec<Request>,
+    slots: Vec<BufId>,
+    /// Since when a slot is in the engine, and whether that was reported.
+    slot_since: Vec<Option<(Instant, bool)>>,
+    busy_slots: usize,
+    wake_memory: Region,
+    clock: std::time::Instant,
+    watched_at: Instant,
+    front_deadline: Option<Instant>,
+    phase: Option<Phase>,
+    stopping: bool,
+    closed_at: Option<Instant>,
+}
+
+/// Lends the parts of a loop that a front end may use.
+macro_rules! front_io {
+    ($self:ident, $now:expr) => {
+        &mut FrontIo {
+            ring: &mut $self.ring,
+            now: $now,
+            volume: &$self.volume,
+            requests: &mut $self.requests,
+            slots: &$self.slots,
+            allocation: &$self.engine,
+        }
+    };
+}
+
+impl<E: Engine + Allocation> Loop<E> {
+    fn start(target: Target<E>, front: &mut impl FrontEnd) -> Result<Self, TargetError> {
+        let Target { engine, drives, volume, options, handle } = target;
+        let front_bytes = front.memory_bytes();
+        // Eight bytes for the wake-up counter go first, on a page of their own so that the rest stays aligned.
+        let area = Area::new(engine.memory_blocks(), base::BLOCK_BYTES + front_bytes).map_err(|source| {
+            let bytes = engine.memory_blocks() as usize * base::BLOCK_BYTES + front_bytes;
+            TargetError::Memory { bytes, source }
+        })?;
+        let (own, front_memory) = area.front().split(base::BLOCK_BYTES);
+        let mut ring = Ring::new(area).map_err(TargetError::Setup)?;
+        for (index, drive) in drives.iter().enumerate() {
+            ring.set_drive(index, drive.as_fd()).map_err(TargetError::Setup)?;
+        }
+        let slots: Vec<_> = (0..options.slots).map(|n| engine.slot_buffer(SlotId(n as u16))).collect();
+        let mut this = Self {
+            ops: DriveOps::new(drives.iter().map(|drive| drive.properties().volatile_cache)),
+            out: Actions::with_capacity(options.actions, options.segments),
+            requests: Vec::with_capacity(options.slots),
+            slot_since: vec![None; slots.len()],
+            slots,
+            busy_slots: 0,
+            wake_memory: own.part(0, 8),
+            clock: std::time::Instant::now(),
+            watched_at: Instant::ZERO,
+            front_deadline: None,
+            phase: None,
+            stopping: false,
+            closed_at: None,
+            engine,
+            drives,
+            volume,
+            options,
+            handle,
+            ring,
+        };
+        this.ring.wake(this.handle.eventfd(), this.wake_memory).map_err(TargetError::Setup)?;
+        front.start(front_io!(this, Instant::ZERO), front_memory).map_err(TargetError::Setup)?;
+        Ok(this)
+    }
+
+    fn turn_until_ended(
+        &mut self,
+        front: &mut impl FrontEnd,
+        control: &mut impl Control<E>,
+    ) -> io::Result<()> {
+        loop {
+            self.commands(front)?;
+            let now = self.now();
+            if self.front_deadline.is_none_or(|at| at <= now) {
+                self.front_deadline = front.tick(front_io!(self, now))?;
+            }
+            let deadline = self.work(front, control)?;
+            self.watch(control)?;
+            if self.ended(front) {
+                return self.ring.submit();
+            }
+            self.handle.figures().turns.add(1);
+            self.ring.wait(self.timeout(deadline))?;
+            while let Some(event) = self.ring.next() {
+                self.event(front, event)?;
+            }
+        }
+    }
+
+    /// Polls the engine and carries out what it wants, as long as that brings something new.
+    fn work(
+        &mut self,
+        front: &mut impl FrontEnd,
+        control: &mut impl Control<E>,
+    ) -> io::Result<Option<Instant>> {
+        for _ in 0..ROUNDS_PER_TURN {
+            let now = self.now();
+            self.deliver(now);
+            if self.ops.room() < self.options.actions {
+                // Completions are due, and they bring the loop back here.
+                return Ok(None);
+            }
+            self.out.clear();
+            let deadline = self.engine.poll(now, &mut self.ring, &mut self.out);
+            for index in 0..self.out.actions.len() {
+                self.carry_out(front, control, now, self.out.actions[index])?;
+            }
+            let phase = self.engine.phase();
+            if self.phase != Some(phase) {
+                self.phase = Some(phase);
+                self.handle.figures().set_phase(phase);
+                control.phase(phase, &self.engine);
+            }
+            if self.requests.is_empty() && !self.ops.has_finished() {
+                return Ok(deadline);
+            }
+        }
+        // More to do: look for completions without sleeping, then go on.
+        Ok(Some(Instant::ZERO))
+    }
+
+    /// Hands requests and ends of operations to the engine.
+    fn deliver(&mut self, now: Instant) {
+        let figures = self.handle.figures();
+        for request in self.requests.drain(..) {
+            let since = &mut self.slot_since[request.slot.0 as usize];
+            assert!(since.is_none(), "a slot holds one request");
+            *since = Some((now, false));
+            self.busy_slots += 1;
+            let count = match request.op {
+                Op::Read => &figures.reads,
+                Op::Write => &figures.writes,
+                Op::Flush => &figures.flushes,
+                Op::Discard | Op::WriteZeroes => &figures.discards,
+            };
+            count.add(1);
+            match request.op {
+                Op::Read => figures.sectors_read.add(request.sectors.get()),
+                Op::Write => figures.sectors_written.add(request.sectors.get()),
+                _ => (),
+            }
+            self.engine.submit(request);
+        }
+        while let Some(finished) = self.ops.next_finished() {
+            count_drive(&self.handle, &finished);
+            self.engine.drive_done(finished.token, finished.result);
+        }
+        figures.requests_in_flight.set(self.busy_slots as u64);
+    }
+
+    fn carry_out(
+        &mut self,
+        front: &mut impl FrontEnd,
+        control: &mut impl Control<E>,
+        now: Instant,
+        action: Action,
+    ) -> io::Result<()> {
+        match action {
+            Action::Drive { token, drive, op, at, segments, .. } => {
+                let next = self.ops.start(now, token, drive, op, at, self.out.memory(segments));
+                self.follow(next)
+            }
+            Action::Complete { slot, result } => {
+                let since = self.slot_since[slot.0 as usize].take();
+                assert!(since.is_some(), "a request is completed once");
+                self.busy_slots -= 1;
+                if result.is_err() {
+                    self.handle.figures().failed_requests.add(1);
+                }
+                front.complete(front_io!(self, now), slot, result)
+            }
+            Action::WantRow { row } => {
+                control.want_row(row);
+                Ok(())
+            }
+            Action::StoreStale { drives, version } => {
+                control.store_stale(drives, version);
+                Ok(())
+            }
+        }
+    }
+
+    fn follow(&mut self, next: Next) -> io::Result<()> {
+        match next {
+            Next::Submit(op) => self.ring.drive(u64::from(op.0), &self.ops.remainder(op)),
+            Next::Nothing => Ok(()),
+        }
+    }
+
+    fn event(&mut self, front: &mut impl FrontEnd, event: Event) -> io::Result<()> {
+        match event.source {
+            Source::Drive => {
+                let next = self.ops.answered(OpIx(event.id as u32), event.result);
+                self.follow(next)
+            }
+            Source::Wake => self.ring.wake(self.handle.eventfd(), self.wake_memory),
+            Source::Front | Source::Queue => {
+                let now = self.now();
+                front.event(front_io!(self, now), event.id, event.result)
+            }
+            Source::Cancel => Ok(()),
+        }
+    }
+
+    fn commands(&mut self, front: &mut impl FrontEnd) -> io::Result<()> {
+        while let Some(command) = self.handle.take() {
+            let now = self.now();
+            match command {
+                Command::Reply(reply) => self.engine.reply(reply),
+                Command::Engine(work) => work(&mut self.engine),
+                Command::Resize(sectors) => {
+                    self.volume.sectors = sectors;
+                    front.resized(front_io!(self, now))?;
+                }
+                Command::Stop if self.stopping => (),
+                Command::Stop => {
+                    self.stopping = true;
+                    front.stop(front_io!(self, now))?;
+                    // Those that the front end has just handed in go first: the engine still finishes them.
+                    self.deliver(now);
+                    self.engine.close();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at ages, at most once per `WATCH_EVERY`.
+    fn watch(&mut self, control: &mut impl Control<E>) -> io::Result<()> {
+        let now = self.now();
+        if now - self.watched_at < WATCH_EVERY || !self.anything_in_flight() {
+            return Ok(());
+        }
+        self.watched_at = now;
+        let (options, figures) = (&self.options, self.handle.figures());
+        let mut outcome = Ok(());
+        self.ops.watch(now, options.slow_after, options.drive_deadline, |slow| {
+            let (drive, op, age, expired) = (slow.drive, slow.kind, slow.age, slow.expired);
+            figures.drives[drive.get() as usize].slow_events.add(1);
+            control.slow(SlowEvent::Drive { drive, op, age, expired });
+            if expired && let Err(error) = self.ring.cancel(Source::Drive, u64::from(slow.op.0)) {
+                outcome = Err(error);
+            }
+        });
+        for (slot, since) in self.slot_since.iter_mut().enumerate() {
+            if let Some((at, reported)) = since
+                && !*reported
+                && now - *at >= options.stuck_after
+            {
+                *reported = true;
+                figures.stuck_requests.add(1);
+                control.slow(SlowEvent::Request { slot: SlotId(slot as u16), age: now - *at });
+            }
+        }
+        outcome
+    }
+
+    fn anything_in_flight(&self) -> bool {
+        self.ops.in_flight() > 0 || self.busy_slots > 0
+    }
+
+    /// Whether the engine has ended and the front end's last replies have left (or had their time).
+    fn ended(&mut self, front: &impl FrontEnd) -> bool {
+        match self.engine.phase() {
+            Phase::Refused => true,
+            Phase::Closed => {
+                let now = self.now();
+                let since = *self.closed_at.get_or_insert(now);
+                front.finished() || now - since >= LAST_REPLIES
+            }
+            _ => false,
+        }
+    }
+
+    fn timeout(&self, engine: Option<Instant>) -> Option<Duration> {
+        let watch = self.anything_in_flight().then(|| self.watched_at + WATCH_EVERY);
+        let last = self.closed_at.map(|at| at + LAST_REPLIES);
+        let first = [engine, self.front_deadline, watch, last].into_iter().flatten().min()?;
+        Some(first - self.now())
+    }
+
+    fn now(&self) -> Instant {
+        Instant::from_nanos(self.clock.elapsed().as_nanos() as u64)
+    }
+}
+
+fn count_drive<E>(handle: &Handle<E>, finished: &Finished) {
+    let figures = &handle.figures().drives[finished.drive.get() as usize];
+    match (finished.op, finished.result.is_ok()) {
+        (DriveOp::Read, true) => {
+            figures.reads.add(1);
+            figures.bytes_read.add(finished.bytes);
+        }
+        (DriveOp::Write, true) => {
+            figures.writes.add(1);
+            figures.bytes_written.add(finished.bytes);
+        }
+        (DriveOp::Flush, true) => figures.flushes.add(1),
+        (DriveOp::Read, false) => figures.read_errors.add(1),
+        (DriveOp::Write | DriveOp::Flush, false) => figures.write_errors.add(1),
+    }
+}
+
+/// Says in one sentence what a lock that was refused means; for logs.
+pub fn lock_warning(locked: Locked) -> Option<String> {
+    match locked {
+        Locked::Yes => None,
+        Locked::No { wanted_bytes, errno } => Some(format!(
+            "buffers of {wanted_bytes} bytes could not be locked in memory ({}); raise the limit on locked memory (ulimit -l)",
+            io::Error::from_raw_os_error(errno)
+        )),
+    }
+}
