@@ -12,7 +12,7 @@
 //! Points (single blocks) lie in a hash table, long holes in a sorted list of disjoint ranges: a newer range
 //! trims or splits the older ones under it, which it hides anyway. Points are not searched when a range comes
 //! over them (a discard of everything would visit them all); the merge reports them as it passes.
-use crate::layout::REF_FLAG_BITS;
+use crate::layout::{PAGE_REFS, REF_FLAG_BITS};
 use crate::refs::Ref;
 use crate::tree::Height;
 use alloc::vec;
@@ -35,6 +35,9 @@ pub const MAX_DELTA_ENTRIES: usize = 1 << KEY_INDEX_BITS;
 /// A sort key packs Lba and index of an entry, so that sorting moves 8 bytes and compares integers.
 const KEY_INDEX_BITS: u32 = 22;
 const _: () = assert!(Height::MAX.covers().get() << (KEY_INDEX_BITS - 1) == 1 << 63);
+
+/// Newer than any Seq.
+const NEVER: Seq = Seq::new(Seq::LIMIT);
 
 /// An empty place of the hash table.
 const EMPTY: u32 = u32::MAX;
@@ -88,6 +91,7 @@ pub struct Delta {
     order: Vec<u64>,
     sorted: bool,
     newest: Seq,
+    oldest: Seq,
 }
 
 impl Delta {
@@ -102,6 +106,7 @@ impl Delta {
             order: Vec::with_capacity(entries),
             sorted: false,
             newest: Seq::ZERO,
+            oldest: NEVER,
         }
     }
 
@@ -139,6 +144,7 @@ impl Delta {
         assert!(lba.get() < Height::MAX.covers().get(), "Lba {lba} lies outside any map");
         self.sorted = false;
         self.newest = self.newest.max(to.when);
+        self.oldest = self.oldest.min(to.when);
         let place = self.place(lba);
         if self.table[place] == EMPTY {
             self.table[place] = self.entries.len() as u32;
@@ -166,6 +172,7 @@ impl Delta {
         }
         self.sorted = false;
         self.newest = self.newest.max(seq);
+        self.oldest = self.oldest.min(seq);
         self.put_range(HoleRange { first, end, seq });
     }
 
@@ -218,6 +225,11 @@ impl Delta {
         self.newest
     }
 
+    /// The oldest Seq that was put; `Seq::LIMIT` when empty.
+    pub fn oldest(&self) -> Seq {
+        self.oldest
+    }
+
     /// Forgets everything: the checkpoint that merged this layer is durable and its root serves the reads.
     pub fn clear(&mut self) {
         self.entries.clear();
@@ -227,6 +239,7 @@ impl Delta {
         self.order.clear();
         self.sorted = false;
         self.newest = Seq::ZERO;
+        self.oldest = NEVER;
     }
 
     /// Puts the points in order for the merge. Nothing may be put from here to `clear`; look-ups go on.
@@ -253,6 +266,12 @@ impl Delta {
     /// The Lba of the `i`th point in order; unlike `point` this reads nothing but the keys.
     pub(crate) fn point_lba(&self, i: usize) -> Option<Lba> {
         self.order.get(i).map(|key| Lba::new(key >> KEY_INDEX_BITS))
+    }
+
+    /// The first point at or after the `i`th that does not lie below `lba`, at most one leaf's points away.
+    pub(crate) fn first_point_from(&self, i: usize, lba: Lba) -> usize {
+        let end = self.order.len().min(i + PAGE_REFS);
+        i + self.order[i..end].partition_point(|key| key >> KEY_INDEX_BITS < lba.get())
     }
 
     /// The `i`th range in order.

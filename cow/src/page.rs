@@ -38,10 +38,19 @@ pub fn summary(page: &Block) -> (Seq, bool) {
     (newest, all_holes)
 }
 
-/// Whether every Ref is valid in a map of a group with `space_blocks` blocks. `level` is the page's own: a leaf
-/// (0) refers to data, which version 1 finds in the group's own space only.
-pub fn valid(page: &Block, level: u8, space_blocks: Blocks) -> bool {
-    (0..PAGE_REFS).map(|i| get(page, i)).all(|r| r.valid(space_blocks) && (level > 0 || r.tag == 0))
+/// Whether a page is what its parent says: every Ref is valid in a map of a group with `space_blocks` blocks, and
+/// the newest Seq below is `newest`. `level` is the page's own: a leaf (0) refers to data, which version 1 finds
+/// in the group's own space only.
+pub fn valid(page: &Block, newest: Seq, level: u8, space_blocks: Blocks) -> bool {
+    let mut seen = Seq::ZERO;
+    for i in 0..PAGE_REFS {
+        let r = get(page, i);
+        if !r.valid(space_blocks) || (level == 0 && r.tag != 0) {
+            return false;
+        }
+        seen = seen.max(r.when);
+    }
+    seen == newest
 }
 
 #[cfg(test)]
@@ -72,8 +81,10 @@ mod tests {
         let mut page = [0; BLOCK_BYTES];
         fill(&mut page, &Ref::hole(Seq::new(5)));
         set(&mut page, 3, &Ref::page(Pba::new(4), Seq::new(9), CkptNo::new(2), Check::NONE));
-        assert!(valid(&page, 1, Blocks::new(5)));
-        assert!(!valid(&page, 0, Blocks::new(5)), "a tagged Ref in a leaf");
-        assert!(!valid(&page, 1, Blocks::new(4)), "outside the space");
+        let newest = Seq::new(9);
+        assert!(valid(&page, newest, 1, Blocks::new(5)));
+        assert!(!valid(&page, newest, 0, Blocks::new(5)), "a tagged Ref in a leaf");
+        assert!(!valid(&page, newest, 1, Blocks::new(4)), "outside the space");
+        assert!(!valid(&page, Seq::new(10), 1, Blocks::new(5)), "not what the parent says");
     }
 }

@@ -80,19 +80,24 @@ pub enum Leaf {
 /// Whether a Ref lies inside the group's space is for the caller to say, who knows the space (`Ref::valid`);
 /// the leaf's own Refs likewise. Panics if the tree does not cover `lba`.
 pub fn leaf(root: &Ref, height: Height, lba: Lba, cache: &mut PageCache, memory: &impl Memory) -> Leaf {
-    assert!(lba.get() < height.covers().get(), "Lba {lba} lies outside a tree of {height:?}");
+    find(root, height.root_level(), lba, cache, memory).0
+}
+
+/// The same below the page `root` of level `top`; says as well on which level the answer was found.
+pub(crate) fn find(root: &Ref, top: u8, lba: Lba, cache: &mut PageCache, memory: &impl Memory) -> (Leaf, u8) {
+    assert!(lba.get() < page_covers(top).get(), "Lba {lba} lies outside a tree of level {top}");
     let mut at = *root;
-    let mut level = height.root_level();
+    let mut level = top;
     loop {
         if !at.valid(Blocks::new(Pba::LIMIT)) {
-            return Leaf::Damaged(at);
+            return (Leaf::Damaged(at), level);
         }
         if at.is_hole() {
-            return Leaf::Hole(at.when);
+            return (Leaf::Hole(at.when), level);
         }
-        let Some(buf) = cache.get(&at) else { return Leaf::Need(at) };
+        let Some(buf) = cache.get(&at) else { return (Leaf::Need(at), level) };
         if level == 0 {
-            return Leaf::Page(buf);
+            return (Leaf::Page(buf), 0);
         }
         at = page::get(memory.block(buf), index(lba, level));
         level -= 1;
