@@ -2,14 +2,22 @@
 //!
 //! Invariants: a drive is listed once; an entry changes only with a higher version; the last current copy of any
 //! place of a row is never marked stale. A *place* is one (row, column): the set of drives that hold its legs.
-//! The order in which a change becomes real is the caller's: going stale is durable in the superblocks of the
-//! remaining drives and in the catalogue before a write that the drive misses is acknowledged; becoming current
-//! is durable in the superblocks, then in the catalogue, before the copy is counted on.
+//!
+//! The order in which a table becomes durable is the caller's, and is the same for a drive that fails, a resync
+//! that ends and an activation's first superblock: the catalogue learns which copies are **not** current; then
+//! the superblocks of the drives that get superblocks; then the catalogue learns which copies are current; then
+//! the table is acted upon (a write that a stale copy misses is acknowledged, a copy is counted on). Were a
+//! superblock the first to say that drive A is stale, this could happen: only drive B has it when the node
+//! crashes; the group is opened with A alone, since the catalogue knows nothing against it, and goes on; then A
+//! and the catalogue are lost, and B, which was left behind, says of itself that it is the only current copy.
+//! Were the catalogue the first to say that A is current again, A could be opened alone while B still says that
+//! it is not, and the same follows.
 use crate::copy::{CopyEntry, CopyState, Event, Illegal};
 use crate::drives::DriveSet;
 use alloc::vec::Vec;
 use base::limits::MAX_DRIVES;
 use base::{CkptNo, DriveIx, Seq, Uuid};
+use core::cmp::Ordering;
 
 /// The drives of a group and what their copies are worth.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -143,8 +151,7 @@ impl CopyTable {
         Ok(())
     }
 
-    /// Takes what another view (an older superblock, another drive's, the catalogue's) knows better: for each
-    /// drive the entry with the higher version. Drives that only the other view lists are left out: which drives
+    /// Takes what another drive's superblock knows better: for each drive the entry with the higher version. Drives that only the other view lists are left out: which drives
     /// a group has is for its newest superblock to say.
     pub fn merge(&mut self, view: &[CopyEntry]) {
         for entry in &mut self.entries {
@@ -156,6 +163,28 @@ impl CopyTable {
                     entry.state = entry.state.worse(other.state);
                 }
             }
+        }
+    }
+
+    /// Takes what the catalogue knows: what is newer, and of an older view that a copy is not current. A copy
+    /// becomes current in the superblocks first, and is not counted on before the catalogue agrees, so nothing
+    /// is lost by believing the catalogue, but a resync that must be done again. Were it not believed, this
+    /// could happen: the superblock that calls drive A current is on A only when the node crashes; the group is
+    /// opened with A alone and goes on; then A and the catalogue are lost, and B, which was left behind, still
+    /// says that A is being resynced and that itself is current.
+    ///
+    /// A drive that the catalogue does not list has no mark against it.
+    pub fn merge_catalogue(&mut self, view: &[CopyEntry]) {
+        for entry in &mut self.entries {
+            let mine = *entry;
+            let Some(theirs) = view.iter().find(|other| other.drive == mine.drive) else { continue };
+            *entry = match theirs.version.cmp(&mine.version) {
+                Ordering::Greater => *theirs,
+                _ if theirs.state.is_current() => mine,
+                Ordering::Equal => CopyEntry { state: mine.state.worse(theirs.state), ..mine },
+                Ordering::Less if mine.state.is_current() => CopyEntry { state: theirs.state, ..mine },
+                Ordering::Less => mine,
+            };
         }
     }
 

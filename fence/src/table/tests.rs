@@ -83,7 +83,26 @@ fn the_newer_view_is_believed() {
     mine.merge(&[CopyEntry { drive: drive(1), state: CopyState::EMPTY, version: 1 }]);
     assert_eq!(mine.get(DriveIx::new(1)).state, CopyState::EMPTY, "equally new: the worse");
     mine.restamp(10);
+    assert_eq!(mine.newest_version(), 10);
     assert!(mine.entries().iter().all(|entry| entry.version == 10));
+}
+
+#[test]
+fn a_copy_is_not_current_before_the_catalogue_agrees() {
+    let stale = CopyEntry { drive: drive(0), state: CopyState::Stale { seq: AT.0, ckpt: AT.1 }, version: 3 };
+    let resyncing = CopyEntry { state: CopyState::Resyncing { seq: AT.0, ckpt: AT.1 }, version: 4, ..stale };
+    let current = CopyEntry { state: CopyState::Current, version: 5, ..stale };
+    let merged = |mine, theirs| {
+        let mut table = CopyTable::from_entries(&[mine]).expect("one");
+        table.merge_catalogue(&[theirs]);
+        *table.get(DriveIx::new(0))
+    };
+    assert_eq!(merged(current, stale), CopyEntry { state: stale.state, ..current });
+    assert_eq!(merged(current, CopyEntry { version: 5, ..stale }).state, stale.state);
+    assert_eq!(merged(resyncing, stale), resyncing);
+    assert_eq!(merged(stale, current), current, "the catalogue is newer");
+    assert_eq!(merged(stale, CopyEntry { version: 1, ..current }), stale);
+    assert_eq!(merged(stale, CopyEntry { drive: drive(9), ..current }), stale);
 }
 
 struct Rng(u64);
@@ -112,7 +131,7 @@ struct Disk {
 struct World {
     rng: Rng,
     disks: Vec<Disk>,
-    catalogue: Option<CopyTable>,
+    catalogue: CopyTable,
     /// The table of the running engine, if one runs.
     live: Option<CopyTable>,
     generation: u64,
@@ -128,19 +147,21 @@ impl World {
         let table = mirror(drives);
         let disk = Disk { table: table.clone(), generation: 0, version: 1, has: vec![] };
         let disks = vec![disk; usize::from(drives)];
-        let catalogue = Some(table);
-        Self { rng, disks, catalogue, live: None, generation: 0, version: 1, writes: 0, opened: 0 }
+        Self { rng, disks, catalogue: table, live: None, generation: 0, version: 1, writes: 0, opened: 0 }
     }
 
     fn place(&self) -> DriveSet {
         set((1 << self.disks.len()) - 1)
     }
 
-    /// Writes the live table as the next superblock to the drives that get superblocks, then to the catalogue.
-    /// False if the crash came first.
+    /// Makes the live table durable: what is not current in the catalogue, everything in a superblock on the
+    /// drives that get superblocks, what is current in the catalogue. False if a crash came in between.
     fn publish(&mut self, version: u64) -> bool {
-        let table = self.live.clone().expect("running");
         self.version = version;
+        if !self.tell_catalogue(|state| !state.is_current()) {
+            return false;
+        }
+        let table = self.live.clone().expect("running");
         for drive in table.drives(|state| !matches!(state, CopyState::Stale { .. })).iter() {
             if self.rng.chance(6) {
                 return self.crash();
@@ -148,11 +169,18 @@ impl World {
             let disk = &mut self.disks[usize::from(drive.get())];
             (disk.table, disk.generation, disk.version) = (table.clone(), self.generation, version);
         }
+        self.tell_catalogue(CopyState::is_current)
+    }
+
+    fn tell_catalogue(&mut self, which: impl Fn(CopyState) -> bool) -> bool {
         if self.rng.chance(6) {
             return self.crash();
         }
-        if self.catalogue.is_some() {
-            self.catalogue = Some(table);
+        let live = self.live.as_ref().expect("running");
+        for (told, entry) in self.catalogue.entries.iter_mut().zip(live.entries()) {
+            if which(entry.state) {
+                *told = *entry;
+            }
         }
         true
     }
@@ -209,9 +237,9 @@ impl World {
         let Some(newest) = there.iter().max_by_key(|disk| (disk.generation, disk.version)) else { return };
         let mut table = newest.table.clone();
         there.iter().for_each(|disk| table.merge(disk.table.entries()));
-        let catalogue = self.catalogue.as_ref().filter(|_| self.rng.chance(80));
+        let catalogue = self.rng.chance(80).then_some(&self.catalogue);
         if let Some(view) = catalogue {
-            table.merge(view.entries());
+            table.merge_catalogue(view.entries());
         }
         let inputs = OpenInputs { table: &table, present, catalogue: catalogue.is_some(), forced: false };
         let decision = decide_open(&inputs, [all]);
@@ -229,7 +257,7 @@ impl World {
     }
 
     fn known_version(&self) -> u64 {
-        self.catalogue.as_ref().map_or(0, CopyTable::newest_version)
+        self.catalogue.newest_version()
     }
 
     fn activate(&mut self, mut table: CopyTable, current: DriveSet, newest: u64) {
