@@ -137,7 +137,7 @@ pub fn run<S: Subject>(seeds: &[u64], threads: usize, mut progress: impl FnMut(&
     let work = |index: u64| {
         let seed = seeds[index as usize];
         let mut outcome = run_seed::<S>(seed, None, false);
-        if index % TWICE == 0 && outcome.violation.is_none() {
+        if index.is_multiple_of(TWICE) && outcome.violation.is_none() {
             let again = run_seed::<S>(seed, None, false);
             if again.hash != outcome.hash {
                 outcome.violation = Some(Violation::new("determinism", "the same seed gave two traces"));

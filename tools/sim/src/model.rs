@@ -15,6 +15,9 @@ use base::{BLOCK_BYTES, SECTOR_BYTES, SECTORS_PER_BLOCK};
 /// Sectors in a block.
 pub const PER_BLOCK: usize = SECTORS_PER_BLOCK as usize;
 
+// Masks of sectors are bytes.
+const _: () = assert!(PER_BLOCK == u8::BITS as usize);
+
 /// Why a state can never be seen again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Void {

@@ -5,7 +5,7 @@
 //! workload goes on at once and reads settle what survived. The end of a run stops all faults and asks for
 //! everything: see `finish`.
 use crate::checks::{self, Sight, Violation, c9, c10::Progress, prefix};
-use crate::model::{Found, Look, Model, PER_BLOCK, mask_of};
+use crate::model::{Found, Look, Model, mask_of};
 use crate::shape::{Shape, Weather};
 use crate::stamp::{self, WriteId};
 use crate::subject::Subject;
@@ -327,7 +327,6 @@ impl<S: Subject> Run<S> {
             let Found::Allowed(index) = found else { unreachable!("some checker objects to {found:?}") };
             self.model.learn(block, &look, index);
         }
-        assert!(PER_BLOCK == 8, "masks are bytes");
         Ok(())
     }
 
@@ -426,7 +425,7 @@ impl<S: Subject> Run<S> {
         }
         let subject = self.world.opener().clone();
         let (drives, catalogue) = (&self.world.drives, &self.world.control.catalogue);
-        let mapped = subject.mapped(drives, catalogue).map_err(|what| Violation::new("C5", what))?;
+        let mapped = subject.mapped(drives, catalogue)?;
         self.compared += checks::c5::at_rest(drives, &mapped)? as u64;
         Ok(())
     }

@@ -1,4 +1,5 @@
 //! What the simulator needs to know of an engine beyond `base::Engine`.
+use crate::checks::Violation;
 use crate::checks::c5::Places;
 use crate::shape::Shape;
 use simkit::{Catalogue, Control, Open, Rng, SimDrive};
@@ -14,7 +15,7 @@ pub trait Subject: Open + Clone {
     /// How often each row of the recovery table fired in this engine, by name; in the same order always.
     fn recovery_rows(engine: &Self::Engine) -> Vec<(&'static str, u64)>;
     /// Where each mapped block of a closed group lies on each current leg; an error says what is damaged.
-    fn mapped(&self, drives: &[SimDrive], catalogue: &Catalogue) -> Result<Vec<Places>, String>;
+    fn mapped(&self, drives: &[SimDrive], catalogue: &Catalogue) -> Result<Vec<Places>, Violation>;
     /// Why the engine refused to open, for messages.
     fn refusal(engine: &Self::Engine) -> String;
 }

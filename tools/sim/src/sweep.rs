@@ -25,7 +25,7 @@ pub fn run<S: Subject>(workloads: u64, first_seed: u64, threads: usize) -> Tally
         };
         let work = |index: u64| {
             let error = FaultKind::ReadError;
-            let fault = if index % 2 == 0 { Armed::once(error) } else { Armed::for_ever(error) };
+            let fault = if index.is_multiple_of(2) { Armed::once(error) } else { Armed::for_ever(error) };
             let k = index / 2 + 1;
             let outcome = guarded(|| play::<S>(&shape, Some((k, fault)))).unwrap_or_else(Err);
             outcome.err().map(|v| {

@@ -5,6 +5,7 @@
 //! journal entry (header with check, then the blocks) on every leg; when the journal is full everything is
 //! written in place, flushed, and a superblock of the next version starts the journal anew. The whole volume
 //! is kept in memory; one request is served at a time.
+use crate::checks::Violation;
 use crate::checks::c5::Places;
 use crate::shape::{Shape, Weather};
 use crate::subject::Subject;
@@ -128,7 +129,7 @@ impl Subject for Toy {
     fn recovery_rows(_: &ToyEngine) -> Vec<(&'static str, u64)> {
         Vec::new()
     }
-    fn mapped(&self, drives: &[SimDrive], _: &Catalogue) -> Result<Vec<Places>, String> {
+    fn mapped(&self, drives: &[SimDrive], _: &Catalogue) -> Result<Vec<Places>, Violation> {
         let legs = 0..drives.len() as u8;
         let place =
             |at: u64| legs.clone().map(|leg| (DriveIx::new(leg), DriveBlock::new(HOME + at))).collect();

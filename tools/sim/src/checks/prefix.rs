@@ -13,7 +13,7 @@ pub fn after_crash(model: &Model) -> Result<(), Violation> {
     let survived = |id: WriteId, block: u64, index: u32| {
         let history = &model.blocks[block as usize];
         let state = &history.states[history.durable as usize];
-        history.durable >= index && state.content.iter().any(|write| *write == id)
+        history.durable >= index && state.content.contains(&id)
     };
     for (block, history) in model.blocks.iter().enumerate() {
         if history.is_unsettled() {

@@ -1,0 +1,249 @@
+//! A closed group as its drives show it, read with the format's own code and none of the engine's.
+//!
+//! Walks everything that the newest superblock leads to, on every current leg: row, history and directory pages,
+//! every map, the bitmaps. Each block must have its Ref's check on each leg, no block may be reached twice, and
+//! the bitmaps must say exactly what was reached: that finds lost space and space given out twice. Does not look
+//! at the ring: the group is closed.
+use crate::checks::Violation;
+use crate::checks::c5::Places;
+use base::{Blocks, Check, DriveBlock, DriveIx, Extent, Pba, RegionNo};
+use cow::bitmap::Bitmap;
+use cow::directory::{decode_cuts, decode_volumes};
+use cow::{PAGE_REFS, Ref, Root, page};
+use simkit::{Catalogue, SimDrive};
+use std::collections::BTreeMap;
+use volume::label::extent_start;
+use volume::superblock::Superblock;
+use volume::{Geometry, rows};
+
+/// What a walk found.
+pub struct Offline<'a> {
+    drives: &'a [SimDrive],
+    stale: Vec<bool>,
+    superblock: Superblock,
+    table: Vec<Extent>,
+    reached: BTreeMap<Pba, &'static str>,
+    cut: BTreeMap<Pba, &'static str>,
+    places: Vec<Places>,
+}
+
+fn wrong(what: impl Into<String>) -> Violation {
+    Violation::new("C5", what)
+}
+
+impl<'a> Offline<'a> {
+    /// Walks a closed group whose home row has these extents of this size.
+    pub fn walk(
+        drives: &'a [SimDrive],
+        home: &[Extent],
+        extent_blocks: u32,
+        catalogue: &Catalogue,
+    ) -> Result<Self, Violation> {
+        let superblock = newest(drives, home, extent_blocks)?;
+        if !superblock.clean {
+            return Err(wrong("the newest superblock does not say that the group was closed"));
+        }
+        let stale = (0..drives.len()).map(|i| drives[i].is_dead() || catalogue.is_stale(i)).collect();
+        let mut offline = Self {
+            drives,
+            stale,
+            table: superblock.home.clone(),
+            superblock,
+            reached: BTreeMap::new(),
+            cut: BTreeMap::new(),
+            places: Vec::new(),
+        };
+        offline.read_rows()?;
+        offline.read_directory()?;
+        Ok(offline)
+    }
+
+    /// Where each mapped block lies, on each current leg.
+    pub fn into_places(self) -> Vec<Places> {
+        self.places
+    }
+
+    fn geometry(&self) -> Geometry {
+        self.superblock.geometry
+    }
+
+    fn space(&self) -> Blocks {
+        Blocks::new(u64::from(self.superblock.rows) * self.geometry().row_blocks())
+    }
+
+    /// The copies of a block that count.
+    fn places_of(&self, pba: Pba) -> Places {
+        let geometry = self.geometry();
+        let place = geometry.place(pba);
+        let copy = |leg: u8| {
+            let column = usize::from(leg) * usize::from(geometry.columns) + usize::from(place.column.get());
+            let extent = self.table[place.row.get() as usize * geometry.row_extents() + column];
+            (extent.drive, geometry.drive_block(extent, place.block))
+        };
+        (0..geometry.legs).map(copy).filter(|(drive, _)| !self.stale[usize::from(drive.get())]).collect()
+    }
+
+    fn peek(&self, drive: DriveIx, at: DriveBlock) -> base::Block {
+        self.drives[usize::from(drive.get())].peek(at)
+    }
+
+    /// A block that a Ref leads to: alike and right on every current leg, and reached for the first time.
+    fn reach(&mut self, to: &Ref, what: &'static str) -> Result<base::Block, Violation> {
+        if to.pba.get() >= self.space().get() {
+            return Err(wrong(format!("a {what} lies beyond the space: {to:?}")));
+        }
+        if let Some(other) = self.reached.insert(to.pba, what) {
+            return Err(wrong(format!("block {} is a {other} and a {what}", to.pba)));
+        }
+        let places = self.places_of(to.pba);
+        let mut content = None;
+        for (drive, at) in &places {
+            let block = self.peek(*drive, *at);
+            if Check::of(&block) != to.check {
+                return Err(wrong(format!("the {what} at {} fails its check on drive {drive}", to.pba)));
+            }
+            content = Some(block);
+        }
+        self.places.push(places);
+        content.ok_or_else(|| wrong(format!("no current leg holds the {what} at {}", to.pba)))
+    }
+
+    fn read_rows(&mut self) -> Result<(), Violation> {
+        let superblock = self.superblock.clone();
+        if !superblock.history.is_absent() {
+            self.reach(&superblock.history, "history page")?;
+        }
+        if superblock.row_pages.is_absent() {
+            return if superblock.rows == 1 { Ok(()) } else { Err(wrong("there are rows, but no row pages")) };
+        }
+        assert_eq!(superblock.row_height, 0, "groups of the simulator have few rows");
+        let page = self.reach(&superblock.row_pages, "row page")?;
+        let count = superblock.rows as usize * superblock.geometry.row_extents();
+        self.table = rows::decode(&page, count).ok_or_else(|| wrong("the row page holds no extents"))?;
+        Ok(())
+    }
+
+    fn read_directory(&mut self) -> Result<(), Violation> {
+        let at = self.superblock.directory;
+        if at.is_absent() {
+            return Ok(());
+        }
+        let page = self.reach(&at, "directory root")?;
+        let bad = |what: &str, e: cow::BadDirectory| wrong(format!("{what}: {e}"));
+        let root = Root::decode(&page, self.space()).map_err(|e| bad("root", e))?;
+        let page = self.reach(&root.volumes, "volumes page")?;
+        let volumes = decode_volumes(&page, self.space()).map_err(|e| bad("volumes", e))?;
+        for volume in volumes.iter() {
+            self.walk_map(&volume.root, volume.height.root_level(), "map page", "data block")?;
+        }
+        if !root.cuts.is_absent() {
+            let page = self.reach(&root.cuts, "cut list")?;
+            let cuts = decode_cuts(&page, self.space()).map_err(|e| bad("cuts", e))?;
+            let kept = std::mem::take(&mut self.reached);
+            let places = self.places.len();
+            for cut in cuts.iter() {
+                // What was freed of it already may be anything by now: only what is still whole is counted.
+                let _ = self.walk_map(&cut.subtree, cut.level, "cut page", "cut block");
+            }
+            self.places.truncate(places);
+            self.cut = std::mem::replace(&mut self.reached, kept);
+        }
+        let mut bitmaps = BTreeMap::new();
+        if root.tree_height > 0 {
+            self.walk_bitmaps(&root.tree, root.tree_height - 1, 0, &mut bitmaps)?;
+        }
+        self.compare_space(&root, &bitmaps)
+    }
+
+    fn walk_map(&mut self, to: &Ref, level: u8, inner: &'static str, data: &'static str) -> Result<(), Violation> {
+        if to.is_hole() {
+            return Ok(());
+        }
+        let block = self.reach(to, inner)?;
+        for i in 0..PAGE_REFS {
+            let child = page::get(&block, i);
+            if level > 0 {
+                if !child.is_absent() {
+                    self.walk_map(&child, level - 1, inner, data)?;
+                }
+            } else if !child.is_hole() {
+                self.reach(&child, data)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn walk_bitmaps(
+        &mut self,
+        to: &Ref,
+        level: u8,
+        first: u32,
+        found: &mut BTreeMap<u32, Bitmap>,
+    ) -> Result<(), Violation> {
+        let block = self.reach(to, "page of the bitmap tree")?;
+        for i in 0..PAGE_REFS as u32 {
+            let child = page::get(&block, i as usize);
+            let index = first * PAGE_REFS as u32 + i;
+            if child.is_absent() {
+                continue;
+            }
+            if level > 0 {
+                self.walk_bitmaps(&child, level - 1, index, found)?;
+            } else {
+                let bits = self.reach(&child, "bitmap")?;
+                found.insert(index, Bitmap::decode(&bits));
+            }
+        }
+        Ok(())
+    }
+
+    /// Every bitmap says what was reached, and the root's count is their sum.
+    fn compare_space(&self, root: &Root, bitmaps: &BTreeMap<u32, Bitmap>) -> Result<(), Violation> {
+        let geometry = self.geometry();
+        let mut used = 0;
+        for region in 0..root.regions {
+            let first = Pba::new(u64::from(region) * u64::from(geometry.extent_blocks));
+            let mut fixed = Bitmap::EMPTY;
+            geometry.fixed_runs(RegionNo::new(region), &mut |pba, blocks| {
+                fixed.set_run((pba - first).get() as u32, blocks.get() as u32);
+            });
+            let bits = bitmaps.get(&region).unwrap_or(&fixed);
+            for bit in 0..geometry.extent_blocks {
+                let pba = first + Blocks::new(u64::from(bit));
+                let reached = self.reached.get(&pba).filter(|_| !fixed.get(bit));
+                let must = fixed.get(bit) || reached.is_some();
+                let may = must || self.cut.contains_key(&pba);
+                used += u64::from(bits.get(bit));
+                if bits.get(bit) && !may {
+                    return Err(wrong(format!("block {pba} is marked used and nothing leads to it")));
+                }
+                if !bits.get(bit) && must {
+                    return Err(wrong(format!("block {pba} is marked free and is a {}", reached.unwrap_or(&"fixed block"))));
+                }
+            }
+        }
+        if used != root.used.get() {
+            return Err(wrong(format!("the directory counts {} used blocks, the bitmaps {used}", root.used)));
+        }
+        Ok(())
+    }
+}
+
+/// The newest valid superblock on any drive.
+fn newest(drives: &[SimDrive], home: &[Extent], extent_blocks: u32) -> Result<Superblock, Violation> {
+    let mut best: Option<Superblock> = None;
+    for extent in home {
+        let drive = &drives[usize::from(extent.drive.get())];
+        let start = extent_start(extent.extent, extent_blocks);
+        for slot in volume::layout::extent::SUPERBLOCKS {
+            let block = drive.peek(start + Blocks::new(u64::from(slot)));
+            if let Ok((found, _)) = Superblock::decode(&block)
+                && !drive.is_dead()
+                && best.as_ref().is_none_or(|b| found.newness() > b.newness())
+            {
+                best = Some(found);
+            }
+        }
+    }
+    best.ok_or_else(|| wrong("no superblock can be read"))
+}
