@@ -111,7 +111,9 @@ impl CommitBuilder {
         self.take_seq()
     }
 
-    /// Adds a void: the commit of that number and check could not complete and does not count. Takes no Seq.
+    /// Adds a void: the commit of that number and check could not complete and does not count. Takes no Seq. If
+    /// the commit that holds this fails in turn, the next one names it and repeats what it named: the voids of a
+    /// voided commit do not count.
     pub fn void(&mut self, commit: CommitNo, check: Check) {
         assert!(self.fits_void(), "the commit is full");
         let head = self.take(RECORD_BYTES);

@@ -7,7 +7,10 @@
 //! commit that names it, and the table is asked again for what the shorter chain has.
 //!
 //! An accepted commit is made complete on every current leg, and flushed, before the first request is served:
-//! a read must not be answered from a commit that a second crash could lose.
+//! a read must not be answered from a commit that a second crash could lose. The superblock that begins the new
+//! activation says D = the last Seq of the chain (`Chain::next_seq` less one), so that no later recovery can
+//! cut what this one accepted: its history line starts there, and a chain that ends earlier could not be
+//! continued.
 use crate::legs::LegSet;
 
 /// What was found of one commit.

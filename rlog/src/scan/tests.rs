@@ -501,6 +501,23 @@ impl Hand {
         }
     }
 
+    /// The next commit in its place, with a hole and these voids; or sealed only and lost.
+    fn put_voids(&mut self, no: u64, voids: &[u64], store: bool) {
+        let mut builder = CommitBuilder::new(1);
+        for void in voids {
+            builder.void(CommitNo::new(*void), self.checks[*void as usize]);
+        }
+        builder.hole(VolumeId::new(1), Lba::ZERO, Blocks::new(1));
+        let mut memory = VecMemory::new(1);
+        let fields = self.fields(no, if no < 4 { 1 } else { 2 });
+        let sealed = builder.seal(&fields, &mut memory, BufId::new(0));
+        self.checks.push(sealed.check);
+        if store {
+            let start = no as usize * BLOCK_BYTES;
+            self.drive[start..start + BLOCK_BYTES].copy_from_slice(memory.blocks(BufId::new(0), 1));
+        }
+    }
+
     fn scan(&self) -> Scan {
         let mut scan = Scan::new(GROUP, RingShape::new(&[Piece { blocks: Blocks::new(48) }], 1), 1);
         assert_eq!(scan.feed(LegId::ZERO, Column::ZERO, 0, &self.drive), 48);
@@ -592,28 +609,30 @@ fn a_newer_superblock_is_noticed() {
 fn a_void_behind_the_end_cancels_nothing() {
     let mut hand = Hand::new();
     hand.good(3);
-    let put = |hand: &mut Hand, no: u64, voids: &[u64], store: bool| {
-        let generation = if no < 4 { 1 } else { 2 };
-        let mut builder = CommitBuilder::new(1);
-        for void in voids {
-            builder.void(CommitNo::new(*void), hand.checks[*void as usize]);
-        }
-        builder.hole(VolumeId::new(1), Lba::ZERO, Blocks::new(1));
-        let mut memory = VecMemory::new(1);
-        let sealed = builder.seal(&hand.fields(no, generation), &mut memory, BufId::new(0));
-        hand.checks.push(sealed.check);
-        if store {
-            let start = no as usize * BLOCK_BYTES;
-            hand.drive[start..start + BLOCK_BYTES].copy_from_slice(memory.blocks(BufId::new(0), 1));
-        }
-    };
-    put(&mut hand, 3, &[], false);
-    put(&mut hand, 4, &[], true);
-    put(&mut hand, 5, &[3], true);
-    put(&mut hand, 6, &[], true);
-    put(&mut hand, 7, &[], false);
-    put(&mut hand, 8, &[5], true);
+    hand.put_voids(3, &[], false);
+    hand.put_voids(4, &[], true);
+    hand.put_voids(5, &[3], true);
+    hand.put_voids(6, &[], true);
+    hand.put_voids(7, &[], false);
+    hand.put_voids(8, &[5], true);
     let chain = hand.chain();
     assert_eq!(chain.voided.iter().map(|v| v.commit.get()).collect::<Vec<_>>(), [3]);
     assert_eq!(chain.next.get(), 7);
+}
+
+/// Commit 5 voids commit 3 and is voided itself by commit 6, which does not repeat what 5 said: nothing that 5
+/// records counts, so 3 does.
+#[test]
+fn the_voids_of_a_voided_commit_do_not_count() {
+    let mut hand = Hand::new();
+    hand.good(5);
+    hand.put_voids(5, &[3], true);
+    hand.put_voids(6, &[5], true);
+    let chain = hand.chain();
+    assert_eq!(chain.voided.iter().map(|v| v.commit.get()).collect::<Vec<_>>(), [5]);
+    assert_eq!(chain.next.get(), 7);
+    // The one after repeats it.
+    hand.put_voids(7, &[3], true);
+    let chain = hand.chain();
+    assert_eq!(chain.voided.iter().map(|v| v.commit.get()).collect::<Vec<_>>(), [3, 5]);
 }
