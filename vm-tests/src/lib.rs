@@ -11,6 +11,7 @@ pub mod guest;
 pub mod initramfs;
 pub mod kernel;
 pub mod machine;
+pub mod oracle;
 pub mod protocol;
 pub mod random;
 pub mod scenario;

@@ -172,17 +172,24 @@ impl Machine {
     /// # Errors
     /// The machine ended, or said nothing in time.
     pub fn next(&mut self, deadline: Instant) -> Result<Message> {
+        let message = self.next_before(deadline)?;
+        message.ok_or_else(|| Error::failed("the guest said nothing more before its time was over"))
+    }
+
+    /// Like [`Machine::next`], but the passing of `until` is no error.
+    ///
+    /// # Errors
+    /// The machine ended.
+    pub fn next_before(&mut self, until: Instant) -> Result<Option<Message>> {
         loop {
-            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(line) => {
                     let _ = writeln!(self.talk, "{line}");
                     if let Some(message) = Message::parse(&line) {
-                        return Ok(message);
+                        return Ok(Some(message));
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => {
-                    return Err(Error::failed("the guest said nothing more before its time was over"));
-                }
+                Err(RecvTimeoutError::Timeout) => return Ok(None),
                 Err(RecvTimeoutError::Disconnected) => {
                     return Err(Error::failed(format!(
                         "the machine ended before its scenario did; see {}",

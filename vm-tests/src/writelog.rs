@@ -194,12 +194,26 @@ enum Temper {
     Mixed,
 }
 
+/// What a drive does to its unflushed writes when the power goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Manner {
+    /// Whether a write can survive in part.
+    pub tears: bool,
+    /// Whether flushes were lies: then nothing is safe.
+    pub lies: bool,
+}
+
+impl Manner {
+    /// A drive within the contract: it tears at sectors and keeps what was flushed.
+    pub const HONEST: Manner = Manner { tears: true, lies: false };
+}
+
 /// Makes the drive that a power cut leaves: `image` holds what was there before the log began, and is
 /// changed. The same seed gives the same drive.
 ///
 /// # Errors
 /// The log or the image cannot be read or written.
-pub fn rebuild(log_path: &Path, log: &Log, image: &Path, seed: u64) -> Result<Fate> {
+pub fn rebuild(log_path: &Path, log: &Log, image: &Path, manner: Manner, seed: u64) -> Result<Fate> {
     let source = File::open(log_path).doing(|| format!("open {}", log_path.display()))?;
     let target = File::options().read(true).write(true).open(image);
     let target = target.doing(|| format!("open {}", image.display()))?;
@@ -211,15 +225,16 @@ pub fn rebuild(log_path: &Path, log: &Log, image: &Path, seed: u64) -> Result<Fa
         1 => Temper::KeepsAll,
         _ => Temper::Mixed,
     };
-    let durable = log.durable();
+    let durable = if manner.lies { 0 } else { log.durable() };
     let mut fate = Fate::default();
     for (at, entry) in log.entries.iter().enumerate() {
         let all = 0..entry.count;
-        let part = if at < durable || entry.is_safe_alone() {
+        let safe = at < durable || (entry.is_safe_alone() && !manner.lies);
+        let part = if safe {
             fate.durable += 1;
             all
         } else {
-            choose(entry, temper, &mut random, &mut fate)
+            choose(entry, temper, manner, &mut random, &mut fate)
         };
         apply(&source, entry, part, &target).doing(|| format!("rebuild {}", image.display()))?;
     }
@@ -227,7 +242,13 @@ pub fn rebuild(log_path: &Path, log: &Log, image: &Path, seed: u64) -> Result<Fa
 }
 
 /// Which sectors of a write at risk survive.
-fn choose(entry: &Entry, temper: Temper, random: &mut Random, fate: &mut Fate) -> std::ops::Range<u64> {
+fn choose(
+    entry: &Entry,
+    temper: Temper,
+    manner: Manner,
+    random: &mut Random,
+    fate: &mut Fate,
+) -> std::ops::Range<u64> {
     let dice = match temper {
         Temper::LosesAll => 0,
         Temper::KeepsAll => 1,
@@ -238,7 +259,7 @@ fn choose(entry: &Entry, temper: Temper, random: &mut Random, fate: &mut Fate) -
             fate.dropped += 1;
             0..0
         }
-        2 if entry.count > 1 => {
+        2 if entry.count > 1 && manner.tears => {
             fate.torn += 1;
             let cut = 1 + random.below(entry.count - 1);
             if random.below(2) == 0 { 0..cut } else { cut..entry.count }

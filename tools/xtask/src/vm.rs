@@ -5,7 +5,7 @@ use crate::context::Workspace;
 use crate::setup;
 use serde_json::json;
 use std::time::{SystemTime, UNIX_EPOCH};
-use vm_tests::error::{Error, Result};
+use vm_tests::error::{Context, Error, Result};
 use vm_tests::kernel::Which;
 use vm_tests::scenario::{self, Bench, Scenario};
 
@@ -17,6 +17,9 @@ struct Wish {
     kernel: Option<Which>,
     names: Vec<String>,
     seed: Option<u64>,
+    rounds: Option<u64>,
+    exec: Option<String>,
+    exec_words: Vec<String>,
 }
 
 fn parse(words: &[String]) -> Result<Wish> {
@@ -33,12 +36,20 @@ fn parse(words: &[String]) -> Result<Wish> {
                     Error::invalid(format!("--kernel is `{name}`: it can be 6.12 or newest"))
                 })?);
             }
-            "--seed" => wish.seed = words.next().and_then(|w| w.parse().ok()),
+            "--seed" => wish.seed = Some(number("--seed", words.next())?),
+            "--rounds" => wish.rounds = Some(number("--rounds", words.next())?),
+            "--exec" => wish.exec = words.next().cloned(),
+            "--word" => wish.exec_words.extend(words.next().cloned()),
             flag if flag.starts_with('-') => return Err(Error::invalid(format!("vm knows no flag {flag}"))),
             name => wish.names.push(name.to_owned()),
         }
     }
     Ok(wish)
+}
+
+/// The number behind a flag.
+pub fn number(flag: &str, word: Option<&String>) -> Result<u64> {
+    word.and_then(|w| w.parse().ok()).ok_or_else(|| Error::invalid(format!("{flag} takes a number")))
 }
 
 /// One run that was asked for.
@@ -57,7 +68,9 @@ fn runs(wish: &Wish) -> Result<Vec<Run>> {
     }
     if wish.names.is_empty() {
         for row in scenario::ALL {
-            let kernels: &[Which] = if wish.full { &Which::ALL } else { row.smoke };
+            // What is not in the smoke set is only for trying things.
+            let everything = wish.full && !row.smoke.is_empty();
+            let kernels: &[Which] = if everything { &Which::ALL } else { row.smoke };
             let wanted = kernels.iter().filter(|w| wish.kernel.is_none_or(|k| k == **w));
             chosen.extend(wanted.map(|w| (row, *w)));
         }
@@ -80,7 +93,7 @@ pub fn command(workspace: &Workspace, words: &[String]) -> Result<u8> {
     }
     let _lock = workspace.lock("vm")?;
     setup::ensure(workspace)?;
-    let tally = run(workspace, &runs(&wish)?, wish.full, wish.seed)?;
+    let tally = run(workspace, &runs(&wish)?, &wish)?;
     println!("vm: {} passed, {} failed", tally.passed, tally.failed);
     Ok(u8::from(tally.failed > 0 || tally.passed == 0))
 }
@@ -90,7 +103,8 @@ pub fn command(workspace: &Workspace, words: &[String]) -> Result<u8> {
 /// # Errors
 /// Something that every scenario needs is missing.
 pub fn smoke(workspace: &Workspace) -> Result<Tally> {
-    run(workspace, &runs(&Wish::default())?, false, None)
+    let wish = Wish::default();
+    run(workspace, &runs(&wish)?, &wish)
 }
 
 /// How many runs passed and failed.
@@ -102,9 +116,9 @@ pub struct Tally {
     pub failed: u32,
 }
 
-fn run(workspace: &Workspace, runs: &[Run], full: bool, seed: Option<u64>) -> Result<Tally> {
+fn run(workspace: &Workspace, runs: &[Run], wish: &Wish) -> Result<Tally> {
     vm_tests::machine::require_qemu()?;
-    let bench = bench(workspace, runs, full, seed)?;
+    let bench = bench(workspace, runs, wish)?;
     scenario::clear_leftovers(&bench.work);
     let mut tally = Tally::default();
     let mut rows = Vec::new();
@@ -135,21 +149,35 @@ fn run(workspace: &Workspace, runs: &[Run], full: bool, seed: Option<u64>) -> Re
     }
     workspace.report(
         "vm",
-        &json!({"passed": tally.passed, "failed": tally.failed, "full": full, "seed": bench.seed, "runs": rows}),
+        &json!({"passed": tally.passed, "failed": tally.failed, "full": wish.full, "seed": bench.seed, "runs": rows}),
     )?;
     Ok(tally)
 }
 
 /// Builds what the runs need.
-fn bench(workspace: &Workspace, runs: &[Run], full: bool, seed: Option<u64>) -> Result<Bench> {
+fn bench(workspace: &Workspace, runs: &[Run], wish: &Wish) -> Result<Bench> {
     let agent = build::program(workspace, "vm-tests", "plinth-guest", false)?;
     let product = runs.iter().any(|(row, _)| row.product);
     let plinth = product.then(|| build::program(workspace, "plinth", "plinth", true)).transpose()?;
     // A new seed each time finds more over the weeks; it is printed with a failure and repeats the run.
     let fresh = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |d| d.as_secs());
-    let seed = seed.unwrap_or(fresh);
-    let work = workspace.out.join("vm");
-    Ok(Bench { cache: workspace.cache.clone(), work, agent, plinth, full, seed })
+    let exec = match &wish.exec {
+        Some(path) => {
+            let path = std::path::absolute(path).doing(|| format!("resolve {path}"))?;
+            Some((path, wish.exec_words.clone()))
+        }
+        None => None,
+    };
+    Ok(Bench {
+        cache: workspace.cache.clone(),
+        work: workspace.out.join("vm"),
+        agent,
+        plinth,
+        exec,
+        rounds: wish.rounds,
+        full: wish.full,
+        seed: wish.seed.unwrap_or(fresh),
+    })
 }
 
 #[cfg(test)]
@@ -179,7 +207,8 @@ mod tests {
     #[test]
     fn full_means_everything_on_both_kernels() {
         let full = runs(&parse(&words("--full")).expect("valid")).expect("known");
-        assert_eq!(full.len(), scenario::ALL.len() * 2);
+        let tried = scenario::ALL.iter().filter(|s| !s.smoke.is_empty()).count();
+        assert_eq!(full.len(), tried * 2);
         let smoke = runs(&Wish::default()).expect("known");
         assert!(!smoke.is_empty() && smoke.len() <= full.len());
     }

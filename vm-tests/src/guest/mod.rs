@@ -8,9 +8,16 @@
 //! virtio port (module `protocol`).
 
 mod drives;
+mod fsx;
 mod init;
+mod load;
+mod memory;
+mod product;
 mod runner;
 mod steps;
 
 pub use init::{is_init, run_as_init};
+pub use load::Fnv;
+pub use memory::Memory;
+pub use product::VOLUME;
 pub use runner::{Guest, Step, run_scenario};

@@ -4,6 +4,9 @@
 //! as a person would and reports checks; the half here decides what the machine is made of, when it is cut,
 //! and judges what must be judged from outside. Most need nothing special here and run [`simple`].
 
+mod bench_check;
+mod native;
+mod power_cut;
 mod table;
 
 use crate::children;
@@ -57,6 +60,10 @@ pub struct Bench {
     pub agent: PathBuf,
     /// The product, where it was built.
     pub plinth: Option<PathBuf>,
+    /// A program and its words for the scenario `exec`.
+    pub exec: Option<(PathBuf, Vec<String>)>,
+    /// How many rounds a scenario makes, if not its own number.
+    pub rounds: Option<u64>,
     /// Whether the stated counts run instead of a tenth.
     pub full: bool,
     /// What random choices start from.
@@ -80,6 +87,8 @@ pub struct Session<'a> {
     pub folder: PathBuf,
     /// All checks so far.
     pub checks: Vec<Check>,
+    /// Drive images that were made and opened after a cut.
+    pub images: u64,
     boots: u32,
     initramfs: Option<PathBuf>,
 }
@@ -89,6 +98,10 @@ pub struct Session<'a> {
 pub struct Report {
     /// The checks that were made.
     pub checks: Vec<Check>,
+    /// Rounds that were asked for.
+    pub rounds: u64,
+    /// Drive images that were made and opened after a cut.
+    pub images: u64,
     /// Why it failed, if it did.
     pub failure: Option<String>,
     /// The log for a person.
@@ -121,7 +134,8 @@ impl Bench {
         if failure.is_none() {
             session.remove_images();
         }
-        Ok(Report { checks: session.checks, failure, log, took: start.elapsed() })
+        let (rounds, images) = (session.rounds(), session.images);
+        Ok(Report { checks: session.checks, rounds, images, failure, log, took: start.elapsed() })
     }
 
     /// Boots a bare machine with KVM; the caller learns whether that works here.
@@ -145,12 +159,30 @@ impl<'a> Session<'a> {
             fs::remove_dir_all(&folder).doing(|| format!("remove {}", folder.display()))?;
         }
         fs::create_dir_all(&folder).doing(|| format!("make {}", folder.display()))?;
-        Ok(Session { bench, scenario, kernel, accel, folder, checks: Vec::new(), boots: 0, initramfs: None })
+        Ok(Session {
+            bench,
+            scenario,
+            kernel,
+            accel,
+            folder,
+            checks: Vec::new(),
+            images: 0,
+            boots: 0,
+            initramfs: None,
+        })
+    }
+
+    /// Adds a check made on this side.
+    pub fn check(&mut self, name: impl Into<String>, outcome: std::result::Result<(), String>) {
+        self.checks.push((name.into(), outcome));
     }
 
     /// How many rounds this run makes: the stated count, or a tenth of it.
     #[must_use]
     pub fn rounds(&self) -> u64 {
+        if let Some(rounds) = self.bench.rounds {
+            return rounds;
+        }
         if self.bench.full { self.scenario.rounds } else { self.scenario.rounds.div_ceil(10) }
     }
 
@@ -228,6 +260,10 @@ impl<'a> Session<'a> {
             let plinth = self.bench.plinth.clone();
             let plinth = plinth.ok_or_else(|| Error::missing("the plinth binary was not built"))?;
             contents.binaries.push(("/usr/bin/plinth".into(), plinth));
+        }
+        if let Some((program, words)) = &self.bench.exec {
+            contents.binaries.push(("/run-me".into(), program.clone()));
+            contents.texts.push(("/run-me.args".into(), words.join("\n")));
         }
         let path = self.folder.join("initramfs");
         initramfs::write(&path, &self.kernel, &self.bench.agent, &contents)?;

@@ -1,26 +1,130 @@
 //! The table of scenarios. To add one: a row here, and a function in `guest::steps`.
 
-use super::{Scenario, simple};
+use super::{Scenario, bench_check, power_cut, simple};
 use crate::kernel::Which;
 use std::time::Duration;
 
 const BOTH: &[Which] = &Which::ALL;
+/// Not seen green against the product yet, or only for trying things.
+const NEVER: &[Which] = &[];
+
+const DEVICE: &[&str] = &["ublk_drv"];
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// What most scenarios are: two drives of 1 GiB, ublk, fio.
+const USUAL: Scenario = Scenario {
+    name: "",
+    about: "",
+    drives: 2,
+    drive_mib: 1024,
+    memory_mib: 1536,
+    modules: DEVICE,
+    programs: &["fio"],
+    product: true,
+    rounds: 1,
+    limit: LIMIT,
+    smoke: NEVER,
+    host: simple,
+};
 
 /// Every scenario, in the order of a full run.
-pub const ALL: &[Scenario] = &[Scenario {
-    name: "boot",
-    about: "the machine has ublk, io_uring and drives with a volatile cache",
-    drives: 3,
-    drive_mib: 256,
-    memory_mib: 1024,
-    modules: &["ublk_drv"],
-    programs: &[],
-    product: false,
-    rounds: 1,
-    limit: Duration::from_secs(120),
-    smoke: BOTH,
-    host: simple,
-}];
+pub const ALL: &[Scenario] = &[
+    Scenario {
+        name: "boot",
+        about: "the machine has ublk, io_uring and drives with a volatile cache",
+        drives: 3,
+        drive_mib: 256,
+        memory_mib: 1024,
+        programs: &[],
+        product: false,
+        limit: Duration::from_secs(120),
+        smoke: BOTH,
+        ..USUAL
+    },
+    Scenario {
+        name: "bench-check",
+        about: "the bench itself: a bare drive passes its power cuts, one that lies about flushes does not",
+        drives: 1,
+        drive_mib: 256,
+        memory_mib: 1024,
+        programs: &[],
+        product: false,
+        limit: Duration::from_secs(180),
+        smoke: BOTH,
+        host: bench_check::run,
+        ..USUAL
+    },
+    Scenario {
+        name: "attach-verify",
+        about: "verified load from 512 bytes to 256 KiB, discards, parameters, detach and attach",
+        rounds: 640,
+        ..USUAL
+    },
+    Scenario { name: "fsx", about: "random operations against a model", rounds: 100_000, ..USUAL },
+    Scenario {
+        name: "fs-ext4",
+        about: "ext4 keeps its files, and e2fsck finds nothing",
+        modules: &["ublk_drv", "ext4"],
+        programs: &["mkfs.ext4", "e2fsck"],
+        rounds: 500,
+        ..USUAL
+    },
+    Scenario {
+        name: "fs-xfs",
+        about: "xfs keeps its files, and xfs_repair finds nothing",
+        modules: &["ublk_drv", "xfs"],
+        programs: &["mkfs.xfs", "xfs_repair"],
+        rounds: 500,
+        ..USUAL
+    },
+    Scenario { name: "drive-loss", about: "one of two drives disappears under load", ..USUAL },
+    Scenario {
+        name: "kill-target",
+        about: "the serving process is killed again and again under load",
+        rounds: 50,
+        limit: Duration::from_secs(1200),
+        ..USUAL
+    },
+    Scenario { name: "kill-agent", about: "the agent is killed under load", ..USUAL },
+    Scenario {
+        name: "power-cut",
+        about: "the power is cut under load; each drive loses its own unflushed writes",
+        drive_mib: 512,
+        programs: &[],
+        rounds: 200,
+        limit: Duration::from_secs(180),
+        host: power_cut::run,
+        ..USUAL
+    },
+    Scenario {
+        name: "detach-in-use",
+        about: "a mounted device is not detached",
+        modules: &["ublk_drv", "ext4"],
+        programs: &["mkfs.ext4"],
+        ..USUAL
+    },
+    Scenario { name: "resize-live", about: "a volume grows under load", ..USUAL },
+    Scenario { name: "idle-cpu", about: "an unused volume takes no processor time", ..USUAL },
+    Scenario {
+        name: "nbd-tools",
+        about: "nbdinfo, nbdcopy, qemu-io and fio work over NBD",
+        programs: &["fio", "nbdinfo", "nbdcopy", "qemu-io"],
+        ..USUAL
+    },
+    Scenario {
+        name: "no-ublk",
+        about: "without the driver attach says what to do, and NBD works",
+        modules: &[],
+        programs: &[],
+        ..USUAL
+    },
+    Scenario {
+        name: "exec",
+        about: "runs one program of this host in a machine: vm exec --exec PROGRAM [--word WORD]...",
+        product: false,
+        ..USUAL
+    },
+];
 
 /// The scenario called `name`.
 #[must_use]

@@ -68,7 +68,7 @@ impl Place {
     fn rebuilt(&self, bytes: &[u8], seed: u64) -> (Vec<u8>, Fate) {
         let (path, image) = (self.log(bytes), self.blank());
         let log = Log::read(&path, DRIVE_BYTES).expect("a log");
-        let fate = rebuild(&path, &log, &image, seed).expect("rebuilt");
+        let fate = rebuild(&path, &log, &image, Manner::HONEST, seed).expect("rebuilt");
         (fs::read(image).expect("the image"), fate)
     }
 }
@@ -88,6 +88,20 @@ fn what_was_flushed_is_there_whatever_the_seed() {
         assert!(image[..2048].iter().all(|b| *b == 2) && image[2048..4096].iter().all(|b| *b == 1));
         assert_eq!((fate.durable, fate.kept + fate.dropped + fate.torn), (3, 1));
     }
+}
+
+#[test]
+fn a_drive_that_lies_loses_what_was_flushed() {
+    let place = Place::new("lies");
+    let maker = Maker::new().entry(0, 8, FUA, 1).entry(0, 0, FLUSH, 0);
+    let (path, mut lost) = (place.log(&maker.bytes), 0);
+    let log = Log::read(&path, DRIVE_BYTES).expect("a log");
+    for seed in 0..64 {
+        let image = place.blank();
+        rebuild(&path, &log, &image, Manner { tears: false, lies: true }, seed).expect("rebuilt");
+        lost += usize::from(fs::read(image).expect("the image")[0] == 0);
+    }
+    assert!(lost > 5, "{lost}");
 }
 
 #[test]
@@ -185,7 +199,7 @@ fn qemu_writes_what_this_reads() {
     let read = Log::read(&log, DRIVE_BYTES).expect("a log");
     let ours = place.folder.join("ours");
     fs::write(&ours, vec![0u8; theirs.len()]).expect("a blank image");
-    let fate = rebuild(&log, &read, &ours, 1).expect("rebuilt");
+    let fate = rebuild(&log, &read, &ours, Manner::HONEST, 1).expect("rebuilt");
     assert_eq!(read.gaps, 0);
     assert!(fate.durable >= 6, "{fate:?}");
     assert_eq!(fs::read(&ours).expect("the image"), theirs);

@@ -1,12 +1,47 @@
 //! The scenarios' parts inside the machine, by name.
 
 mod boot;
+mod control;
+mod exec;
+mod faults;
+mod files;
+mod power_cut;
+mod verify;
 
 use super::Step;
 
-const STEPS: &[(&str, Step)] = &[("boot", boot::run)];
+const STEPS: &[(&str, Step)] = &[
+    ("boot", boot::run),
+    ("exec", exec::run),
+    ("attach-verify", verify::attach_verify),
+    ("fsx", verify::fsx),
+    ("fs-ext4", files::ext4),
+    ("fs-xfs", files::xfs),
+    ("drive-loss", faults::drive_loss),
+    ("kill-target", faults::kill_target),
+    ("kill-agent", faults::kill_agent),
+    ("power-cut", power_cut::run),
+    ("bench-check", power_cut::run),
+    ("detach-in-use", control::detach_in_use),
+    ("resize-live", control::resize_live),
+    ("idle-cpu", control::idle_cpu),
+    ("nbd-tools", control::nbd_tools),
+    ("no-ublk", control::no_ublk),
+];
 
 /// The part of the scenario called `name`.
 pub(super) fn find(name: &str) -> Option<Step> {
     STEPS.iter().find(|(n, _)| *n == name).map(|(_, step)| *step)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_scenario_of_the_table_has_its_part_inside() {
+        for scenario in crate::scenario::ALL {
+            assert!(find(scenario.name).is_some(), "{} has no part inside", scenario.name);
+        }
+    }
 }

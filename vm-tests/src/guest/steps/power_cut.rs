@@ -1,0 +1,143 @@
+//! `power-cut`, inside: a load that says everything before and after it does it, until the machine is cut.
+
+use crate::error::{Context, Error, Result};
+use crate::guest::runner::Teller;
+use crate::guest::{Guest, Memory};
+use crate::oracle::{BLOCK_BYTES, Fact, content};
+use crate::random::Random;
+use nix::fcntl::{FallocateFlags, OFlag, fallocate};
+use std::fs::File;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Writers, each with blocks of its own.
+const WRITERS: u32 = 4;
+/// Blocks of one writer: few enough that most are overwritten between two cuts.
+const BLOCKS: u64 = 1024;
+/// Distance between the windows of two writers.
+const STRIDE: u64 = 8192;
+/// The largest request.
+const LARGEST_BLOCKS: u64 = 16;
+
+/// Makes the volume, or takes it over from the drives as the last cut left them, and loads it.
+pub(super) fn run(guest: &mut Guest) -> Result<()> {
+    let drives = guest.drives()?;
+    let device = if guest.number("bare")? == 1 {
+        drives[0].path.clone()
+    } else if guest.number("resumes")? == 0 {
+        guest.start_agent()?;
+        guest.new_device(&drives, guest.number("volume_mib")?, &[])?
+    } else {
+        guest.start_agent()?;
+        let names: Vec<String> = drives.iter().map(|d| d.name()).collect();
+        let words: Vec<&str> =
+            ["pool", "import"].into_iter().chain(names.iter().map(String::as_str)).collect();
+        guest.plinth_ok(&words)?;
+        guest.attach()?
+    };
+    let sum = guest.checksum(&device)?;
+    guest.tell(format!("sum {sum}"));
+    let first_version = guest.number("first_version")?;
+    let seed = guest.number("seed")?;
+    let flush_one_in = guest.number("flush_one_in")?;
+    let mut threads = Vec::new();
+    for writer in 0..WRITERS {
+        let load = Load {
+            writer,
+            device: device.clone(),
+            teller: guest.teller(),
+            random: Random::new(seed ^ (u64::from(writer) << 32) ^ first_version),
+            version: first_version,
+            flush_one_in,
+        };
+        threads.push(std::thread::spawn(move || load.run()));
+    }
+    guest.tell("loading");
+    for thread in threads {
+        let outcome = thread.join().map_err(|_| Error::failed("a writer panicked"))?;
+        outcome?;
+    }
+    Err(Error::failed("the load ended, and nobody had cut the power"))
+}
+
+struct Load {
+    writer: u32,
+    device: PathBuf,
+    teller: Teller,
+    random: Random,
+    version: u64,
+    /// How rare flushes are, and durable writes: rare ones leave long tails at risk.
+    flush_one_in: u64,
+}
+
+impl Load {
+    fn run(mut self) -> Result<()> {
+        let plain = open(&self.device, OFlag::O_DIRECT)?;
+        let synced = open(&self.device, OFlag::O_DIRECT | OFlag::O_DSYNC)?;
+        let mut memory = Memory::new();
+        loop {
+            if self.random.below(self.flush_one_in) == 0 {
+                match self.random.below(2) {
+                    0 => self.flush(&plain)?,
+                    _ => self.write(&synced, &mut memory, true)?,
+                }
+            } else if self.random.below(20) == 0 {
+                self.zero(&plain)?;
+            } else {
+                self.write(&plain, &mut memory, false)?;
+            }
+        }
+    }
+
+    fn say(&self, fact: Fact) {
+        self.teller.tell(fact.to_string());
+    }
+
+    /// A place of this writer's window, and a number of blocks.
+    fn place(&mut self) -> (u64, u64) {
+        let count = 1 + self.random.below(LARGEST_BLOCKS);
+        let at = self.random.below(BLOCKS - count + 1);
+        self.version += 1;
+        (u64::from(self.writer) * STRIDE + at, count)
+    }
+
+    fn write(&mut self, file: &File, memory: &mut Memory, durable: bool) -> Result<()> {
+        let (block, count) = self.place();
+        let (writer, version) = (self.writer, self.version);
+        let bytes = memory.take(count * BLOCK_BYTES as u64);
+        for (at, piece) in (block..).zip(bytes.chunks_mut(BLOCK_BYTES)) {
+            piece.copy_from_slice(&content(at, version, false));
+        }
+        self.say(Fact::Issue { writer, block, count, version, zeros: false, durable });
+        file.write_all_at(bytes, block * BLOCK_BYTES as u64)
+            .doing(|| format!("write {count} blocks at {block}"))?;
+        self.say(Fact::Acked { writer });
+        Ok(())
+    }
+
+    fn zero(&mut self, file: &File) -> Result<()> {
+        let (block, count) = self.place();
+        let (writer, version) = (self.writer, self.version);
+        self.say(Fact::Issue { writer, block, count, version, zeros: true, durable: false });
+        let bytes =
+            |blocks: u64| i64::try_from(blocks * BLOCK_BYTES as u64).expect("device sizes fit an i64");
+        let how = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        fallocate(file, how, bytes(block), bytes(count))
+            .doing(|| format!("zero {count} blocks at {block}"))?;
+        self.say(Fact::Acked { writer });
+        Ok(())
+    }
+
+    fn flush(&mut self, file: &File) -> Result<()> {
+        self.say(Fact::Flush { writer: self.writer });
+        file.sync_all().doing(|| "flush".into())?;
+        self.say(Fact::Flushed { writer: self.writer });
+        Ok(())
+    }
+}
+
+fn open(device: &Path, flags: OFlag) -> Result<File> {
+    let mut options = File::options();
+    options.read(true).write(true).custom_flags(flags.bits());
+    options.open(device).doing(|| format!("open {}", device.display()))
+}
