@@ -65,6 +65,25 @@ impl Workspace {
         Ok(Lock { _held: held })
     }
 
+    /// Appends a long run to `docs/ledger.md`: when, at which commit, the command and its closing line.
+    ///
+    /// # Errors
+    /// The ledger cannot be written.
+    pub fn append_ledger(&self, command: &str, closing: &str) -> Result<()> {
+        let first_word = |program: &str, args: &[&str]| {
+            let output = std::process::Command::new(program).args(args).current_dir(&self.root).output();
+            let text = output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
+            text.split_whitespace().next().unwrap_or("unknown").to_owned()
+        };
+        let day = first_word("date", &["-u", "+%Y-%m-%d"]);
+        let commit = first_word("git", &["rev-parse", "--short", "HEAD"]);
+        let path = self.root.join("docs/ledger.md");
+        let ledger = File::options().append(true).create(true).open(&path);
+        let mut ledger = ledger.doing(|| format!("open {}", path.display()))?;
+        writeln!(ledger, "- {day} {commit} `{command}`: {closing}")
+            .doing(|| format!("write {}", path.display()))
+    }
+
     /// Writes `target/xtask/COMMAND.json`.
     ///
     /// # Errors

@@ -48,6 +48,7 @@ fn run(words: &[String]) -> Result<ExitCode> {
         "tidy" => tidy::command(&workspace, rest)?,
         "test" => test::command(&workspace, rest)?,
         "vm" => vm::command(&workspace, rest)?,
+        "power-cut" => vm::power_cut(&workspace, rest)?,
         "help" | "--help" | "-h" => {
             println!("{USAGE}");
             0

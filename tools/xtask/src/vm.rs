@@ -98,6 +98,53 @@ pub fn command(workspace: &Workspace, words: &[String]) -> Result<u8> {
     Ok(u8::from(tally.failed > 0 || tally.passed == 0))
 }
 
+/// `cargo xtask power-cut --cuts N`: the scenario of that name with a count of its own.
+///
+/// # Errors
+/// Unknown words, or something that the machine needs is missing.
+pub fn power_cut(workspace: &Workspace, words: &[String]) -> Result<u8> {
+    let mut wish = Wish { names: vec!["power-cut".into()], rounds: Some(20), ..Wish::default() };
+    let mut rest = Vec::new();
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--cuts" => wish.rounds = Some(number("--cuts", words.next())?),
+            _ => rest.push(word.clone()),
+        }
+    }
+    let more = parse(&rest)?;
+    if !more.names.is_empty() || more.exec.is_some() || more.rounds.is_some() {
+        return Err(Error::invalid("power-cut takes --cuts N, --kernel 6.12|newest and --seed S"));
+    }
+    (wish.kernel, wish.seed) = (more.kernel, more.seed);
+    let _lock = workspace.lock("power-cut")?;
+    setup::ensure(workspace)?;
+    let runs = runs(&wish)?;
+    let bench = bench(workspace, &runs, &wish)?;
+    let (row, which) = runs[0];
+    let report = bench.run(row, which)?;
+    let wrong: Vec<_> = report.checks.iter().filter(|(_, o)| o.is_err()).collect();
+    for (name, outcome) in &wrong {
+        eprintln!("  check {name}: FAILED {}", outcome.as_ref().err().map_or("", String::as_str));
+    }
+    let failed = wrong.len().max(usize::from(report.failure.is_some()));
+    let closing = format!("power-cut: {} cuts, {} images, {failed} failed", report.rounds, report.images);
+    let command = format!("cargo xtask power-cut --cuts {} --seed {}", report.rounds, bench.seed);
+    workspace.report(
+        "power-cut",
+        &json!({"cuts": report.rounds, "images": report.images, "failed": failed, "kernel": which.name(),
+            "seed": bench.seed, "failure": report.failure, "log": report.log.to_string_lossy()}),
+    )?;
+    if report.rounds >= LONG_CUTS {
+        workspace.append_ledger(&command, &closing)?;
+    }
+    println!("{closing}");
+    Ok(u8::from(failed > 0))
+}
+
+/// From so many cuts on a run is worth a line in the ledger.
+const LONG_CUTS: u64 = 100;
+
 /// The smoke set, for `test`; the caller holds the lock.
 ///
 /// # Errors

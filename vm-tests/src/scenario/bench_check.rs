@@ -4,7 +4,7 @@
 //! tear satisfies the oracle; one that lies about flushes must not, or the oracle sees nothing.
 
 use super::Session;
-use super::power_cut::{Chain, copy_bases, load_and_cut, read_block};
+use super::power_cut::{Chain, copy_bases, copy_sparse, load_and_cut, read_block};
 use crate::error::{Context, Result};
 use crate::random::Random;
 use crate::writelog::{Fate, Log, Manner, rebuild};
@@ -13,7 +13,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// Drives that are made from one cut, each with another fate of the unflushed writes.
-const IMAGES: u64 = 12;
+const IMAGES: u64 = 10;
 
 /// The host's half.
 pub fn run(session: &mut Session<'_>) -> Result<()> {
@@ -64,7 +64,7 @@ fn judge(
     chain: &Chain,
 ) -> Result<(Fate, std::result::Result<(), String>)> {
     let image = base.with_extension("try");
-    fs::copy(base, &image).doing(|| format!("copy {}", base.display()))?;
+    copy_sparse(base, &image)?;
     let fate = rebuild(log_path, log, &image, manner, seed)?;
     let file = fs::File::open(&image).doing(|| format!("open {}", image.display()))?;
     let settled = chain.oracle.clone().settle(|block| read_block(&file, block));

@@ -197,12 +197,17 @@ pub(super) fn copy_bases(drives: &[Drive]) -> Result<Vec<PathBuf>> {
     let mut bases = Vec::new();
     for drive in drives {
         let base = drive.image.with_extension("base");
-        let mut copy = Command::new("cp");
-        copy.args(["--sparse=always", "--reflink=auto"]).arg(&drive.image).arg(&base);
-        run_checked(&copy)?;
+        copy_sparse(&drive.image, &base)?;
         bases.push(base);
     }
     Ok(bases)
+}
+
+/// Copies a drive without filling its holes.
+pub(super) fn copy_sparse(from: &Path, to: &Path) -> Result<()> {
+    let mut copy = Command::new("cp");
+    copy.args(["--sparse=always", "--reflink=auto"]).arg(from).arg(to);
+    run_checked(&copy).map(|_| ())
 }
 
 /// A block of a file; nothing where the file has no such block.

@@ -45,7 +45,7 @@ pub const ALL: &[Scenario] = &[
         name: "bench-check",
         about: "the bench itself: a bare drive passes its power cuts, one that lies about flushes does not",
         drives: 1,
-        drive_mib: 256,
+        drive_mib: 160,
         memory_mib: 1024,
         programs: &[],
         product: false,
