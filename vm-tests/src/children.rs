@@ -105,6 +105,8 @@ pub enum Outputs {
     Inherited,
     /// To pipes that the caller takes.
     Piped,
+    /// Standard output is a pipe that the caller takes; errors go to those of this command.
+    Captured,
     /// Both to one file.
     To(fs::File),
     /// Standard input and output are pipes that the caller takes; errors go to the file.
@@ -135,6 +137,9 @@ impl Running {
             Outputs::Inherited => {}
             Outputs::Piped => {
                 wrapped.stdout(Stdio::piped()).stderr(Stdio::piped());
+            }
+            Outputs::Captured => {
+                wrapped.stdout(Stdio::piped());
             }
             Outputs::To(file) => {
                 let twin = file.try_clone().doing(|| format!("share the log of {program}"))?;

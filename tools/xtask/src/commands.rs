@@ -2,24 +2,30 @@
 
 use crate::build;
 use crate::context::Workspace;
+use serde_json::json;
+use std::io::{BufRead, BufReader};
 use std::process::Command;
+use std::time::{Duration, Instant};
 use vm_tests::children::{Outputs, Running};
 use vm_tests::error::{Error, Result};
 
-/// A command that is a program: its name, its package, the program, and words that go before the rest.
+/// A command that is a program: its name, its package and the program.
 struct Program {
     command: &'static str,
     package: &'static str,
     program: &'static str,
-    words: &'static [&'static str],
 }
 
+/// A run of this length is worth a line in the ledger.
+pub const LONG_RUN: Duration = Duration::from_secs(10 * 60);
+
 const PROGRAMS: &[Program] = &[
-    Program { command: "sim", package: "sim", program: "plinth-sim", words: &[] },
-    Program { command: "fuzz", package: "plinth-fuzz", program: "plinth-fuzz", words: &[] },
+    Program { command: "sim", package: "sim", program: "plinth-sim" },
+    Program { command: "fuzz", package: "plinth-fuzz", program: "plinth-fuzz" },
 ];
 
-/// Builds and runs the program behind `command`; its exit code is the command's.
+/// Builds and runs the program behind `command`; its exit code is the command's. The last line that it
+/// prints is its closing line, which goes into the report.
 ///
 /// # Errors
 /// There is no such command, or its program does not build.
@@ -30,8 +36,25 @@ pub fn run(workspace: &Workspace, command: &str, words: &[String]) -> Result<u8>
     let _lock = workspace.lock(command)?;
     let path = build::program(workspace, row.package, row.program, true)?;
     let mut program = Command::new(path);
-    program.args(row.words).args(words).current_dir(&workspace.root);
-    program.env("PLINTH_REPORT", workspace.out.join(format!("{command}.json")));
-    let status = Running::start(&program, Outputs::Inherited)?.wait()?;
-    Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+    program.args(words).current_dir(&workspace.root);
+    let start = Instant::now();
+    let mut running = Running::start(&program, Outputs::Captured)?;
+    let mut closing = String::new();
+    if let Some(out) = running.take_stdout() {
+        for line in BufReader::new(out).lines().map_while(std::result::Result::ok) {
+            println!("{line}");
+            if !line.trim().is_empty() {
+                closing = line;
+            }
+        }
+    }
+    let code = running.wait()?.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
+    let typed = format!("cargo xtask {command} {}", words.join(" ")).trim().to_owned();
+    let report = json!({"command": typed, "exit_code": code, "closing": closing,
+        "seconds": start.elapsed().as_secs()});
+    workspace.report(command, &report)?;
+    if start.elapsed() >= LONG_RUN {
+        workspace.append_ledger(&typed, &closing)?;
+    }
+    Ok(code)
 }

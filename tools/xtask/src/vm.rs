@@ -1,6 +1,7 @@
 //! `cargo xtask vm`: scenarios in virtual machines.
 
 use crate::build;
+use crate::commands::LONG_RUN;
 use crate::context::Workspace;
 use crate::setup;
 use serde_json::json;
@@ -135,15 +136,12 @@ pub fn power_cut(workspace: &Workspace, words: &[String]) -> Result<u8> {
         &json!({"cuts": report.rounds, "images": report.images, "failed": failed, "kernel": which.name(),
             "seed": bench.seed, "failure": report.failure, "log": report.log.to_string_lossy()}),
     )?;
-    if report.rounds >= LONG_CUTS {
+    if report.took >= LONG_RUN {
         workspace.append_ledger(&command, &closing)?;
     }
     println!("{closing}");
     Ok(u8::from(failed > 0))
 }
-
-/// From so many cuts on a run is worth a line in the ledger.
-const LONG_CUTS: u64 = 100;
 
 /// The smoke set, for `test`; the caller holds the lock.
 ///

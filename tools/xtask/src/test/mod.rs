@@ -112,20 +112,20 @@ fn judge(suite: &Suite, outcome: Result<(Counts, bool)>, allow_skip: &[String]) 
     (counts, complaint)
 }
 
-/// Runs a suite: its counts, and whether it ended with exit 0.
+/// Runs a suite: its counts, and whether it ended with the exit code that it must have.
 fn run(workspace: &Workspace, suite: &Suite) -> Result<(Counts, bool)> {
     match &suite.work {
         Work::Inside(inside) => inside(workspace).map(|counts| (counts, true)),
         Work::Cargo { words, reader } => {
             let mut command = build::cargo(workspace);
             command.args(*words).env("CARGO_TERM_COLOR", "never");
-            follow(workspace, suite, &command, *reader)
+            follow(workspace, suite, &command, 0, *reader)
         }
-        Work::Program { package, program, words, reader } => {
+        Work::Program { package, program, words, exit, reader } => {
             let path = build::program(workspace, package, program, true)?;
             let mut command = Command::new(path);
             command.args(*words).current_dir(&workspace.root);
-            follow(workspace, suite, &command, *reader)
+            follow(workspace, suite, &command, *exit, *reader)
         }
     }
 }
@@ -134,13 +134,15 @@ fn follow(
     workspace: &Workspace,
     suite: &Suite,
     command: &Command,
+    exit: i32,
     reader: counts::Reader,
 ) -> Result<(Counts, bool)> {
     let output = run_lines(command, LIMIT, |_| {})?;
     let log = workspace.out.join(format!("test-{}.log", suite.name));
     fs::write(&log, &output.text).doing(|| format!("write {}", log.display()))?;
     let counts = reader(&output.text, output.success);
-    if !output.success || counts.failed > 0 {
+    let ended_well = output.code == Some(exit) && !output.timed_out;
+    if !ended_well || counts.failed > 0 {
         let lines: Vec<&str> = output.text.lines().collect();
         for line in &lines[lines.len().saturating_sub(60)..] {
             eprintln!("  {line}");
@@ -148,7 +150,7 @@ fn follow(
         let why = if output.timed_out { " (its time was over)" } else { "" };
         eprintln!("{}: failed{why}, log {}", suite.name, log.display());
     }
-    Ok((counts, output.success))
+    Ok((counts, ended_well))
 }
 
 #[cfg(test)]

@@ -34,6 +34,8 @@ pub enum Work {
         program: &'static str,
         /// The words.
         words: &'static [&'static str],
+        /// The exit code that it must end with.
+        exit: i32,
         /// Reads its output.
         reader: Reader,
     },
@@ -66,15 +68,40 @@ pub const SUITES: &[Suite] = &[
     Suite {
         name: "sim",
         about: "the whole engine on simulated drives, 2,000 seeds",
+        work: sim(&["--seeds", "2000"], counts::seeds),
+    },
+    Suite {
+        name: "crash-everywhere",
+        about: "a crash after each step of recorded runs, and again inside recovery",
+        work: sim(&["--crash-everywhere", "--states", "20000"], counts::passed_failed),
+    },
+    Suite {
+        name: "fault-sweep",
+        about: "the k-th drive operation fails, once or from then on, for every k",
+        work: sim(&["--fault-sweep", "8"], counts::passed_failed),
+    },
+    Suite {
+        name: "planted",
+        about: "every planted bug is caught",
+        work: sim(&["--planted"], counts::caught),
+    },
+    Suite {
+        name: "canary",
+        about: "the simulator can fail",
         work: Work::Program {
             package: "sim",
             program: "plinth-sim",
-            words: &["--seeds", "2000"],
-            reader: counts::seeds,
+            words: &["--canary"],
+            exit: 1,
+            reader: counts::canary,
         },
     },
     Suite { name: "vm", about: "smoke scenarios in virtual machines", work: Work::Inside(smoke) },
 ];
+
+const fn sim(words: &'static [&'static str], reader: Reader) -> Work {
+    Work::Program { package: "sim", program: "plinth-sim", words, exit: 0, reader }
+}
 
 fn tidy_rules(workspace: &Workspace) -> Result<Counts> {
     let verdict = tidy::run(workspace)?;
