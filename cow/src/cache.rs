@@ -9,7 +9,9 @@
 //! page that was sealed here). Frames being loaded are the target of reads in flight: they are never evicted.
 //!
 //! Replacement is CLOCK. A page enters unmarked and is marked by its first hit: a walk over many leaves passes
-//! through without driving out the inner pages.
+//! through without driving out the inner pages. A walk asks again from its root after each page that it had to
+//! wait for, so the cache must hold the pages of all walks under way at once (the height of the tree, for each);
+//! with fewer frames they drive each other's pages out for ever.
 use crate::refs::Ref;
 use alloc::vec;
 use alloc::vec::Vec;

@@ -12,7 +12,7 @@
 //! Points (single blocks) lie in a hash table, long holes in a sorted list of disjoint ranges: a newer range
 //! trims or splits the older ones under it, which it hides anyway. Points are not searched when a range comes
 //! over them (a discard of everything would visit them all); the merge reports them as it passes.
-use crate::layout::{PAGE_REFS, REF_FLAG_BITS};
+use crate::layout::REF_FLAG_BITS;
 use crate::refs::Ref;
 use crate::tree::Height;
 use alloc::vec;
@@ -20,9 +20,12 @@ use alloc::vec::Vec;
 use base::{Blocks, Check, Lba, Pba, Seq};
 use core::mem::size_of;
 
+mod order;
+use order::Order;
+
 /// Holes of at most this many blocks become points.
 ///
-/// A point costs 67 bytes (`Delta::memory_bytes`), a range up to 48 (it may split another) and a shift of the
+/// A point costs 67 to 75 bytes (`Delta::memory_bytes`), a range up to 48 (it may split another) and a shift of the
 /// sorted list when it enters. Memory alone would favour ranges from one block on; but guests that trim small
 /// pieces (databases punching 16 KiB pages, journals) do so by the ten thousand, where the shift is the cost
 /// and the list, which is kept short, would force checkpoints. At 8 blocks a full table of points stands for
@@ -87,9 +90,7 @@ pub struct Delta {
     /// Disjoint, in order.
     ranges: Vec<HoleRange>,
     replaced: Vec<Pba>,
-    /// Sort keys of all entries, in order, if `sorted`.
-    order: Vec<u64>,
-    sorted: bool,
+    order: Order,
     newest: Seq,
     oldest: Seq,
 }
@@ -103,8 +104,7 @@ impl Delta {
             table: vec![EMPTY; table_places(entries)],
             ranges: Vec::with_capacity(ranges),
             replaced: Vec::with_capacity(entries),
-            order: Vec::with_capacity(entries),
-            sorted: false,
+            order: Order::new(entries),
             newest: Seq::ZERO,
             oldest: NEVER,
         }
@@ -112,7 +112,7 @@ impl Delta {
 
     /// Bytes that `new` takes.
     pub const fn memory_bytes(entries: usize, ranges: usize) -> usize {
-        let per_entry = size_of::<Entry>() + size_of::<Pba>() + size_of::<u64>();
+        let per_entry = size_of::<Entry>() + size_of::<Pba>() + 2 * size_of::<u64>();
         entries * per_entry + table_places(entries) * size_of::<u32>() + ranges * size_of::<HoleRange>()
     }
 
@@ -142,7 +142,7 @@ impl Delta {
     pub fn put(&mut self, lba: Lba, to: Ref) {
         assert!(self.room() > 0, "the delta is full");
         assert!(lba.get() < Height::MAX.covers().get(), "Lba {lba} lies outside any map");
-        self.sorted = false;
+        self.order.invalidate();
         self.newest = self.newest.max(to.when);
         self.oldest = self.oldest.min(to.when);
         let place = self.place(lba);
@@ -170,7 +170,7 @@ impl Delta {
             }
             return;
         }
-        self.sorted = false;
+        self.order.invalidate();
         self.newest = self.newest.max(seq);
         self.oldest = self.oldest.min(seq);
         self.put_range(HoleRange { first, end, seq });
@@ -236,42 +236,40 @@ impl Delta {
         self.table.fill(EMPTY);
         self.ranges.clear();
         self.replaced.clear();
-        self.order.clear();
-        self.sorted = false;
+        self.order.invalidate();
         self.newest = Seq::ZERO;
         self.oldest = NEVER;
     }
 
     /// Puts the points in order for the merge. Nothing may be put from here to `clear`; look-ups go on.
     pub fn sort(&mut self) {
-        self.order.clear();
-        let keys = self.entries.iter().enumerate();
-        self.order.extend(keys.map(|(i, entry)| entry.lba.get() << KEY_INDEX_BITS | i as u64));
-        self.order.sort_unstable();
-        self.sorted = true;
+        while !self.sort_step() {}
     }
 
-    /// Whether nothing was put since `sort`.
+    /// A bounded part of `sort` (about 0.1 ms); whether all is in order.
+    pub fn sort_step(&mut self) -> bool {
+        self.order.sort_step(&self.entries)
+    }
+
+    /// Whether the points are in order: nothing was put since `sort`.
     pub fn is_sorted(&self) -> bool {
-        self.sorted
+        self.order.is_sorted()
     }
 
     /// The `i`th point in order.
     pub(crate) fn point(&self, i: usize) -> Option<(Lba, Ref)> {
-        let key = self.order.get(i)?;
-        let entry = &self.entries[(key & (MAX_DELTA_ENTRIES as u64 - 1)) as usize];
-        Some((entry.lba, entry.get()))
+        let (lba, entry) = self.order.get(i)?;
+        Some((lba, self.entries[entry].get()))
     }
 
     /// The Lba of the `i`th point in order; unlike `point` this reads nothing but the keys.
     pub(crate) fn point_lba(&self, i: usize) -> Option<Lba> {
-        self.order.get(i).map(|key| Lba::new(key >> KEY_INDEX_BITS))
+        self.order.get(i).map(|(lba, _)| lba)
     }
 
     /// The first point at or after the `i`th that does not lie below `lba`, at most one leaf's points away.
     pub(crate) fn first_point_from(&self, i: usize, lba: Lba) -> usize {
-        let end = self.order.len().min(i + PAGE_REFS);
-        i + self.order[i..end].partition_point(|key| key >> KEY_INDEX_BITS < lba.get())
+        self.order.first_from(i, lba)
     }
 
     /// The `i`th range in order.
