@@ -31,4 +31,4 @@ pub use history::{History, Line};
 pub use layout::MAX_COMMIT_BLOCKS;
 pub use legs::LegSet;
 pub use ring::{Piece, Positions, Ring, RingPos, RingShape};
-pub use scan::{Candidate, Chain, ChainStart, Scan};
+pub use scan::{Candidate, Chain, ChainStart, Ignored, Scan};

@@ -14,6 +14,9 @@ use crate::layout::superblock::MAX_PIECES;
 use base::limits::{MAX_COLUMNS, MAX_LEGS};
 use base::{Blocks, Column, DriveBlock, Extent, Pba, RegionNo, RowNo};
 
+/// A ring has more blocks than this: room for voids, for one commit and for what it may skip.
+const RING_MIN_BLOCKS: u32 = rlog::ring::VOID_ROOM_BLOCKS + 2 * rlog::MAX_COMMIT_BLOCKS;
+
 /// A run of ring blocks: the same blocks of the extents of one row, in every column and on every leg.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Piece {
@@ -84,7 +87,8 @@ impl Geometry {
         let home = self.pieces[0];
         let home_ok = home.row == RowNo::ZERO
             && home.first == fixed::RING_FIRST
-            && home.blocks >= 16
+            && home.blocks > RING_MIN_BLOCKS
+            && home.blocks <= extent
             && self.home == Piece { row: RowNo::ZERO, first: home.first + home.blocks, blocks: extent / 16 }
             && self.home.first + self.home.blocks <= extent / columns;
         extent_ok && home_ok && self.pieces[1..].iter().all(|piece| piece.blocks == 0)
@@ -217,6 +221,12 @@ impl Geometry {
                 block += run;
             }
         }
+    }
+}
+
+impl cow::Fixed for Geometry {
+    fn runs(&self, region: RegionNo, each: &mut dyn FnMut(Pba, Blocks)) {
+        self.fixed_runs(region, each);
     }
 }
 

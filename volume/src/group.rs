@@ -1,0 +1,334 @@
+//! A group that is being served: the way of every request, from its arrival to its completion.
+//!
+//! `poll` is one pass: ended drive operations are looked at first (`io`), then every part that may have work
+//! does a bounded amount of it. A write goes slot -> space and Seq -> commit (`write`), which is issued to every
+//! current leg together with its data; when all legs have both and every earlier commit is complete, the Refs
+//! enter the delta and the write is acknowledged. A read goes slot -> delta or map -> one leg, and is checked
+//! (`read`). A flush waits for the commits before it and takes a ticket (`flush`). Behind these, the checkpoint
+//! (`checkpoint`), the superblock writer (`super_writer`) and the growth of the space (`growth`) run as state
+//! machines of their own; what ties them together is in this struct.
+//!
+//! The order of a poll matters in one place: completions are handed over first and slots are swept at the next
+//! poll, so that an overlapping request begins only after its predecessor's completion was handed over.
+use crate::buffers::Buffers;
+use crate::config::{Config, Stats};
+use crate::drives::Drives;
+use crate::flusher::Flusher;
+use crate::geometry::Geometry;
+use crate::holds::Holds;
+use crate::ops::{Ops, Run};
+use crate::rows::{HomePages, RowPages};
+use crate::slots::{Slots, State};
+use crate::superblock::Superblock;
+use alloc::vec::Vec;
+use base::{
+    Action, Actions, Duration, Extent, Fault, Instant, Memory, Op, Phase, Reply, Request, Seq, SlotId,
+};
+use cow::directory::{CutList, Directory, VolumeEntry};
+use cow::{Delta, Merge, Open, PageCache, Ref, Seal, Space};
+
+pub(crate) mod checkpoint;
+pub(crate) mod flush;
+pub(crate) mod growth;
+pub(crate) mod io;
+pub(crate) mod opening;
+pub(crate) mod pages;
+pub(crate) mod read;
+pub(crate) mod repair;
+pub(crate) mod resize;
+pub(crate) mod super_writer;
+pub(crate) mod write;
+
+/// After so long without a flush the engine flushes by itself.
+pub(crate) const AUTO_FLUSH_AFTER: Duration = Duration::from_millis(1000);
+/// And after so many bytes.
+pub(crate) const AUTO_FLUSH_BYTES: u64 = 64 << 20;
+/// Long holes in one layer of the delta.
+pub(crate) const DELTA_RANGES: usize = 1024;
+
+/// What one `poll` works with.
+pub(crate) struct Turn<'a, M: Memory> {
+    pub now: Instant,
+    pub memory: &'a mut M,
+    pub out: &'a mut Actions,
+}
+
+impl<M: Memory> Turn<'_, M> {
+    /// Whether a unit of work with so many actions fits.
+    pub fn fits(&self, actions: usize) -> bool {
+        self.out.has_room(actions, actions * 2)
+    }
+}
+
+/// Why a group stopped taking writes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Halt {
+    /// A flush failed on the last current copy: what is durable is not known.
+    FlushFailed,
+    /// A commit and every void for it failed on the last current copy.
+    LogFailed,
+    /// A superblock could not be written anywhere.
+    SuperblockFailed,
+    /// The map cannot be read or written any more.
+    MapFailed,
+}
+
+/// Everything of a group that is being served.
+pub(crate) struct Group {
+    pub config: Config,
+    pub geometry: Geometry,
+    pub phase: Phase,
+    pub halt: Option<Halt>,
+    pub buffers: Buffers,
+    pub drives: Drives,
+    /// Extents of all rows; `row * legs * columns + leg * columns + column`.
+    pub rows: Vec<Extent>,
+    /// Operations and jobs.
+    pub ops: Ops,
+    pub slots: Slots,
+    /// What the next superblock version will say.
+    pub superblock: Superblock,
+    pub writer: super_writer::Writer,
+    pub flusher: Flusher,
+    pub holds: Holds,
+    pub log: write::Log,
+    /// The map as of the last checkpoint.
+    pub volume: VolumeEntry,
+    /// The durable directory, and the cut list that the running checkpoint makes.
+    pub directory: Directory,
+    pub cuts: CutList,
+    /// The map's root that the running checkpoint made.
+    pub new_root: Ref,
+    /// The rest of an open: no checkpoint begins before it is done.
+    pub opening: Option<Open>,
+    pub top_read: bool,
+    pub open_failed: bool,
+    /// The volume's size changed since the last checkpoint began.
+    pub resized: bool,
+    /// Blocks of long holes in the active layer, as far as a checkpoint may have to free them one by one.
+    pub hole_changes: u64,
+    pub row_pages: RowPages,
+    pub new_row_pages: Option<RowPages>,
+    pub home_pages: HomePages,
+    /// How many of the delta's replaced blocks a planted bug has freed.
+    pub planted_freed: usize,
+    pub active: Delta,
+    pub frozen: Delta,
+    pub cache: PageCache,
+    pub reads: pages::PageReads,
+    pub space: Space,
+    pub merge: Merge,
+    pub seal: Seal,
+    pub checkpoint: checkpoint::Checkpoint,
+    pub growth: growth::Growth,
+    pub repairs: repair::Repairs,
+    /// Last Seq whose commit is complete, in order.
+    pub completed: Seq,
+    /// D.
+    pub durable: Seq,
+    /// Bytes written since the last flush began, and when the first of them completed.
+    pub unflushed: u64,
+    pub unflushed_since: Option<Instant>,
+    /// Something changed that may let a waiting part go on: call again.
+    pub again: bool,
+    pub closing: bool,
+    /// Scratch: the runs of one unit of work.
+    pub runs: Vec<Run>,
+    pub columns: io::ColumnIo,
+}
+
+impl Group {
+    /// Takes a request in; its slot must be free.
+    pub fn submit(&mut self, request: Request) {
+        if self.slots.get(request.slot).finished {
+            self.slots.sweep();
+        }
+        self.slots.enter(request);
+    }
+
+    /// Takes an answer of the control plane.
+    pub fn reply(&mut self, reply: Reply) {
+        match reply {
+            Reply::StaleStored { version } => self.stale_stored(version),
+            Reply::Row(grant) => self.growth.granted(grant),
+            Reply::NoRow => self.growth.refused(),
+            Reply::SpaceAdded => self.growth.ask_again(),
+        }
+        self.again = true;
+    }
+
+    /// One pass.
+    pub fn poll<M: Memory>(&mut self, turn: &mut Turn<'_, M>) -> Option<Instant> {
+        self.again = false;
+        self.slots.sweep();
+        self.look_at_ended(turn);
+        self.settle_jobs(turn);
+        self.complete_commits(turn);
+        self.begin_requests(turn);
+        self.advance_reads(turn);
+        self.advance_edges(turn);
+        self.advance_flushes(turn);
+        self.seal_commits(turn);
+        self.advance_opening(turn);
+        self.advance_checkpoint(turn);
+        self.advance_growth(turn);
+        self.load_bitmaps(turn);
+        self.advance_repairs(turn);
+        self.advance_writer(turn);
+        self.start_flush(turn);
+        self.advance_close();
+        self.deadline(turn.now)
+    }
+
+    fn deadline(&self, now: Instant) -> Option<Instant> {
+        let finished =
+            self.slots.order.iter().any(|id| self.slots.get(*id).finished && self.slots.order.len() > 1);
+        if self.again || finished {
+            return Some(now);
+        }
+        let flush = self.unflushed_since.map(|since| since + AUTO_FLUSH_AFTER);
+        [flush, self.growth.deadline()].into_iter().flatten().min()
+    }
+
+    /// Begins what waits: in order of arrival, behind overlapping changes.
+    fn begin_requests<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+        for i in 0..self.slots.order.len() {
+            let id = self.slots.order[i];
+            let slot = *self.slots.get(id);
+            if slot.state != State::Waiting || slot.finished {
+                continue;
+            }
+            if let Err(fault) = self.admit(&slot.request) {
+                self.finish(turn, id, Err(fault));
+                continue;
+            }
+            let next = match slot.request.op {
+                Op::Flush => State::AfterCommit(self.log.next_commit()),
+                _ if slot.blocks == 0 => {
+                    self.finish(turn, id, Ok(()));
+                    continue;
+                }
+                Op::Read => self.hold(id, State::Resolving),
+                Op::Write | Op::Discard | Op::WriteZeroes if self.slots.behind_another(id) => continue,
+                _ if slot.edges() != [false, false] => self.hold(id, State::Edges),
+                _ => State::Ready,
+            };
+            self.slots.get_mut(id).state = next;
+        }
+    }
+
+    /// Whether a request may be served at all.
+    fn admit(&self, request: &Request) -> Result<(), Fault> {
+        let end = request.sector.get().checked_add(request.sectors.get()).ok_or(Fault::Invalid)?;
+        let slot = crate::slots::Slot::new(*request, 0);
+        let buffered = matches!(request.op, Op::Read | Op::Write);
+        if end > self.volume.sectors.get()
+            || (buffered && slot.blocks > u64::from(base::limits::SLOT_DATA_BLOCKS))
+        {
+            return Err(Fault::Invalid);
+        }
+        let refused = self.halt.is_some() || self.config.read_only;
+        if refused && request.op != Op::Read {
+            return if request.op == Op::Flush && self.halt.is_none() {
+                Ok(())
+            } else {
+                Err(Fault::ReadOnly)
+            };
+        }
+        Ok(())
+    }
+
+    fn hold(&mut self, id: SlotId, state: State) -> State {
+        let batch = self.holds.take();
+        let slot = self.slots.get_mut(id);
+        assert!(slot.hold.is_none());
+        slot.hold = Some(batch);
+        self.slots.tried(id).fill(0);
+        state
+    }
+
+    /// Lets go of what a slot held.
+    pub fn release(&mut self, id: SlotId) {
+        if let Some(batch) = self.slots.get_mut(id).hold.take() {
+            self.holds.release(batch);
+        }
+    }
+
+    /// Hands a completion over.
+    pub fn finish<M: Memory>(&mut self, turn: &mut Turn<'_, M>, id: SlotId, result: Result<(), Fault>) {
+        self.release(id);
+        let slot = self.slots.get_mut(id);
+        assert!(!slot.finished && slot.outstanding == 0, "slot {id:?} finished with I/O in flight");
+        slot.finished = true;
+        turn.out.push(Action::Complete { slot: id, result });
+    }
+
+    /// Stops taking writes; what is in the log stays for the next recovery to judge.
+    pub fn halt(&mut self, why: Halt) {
+        if self.halt.is_none() {
+            self.halt = Some(why);
+            if self.phase == Phase::Serving {
+                self.phase = Phase::ReadOnly;
+            }
+            self.again = true;
+        }
+    }
+
+    /// Finishes, checkpoints and seals: `Phase::Closed` in the end.
+    pub fn close(&mut self) {
+        if self.phase == Phase::Serving || self.phase == Phase::ReadOnly {
+            self.phase = Phase::Closing;
+            self.closing = true;
+            self.again = true;
+        }
+    }
+
+    fn advance_close(&mut self) {
+        if self.phase != Phase::Closing || !self.slots.order.iter().all(|id| self.slots.get(*id).finished) {
+            return;
+        }
+        let writes_nothing = self.halt.is_some() || self.config.read_only;
+        let sealed =
+            writes_nothing || (self.superblock.clean && self.writer.is_durable(self.writer.wanted()));
+        if sealed && self.ops.idle() && self.checkpoint.idle() {
+            self.phase = Phase::Closed;
+        } else if !writes_nothing && self.log.idle() && self.checkpoint.idle() && !self.superblock.clean {
+            let mapped = self.active.is_empty() && !self.directory.at.is_absent();
+            if mapped && self.durable == self.completed {
+                self.superblock.clean = true;
+                self.writer.want();
+                self.again = true;
+            } else if mapped {
+                self.flusher.ticket();
+                self.again = true;
+            } else {
+                self.checkpoint.force = true;
+                self.again = true;
+            }
+        }
+    }
+
+    /// Ends a pass early if the list of actions is full: `poll` is then called again.
+    pub fn room<M: Memory>(&mut self, turn: &Turn<'_, M>, actions: usize) -> bool {
+        let fits = turn.fits(actions) && self.ops.room() >= actions && self.ops.job_room() >= 8;
+        self.again |= !fits && self.ops.room() >= actions && self.ops.job_room() >= 8;
+        fits
+    }
+
+    /// What everybody may see.
+    pub fn stats(&self) -> Stats {
+        Stats {
+            seq: Seq::new(self.log.next_seq.get() - 1),
+            durable: self.durable,
+            generation: self.superblock.generation,
+            version: self.superblock.version,
+            checkpoint: self.superblock.ckpt.get(),
+            rows: self.superblock.rows,
+            space_blocks: u64::from(self.superblock.rows) * self.geometry.row_blocks(),
+            free_blocks: self.space.free_now().get(),
+            limbo_blocks: self.space.limbo().get(),
+            drives: self.drives.views(),
+            home: self.superblock.home.clone(),
+        }
+    }
+}

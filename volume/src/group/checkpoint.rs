@@ -1,0 +1,366 @@
+//! The checkpoint: the delta becomes part of the map, the ring gets its room back, replaced blocks become free.
+//!
+//! Crash story. The layer is frozen at a commit boundary: it holds exactly the log up to there. Its merge writes
+//! pages to free blocks, the seal writes bitmaps to slots that the durable directory does not name: until the
+//! superblock names the new directory, a crash finds the old one whole and the log that follows it. Then, in
+//! this order: everything is flushed; the superblock is written, both slots; the ring is trimmed to the commit
+//! boundary; what the new map does not refer to is in limbo, and free once no reader from before holds it. The
+//! frozen layer serves reads until the new root does.
+//!
+//! Attempts are numbered and no number is used twice in an activation, so that no (block, checkpoint) ever means
+//! two pages. An attempt that fails (a page of the old map is lost on every leg) leaves the group read-only.
+use super::write::Mark;
+use super::{Group, Halt, Turn};
+use crate::ops::{JobKind, Run};
+use crate::planted::Planted;
+use base::{Blocks, BufId, CkptNo, Memory, Pba, Seq};
+use cow::directory::{CutEntry, CutList, VolumeEntry, Volumes};
+use cow::{Class, Reap, ReapStep, Ref, SealStep, Sink, Space, Step};
+
+/// The ring may be this full, in thousandths, before a checkpoint begins.
+const RING_FORCE_PERMILLE: u32 = 500;
+/// Steps of merge or seal in one poll.
+const STEPS_PER_POLL: usize = 64;
+/// Pages read ahead of the merge.
+const PREFETCH: usize = 32;
+/// Leaves of cut subtrees that one checkpoint frees at most.
+pub(crate) const REAP_LEAVES: u32 = 2048;
+/// Changes of free space that the reaping of one leaf can make.
+pub(crate) const REAP_LEAF_CHANGES: usize = 128 + 8;
+/// Checkpoint attempts beyond the durable one that an activation can make; the next activation begins behind.
+pub(crate) const MAX_ATTEMPTS: u32 = 16;
+
+/// Where a checkpoint stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    Idle,
+    Merge,
+    Reap { left: u32 },
+    Seal,
+    Flush(u64),
+    Superblock(u64),
+    Limbo,
+}
+
+/// The checkpoint of a group.
+pub(crate) struct Checkpoint {
+    /// One is wanted whether or not ring and delta ask for it.
+    pub force: bool,
+    stage: Stage,
+    /// Number of the attempt that runs, or of the last one.
+    number: CkptNo,
+    /// The Seq up to which the frozen layer reaches, and the log behind it.
+    seq: Seq,
+    mark: Option<Mark>,
+    root: Option<Ref>,
+    reap: Option<Reap>,
+}
+
+impl Checkpoint {
+    /// None under way; the next attempt gets the number behind `number`.
+    pub fn new(number: CkptNo) -> Self {
+        Self { force: false, stage: Stage::Idle, number, seq: Seq::ZERO, mark: None, root: None, reap: None }
+    }
+
+    /// Whether none is under way.
+    pub fn idle(&self) -> bool {
+        self.stage == Stage::Idle
+    }
+
+    /// The checkpoint whose pages are all written: what a flush that begins now makes durable.
+    pub fn pages_complete(&self) -> CkptNo {
+        match self.stage {
+            Stage::Flush(_) | Stage::Superblock(_) | Stage::Limbo => self.number,
+            _ => CkptNo::ZERO,
+        }
+    }
+}
+
+/// Where the merge takes blocks from and reports to.
+struct SpaceSink<'a> {
+    space: &'a mut Space,
+    cuts: &'a mut CutList,
+    blocks: Blocks,
+}
+
+impl Sink for SpaceSink<'_> {
+    fn place(&mut self) -> Option<Pba> {
+        self.space.take(Class::Page, Blocks::new(1)).map(|(pba, _)| pba)
+    }
+    fn mapped(&mut self, pba: Pba) {
+        self.space.set(pba);
+    }
+    fn replaced(&mut self, pba: Pba) {
+        self.space.clear(pba);
+    }
+    fn cut_room(&self) -> usize {
+        self.cuts.room()
+    }
+    fn cut(&mut self, subtree: Ref, level: u8) {
+        self.cuts.push(CutEntry { subtree, level, cursor: 0 });
+    }
+    fn space_blocks(&self) -> Blocks {
+        self.blocks
+    }
+}
+
+impl Group {
+    /// Begins a checkpoint when one is due, and takes the running one further.
+    pub fn advance_checkpoint<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+        if self.halt.is_some() || self.config.read_only {
+            return self.give_up_checkpoint();
+        }
+        self.begin_checkpoint();
+        for _ in 0..STEPS_PER_POLL {
+            if !self.room(turn, 2 * base::limits::MAX_LEGS) {
+                return;
+            }
+            let before = self.checkpoint.stage;
+            let goes_on = match before {
+                Stage::Idle => false,
+                Stage::Merge => self.merge_step(turn),
+                Stage::Reap { left } => self.reap_step(turn, left),
+                Stage::Seal => self.seal_step(turn),
+                Stage::Flush(ticket) => self.flush_step(ticket),
+                Stage::Superblock(version) => self.superblock_step(version),
+                Stage::Limbo => self.limbo_step(),
+            };
+            if !goes_on {
+                return;
+            }
+        }
+        self.again = true;
+    }
+
+    /// A halted group finishes nothing: its last durable checkpoint and the log stay as they are.
+    fn give_up_checkpoint(&mut self) {
+        self.checkpoint.force = false;
+        let quiet = self.merge.writing() == 0 && self.seal.in_flight() == 0;
+        if self.checkpoint.stage != Stage::Idle && quiet {
+            self.checkpoint.stage = Stage::Idle;
+        }
+    }
+
+    fn begin_checkpoint(&mut self) {
+        let due = self.checkpoint.force
+            || self.log.ring.used_permille() >= RING_FORCE_PERMILLE
+            || self.delta_pressure()
+            || (!self.directory.cuts.is_empty() && self.log.idle());
+        let free = self.checkpoint.stage == Stage::Idle
+            && self.opening.is_none()
+            && self.repairs.idle()
+            && self.holds.room();
+        if !due || !free {
+            return;
+        }
+        self.checkpoint.force = false;
+        let mark = self.log.mark;
+        let gains = !self.active.is_empty()
+            || mark.next != self.superblock.next_commit
+            || !self.log.abandoned.is_empty()
+            || !self.directory.cuts.is_empty()
+            || self.resized
+            || self.directory.at.is_absent();
+        if !gains {
+            return;
+        }
+        assert!(self.frozen.is_empty());
+        core::mem::swap(&mut self.active, &mut self.frozen);
+        self.hole_changes = 0;
+        self.resized = false;
+        self.cuts = self.directory.cuts.clone();
+        self.frozen.sort();
+        self.planted_freed = 0;
+        self.checkpoint.number = self.checkpoint.number.next();
+        let ahead = self.checkpoint.number.get() - self.superblock.ckpt.get();
+        assert!(ahead <= 2 * MAX_ATTEMPTS, "checkpoint numbers run ahead");
+        self.checkpoint.seq = self.completed;
+        self.checkpoint.mark = Some(mark);
+        for pba in self.log.abandoned.drain(..) {
+            self.space.clear(pba);
+        }
+        if self.config.bug(Planted::TrimEarly) {
+            self.log.ring.trim(mark.positions);
+        }
+        self.merge.begin(self.volume.root, self.volume.height, self.checkpoint.number, &self.frozen);
+        self.checkpoint.stage = Stage::Merge;
+    }
+
+    fn merge_step<M: Memory>(&mut self, turn: &mut Turn<'_, M>) -> bool {
+        if let Some(root) = self.checkpoint.root {
+            let over = self.merge.writing() == 0;
+            if over {
+                self.new_root = root;
+                self.checkpoint.root = None;
+                self.checkpoint.stage = Stage::Reap { left: REAP_LEAVES };
+            }
+            return over;
+        }
+        self.prefetch(turn);
+        let blocks = self.space_blocks();
+        let mut sink = SpaceSink { space: &mut self.space, cuts: &mut self.cuts, blocks };
+        match self.merge.step(&self.frozen, &mut self.cache, turn.memory, &mut sink) {
+            Step::Need(page) => self.need_page(turn, &page),
+            Step::Write { page, buf } => {
+                self.write_block(turn, JobKind::MergePage(buf), page.pba, buf);
+                true
+            }
+            Step::More => true,
+            Step::Wait => false,
+            Step::NoSpace => self.no_space_for_pages(),
+            Step::Damaged(_) => self.map_failed(),
+            Step::Done { root } => {
+                self.checkpoint.root = Some(root);
+                true
+            }
+        }
+    }
+
+    /// Has pages read that the merge will need soon.
+    fn prefetch<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+        let window = PREFETCH.min(self.cache.frames() as usize / 4);
+        for _ in 0..window {
+            let Some(page) = self.merge.prefetch(window, &self.frozen, &mut self.cache, turn.memory) else {
+                return;
+            };
+            if !self.fetch_page(turn, &page) {
+                return;
+            }
+        }
+    }
+
+    /// A page is not in the cache: have it read, and wait.
+    fn need_page<M: Memory>(&mut self, turn: &mut Turn<'_, M>, page: &Ref) -> bool {
+        if !self.fetch_page(turn, page) {
+            self.map_failed();
+        }
+        false
+    }
+
+    fn map_failed(&mut self) -> bool {
+        self.halt(Halt::MapFailed);
+        false
+    }
+
+    /// Pages find no block: the reserve makes this a matter of bitmaps that are still to be loaded, or of rows.
+    fn no_space_for_pages(&mut self) -> bool {
+        if self.growth.possible() {
+            self.growth.want();
+        }
+        false
+    }
+
+    fn write_block<M: Memory>(&mut self, turn: &mut Turn<'_, M>, kind: JobKind, pba: Pba, buf: BufId) {
+        let job = self.ops.open_job(kind);
+        self.runs.clear();
+        self.runs.push(Run { pba, buf, blocks: 1 });
+        self.write_runs(turn, job);
+        self.ops.seal_job(job);
+    }
+
+    /// Frees a bounded part of the subtrees that discards cut off.
+    fn reap_step<M: Memory>(&mut self, turn: &mut Turn<'_, M>, left: u32) -> bool {
+        let first = self.cuts.iter().next().copied();
+        let Some(cut) = first.filter(|_| left > 0 && self.space.change_room() > 4 * REAP_LEAF_CHANGES) else {
+            self.checkpoint.reap = None;
+            return self.begin_seal();
+        };
+        let mut reap =
+            self.checkpoint.reap.take().unwrap_or_else(|| Reap::new(cut.subtree, cut.level, cut.cursor));
+        let blocks = self.space_blocks();
+        let mut unused = CutList::default();
+        let mut sink = SpaceSink { space: &mut self.space, cuts: &mut unused, blocks };
+        let step = reap.step(1, &mut self.cache, turn.memory, &mut sink);
+        let entry = self.cuts.iter_mut().next().expect("the entry being reaped");
+        entry.cursor = reap.cursor();
+        match step {
+            ReapStep::Need(page) => {
+                self.checkpoint.reap = Some(reap);
+                return self.need_page(turn, &page);
+            }
+            ReapStep::Paused { .. } => self.checkpoint.reap = Some(reap),
+            // What is left of a damaged subtree stays used: freeing by a page that lies would be worse.
+            ReapStep::Finished | ReapStep::Damaged(_) => {
+                self.cuts.remove(0);
+            }
+        }
+        self.checkpoint.stage = Stage::Reap { left: left - 1 };
+        true
+    }
+
+    fn begin_seal(&mut self) -> bool {
+        let mut volumes = Volumes::default();
+        volumes.push(VolumeEntry { root: self.new_root, ..self.volume });
+        let (number, seq) = (self.checkpoint.number, self.checkpoint.seq);
+        self.seal.begin(&self.directory, number, seq, &volumes, &self.cuts);
+        self.checkpoint.stage = Stage::Seal;
+        true
+    }
+
+    fn seal_step<M: Memory>(&mut self, turn: &mut Turn<'_, M>) -> bool {
+        match self.seal.step(&mut self.space, &mut self.cache, turn.memory, &self.geometry) {
+            SealStep::NeedPage(page) => self.need_page(turn, &page),
+            SealStep::NeedBitmap { region, bitmap, buf } => {
+                self.start_bitmap(turn, region, bitmap, buf, true);
+                true
+            }
+            SealStep::WriteBlock { pba, buf } => {
+                self.write_block(turn, JobKind::SealBlock(buf), pba, buf);
+                true
+            }
+            SealStep::More => true,
+            SealStep::Wait => false,
+            SealStep::NoSpace => self.no_space_for_pages(),
+            SealStep::Done { .. } => {
+                let skips_flush = self.config.bug(Planted::CheckpointNotFlushed);
+                let ticket = if skips_flush { 0 } else { self.flusher.ticket() };
+                self.checkpoint.stage = Stage::Flush(ticket);
+                true
+            }
+        }
+    }
+
+    fn flush_step(&mut self, ticket: u64) -> bool {
+        if !self.flusher.is_done(ticket) {
+            return false;
+        }
+        let mark = self.checkpoint.mark.expect("a checkpoint under way");
+        self.superblock.ckpt = self.checkpoint.number;
+        self.superblock.ckpt_seq = self.checkpoint.seq;
+        self.superblock.next_commit = mark.next;
+        self.superblock.previous = mark.previous;
+        self.superblock.ring_start = mark.positions;
+        self.superblock.directory = self.seal.directory().at;
+        let version = self.writer.want();
+        self.checkpoint.stage = Stage::Superblock(version);
+        true
+    }
+
+    fn superblock_step(&mut self, version: u64) -> bool {
+        if !self.writer.is_durable(version) {
+            return false;
+        }
+        let mark = self.checkpoint.mark.take().expect("a checkpoint under way");
+        self.volume.root = self.new_root;
+        self.directory = self.seal.directory().clone();
+        self.frozen.clear();
+        if !self.config.bug(Planted::TrimEarly) {
+            self.log.ring.trim(mark.positions);
+        }
+        self.space.checkpoint_durable();
+        self.holds.next_batch();
+        self.checkpoint.stage = Stage::Limbo;
+        self.again = true;
+        true
+    }
+
+    fn limbo_step(&mut self) -> bool {
+        if !self.holds.all_released() && !self.config.bug(Planted::FreeHeld) {
+            return false;
+        }
+        self.space.release_limbo();
+        self.checkpoint.stage = Stage::Idle;
+        self.again = true;
+        false
+    }
+}

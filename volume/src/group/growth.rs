@@ -1,0 +1,221 @@
+//! Rows on demand: the space grows when it runs short, as long as the pool has extents.
+//!
+//! Crash story: extents that the catalogue handed out get their headers, then the row pages that name them are
+//! written to free home pages, then all is flushed, then a superblock version names the new root of the row
+//! pages, and only then is the row used. A crash before that leaves extents that no superblock names: they go
+//! back. The home pages that the old version names are not touched until the new one counts.
+use super::{Group, Turn};
+use crate::header::Header;
+use crate::ops::{JobId, JobKind, Run};
+use crate::planted::Planted;
+use crate::rows::RowPages;
+use base::{Action, Column, Duration, Instant, LegId, Memory, RowGrant, RowNo, Segment};
+
+/// After a refusal the pool is asked again after so long.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(10_000);
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Stage {
+    Idle,
+    Asked,
+    Granted(RowGrant),
+    Writing(RowGrant),
+    Flush(RowGrant, u64),
+    Naming(RowGrant, u64),
+}
+
+/// The growth of a group.
+pub(crate) struct Growth {
+    stage: Stage,
+    wanted: bool,
+    /// The pool had nothing; ask again then.
+    refused: bool,
+    retry_at: Option<Instant>,
+    rows_left: bool,
+    written: Option<bool>,
+}
+
+impl Growth {
+    pub fn new(rows_left: bool) -> Self {
+        Self { stage: Stage::Idle, wanted: false, refused: false, retry_at: None, rows_left, written: None }
+    }
+
+    /// Space is short.
+    pub fn want(&mut self) {
+        self.wanted = true;
+    }
+
+    /// Whether the group may still grow: nobody has said no.
+    pub fn possible(&self) -> bool {
+        self.rows_left && (!self.refused || self.stage != Stage::Idle)
+    }
+
+    /// When to ask again.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.retry_at.filter(|_| self.wanted)
+    }
+
+    /// The catalogue has handed out extents.
+    pub fn granted(&mut self, grant: RowGrant) {
+        if self.stage == Stage::Asked {
+            self.stage = Stage::Granted(grant);
+        }
+    }
+
+    /// The pool has none.
+    pub fn refused(&mut self) {
+        if self.stage == Stage::Asked {
+            self.stage = Stage::Idle;
+            self.refused = true;
+        }
+    }
+
+    /// The pool grew.
+    pub fn ask_again(&mut self) {
+        self.refused = false;
+        self.retry_at = None;
+    }
+}
+
+impl Group {
+    /// Asks for a row when one is wanted, and takes a granted one into use step by step.
+    pub fn advance_growth<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+        if self.halt.is_some() || self.config.read_only || self.closing {
+            return;
+        }
+        let low = self.space.free_now().get() < self.geometry.row_blocks() / 4 + self.reserve(1024);
+        self.growth.wanted |= low;
+        if self.growth.refused && self.growth.retry_at.is_none() {
+            self.growth.retry_at = Some(turn.now + ASK_AGAIN_AFTER);
+        }
+        if self.growth.retry_at.is_some_and(|at| turn.now >= at) {
+            self.growth.ask_again();
+        }
+        match core::mem::replace(&mut self.growth.stage, Stage::Idle) {
+            Stage::Idle => self.ask_for_row(turn),
+            Stage::Asked => self.growth.stage = Stage::Asked,
+            Stage::Granted(grant) => self.write_row(turn, grant),
+            Stage::Writing(grant) => self.row_written_step(grant),
+            Stage::Flush(grant, ticket) => self.row_flushed_step(grant, ticket),
+            Stage::Naming(grant, version) => self.row_named_step(grant, version),
+        }
+    }
+
+    fn ask_for_row<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+        let wanted = self.growth.wanted && self.growth.rows_left && !self.growth.refused;
+        if !wanted || !self.room(turn, 1) {
+            return;
+        }
+        self.growth.wanted = false;
+        self.growth.stage = Stage::Asked;
+        turn.out.push(Action::WantRow { row: RowNo::new(self.superblock.rows) });
+    }
+
+    /// Headers to the extents, row pages to free home pages.
+    fn write_row<M: Memory>(&mut self, turn: &mut Turn<'_, M>, grant: RowGrant) {
+        let fitting = grant.row.get() == self.superblock.rows
+            && grant.extents.len() == self.geometry.row_extents()
+            && grant.extents.iter().all(|e| usize::from(e.drive.get()) < self.drives.list.len());
+        if !fitting || !self.room(turn, 64) {
+            if fitting {
+                self.growth.stage = Stage::Granted(grant);
+            }
+            return;
+        }
+        let mut rows = self.rows.clone();
+        rows.extend_from_slice(&grant.extents);
+        let job = self.ops.open_job(JobKind::Row);
+        let buffer = self.buffers.row_pages;
+        let Some(pages) = self.row_pages.extended(&rows, self.rows.len(), &mut self.home_pages) else {
+            self.growth.rows_left = false;
+            self.ops.seal_job(job);
+            self.growth.stage = Stage::Idle;
+            return;
+        };
+        self.write_headers(turn, job, &grant);
+        self.runs.clear();
+        for (i, (pba, page)) in pages.written.iter().enumerate() {
+            let buf = buffer.plus(i as u32);
+            *turn.memory.block_mut(buf) = **page;
+            self.runs.push(Run { pba: *pba, buf, blocks: 1 });
+        }
+        self.new_row_pages = Some(pages.tree);
+        self.write_runs(turn, job);
+        self.growth.written = None;
+        self.growth.stage = Stage::Writing(grant);
+        self.ops.seal_job(job);
+    }
+
+    fn write_headers<M: Memory>(&mut self, turn: &mut Turn<'_, M>, job: JobId, grant: &RowGrant) {
+        let columns = usize::from(self.geometry.columns);
+        for (i, extent) in grant.extents.iter().enumerate() {
+            let header = Header {
+                pool: self.superblock.pool,
+                drive: self.drives.get(extent.drive).info.uuid,
+                group: self.superblock.group,
+                extent: extent.extent,
+                row: grant.row,
+                leg: LegId::new((i / columns) as u8),
+                column: Column::new((i % columns) as u8),
+            };
+            let buf = self.buffers.headers.plus(i as u32);
+            *turn.memory.block_mut(buf) = header.encode();
+            self.write_extent(
+                turn,
+                job,
+                *extent,
+                crate::layout::extent::HEADER,
+                &[Segment { buf, blocks: 1 }],
+            );
+        }
+    }
+
+    /// The writes of a new row have ended.
+    pub fn row_written(&mut self, lost: bool) {
+        self.growth.written = Some(!lost);
+    }
+
+    fn row_written_step(&mut self, grant: RowGrant) {
+        match self.growth.written {
+            None => self.growth.stage = Stage::Writing(grant),
+            Some(true) => {
+                let ticket = self.flusher.ticket();
+                self.growth.stage = Stage::Flush(grant, ticket);
+                self.again = true;
+            }
+            Some(false) => {
+                self.growth.refused = true;
+                self.new_row_pages = None;
+                self.home_pages.forget_new();
+            }
+        }
+    }
+
+    fn row_flushed_step(&mut self, grant: RowGrant, ticket: u64) {
+        if !self.flusher.is_done(ticket) {
+            self.growth.stage = Stage::Flush(grant, ticket);
+            return;
+        }
+        let tree: &RowPages = self.new_row_pages.as_ref().expect("row pages being named");
+        self.superblock.rows += 1;
+        (self.superblock.row_pages, self.superblock.row_height) = tree.root();
+        let version = self.writer.want();
+        let used_early = self.config.bug(Planted::RowTooEarly);
+        self.growth.stage = Stage::Naming(grant, if used_early { 0 } else { version });
+        self.again = true;
+    }
+
+    fn row_named_step(&mut self, grant: RowGrant, version: u64) {
+        if !self.writer.is_durable(version) {
+            self.growth.stage = Stage::Naming(grant, version);
+            return;
+        }
+        self.rows.extend_from_slice(&grant.extents);
+        self.row_pages = self.new_row_pages.take().expect("row pages being named");
+        self.home_pages.settle();
+        let columns = u32::from(self.geometry.columns);
+        self.space.grow(columns, &self.geometry);
+        self.growth.rows_left = self.superblock.rows < self.config.max_rows;
+        self.again = true;
+    }
+}

@@ -1,0 +1,287 @@
+//! From blocks of space to operations of drives, and back from their ends to whoever waits.
+use super::{Group, Halt, Turn};
+use crate::config::{MAX_COMMIT_DATA_BLOCKS, MAX_IO_BLOCKS};
+use crate::drives::Health;
+use crate::ops::{Done, Job, JobId, JobKind, Purpose, Run};
+use alloc::vec::Vec;
+use base::limits::MAX_COLUMNS;
+use base::{Blocks, Column, DriveIx, DriveOp, Extent, LegId, Memory, Pba, RowNo, Segment};
+use fence::DriveSet;
+
+/// I/O being gathered for each column: blocks that lie side by side on its drive become one vectored write.
+pub(crate) struct ColumnIo {
+    open: Vec<OpenIo>,
+}
+
+struct OpenIo {
+    row: RowNo,
+    block: u32,
+    blocks: u32,
+    memory: Vec<Segment>,
+}
+
+impl ColumnIo {
+    pub fn new() -> Self {
+        let open = |_| OpenIo {
+            row: RowNo::ZERO,
+            block: 0,
+            blocks: 0,
+            memory: Vec::with_capacity(MAX_COMMIT_DATA_BLOCKS),
+        };
+        Self { open: (0..MAX_COLUMNS).map(open).collect() }
+    }
+}
+
+impl Group {
+    /// The extent of a place.
+    pub fn extent(&self, row: RowNo, leg: LegId, column: Column) -> Extent {
+        let (legs, columns) = (usize::from(self.geometry.legs), usize::from(self.geometry.columns));
+        self.rows[(row.get() as usize * legs + usize::from(leg.get())) * columns + usize::from(column.get())]
+    }
+
+    /// The legs.
+    pub fn legs(&self) -> impl Iterator<Item = LegId> + use<> {
+        (0..self.geometry.legs).map(LegId::new)
+    }
+
+    /// Writes `self.runs` to every current leg as parts of a job, in as few operations as they allow.
+    pub fn write_runs<M: Memory>(&mut self, turn: &mut Turn<'_, M>, job: JobId) {
+        let runs = core::mem::take(&mut self.runs);
+        for run in &runs {
+            self.gather(turn, job, *run);
+        }
+        for column in 0..self.geometry.columns {
+            self.emit_column(turn, job, Column::new(column));
+        }
+        self.runs = runs;
+        self.runs.clear();
+    }
+
+    /// Adds a run to what is gathered; emits what it does not continue.
+    fn gather<M: Memory>(&mut self, turn: &mut Turn<'_, M>, job: JobId, run: Run) {
+        let mut done = 0;
+        while done < run.blocks {
+            let pba = run.pba + Blocks::new(u64::from(done));
+            let place = self.geometry.place(pba);
+            let count = self.geometry.contiguous(pba).get().min(u64::from(run.blocks - done)) as u32;
+            let column = usize::from(place.column.get());
+            let open = &self.columns.open[column];
+            let continues = open.row == place.row
+                && open.block + open.blocks == place.block
+                && open.blocks + count <= MAX_IO_BLOCKS;
+            if !continues {
+                self.emit_column(turn, job, place.column);
+            }
+            let open = &mut self.columns.open[column];
+            if open.blocks == 0 {
+                (open.row, open.block) = (place.row, place.block);
+            }
+            open.blocks += count;
+            let segment = Segment { buf: run.buf.plus(done), blocks: count };
+            match open.memory.last_mut() {
+                Some(last) if last.buf.plus(last.blocks) == segment.buf => last.blocks += count,
+                _ => open.memory.push(segment),
+            }
+            done += count;
+        }
+    }
+
+    fn emit_column<M: Memory>(&mut self, turn: &mut Turn<'_, M>, job: JobId, column: Column) {
+        let open = &mut self.columns.open[usize::from(column.get())];
+        if open.blocks == 0 {
+            return;
+        }
+        let memory = core::mem::take(&mut open.memory);
+        let (row, block) = (open.row, open.block);
+        open.blocks = 0;
+        self.write_legs(turn, job, row, column, block, &memory);
+        let open = &mut self.columns.open[usize::from(column.get())];
+        open.memory = memory;
+        open.memory.clear();
+    }
+
+    /// Writes blocks that lie side by side in a column to every current leg.
+    pub fn write_legs<M: Memory>(
+        &mut self,
+        turn: &mut Turn<'_, M>,
+        job: JobId,
+        row: RowNo,
+        column: Column,
+        block: u32,
+        memory: &[Segment],
+    ) {
+        for leg in self.legs() {
+            let extent = self.extent(row, leg, column);
+            self.write_extent(turn, job, extent, block, memory);
+        }
+    }
+
+    /// Writes blocks of one extent, if its drive is current; notes that it missed them if it is failing.
+    pub fn write_extent<M: Memory>(
+        &mut self,
+        turn: &mut Turn<'_, M>,
+        job: JobId,
+        extent: Extent,
+        block: u32,
+        memory: &[Segment],
+    ) {
+        match self.drives.get(extent.drive).health {
+            Health::Current => {
+                let token = self.ops.start(Purpose::Job(job), extent.drive, true);
+                let at = self.geometry.drive_block(extent, block);
+                turn.out.drive(token, self.drives.get(extent.drive).handle, DriveOp::Write, at, memory);
+            }
+            Health::Failing => self.ops.job_mut(job).missed.insert(extent.drive),
+            Health::Stale | Health::Missing => {}
+        }
+    }
+
+    /// Flushes a drive as part of a job; one without a volatile cache has nothing to flush, because a flush
+    /// only covers writes that have completed.
+    pub fn flush_drive<M: Memory>(&mut self, turn: &mut Turn<'_, M>, job: JobId, drive: DriveIx) {
+        match self.drives.get(drive).health {
+            Health::Current if self.drives.get(drive).info.volatile => {
+                let token = self.ops.start(Purpose::Job(job), drive, true);
+                turn.out.drive(
+                    token,
+                    self.drives.get(drive).handle,
+                    DriveOp::Flush,
+                    base::DriveBlock::ZERO,
+                    &[],
+                );
+            }
+            Health::Failing => self.ops.job_mut(job).missed.insert(drive),
+            _ => {}
+        }
+    }
+
+    /// The current leg to read a block from that was not tried yet: the least busy.
+    pub fn pick_leg(&self, pba: Pba, tried: u8) -> Option<LegId> {
+        let place = self.geometry.place(pba);
+        let spread = (pba.get() >> 4) as u8 % self.geometry.legs;
+        let candidates = self.legs().filter(|leg| {
+            let drive = self.extent(place.row, *leg, place.column).drive;
+            tried >> leg.get() & 1 == 0 && self.drives.current(drive)
+        });
+        candidates.min_by_key(|leg| {
+            let drive = self.drives.get(self.extent(place.row, *leg, place.column).drive);
+            (drive.reads_in_flight, leg.get().abs_diff(spread))
+        })
+    }
+
+    /// Reads blocks that lie side by side from one leg.
+    pub fn read_leg<M: Memory>(
+        &mut self,
+        turn: &mut Turn<'_, M>,
+        purpose: Purpose,
+        leg: LegId,
+        pba: Pba,
+        memory: Segment,
+    ) {
+        let place = self.geometry.place(pba);
+        let extent = self.extent(place.row, leg, place.column);
+        let token = self.ops.start(purpose, extent.drive, false);
+        self.drives.get_mut(extent.drive).reads_in_flight += 1;
+        let at = self.geometry.drive_block(extent, place.block);
+        turn.out.drive(token, self.drives.get(extent.drive).handle, DriveOp::Read, at, &[memory]);
+    }
+
+    /// The drive that a leg has for a block.
+    pub fn drive_of(&self, pba: Pba, leg: LegId) -> DriveIx {
+        let place = self.geometry.place(pba);
+        self.extent(place.row, leg, place.column).drive
+    }
+
+    /// Sorts out operations that ended.
+    pub fn look_at_ended<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+        while let Some(done) = self.ops.next_done() {
+            self.again = true;
+            if !done.write {
+                let drive = self.drives.get_mut(done.drive);
+                drive.reads_in_flight -= 1;
+                drive.stats.read_errors += u64::from(done.result.is_err());
+            }
+            match done.purpose {
+                Purpose::Job(job) => self.part_ended(job, done),
+                Purpose::Guest { slot, first, count, leg } => {
+                    self.guest_read_ended(turn, slot, first, count, leg, done.result);
+                }
+                Purpose::Edge { slot, edge, leg } => self.edge_read_ended(turn, slot, edge, leg, done.result),
+                Purpose::Page { frame, leg } => self.page_read_ended(turn, frame, leg, done.result),
+                Purpose::Bitmap { buf, leg } => self.bitmap_read_ended(turn, buf, leg, done.result),
+                Purpose::Recovery { .. } => panic!("recovery's I/O ended in a group that is served"),
+            }
+        }
+    }
+
+    fn part_ended(&mut self, job: JobId, done: Done) {
+        if done.result.is_err() {
+            let out = self.drive_failed(done.drive);
+            let job = self.ops.job_mut(job);
+            job.missed.insert(done.drive);
+            job.lost |= !out;
+        }
+        self.ops.part_done(job);
+    }
+
+    /// A write or flush failed: the drive goes out, durably before anything that it missed is acknowledged.
+    /// False if it cannot be done without.
+    fn drive_failed(&mut self, drive: DriveIx) -> bool {
+        self.drives.get_mut(drive).stats.write_errors += 1;
+        let was_current = self.drives.current(drive);
+        let out = self.drives.fail(drive, &self.rows, self.geometry.legs, self.geometry.columns);
+        if out && was_current {
+            self.mark_stale(drive);
+        }
+        out
+    }
+
+    /// Hands settled jobs to their owners.
+    pub fn settle_jobs<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+        loop {
+            let failing = self.drives.set_of(Health::Failing);
+            let Some((kind, job)) = self.ops.next_settled(failing) else { return };
+            self.again = true;
+            self.job_settled(turn, kind, job);
+        }
+    }
+
+    fn job_settled<M: Memory>(&mut self, turn: &mut Turn<'_, M>, kind: JobKind, job: Job) {
+        match kind {
+            JobKind::Commit(index) => self.commit_settled(index, job.lost),
+            JobKind::MergePage(buf) if job.lost => {
+                self.merge.written(buf);
+                self.halt(Halt::MapFailed);
+            }
+            JobKind::MergePage(buf) => self.merge.written(buf),
+            JobKind::SealBlock(buf) => {
+                self.seal.written(buf);
+                if job.lost {
+                    self.halt(Halt::MapFailed);
+                }
+            }
+            JobKind::Superblock => self.superblock_step_settled(turn, job),
+            JobKind::Flush => self.flush_settled(job),
+            JobKind::Row => self.row_written(job.lost),
+            JobKind::Repair(index) => self.repair_written(index, job),
+        }
+    }
+
+    /// Opens a job that flushes these drives.
+    pub fn flush_drives<M: Memory>(&mut self, turn: &mut Turn<'_, M>, kind: JobKind, drives: DriveSet) {
+        let job = self.ops.open_job(kind);
+        for drive in self.drives.all().filter(|d| drives.contains(*d)) {
+            self.flush_drive(turn, job, drive);
+        }
+        self.ops.seal_job(job);
+    }
+
+    /// Every drive of the group.
+    pub fn all_drives(&self) -> DriveSet {
+        let mut set = DriveSet::EMPTY;
+        for drive in self.drives.all() {
+            set.insert(drive);
+        }
+        set
+    }
+}

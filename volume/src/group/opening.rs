@@ -1,0 +1,73 @@
+//! The end of an open: the directory is read, the accepted log enters the delta, requests are served.
+use super::{Group, Turn};
+use crate::planted::Planted;
+use crate::recovery::Record;
+use base::{Blocks, Memory, Phase};
+use cow::{OpenStep, Ref};
+
+/// Steps in one poll.
+const STEPS_PER_POLL: usize = 64;
+
+impl Group {
+    /// Reads the directory; its top first, after which the group serves.
+    pub fn advance_opening<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+        for _ in 0..STEPS_PER_POLL {
+            let Some(open) = self.opening.as_mut() else { return };
+            match open.step(&mut self.space, &mut self.cache, turn.memory, &self.geometry) {
+                OpenStep::NeedPage(page) => {
+                    if !self.fetch_page(turn, &page) {
+                        self.open_failed = true;
+                    }
+                    return;
+                }
+                OpenStep::Top => {
+                    self.directory = open.directory().clone();
+                    self.top_read = true;
+                    self.again = true;
+                    return;
+                }
+                OpenStep::More => {}
+                OpenStep::Done => {
+                    self.opening = None;
+                    self.again = true;
+                }
+                OpenStep::Bad(_) => {
+                    self.open_failed = true;
+                    return;
+                }
+            }
+        }
+        self.again = true;
+    }
+
+    /// Whether the log can enter the delta.
+    pub fn ready_to_replay(&self) -> bool {
+        self.phase == Phase::Recovering && (self.top_read || self.opening.is_none())
+    }
+
+    /// The accepted log enters the delta and its blocks count as used; then requests are served.
+    pub fn replay(&mut self, records: &[Record]) {
+        if let Some(volume) = self.directory.volumes.iter().next() {
+            self.volume = *volume;
+        }
+        let regions = self.superblock.rows * u32::from(self.geometry.columns);
+        let known = self.space.regions();
+        self.space.grow(regions - known, &self.geometry);
+        self.cuts = self.directory.cuts.clone();
+        for record in records {
+            for (i, (pba, check)) in record.data.iter().enumerate() {
+                if !self.config.bug(Planted::ReplayNotMarked) {
+                    self.space.mark(*pba, Blocks::new(1));
+                }
+                let lba = record.lba + Blocks::new(i as u64);
+                self.active.put(lba, Ref::data(*pba, record.seq, *check));
+            }
+            if record.data.is_empty() {
+                self.active.put_holes(record.lba, Blocks::new(record.blocks), record.seq);
+            }
+        }
+        self.checkpoint.force |= self.directory.at.is_absent() || self.delta_pressure();
+        self.phase = Phase::Serving;
+        self.again = true;
+    }
+}

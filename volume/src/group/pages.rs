@@ -1,0 +1,189 @@
+//! Pages of map and directory on their way from a leg into the cache, and bitmaps into free space.
+use super::{Group, Halt, Turn};
+use crate::buffers::SEAL_BUFFERS;
+use crate::ops::Purpose;
+use alloc::vec::Vec;
+use base::{BufId, Check, Fault, LegId, Memory, RegionNo, Segment};
+use cow::{Ref, Reserve};
+
+/// Pages being read at once.
+const MAX_PAGE_READS: usize = 64;
+/// Pages remembered as lost; when more are, the group halts.
+const MAX_LOST_PAGES: usize = 16;
+
+/// Bitmaps being read at once: one for free space, and one for each buffer of the seal.
+const MAX_BITMAP_READS: usize = 1 + SEAL_BUFFERS as usize;
+
+/// A page on its way.
+#[derive(Clone, Copy)]
+struct PageRead {
+    frame: BufId,
+    page: Ref,
+    tried: u8,
+    batch: u64,
+}
+
+/// A bitmap on its way.
+#[derive(Clone, Copy)]
+struct BitmapRead {
+    region: RegionNo,
+    bitmap: Ref,
+    buf: BufId,
+    tried: u8,
+    for_seal: bool,
+}
+
+/// What is being read.
+pub(crate) struct PageReads {
+    pages: Vec<PageRead>,
+    lost: Vec<Ref>,
+    bitmaps: Vec<BitmapRead>,
+}
+
+impl PageReads {
+    pub fn new() -> Self {
+        Self {
+            pages: Vec::with_capacity(MAX_PAGE_READS),
+            lost: Vec::with_capacity(MAX_LOST_PAGES),
+            bitmaps: Vec::with_capacity(MAX_BITMAP_READS),
+        }
+    }
+}
+
+impl Group {
+    /// Has a page read into the cache, now or as soon as there is room. False if no leg has it.
+    pub fn fetch_page<M: Memory>(&mut self, turn: &mut Turn<'_, M>, page: &Ref) -> bool {
+        if self.reads.lost.contains(page) {
+            return false;
+        }
+        if self.reads.pages.len() == MAX_PAGE_READS || !self.room(turn, 2) {
+            return true;
+        }
+        if let Reserve::Frame(frame) = self.cache.reserve(page) {
+            let batch = self.holds.take();
+            self.reads.pages.push(PageRead { frame, page: *page, tried: 0, batch });
+            self.read_page(turn, self.reads.pages.len() - 1);
+        }
+        true
+    }
+
+    fn read_page<M: Memory>(&mut self, turn: &mut Turn<'_, M>, index: usize) {
+        let PageRead { frame, page, tried, batch } = self.reads.pages[index];
+        if let Some(leg) = self.pick_leg(page.pba, tried) {
+            self.reads.pages[index].tried |= 1 << leg.get();
+            let memory = Segment { buf: frame, blocks: 1 };
+            return self.read_leg(turn, Purpose::Page { frame, leg: leg.get() }, leg, page.pba, memory);
+        }
+        self.cache.abandon(frame);
+        self.reads.pages.swap_remove(index);
+        self.holds.release(batch);
+        if self.reads.lost.len() == MAX_LOST_PAGES {
+            return self.halt(Halt::MapFailed);
+        }
+        self.reads.lost.push(page);
+        self.again = true;
+    }
+
+    /// A page has been read, or not.
+    pub fn page_read_ended<M: Memory>(
+        &mut self,
+        turn: &mut Turn<'_, M>,
+        frame: BufId,
+        leg: u8,
+        result: Result<(), Fault>,
+    ) {
+        let index = self.reads.pages.iter().position(|read| read.frame == frame).expect("a page being read");
+        if result.is_ok() && self.cache.loaded(frame, turn.memory) {
+            let read = self.reads.pages.swap_remove(index);
+            let wrong = read.tried & !(1 << leg);
+            if wrong != 0 {
+                self.repair(turn, read.page.pba, frame, wrong, read.batch);
+            }
+            self.holds.release(read.batch);
+            return;
+        }
+        let drive = self.drive_of(self.reads.pages[index].page.pba, LegId::new(leg));
+        self.drives.get_mut(drive).stats.check_errors += u64::from(result.is_ok());
+        self.read_page(turn, index);
+    }
+
+    /// Has the bitmaps loaded that free space wants.
+    pub fn load_bitmaps<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+        while self.reads.bitmaps.iter().all(|read| read.for_seal) && self.room(turn, 2) {
+            let Some(want) = self.space.wanted() else { return };
+            self.again = true;
+            match want.bitmap {
+                Some(bitmap) => {
+                    let buf = self.buffers.bitmap;
+                    self.start_bitmap(turn, want.region, bitmap, buf, false);
+                }
+                None => {
+                    self.space.fresh(want.region, &self.geometry);
+                }
+            }
+        }
+    }
+
+    /// Reads a bitmap into a buffer, from whatever leg has it.
+    pub fn start_bitmap<M: Memory>(
+        &mut self,
+        turn: &mut Turn<'_, M>,
+        region: RegionNo,
+        bitmap: Ref,
+        buf: BufId,
+        for_seal: bool,
+    ) {
+        self.reads.bitmaps.push(BitmapRead { region, bitmap, buf, tried: 0, for_seal });
+        self.read_bitmap(turn, self.reads.bitmaps.len() - 1);
+    }
+
+    fn read_bitmap<M: Memory>(&mut self, turn: &mut Turn<'_, M>, index: usize) {
+        let BitmapRead { bitmap, buf, tried, .. } = self.reads.bitmaps[index];
+        let Some(leg) = self.pick_leg(bitmap.pba, tried) else { return self.bitmap_lost(index) };
+        self.reads.bitmaps[index].tried |= 1 << leg.get();
+        let memory = Segment { buf, blocks: 1 };
+        self.read_leg(turn, Purpose::Bitmap { buf, leg: leg.get() }, leg, bitmap.pba, memory);
+    }
+
+    /// No leg has the bitmap: a checkpoint cannot do without, free space does without the region.
+    fn bitmap_lost(&mut self, index: usize) {
+        let read = self.reads.bitmaps.swap_remove(index);
+        if read.for_seal {
+            self.halt(Halt::MapFailed);
+        } else {
+            self.space.load_failed(read.region);
+        }
+        self.again = true;
+    }
+
+    /// A bitmap has been read, or not.
+    pub fn bitmap_read_ended<M: Memory>(
+        &mut self,
+        turn: &mut Turn<'_, M>,
+        buf: BufId,
+        leg: u8,
+        result: Result<(), Fault>,
+    ) {
+        let index = self.reads.bitmaps.iter().position(|read| read.buf == buf).expect("a bitmap being read");
+        let read = self.reads.bitmaps[index];
+        if result.is_err() || Check::of(turn.memory.block(buf)) != read.bitmap.check {
+            let drive = self.drive_of(read.bitmap.pba, LegId::new(leg));
+            self.drives.get_mut(drive).stats.check_errors += u64::from(result.is_ok());
+            return self.read_bitmap(turn, index);
+        }
+        let wrong = read.tried & !(1 << leg);
+        if wrong != 0 {
+            let batch = self.holds.take();
+            self.repair(turn, read.bitmap.pba, buf, wrong, batch);
+            self.holds.release(batch);
+        }
+        self.reads.bitmaps.swap_remove(index);
+        self.again = true;
+        if read.for_seal {
+            self.seal.bitmap_read(buf);
+        } else {
+            let block = *turn.memory.block(buf);
+            self.space.loaded(read.region, &block, &self.geometry);
+        }
+    }
+}

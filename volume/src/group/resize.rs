@@ -1,0 +1,50 @@
+//! The volume's size, and what it says of a range without reading it.
+use super::Group;
+use base::{Memory, Sector, Sectors};
+use cow::{Leaf, page, tree};
+
+impl Group {
+    /// Grows the volume; durable with the next checkpoint, which is forced.
+    pub fn grow_volume(&mut self, sectors: Sectors) -> bool {
+        let blocks = sectors.get().div_ceil(base::SECTORS_PER_BLOCK);
+        let fits = sectors >= self.volume.sectors && blocks <= self.volume.height.covers().get();
+        if fits && sectors > self.volume.sectors {
+            self.volume.sectors = sectors;
+            self.resized = true;
+            self.checkpoint.force = true;
+            self.again = true;
+        }
+        fits
+    }
+
+    /// Whether the block at `sector` is a hole, and how many sectors from there on are alike, as far as memory
+    /// tells; a part of the map that is not in memory counts as data.
+    pub fn extent_at(
+        &mut self,
+        sector: Sector,
+        most: Sectors,
+        memory: &impl Memory,
+    ) -> Option<(bool, Sectors)> {
+        let end = sector.get().checked_add(most.get())?.min(self.volume.sectors.get());
+        let (mut at, mut kind) = (sector.get(), None);
+        while at < end {
+            let hole = self.block_is_hole(Sector::new(at).lba(), memory);
+            if *kind.get_or_insert(hole) != hole {
+                break;
+            }
+            at = (at / base::SECTORS_PER_BLOCK + 1) * base::SECTORS_PER_BLOCK;
+        }
+        kind.map(|hole| (hole, Sectors::new(at.min(end) - sector.get())))
+    }
+
+    fn block_is_hole(&mut self, lba: base::Lba, memory: &impl Memory) -> bool {
+        if let Some(found) = self.active.get(lba).or_else(|| self.frozen.get(lba)) {
+            return found.is_hole();
+        }
+        match tree::leaf(&self.volume.root, self.volume.height, lba, &mut self.cache, memory) {
+            Leaf::Hole(_) => true,
+            Leaf::Page(buf) => page::get(memory.block(buf), (lba.get() % 128) as usize).is_hole(),
+            Leaf::Need(_) | Leaf::Damaged(_) => false,
+        }
+    }
+}

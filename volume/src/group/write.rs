@@ -1,0 +1,620 @@
+//! The write: from a request that is ready to a Ref in the delta.
+//!
+//! Crash story. Space is taken, then Seq; the check of each block is made once, over our own copy, and the same
+//! bytes go to every leg. Data and record are written in parallel, so a crash can leave either without the
+//! other: recovery accepts a commit above D only if its data is whole as well. Commits complete in order, so
+//! what is acknowledged always has all its predecessors on every current leg.
+//!
+//! A commit that cannot complete on any leg (its block or its data cannot be written on the last current copy)
+//! is followed by a *void*, a record in a later commit that names it, so that the chain goes on across it;
+//! nothing behind it is acknowledged before the void is complete. Its writes are answered with an error. Its
+//! blocks stay taken until the next checkpoint, for its record may still be found by a recovery.
+use super::{AUTO_FLUSH_BYTES, Group, Halt, Turn};
+use crate::buffers::Buffers;
+use crate::config::{MAX_COMMIT_DATA_BLOCKS, MAX_COMMITS, MAX_UNIT_OPS};
+use crate::ops::{JobKind, Run};
+use crate::planted::Planted;
+use crate::slots::{Parts, State};
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+use base::limits::SLOT_DATA_BLOCKS;
+use base::{Blocks, BufId, Check, CommitNo, Fault, Lba, Memory, Op, Pba, Segment, Seq, SlotId};
+use cow::{Class, Ref};
+use rlog::{CommitBuilder, Fields, MAX_COMMIT_BLOCKS, Positions, Ring, RingPos, Sealed, SuperblockId};
+
+/// Writes of at least so many blocks take clean regions; smaller ones fill broken ones.
+const LARGE_BLOCKS: u32 = 16;
+/// Blocks that only discards and checkpoints may use.
+const BASE_RESERVE: u64 = 32;
+/// Blocks under a long hole that the merge frees one by one at most: the leaves at its ends, below the first
+/// subtree that can be cut as a whole.
+const MAX_HOLE_CHANGES: u64 = 2 * 128 * 128 + 2 * 128;
+/// Blocks under long holes that one checkpoint frees one by one at most.
+pub(crate) const HOLE_CHANGES: u64 = 1 << 18;
+/// Voids that may fail one after the other before the log is given up.
+const MAX_VOID_FAILURES: u32 = 4;
+
+/// Where a commit in flight stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    Working,
+    Complete,
+    Lost { voided_by: Option<CommitNo> },
+}
+
+/// A commit in flight.
+#[derive(Clone, Copy, Debug)]
+struct InFlight {
+    sealed: Sealed,
+    stage: Stage,
+    index: u8,
+    first_slot: Option<SlotId>,
+    /// Delta entries and ranges that its records will need.
+    puts: usize,
+    ranges: usize,
+    bytes: u64,
+    positions: Positions,
+    voids: bool,
+}
+
+/// What the log looks like behind the last commit that completed in order: where a checkpoint begins.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mark {
+    pub next: CommitNo,
+    pub previous: Check,
+    pub positions: Positions,
+}
+
+/// The log of a group that is being served.
+pub(crate) struct Log {
+    pub ring: Ring,
+    builder: CommitBuilder,
+    in_flight: VecDeque<InFlight>,
+    free: Vec<u8>,
+    next: CommitNo,
+    previous: Check,
+    pub next_seq: Seq,
+    pub mark: Mark,
+    void_failures: u32,
+    /// Puts and ranges that commits in flight will need in the delta.
+    puts: usize,
+    ranges: usize,
+    /// A commit failed that nothing can void: all behind it fail too.
+    poisoned: bool,
+    /// Blocks of voided commits: given up at the next checkpoint.
+    pub abandoned: Vec<Pba>,
+    runs: Vec<(Pba, Blocks)>,
+    checks: Vec<Check>,
+}
+
+impl Log {
+    pub fn new(ring: Ring, mark: Mark, next_seq: Seq) -> Self {
+        Self {
+            ring,
+            builder: CommitBuilder::new(MAX_COMMIT_BLOCKS),
+            in_flight: VecDeque::with_capacity(MAX_COMMITS),
+            free: (0..MAX_COMMITS as u8).rev().collect(),
+            next: mark.next,
+            previous: mark.previous,
+            next_seq,
+            mark,
+            void_failures: 0,
+            puts: 0,
+            ranges: 0,
+            poisoned: false,
+            abandoned: Vec::with_capacity(MAX_COMMITS * MAX_COMMIT_DATA_BLOCKS * 2),
+            runs: Vec::with_capacity(SLOT_DATA_BLOCKS as usize),
+            checks: Vec::with_capacity(SLOT_DATA_BLOCKS as usize),
+        }
+    }
+
+    /// The number of the next commit to be sealed.
+    pub fn next_commit(&self) -> CommitNo {
+        self.next
+    }
+
+    /// Whether every commit before this one has completed, in order.
+    pub fn complete_before(&self, commit: CommitNo) -> bool {
+        self.in_flight.front().is_none_or(|oldest| oldest.sealed.no >= commit)
+    }
+
+    /// Whether no commit is in flight.
+    pub fn idle(&self) -> bool {
+        self.in_flight.is_empty()
+    }
+
+    fn needs_void(&self) -> bool {
+        !self.poisoned && self.in_flight.iter().any(|c| c.stage == Stage::Lost { voided_by: None })
+    }
+
+    fn stage_of(&self, no: CommitNo) -> Option<Stage> {
+        self.in_flight.iter().find(|c| c.sealed.no == no).map(|c| c.stage)
+    }
+}
+
+/// Why a request could not be taken into a commit.
+enum Wait {
+    /// The commit is full: the next one takes it.
+    Commit,
+    /// The delta or the space is short; a checkpoint helps.
+    Checkpoint,
+    /// A bitmap must be loaded first.
+    Bitmap,
+    /// A new row may help.
+    Row,
+    /// Nothing helps.
+    NoSpace,
+}
+
+impl Group {
+    /// Seals what is ready into commits, as many as may be in flight.
+    pub fn seal_commits<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+        if self.halt.is_some() {
+            return self.refuse_ready(turn);
+        }
+        while self.seal_one(turn) {}
+    }
+
+    fn refuse_ready<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+        for i in 0..self.slots.order.len() {
+            let id = self.slots.order[i];
+            let slot = self.slots.get(id);
+            if slot.state == State::Ready && !slot.finished {
+                self.finish(turn, id, Err(Fault::ReadOnly));
+            }
+        }
+    }
+
+    fn ring_has_room(&self) -> bool {
+        let ring = &self.log.ring;
+        let column = ring.shape().column_of(self.log.next);
+        let taken = ring.used(column).get() + u64::from(2 * MAX_COMMIT_BLOCKS + rlog::ring::VOID_ROOM_BLOCKS);
+        taken < u64::from(ring.shape().len())
+    }
+
+    /// Seals one commit. False when there is nothing to seal or something must come first.
+    fn seal_one<M: Memory>(&mut self, turn: &mut Turn<'_, M>) -> bool {
+        if self.log.free.is_empty() || !self.room(turn, MAX_UNIT_OPS) {
+            return false;
+        }
+        let voids = self.log.needs_void();
+        let only_voids = !self.ring_has_room();
+        if only_voids && !voids {
+            self.checkpoint.force |= self.any_ready();
+            return false;
+        }
+        self.log.builder.start();
+        self.runs.clear();
+        if voids {
+            let lost = self.log.in_flight.iter_mut().filter(|c| c.stage == Stage::Lost { voided_by: None });
+            for commit in lost {
+                commit.stage = Stage::Lost { voided_by: Some(self.log.next) };
+                self.log.builder.void(commit.sealed.no, commit.sealed.check);
+            }
+        }
+        let mut batch = Batch::default();
+        if !only_voids {
+            self.collect(turn, &mut batch);
+        }
+        if self.log.builder.is_empty() {
+            return false;
+        }
+        let position = if only_voids {
+            self.log.ring.place_void(self.log.next)
+        } else {
+            self.log.ring.place(self.log.next, self.log.builder.blocks())
+        };
+        let Some(position) = position else {
+            // Only a void can meet the end of the ring here: its room is used up.
+            self.log.poisoned = true;
+            self.halt(Halt::LogFailed);
+            return false;
+        };
+        self.issue(turn, position, batch, voids);
+        true
+    }
+
+    fn any_ready(&self) -> bool {
+        self.slots.order.iter().any(|id| self.slots.get(*id).state == State::Ready)
+    }
+
+    /// Takes ready requests into the builder, in order of arrival, as long as they fit.
+    fn collect<M: Memory>(&mut self, turn: &mut Turn<'_, M>, batch: &mut Batch) {
+        for i in 0..self.slots.order.len() {
+            let id = self.slots.order[i];
+            let slot = *self.slots.get(id);
+            if slot.state != State::Ready || slot.finished {
+                continue;
+            }
+            match self.take_in(turn, id, batch) {
+                Ok(()) => batch.last_slot = Some(id),
+                Err(Wait::Commit) => {
+                    self.again = true;
+                    return;
+                }
+                Err(Wait::Checkpoint) => {
+                    self.checkpoint.force = true;
+                    return;
+                }
+                Err(Wait::Bitmap) => return,
+                Err(Wait::Row) => {
+                    self.growth.want();
+                    return;
+                }
+                Err(Wait::NoSpace) => self.finish(turn, id, Err(Fault::NoSpace)),
+            }
+        }
+    }
+
+    /// Takes one request in: space, checks, records.
+    fn take_in<M: Memory>(
+        &mut self,
+        turn: &mut Turn<'_, M>,
+        id: SlotId,
+        batch: &mut Batch,
+    ) -> Result<(), Wait> {
+        let slot = *self.slots.get(id);
+        let parts = slot.parts();
+        let data = parts.data();
+        self.fits_commit(&parts, batch)?;
+        let point_holes =
+            if parts.hole.1 <= cow::delta::POINT_HOLE_BLOCKS { parts.hole.1 as usize } else { 0 };
+        let puts = data as usize + point_holes;
+        let ranges = usize::from(parts.hole.1 > cow::delta::POINT_HOLE_BLOCKS);
+        self.fits_delta(puts + batch.puts, ranges + batch.ranges)?;
+        let hole_changes = if ranges == 0 { 0 } else { parts.hole.1.min(MAX_HOLE_CHANGES) };
+        let cut_room = self.cuts.room().min(self.directory.cuts.room());
+        let crowded = self.hole_changes > 0 && self.hole_changes + hole_changes > HOLE_CHANGES;
+        if ranges > 0 && (crowded || cut_room < 3 * cow::MAX_CUTS) {
+            return Err(Wait::Checkpoint);
+        }
+        self.take_space(id, data, slot.request.op == Op::Write || data > 0)?;
+        self.make_checks(turn, id, data);
+        self.add_records(id, &parts);
+        self.hole_changes += hole_changes;
+        batch.puts += puts;
+        batch.ranges += ranges;
+        batch.data += data as usize;
+        if batch.first_slot.is_none() {
+            batch.first_slot = Some(id);
+        }
+        if let Some(last) = batch.last_slot {
+            self.slots.get_mut(last).next = Some(id);
+        }
+        let slot = self.slots.get_mut(id);
+        slot.next = None;
+        slot.state = State::Sealed;
+        Ok(())
+    }
+
+    fn fits_commit(&self, parts: &Parts, batch: &Batch) -> Result<(), Wait> {
+        let data = u64::from(parts.data());
+        let records = parts.records() as usize;
+        // Two further records cost at most as much as 4 more blocks with runs of their own.
+        let fits = self.log.builder.fits(data + 4 * (records as u64 - 1), data as usize + 4 * (records - 1))
+            && batch.data + data as usize <= MAX_COMMIT_DATA_BLOCKS;
+        if fits { Ok(()) } else { Err(Wait::Commit) }
+    }
+
+    fn fits_delta(&self, puts: usize, ranges: usize) -> Result<(), Wait> {
+        let fits = self.log.puts + puts <= self.active.room()
+            && (self.log.ranges + ranges) <= self.active.room_for_ranges();
+        if fits { Ok(()) } else { Err(Wait::Checkpoint) }
+    }
+
+    /// Blocks that a checkpoint of so many changes can take before it frees any: its pages on every level, and
+    /// the directory's.
+    fn pages_for(&self, changes: u64) -> u64 {
+        if changes == 0 {
+            return 0;
+        }
+        let mut pages = 8 + u64::from(self.space.regions() / 128);
+        let mut below = self.volume.sectors.get() / base::SECTORS_PER_BLOCK;
+        for _ in 0..self.volume.height.get() {
+            below = below.div_ceil(128).max(1);
+            pages += below.min(changes);
+        }
+        pages
+    }
+
+    /// Blocks that must stay free so that every change up to now, and these, can be checkpointed.
+    pub fn reserve(&self, more: u64) -> u64 {
+        let changes = |layer: &cow::Delta| layer.len() as u64;
+        self.pages_for(changes(&self.frozen))
+            + self.pages_for(changes(&self.active) + (self.log.puts as u64) + more)
+    }
+
+    /// Takes space for a request's data; notes the blocks in its Refs and the runs to write.
+    fn take_space(&mut self, id: SlotId, data: u32, guest: bool) -> Result<(), Wait> {
+        let wanted = u64::from(data) + if guest { BASE_RESERVE } else { 0 };
+        let free = self.space.free_now().get();
+        if free < wanted + self.reserve(u64::from(data) + 4) {
+            return Err(self.short());
+        }
+        let class = if data >= LARGE_BLOCKS { Class::Large } else { Class::Small };
+        let (first_run, mut taken) = (self.runs.len(), 0);
+        while taken < data {
+            let Some((pba, blocks)) = self.space.take(class, Blocks::new(u64::from(data - taken))) else {
+                for run in self.runs.drain(first_run..) {
+                    self.space.give_back(run.pba, Blocks::new(u64::from(run.blocks)));
+                }
+                return Err(Wait::Bitmap);
+            };
+            let count = blocks.get() as u32;
+            self.runs.push(Run { pba, buf: Buffers::slot(id).plus(taken), blocks: count });
+            taken += count;
+        }
+        let refs = self.slots.refs(id);
+        let mut index = 0;
+        for run in &self.runs[first_run..] {
+            for i in 0..run.blocks {
+                refs[index] = Ref { pba: run.pba + Blocks::new(u64::from(i)), ..Ref::ABSENT };
+                index += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// What to do when space is short.
+    fn short(&self) -> Wait {
+        if self.growth.possible() {
+            return Wait::Row;
+        }
+        let pending = !self.active.is_empty()
+            || !self.log.idle()
+            || !self.checkpoint.idle()
+            || !self.directory.cuts.is_empty()
+            || self.space.limbo() > Blocks::ZERO;
+        if pending { Wait::Checkpoint } else { Wait::NoSpace }
+    }
+
+    fn make_checks<M: Memory>(&mut self, turn: &mut Turn<'_, M>, id: SlotId, data: u32) {
+        for i in 0..data {
+            let check = Check::of(turn.memory.block(Buffers::slot(id).plus(i)));
+            self.slots.refs(id)[i as usize].check = check;
+        }
+    }
+
+    /// One record for the data before the hole, one for the hole, one for the data behind it.
+    fn add_records(&mut self, id: SlotId, parts: &Parts) {
+        self.add_write(id, 0, parts.head);
+        if parts.hole.1 > 0 {
+            self.log.builder.hole(self.volume.id, parts.hole.0, Blocks::new(parts.hole.1));
+        }
+        self.add_write(id, parts.head, parts.tail);
+    }
+
+    fn add_write(&mut self, id: SlotId, first: u32, count: u32) {
+        if count == 0 {
+            return;
+        }
+        let lba = self.slots.get(id).data_lba(first);
+        let (runs, checks) = (&mut self.log.runs, &mut self.log.checks);
+        runs.clear();
+        checks.clear();
+        for block in &self.slots.refs(id)[first as usize..(first + count) as usize] {
+            checks.push(block.check);
+            match runs.last_mut() {
+                Some((pba, blocks)) if *pba + *blocks == block.pba => *blocks += Blocks::new(1),
+                _ => runs.push((block.pba, Blocks::new(1))),
+            }
+        }
+        self.log.builder.write(self.volume.id, lba, runs, checks);
+    }
+
+    /// Seals the builder's commit and sends it and its data to every current leg.
+    fn issue<M: Memory>(&mut self, turn: &mut Turn<'_, M>, at: RingPos, batch: Batch, voids: bool) {
+        let index = self.log.free.pop().expect("a free place in the pipeline");
+        let area = self.buffers.commit(usize::from(index));
+        let line = self.superblock.line.expect("a group that is served has a history line");
+        let fields = Fields {
+            group: self.superblock.group,
+            history: line.id,
+            generation: line.generation,
+            no: self.log.next,
+            offset: at.offset,
+            first_seq: self.log.next_seq,
+            previous: self.log.previous,
+            superblock: SuperblockId { generation: line.generation, version: self.writer.durable_version() },
+            durable: self.durable,
+        };
+        let sealed = self.log.builder.seal(&fields, turn.memory, area);
+        self.assign_seqs(batch.first_slot, sealed.first_seq);
+        let job = self.ops.open_job(JobKind::Commit(index));
+        self.write_runs(turn, job);
+        self.write_commit(turn, job, at, area, sealed.blocks);
+        self.ops.seal_job(job);
+        self.log.next = sealed.no.next();
+        self.log.next_seq = sealed.next_seq();
+        self.log.previous = sealed.check;
+        self.log.puts += batch.puts;
+        self.log.ranges += batch.ranges;
+        self.log.in_flight.push_back(InFlight {
+            sealed,
+            stage: Stage::Working,
+            index,
+            first_slot: batch.first_slot,
+            puts: batch.puts,
+            ranges: batch.ranges,
+            bytes: batch.data as u64 * base::BLOCK_BYTES as u64,
+            positions: self.log.ring.positions(),
+            voids,
+        });
+        self.superblock.clean = false;
+    }
+
+    /// Gives the Seqs of the records to the Refs of the requests that made them.
+    fn assign_seqs(&mut self, first: Option<SlotId>, first_seq: Seq) {
+        let (mut at, mut seq) = (first, first_seq);
+        while let Some(id) = at {
+            let slot = *self.slots.get(id);
+            let parts = slot.parts();
+            let refs = self.slots.refs(id);
+            for block in &mut refs[..parts.head as usize] {
+                block.when = seq;
+            }
+            for block in &mut refs[parts.head as usize..parts.data() as usize] {
+                block.when = Seq::new(seq.get() + u64::from(parts.records()) - 1);
+            }
+            // A request without data keeps its hole's Seq in its first Ref.
+            if parts.data() == 0 {
+                refs[0] = Ref::hole(seq);
+            }
+            seq = Seq::new(seq.get() + u64::from(parts.records()));
+            at = slot.next;
+        }
+    }
+
+    fn write_commit<M: Memory>(
+        &mut self,
+        turn: &mut Turn<'_, M>,
+        job: crate::ops::JobId,
+        at: RingPos,
+        area: BufId,
+        blocks: u32,
+    ) {
+        let (row, block, left) = self.geometry.ring_place(at.offset);
+        assert!(left >= blocks, "a commit across the end of a piece");
+        self.write_legs(turn, job, row, at.column, block, &[Segment { buf: area, blocks }]);
+    }
+
+    /// A commit's operations have ended.
+    pub fn commit_settled(&mut self, index: u8, lost: bool) {
+        let commit = self.log.in_flight.iter_mut().find(|c| c.index == index).expect("a commit in flight");
+        assert!(commit.stage == Stage::Working);
+        commit.stage = if lost { Stage::Lost { voided_by: None } } else { Stage::Complete };
+        if lost && commit.voids {
+            let no = commit.sealed.no;
+            self.log.void_failures += 1;
+            for other in &mut self.log.in_flight {
+                if other.stage == (Stage::Lost { voided_by: Some(no) }) {
+                    other.stage = Stage::Lost { voided_by: None };
+                }
+            }
+            if self.log.void_failures >= MAX_VOID_FAILURES {
+                self.halt(Halt::LogFailed);
+            }
+        }
+    }
+
+    /// Takes commits off the front of the pipeline, in order.
+    pub fn complete_commits<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+        while let Some(commit) = self.log.in_flight.front().copied() {
+            let voided = match commit.stage {
+                Stage::Working => return,
+                Stage::Complete => self.log.poisoned,
+                Stage::Lost { voided_by } => {
+                    let void = voided_by.and_then(|no| self.log.stage_of(no));
+                    if void != Some(Stage::Complete) && self.halt.is_none() {
+                        return;
+                    }
+                    self.log.poisoned |= void != Some(Stage::Complete);
+                    true
+                }
+            };
+            self.log.in_flight.pop_front();
+            self.log.free.push(commit.index);
+            self.log.puts -= commit.puts;
+            self.log.ranges -= commit.ranges;
+            self.again = true;
+            if voided {
+                self.fail_commit(turn, &commit)
+            } else {
+                self.apply_commit(turn, &commit)
+            }
+            if commit.voids && !voided {
+                self.log.void_failures = 0;
+            }
+            self.log.mark = Mark {
+                next: commit.sealed.no.next(),
+                previous: commit.sealed.check,
+                positions: commit.positions,
+            };
+        }
+    }
+
+    /// The writes of a commit that is void: an error for each, and their blocks wait for a checkpoint.
+    fn fail_commit<M: Memory>(&mut self, turn: &mut Turn<'_, M>, commit: &InFlight) {
+        let mut at = commit.first_slot;
+        while let Some(id) = at {
+            at = self.slots.get(id).next;
+            let data = self.slots.get(id).parts().data() as usize;
+            for i in 0..data {
+                let pba = self.slots.refs(id)[i].pba;
+                self.log.abandoned.push(pba);
+            }
+            self.finish(turn, id, Err(Fault::Io));
+        }
+        if self.log.abandoned.len() * 2 > self.log.abandoned.capacity() {
+            self.checkpoint.force = true;
+        }
+    }
+
+    /// The writes of a complete commit enter the delta and are acknowledged.
+    fn apply_commit<M: Memory>(&mut self, turn: &mut Turn<'_, M>, commit: &InFlight) {
+        let mut at = commit.first_slot;
+        while let Some(id) = at {
+            let slot = *self.slots.get(id);
+            at = slot.next;
+            self.apply_request(id, &slot.parts());
+            if slot.request.fua && !self.config.bug(Planted::FlushSkipped) {
+                self.slots.get_mut(id).state = State::AfterCommit(commit.sealed.no.next());
+            } else {
+                self.finish(turn, id, Ok(()));
+            }
+        }
+        if commit.sealed.seqs > 0 {
+            self.completed = Seq::new(commit.sealed.next_seq().get() - 1);
+            self.unflushed += commit.bytes;
+            self.unflushed_since.get_or_insert(turn.now);
+            if self.unflushed >= AUTO_FLUSH_BYTES {
+                self.flusher.ticket();
+            }
+        }
+    }
+
+    fn apply_request(&mut self, id: SlotId, parts: &Parts) {
+        let slot = *self.slots.get(id);
+        let blocks = parts.data();
+        let hole_seq = if blocks == 0 {
+            self.slots.refs(id)[0].when
+        } else {
+            let first = self.slots.refs(id)[0].when.get();
+            Seq::new(first + u64::from(parts.head > 0) - u64::from(parts.head == 0))
+        };
+        for i in 0..blocks {
+            let Ref { pba, when, check, .. } = self.slots.refs(id)[i as usize];
+            self.put(slot.data_lba(i), Ref::data(pba, when, check));
+        }
+        if parts.hole.1 > 0 {
+            self.put_hole(parts.hole.0, Blocks::new(parts.hole.1), hole_seq);
+        }
+    }
+
+    fn put(&mut self, lba: Lba, to: Ref) {
+        self.active.put(lba, to);
+    }
+
+    fn put_hole(&mut self, first: Lba, blocks: Blocks, seq: Seq) {
+        if self.config.bug(Planted::HoleForgotten) && blocks.get() > 16 {
+            return;
+        }
+        self.active.put_holes(first, blocks, seq);
+    }
+
+    /// How many delta entries wait in commits.
+    pub fn delta_pressure(&self) -> bool {
+        let capacity = self.config.delta_entries as usize;
+        self.active.room() < capacity / 2 || self.active.room_for_ranges() < super::DELTA_RANGES / 4
+    }
+}
+
+/// What a commit has taken in so far.
+#[derive(Clone, Copy, Debug, Default)]
+struct Batch {
+    first_slot: Option<SlotId>,
+    last_slot: Option<SlotId>,
+    puts: usize,
+    ranges: usize,
+    data: usize,
+}

@@ -1,0 +1,104 @@
+//! Bugs that can be planted, to see that the simulator catches them.
+//!
+//! They exist only with the feature `planted`; without it `Config::bug` is the constant `false` and the
+//! compiler removes every trace.
+use crate::config::Config;
+
+macro_rules! planted {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// A bug to plant.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum Planted {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Planted {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// The name by which it is asked for.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)*
+                }
+            }
+        }
+    };
+}
+
+planted! {
+    /// A write is acknowledged when the first leg has it.
+    AckBeforeSecondLeg = "ack-before-second-leg",
+    /// Commits are acknowledged as they complete, not in order.
+    AckOutOfOrder = "ack-out-of-order",
+    /// A flush is acknowledged without flushing.
+    FlushSkipped = "flush-skipped",
+    /// A flush leaves out all legs but the first.
+    FlushOneLeg = "flush-one-leg",
+    /// A replaced block is allocatable as soon as its successor is acknowledged.
+    FreeAtAck = "free-at-ack",
+    /// A replaced block is allocatable as soon as its successor is flushed.
+    FreeAtFlush = "free-at-flush",
+    /// What a checkpoint freed is allocatable although reads hold it.
+    FreeHeld = "free-held",
+    /// The checkpoint's superblock is written before its pages are flushed.
+    CheckpointNotFlushed = "checkpoint-not-flushed",
+    /// The ring is trimmed when a checkpoint begins.
+    TrimEarly = "trim-early",
+    /// Both slots of a superblock are written at once.
+    SlotsTogether = "slots-together",
+    /// A drive that failed is forgotten without a durable mark.
+    StaleNotDurable = "stale-not-durable",
+    /// The catalogue is not told that a drive is stale before writes that it misses are acknowledged.
+    StaleNotStored = "stale-not-stored",
+    /// Overlapping writes are served at once.
+    OverlapNotSerialised = "overlap-not-serialised",
+    /// A partial write reads its old content before an overlapping write is complete.
+    MergeWithoutWait = "merge-without-wait",
+    /// What is read is not checked.
+    ReadUnchecked = "read-unchecked",
+    /// A repaired block is counted before it is flushed.
+    RepairNotFlushed = "repair-not-flushed",
+    /// D moves when a flush begins.
+    DurableTooEarly = "durable-too-early",
+    /// Reads do not look into the layer that is being merged.
+    FrozenForgotten = "frozen-forgotten",
+    /// A discard is forgotten by the checkpoint.
+    HoleForgotten = "hole-forgotten",
+    /// A row is used before a superblock names it.
+    RowTooEarly = "row-too-early",
+    /// Recovery takes commits by number alone, without the chain.
+    ReplayWithoutChain = "replay-without-chain",
+    /// Recovery takes commits of cut tails of older activations.
+    OldGenAccepted = "old-gen-accepted",
+    /// Recovery ignores voids.
+    VoidIgnored = "void-ignored",
+    /// Recovery accepts commits above D without looking at their data.
+    TailNotVerified = "tail-not-verified",
+    /// Recovery does not copy to a leg what only the other has.
+    TailNotCompleted = "tail-not-completed",
+    /// Recovery serves before what it completed is flushed.
+    ServeBeforeFlush = "serve-before-flush",
+    /// Recovery serves before its history line is durable.
+    LineNotDurable = "line-not-durable",
+    /// Recovery takes the first valid superblock instead of the newest.
+    OldSuperblock = "old-superblock",
+    /// Blocks named by replayed records are not marked used.
+    ReplayNotMarked = "replay-not-marked",
+}
+
+impl Config {
+    /// Whether this bug is planted.
+    #[inline(always)]
+    pub(crate) const fn bug(&self, bug: Planted) -> bool {
+        #[cfg(feature = "planted")]
+        {
+            matches!(self.planted, Some(planted) if planted as u8 == bug as u8)
+        }
+        #[cfg(not(feature = "planted"))]
+        {
+            let _ = bug;
+            false
+        }
+    }
+}

@@ -1,0 +1,355 @@
+//! Recovery: from the drives of a group, in whatever state a crash left them, to a group that can be served.
+//!
+//! Steps, each a batch of I/O (`script`) that must end before the next begins; a crash at any of them is
+//! repeated from the start and finds the same:
+//!
+//! 1. Superblocks of every home extent at hand. The newest, by (Gen, version), says what the group is; what
+//!    newer versions say of copies, on drives or in the catalogue, outweighs what older ones say.
+//! 2. Row pages and history pages, from whichever leg has them right.
+//! 3. The whole ring of every current leg. D is the highest that any valid commit names; the chain is followed.
+//! 4. The commits of the chain again, with their records; above D also their data, on every leg. The decision
+//!    table (`rlog::replay`) accepts, completes, cuts or refuses.
+//! 5. What the accepted tail lacks on a leg is written there, and flushed.
+//! 6. A new Gen and history line: history page, flush; the catalogue is told which copies are stale (those that
+//!    are absent are, from here on); superblock in one slot of every current copy, flush; in the other, flush.
+//!    The catalogue comes first: had a superblock said it first and the catalogue been lost, two drives could
+//!    each have served alone under the same Gen.
+//!
+//! Only then is a group made of it, whose delta holds exactly the accepted log. Nothing was served before: a
+//! read must not be answered from a commit that a second crash could lose.
+use crate::buffers::Buffers;
+use crate::config::{Activation, Candidate, Config, Refusal};
+use crate::geometry::Geometry;
+use crate::group::Turn;
+use crate::ops::{Ops, Purpose};
+use crate::superblock::Superblock;
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use base::{Action, CommitNo, DriveBlock, DriveIx, Extent, LegId, Memory, Pba, Reply, Seq, Uuid};
+use fence::{CopyEntry, CopyTable, DriveSet};
+use rlog::replay::RowCounts;
+use rlog::{Chain, ChainStart, History, LegSet, Scan, SuperblockId};
+use script::Script;
+
+mod activate;
+mod log;
+mod pages;
+pub(crate) mod script;
+mod start;
+mod supers;
+
+/// What is needed to open a group.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OpenRequest {
+    /// The group.
+    pub group: Uuid,
+    /// Blocks of an extent in its pool.
+    pub extent_blocks: u32,
+    /// The drives at hand; the index into this list is the number by which the driver knows a drive.
+    pub drives: Vec<Candidate>,
+    /// What the catalogue knows of the copies; `None` if it cannot be asked (an import).
+    pub catalogue: Option<Vec<CopyEntry>>,
+    /// The operator's recorded word that what stale copies lack is given up.
+    pub forced: bool,
+    /// Who serves from now on.
+    pub activation: Activation,
+    /// The volume to make, for a group that has no checkpoint yet.
+    pub create: Option<NewVolume>,
+}
+
+/// A volume to be made when a new group is opened for the first time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NewVolume {
+    /// Its identity.
+    pub uuid: Uuid,
+    /// Its size in sectors.
+    pub sectors: base::Sectors,
+}
+
+/// A commit of the chain, as it was read again.
+pub(crate) struct Replayed {
+    pub candidate: usize,
+    pub bytes: Vec<u8>,
+    pub records: Vec<Record>,
+}
+
+/// A record that takes a Seq.
+pub(crate) struct Record {
+    pub lba: base::Lba,
+    pub blocks: u64,
+    pub seq: Seq,
+    /// Block by block; empty for a hole.
+    pub data: Vec<(Pba, base::Check)>,
+}
+
+/// Data that a leg lacks: where, and what.
+pub(crate) struct Fill {
+    pub leg: LegId,
+    pub pba: Pba,
+    pub bytes: Vec<u8>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    Supers,
+    RowPages { level: u8 },
+    History,
+    Ring { leg: u8, column: u8 },
+    Commits,
+    Verify,
+    Complete,
+    CompleteFlush,
+    HistoryPage,
+    HistoryFlush,
+    FirstSlot,
+    FirstFlush,
+    SecondSlot,
+    SecondFlush,
+    Catalogue,
+    Done,
+}
+
+/// A recovery under way.
+pub(crate) struct Recovery {
+    pub config: Config,
+    pub request: OpenRequest,
+    buffers: Buffers,
+    ops: Ops,
+    script: Script,
+    stage: Stage,
+    pub refusal: Option<Refusal>,
+    /// The newest superblock; then the one that the new activation writes.
+    superblock: Option<Superblock>,
+    table: CopyTable,
+    /// By index of the drive table: the driver's number, if the drive is at hand.
+    handles: Vec<Option<DriveIx>>,
+    current: DriveSet,
+    /// By index of the home row: the slot with the newest valid version.
+    newest_slots: Vec<u8>,
+    highest_gen: base::Gen,
+    highest_version: u64,
+    rows: Vec<Extent>,
+    row_levels: Vec<Vec<cow::Ref>>,
+    history: History,
+    /// Home pages of the history, newest first, and the lines of the newest one.
+    history_pages: Vec<(cow::Ref, Vec<rlog::Line>)>,
+    history_next: cow::Ref,
+    home_pages: Option<crate::rows::HomePages>,
+    scan: Option<Scan>,
+    chain: Option<Chain>,
+    limit: CommitNo,
+    replayed: Vec<Replayed>,
+    verified: log::Verified,
+    /// Content of blocks that some leg lacks, by Pba.
+    contents: BTreeMap<u64, Vec<u8>>,
+    fills: Vec<Fill>,
+    commit_fills: Vec<(LegId, usize)>,
+    damaged: Vec<Pba>,
+    pub counts: RowCounts,
+    asked_catalogue: Option<u64>,
+}
+
+impl Recovery {
+    pub fn new(config: Config, request: OpenRequest) -> Self {
+        let buffers = Buffers::new(&config);
+        let mut recovery = Self {
+            config,
+            request,
+            buffers,
+            ops: Ops::new(),
+            script: Script::default(),
+            stage: Stage::Supers,
+            refusal: None,
+            superblock: None,
+            table: CopyTable::new(),
+            handles: Vec::new(),
+            current: DriveSet::EMPTY,
+            newest_slots: Vec::new(),
+            highest_gen: base::Gen::ZERO,
+            highest_version: 0,
+            rows: Vec::new(),
+            row_levels: Vec::new(),
+            history: History::new(),
+            history_pages: Vec::new(),
+            history_next: cow::Ref::ABSENT,
+            home_pages: None,
+            scan: None,
+            chain: None,
+            limit: CommitNo::new(u64::MAX),
+            replayed: Vec::new(),
+            verified: log::Verified::default(),
+            contents: BTreeMap::new(),
+            fills: Vec::new(),
+            commit_fills: Vec::new(),
+            damaged: Vec::new(),
+            counts: RowCounts::default(),
+            asked_catalogue: None,
+        };
+        recovery.read_superblocks();
+        recovery
+    }
+
+    pub fn drive_done(&mut self, token: base::IoToken, result: Result<(), base::Fault>) {
+        self.ops.end(token, result);
+    }
+
+    pub fn reply(&mut self, reply: &Reply) {
+        if let Reply::StaleStored { version } = reply
+            && self.asked_catalogue == Some(*version)
+        {
+            self.asked_catalogue = None;
+        }
+    }
+
+    /// Whether the group can be made.
+    pub fn is_done(&self) -> bool {
+        self.stage == Stage::Done
+    }
+
+    /// Whether nothing is in flight.
+    pub fn idle(&self) -> bool {
+        self.ops.idle()
+    }
+
+    /// Goes on: takes in what ended, and begins the next step when a batch is over.
+    pub fn poll<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+        while let Some(done) = self.ops.next_done() {
+            let Purpose::Recovery { chunk } = done.purpose else { panic!("not recovery's I/O") };
+            self.script.ended(turn.memory, &self.buffers, chunk, done.result);
+        }
+        while self.script.done() && self.refusal.is_none() && self.stage != Stage::Done {
+            if self.asked_catalogue.is_some() || !self.drop_failed() {
+                break;
+            }
+            if let Err(refusal) = self.next_step(turn) {
+                self.refusal = Some(refusal);
+            }
+        }
+        self.script.issue(turn, &mut self.ops, &self.buffers);
+    }
+
+    /// Drives whose writes failed go out, if they can be done without. False if one cannot.
+    fn drop_failed(&mut self) -> bool {
+        let failed = core::mem::take(&mut self.script.failed);
+        for handle in failed {
+            let index = self.handles.iter().position(|h| *h == Some(handle)).map(|i| DriveIx::new(i as u8));
+            let Some(index) = index.filter(|i| self.current.contains(*i)) else { continue };
+            self.current.remove(index);
+            if !self.every_place_current() {
+                self.refusal = Some(Refusal::Unwritable);
+                return false;
+            }
+        }
+        true
+    }
+
+    fn next_step<M: Memory>(&mut self, turn: &mut Turn<'_, M>) -> Result<(), Refusal> {
+        match self.stage {
+            Stage::Supers => self.judge_superblocks()?,
+            Stage::RowPages { level } => self.judge_row_pages(level)?,
+            Stage::History => self.judge_history_page()?,
+            Stage::Ring { leg, column } => self.judge_ring(leg, column)?,
+            Stage::Commits => self.judge_commits()?,
+            Stage::Verify => self.judge_data()?,
+            Stage::Complete => self.flush_all(Stage::CompleteFlush),
+            Stage::CompleteFlush => self.write_history_page()?,
+            Stage::HistoryPage => self.flush_all(Stage::HistoryFlush),
+            Stage::HistoryFlush => self.tell_catalogue(turn),
+            Stage::Catalogue => self.write_first_slots()?,
+            Stage::FirstSlot => self.flush_all(Stage::FirstFlush),
+            Stage::FirstFlush => self.write_second_slots(),
+            Stage::SecondSlot => self.flush_all(Stage::SecondFlush),
+            Stage::SecondFlush => self.stage = Stage::Done,
+            Stage::Done => {}
+        }
+        Ok(())
+    }
+
+    /// Flushes every current drive, then goes on at `next`.
+    fn flush_all(&mut self, next: Stage) {
+        self.script.clear();
+        for drive in self.current.iter() {
+            if let Some(handle) = self.handles[usize::from(drive.get())] {
+                self.script.flush(handle);
+            }
+        }
+        self.stage = next;
+    }
+
+    fn superblock(&self) -> &Superblock {
+        self.superblock.as_ref().expect("a superblock was found")
+    }
+
+    fn geometry(&self) -> Geometry {
+        self.superblock().geometry
+    }
+
+    fn legs(&self) -> impl Iterator<Item = LegId> + use<> {
+        (0..self.geometry().legs).map(LegId::new)
+    }
+
+    /// The driver's number and the block of a place on a leg, if its copy is current and at hand.
+    fn locate(&self, pba: Pba, leg: LegId) -> Option<(DriveIx, DriveBlock)> {
+        let geometry = self.geometry();
+        let place = geometry.place(pba);
+        let index = (place.row.get() as usize * usize::from(geometry.legs) + usize::from(leg.get()))
+            * usize::from(geometry.columns)
+            + usize::from(place.column.get());
+        let extent = *self.rows.get(index)?;
+        if !self.current.contains(extent.drive) {
+            return None;
+        }
+        Some((self.handles[usize::from(extent.drive.get())]?, geometry.drive_block(extent, place.block)))
+    }
+
+    /// The legs whose drive for this block is current.
+    fn current_legs(&self, pba: Pba) -> LegSet {
+        let mut legs = LegSet::EMPTY;
+        for leg in self.legs().filter(|leg| self.locate(pba, *leg).is_some()) {
+            legs.insert(leg);
+        }
+        legs
+    }
+
+    /// Whether every place of every row known so far has a current copy.
+    fn every_place_current(&self) -> bool {
+        self.places().all(|place| !place.and(self.current).is_empty())
+    }
+
+    /// The places (row, column), each as the set of drives that hold its legs.
+    fn places(&self) -> impl Iterator<Item = DriveSet> + '_ {
+        let geometry = self.geometry();
+        let (legs, columns) = (usize::from(geometry.legs), usize::from(geometry.columns));
+        self.rows.chunks_exact(legs * columns).flat_map(move |row| {
+            (0..columns).map(move |column| {
+                let mut set = DriveSet::EMPTY;
+                for leg in 0..legs {
+                    set.insert(row[leg * columns + column].drive);
+                }
+                set
+            })
+        })
+    }
+
+    fn chain_start(&self) -> ChainStart {
+        let superblock = self.superblock();
+        ChainStart {
+            next: superblock.next_commit,
+            previous: superblock.previous,
+            next_seq: superblock.ckpt_seq.next(),
+            durable: superblock.durable,
+            superblock: SuperblockId { generation: superblock.generation, version: superblock.version },
+            tails: superblock.ring_start,
+        }
+    }
+
+    fn tell_catalogue<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+        let stale = self.table.drives(|state| !state.is_current());
+        let version = self.superblock().version;
+        self.stage = Stage::Catalogue;
+        if !stale.is_empty() {
+            self.asked_catalogue = Some(version);
+            turn.out.push(Action::StoreStale { drives: stale.bits(), version });
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! The last steps: a new Gen and history line, durable before anything is served.
+use super::{Recovery, Stage};
+use crate::config::Refusal;
+use crate::group::checkpoint::MAX_ATTEMPTS;
+use crate::layout::extent as fixed;
+use crate::planted::Planted;
+use crate::superblock::Home;
+use alloc::vec::Vec;
+use base::{Block, Check, CkptNo, Seq};
+use cow::Ref;
+use fence::{Activation, CopyState, Event, Generations};
+use rlog::Line;
+use rlog::history::encode_page;
+use rlog::layout::{LINES_PER_PAGE, PREVIOUS_BYTES};
+
+impl Recovery {
+    /// What the accepted tail lacked is flushed: the line of the activation before goes to a history page.
+    pub(super) fn write_history_page(&mut self) -> Result<(), Refusal> {
+        self.script.clear();
+        let page = match self.superblock().line {
+            Some(line) => Some(self.next_history_page(line)?),
+            None => None,
+        };
+        self.compose(page.as_ref().map(|(page, _)| *page))?;
+        if let Some((page, block)) = page {
+            let legs: Vec<_> = self.current_legs(page.pba).iter().collect();
+            for leg in legs {
+                if let Some((handle, at)) = self.locate(page.pba, leg) {
+                    self.script.write(handle, at, block.to_vec());
+                }
+            }
+        }
+        self.at(Stage::HistoryPage);
+        Ok(())
+    }
+
+    /// The newest history page with one line more, on a free home page; a new page if it is full.
+    fn next_history_page(&mut self, line: Line) -> Result<(Ref, Block), Refusal> {
+        let (mut lines, mut previous) = (Vec::new(), Ref::ABSENT);
+        if let Some((page, newest)) = self.history_pages.first() {
+            if newest.len() < LINES_PER_PAGE {
+                lines.clone_from(newest);
+                previous = self.history_pages.get(1).map_or(Ref::ABSENT, |(page, _)| *page);
+            } else {
+                previous = *page;
+            }
+        }
+        lines.push(line);
+        let home = self.home_pages.as_mut().expect("home pages");
+        // The oldest lines of a plain group mean nothing any more; they make room when the home pages run out.
+        if home.free() < 8 && lines.len() == 1 {
+            previous = Ref::ABSENT;
+        }
+        let pba = home.take().ok_or(Refusal::Damaged("its home pages are full"))?;
+        let mut back = [0; PREVIOUS_BYTES];
+        previous.encode(&mut back[..32]);
+        let mut block = [0; 4096];
+        encode_page(&lines, &back, &mut block);
+        Ok((Ref::page(pba, Seq::ZERO, CkptNo::ZERO, Check::of(&block)), block))
+    }
+
+    /// The superblock of the new activation.
+    fn compose(&mut self, history: Option<Ref>) -> Result<(), Refusal> {
+        let mut found = Generations::new();
+        found.found(self.highest_gen);
+        let wanted = self.request.activation.generation;
+        let next = found.next().map_err(|_| Refusal::Damaged("no Gen is left"))?;
+        let activation = Activation {
+            generation: next.max(wanted),
+            id: self.request.activation.id,
+            salt: self.request.activation.salt,
+        };
+        let version = activation.first_version(self.highest_version);
+        let durable = self.durable_after();
+        let (ckpt, chain_next, next_seq) = {
+            let chain = self.chain.as_ref().expect("a chain");
+            (self.superblock().ckpt, chain.next, chain.next_seq)
+        };
+        let failed = self.table.current().without(self.current_drives());
+        for drive in failed.iter() {
+            let at = (self.chain.as_ref().expect("a chain").durable, ckpt);
+            self.stale(drive, at, version);
+        }
+        self.table.restamp(version);
+        let drives = self.table.entries().to_vec();
+        let superblock = self.superblock.as_mut().expect("a superblock");
+        superblock.generation = activation.generation;
+        superblock.version = version;
+        superblock.drives = drives;
+        superblock.durable = durable;
+        superblock.clean = false;
+        if let Some(page) = history {
+            superblock.history = page;
+        }
+        superblock.line = Some(Line {
+            first_seq: next_seq,
+            first_commit: chain_next,
+            generation: activation.generation,
+            id: activation.id,
+            salt: activation.salt,
+        });
+        Ok(())
+    }
+
+    /// A copy that is current by the table and not at hand (or failed just now) misses what comes after D.
+    fn stale(&mut self, drive: base::DriveIx, at: (Seq, CkptNo), version: u64) {
+        let entry = *self.table.get(drive);
+        let state =
+            entry.state.after(Event::Fail { seq: at.0, ckpt: at.1 }).expect("a current copy can fail");
+        assert!(matches!(state, CopyState::Stale { .. }));
+        self.table.merge(&[fence::CopyEntry { state, version: version - 1, ..entry }]);
+    }
+
+    /// Everything accepted is flushed on every current copy.
+    fn durable_after(&self) -> Seq {
+        Seq::new(self.chain.as_ref().expect("a chain").next_seq.get() - 1)
+    }
+
+    fn write_slots(&mut self, newest: bool) {
+        self.script.clear();
+        let homes: Vec<Home> = self.superblock().homes().collect();
+        for (i, home) in homes.iter().enumerate() {
+            if !self.current_drives().contains(home.extent.drive) {
+                continue;
+            }
+            let Some(handle) = self.handles[usize::from(home.extent.drive.get())] else { continue };
+            let slot = if newest { self.newest_slots[i] } else { 1 - self.newest_slots[i] };
+            let at = self.geometry().drive_block(home.extent, fixed::SUPERBLOCKS[usize::from(slot)]);
+            let block = self.superblock().encode(*home);
+            self.script.write(handle, at, block.to_vec());
+        }
+    }
+
+    pub(super) fn write_first_slots(&mut self) -> Result<(), Refusal> {
+        self.write_slots(false);
+        self.at(Stage::FirstSlot);
+        if self.config.bug(Planted::LineNotDurable) {
+            self.script = super::script::Script::default();
+            self.at(Stage::Done);
+        }
+        Ok(())
+    }
+
+    pub(super) fn write_second_slots(&mut self) {
+        self.write_slots(true);
+        self.at(Stage::SecondSlot);
+    }
+
+    /// Behind the highest number that an attempt of the activation before can have had.
+    pub(super) fn first_attempt(&self) -> CkptNo {
+        CkptNo::new(self.superblock().ckpt.get() + MAX_ATTEMPTS)
+    }
+}

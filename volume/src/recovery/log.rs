@@ -1,0 +1,381 @@
+//! The third and fourth step: the ring, the chain, and what of it counts.
+use super::{Fill, Record, Recovery, Replayed, Stage};
+use crate::config::Refusal;
+use crate::planted::Planted;
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use base::{BLOCK_BYTES, Blocks, Check, Column, CommitNo, LegId, Pba};
+use fence::DriveSet;
+use rlog::replay::{self, Data, Decision, Found};
+use rlog::{Chain, Commit, LegSet, RecordKind, RingShape, Scan};
+
+/// What was found of the data of commits, by commit check: verified once, even if the chain is made anew.
+#[derive(Default)]
+pub(super) struct Verified {
+    known: BTreeMap<[u8; 16], Blocks2>,
+    /// What is being read: replayed index, leg, block, check, and the result that has it.
+    reading: Vec<Reading>,
+}
+
+/// Per commit: each block with the legs that have it right.
+type Blocks2 = Vec<(Pba, LegSet, LegSet)>;
+
+struct Reading {
+    commit: usize,
+    leg: LegId,
+    pba: Pba,
+    check: Check,
+    id: usize,
+    index: u32,
+}
+
+impl Recovery {
+    /// The ring's shape.
+    pub(super) fn ring_shape(&self) -> RingShape {
+        let geometry = self.geometry();
+        let pieces: Vec<rlog::Piece> = geometry
+            .pieces
+            .iter()
+            .filter(|piece| piece.blocks > 0)
+            .map(|piece| rlog::Piece { blocks: Blocks::new(u64::from(piece.blocks)) })
+            .collect();
+        RingShape::new(&pieces, usize::from(geometry.columns))
+    }
+
+    pub(super) fn begin_ring(&mut self) -> Result<(), Refusal> {
+        let legs = usize::from(self.geometry().legs);
+        #[allow(unused_mut, reason = "only a planted bug changes it")]
+        let mut scan = Scan::new(self.request.group, self.ring_shape(), legs);
+        #[cfg(feature = "planted")]
+        for (bug, rule) in [
+            (Planted::ReplayWithoutChain, rlog::Ignored::Previous),
+            (Planted::OldGenAccepted, rlog::Ignored::Owner),
+            (Planted::VoidIgnored, rlog::Ignored::Voids),
+        ] {
+            if self.config.bug(bug) {
+                scan.ignore(rule);
+            }
+        }
+        self.scan = Some(scan);
+        self.read_ring(0, 0)
+    }
+
+    /// Reads one column's ring of one leg, or goes on to the next that is there.
+    fn read_ring(&mut self, leg: u8, column: u8) -> Result<(), Refusal> {
+        let geometry = self.geometry();
+        let (mut leg, mut column) = (leg, column);
+        loop {
+            if column == geometry.columns {
+                (leg, column) = (leg + 1, 0);
+            }
+            if leg == geometry.legs {
+                return self.follow_chain();
+            }
+            let (row, block, _) = geometry.ring_place(0);
+            let pba = geometry.pba(crate::Place { row, column: Column::new(column), block });
+            if let Some((handle, at)) = self.locate(pba, LegId::new(leg)) {
+                self.script.read(handle, at, geometry.ring_blocks());
+                self.at(Stage::Ring { leg, column });
+                return Ok(());
+            }
+            column += 1;
+        }
+    }
+
+    /// A column's ring has been read.
+    pub(super) fn judge_ring(&mut self, leg: u8, column: u8) -> Result<(), Refusal> {
+        let data = core::mem::take(&mut self.script.results[0]);
+        self.script.clear();
+        let blocks = self.geometry().ring_blocks();
+        let scan = self.scan.as_mut().expect("a scan");
+        let mut at = 0;
+        while at < blocks {
+            let bytes = &data.bytes[at as usize * BLOCK_BYTES..];
+            let taken = scan.feed(LegId::new(leg), Column::new(column), at, bytes) as u32;
+            assert!(taken > 0, "a whole piece always gets on");
+            at += taken;
+        }
+        self.read_ring(leg, column + 1)
+    }
+
+    fn follow_chain(&mut self) -> Result<(), Refusal> {
+        let scan = self.scan.as_ref().expect("a scan");
+        for candidate in scan.candidates() {
+            self.highest_gen = self.highest_gen.max(candidate.fields.generation);
+        }
+        let chain = scan.chain_before(&self.chain_start(), &self.history, self.limit);
+        if let Some(newer) = chain.newer_superblock {
+            return Err(Refusal::NewerSuperblock { version: newer.version });
+        }
+        if let Some(commit) = chain.missing_below_d {
+            return Err(Refusal::LogDamaged { commit: commit.get() });
+        }
+        self.read_commits(chain)
+    }
+
+    /// Reads the commits of the chain again, each from a leg that has it.
+    fn read_commits(&mut self, chain: Chain) -> Result<(), Refusal> {
+        self.script.clear();
+        let geometry = self.geometry();
+        for index in &chain.accepted {
+            let candidate = &self.scan.as_ref().expect("a scan").candidates()[*index];
+            let (row, block, _) = geometry.ring_place(candidate.fields.offset);
+            let pba = geometry.pba(crate::Place { row, column: candidate.column, block });
+            let leg = candidate.legs.iter().find(|leg| self.locate(pba, *leg).is_some());
+            let (handle, at) = leg.and_then(|leg| self.locate(pba, leg)).expect("a leg that was just read");
+            let blocks = candidate.blocks;
+            self.script.read(handle, at, blocks);
+        }
+        self.chain = Some(chain);
+        self.at(Stage::Commits);
+        Ok(())
+    }
+
+    /// The commits are there: their records, and the data to be read.
+    pub(super) fn judge_commits(&mut self) -> Result<(), Refusal> {
+        let chain = self.chain.as_ref().expect("a chain");
+        let scan = self.scan.as_ref().expect("a scan");
+        let mut replayed = Vec::with_capacity(chain.accepted.len());
+        for (id, index) in chain.accepted.iter().enumerate() {
+            let bytes = core::mem::take(&mut self.script.results[id].bytes);
+            let view = Commit::parse(&bytes).ok();
+            let same = view.as_ref().is_some_and(|v| v.check() == scan.candidates()[*index].check);
+            if !same {
+                return Err(Refusal::Unreadable("a commit that could be read a moment ago"));
+            }
+            let records = records_of(&view.expect("parsed above"));
+            replayed.push(Replayed { candidate: *index, bytes, records });
+        }
+        self.script.clear();
+        self.replayed = replayed;
+        self.read_data();
+        self.at(Stage::Verify);
+        Ok(())
+    }
+
+    /// Above D every block of data is read on every current leg.
+    fn read_data(&mut self) {
+        let durable = self.chain.as_ref().expect("a chain").durable;
+        for commit in 0..self.replayed.len() {
+            let candidate =
+                &self.scan.as_ref().expect("a scan").candidates()[self.replayed[commit].candidate];
+            let known = self.verified.known.contains_key(&candidate.check.0);
+            if candidate.at_or_below(durable) || known || self.config.bug(Planted::TailNotVerified) {
+                continue;
+            }
+            for leg in self.legs() {
+                self.read_commit_data(commit, leg);
+            }
+        }
+    }
+
+    fn read_commit_data(&mut self, commit: usize, leg: LegId) {
+        let blocks: Vec<(Pba, Check)> =
+            self.replayed[commit].records.iter().flat_map(|r| r.data.iter().copied()).collect();
+        let mut at = 0;
+        while at < blocks.len() {
+            let first = blocks[at].0;
+            let most = self.geometry().contiguous(first).get() as usize;
+            let follows = |i: &usize| blocks[at + i].0 == first + Blocks::new(*i as u64);
+            let run = (1..most.min(blocks.len() - at)).take_while(follows).count() + 1;
+            if let Some((handle, block)) = self.locate(first, leg) {
+                let id = self.script.read(handle, block, run as u32);
+                for (index, (pba, check)) in blocks[at..at + run].iter().enumerate() {
+                    let (pba, check) = (*pba, *check);
+                    self.verified.reading.push(Reading { commit, leg, pba, check, id, index: index as u32 });
+                }
+            }
+            at += run;
+        }
+    }
+
+    /// The data has been read: what each leg has, and then the decision about each commit.
+    pub(super) fn judge_data(&mut self) -> Result<(), Refusal> {
+        self.note_data();
+        self.script.clear();
+        self.fills.clear();
+        self.commit_fills.clear();
+        self.damaged.clear();
+        let voided = self.chain.as_ref().expect("a chain").voided.len();
+        for _ in 0..voided {
+            self.counts.count(replay::Row::Voided);
+        }
+        for index in 0..self.replayed.len() {
+            let found = self.found(index);
+            let (row, decision) = replay::decide(&found);
+            self.counts.count(row);
+            match decision {
+                Decision::Accept | Decision::SkipVoided => {}
+                Decision::AcceptAndComplete(lacking) | Decision::AcceptDamaged(lacking) => {
+                    for leg in lacking.commit.iter() {
+                        self.commit_fills.push((leg, index));
+                    }
+                    self.fill_data(index)?;
+                }
+                Decision::CutHere => {
+                    for _ in index + 1..self.replayed.len() {
+                        self.counts.count(replay::Row::AfterCut);
+                    }
+                    let scan = self.scan.as_ref().expect("a scan");
+                    self.limit = scan.candidates()[self.replayed[index].candidate].fields.no;
+                    return self.follow_chain();
+                }
+                Decision::RefuseMissing => {
+                    let scan = self.scan.as_ref().expect("a scan");
+                    let commit = scan.candidates()[self.replayed[index].candidate].fields.no.get();
+                    return Err(Refusal::LogDamaged { commit });
+                }
+            }
+        }
+        self.count_end();
+        self.complete_tail()
+    }
+
+    /// The chain ended where no commit could be read, or where one was cut: the table's row for that.
+    fn count_end(&mut self) {
+        if self.limit == CommitNo::new(u64::MAX) {
+            self.counts.count(replay::Row::NeverCompleted);
+        }
+    }
+
+    /// Collects, for every block that was read, the legs that have it right, and keeps content that a leg lacks.
+    fn note_data(&mut self) {
+        let reading = core::mem::take(&mut self.verified.reading);
+        let scan = self.scan.as_ref().expect("a scan");
+        for read in &reading {
+            let check = scan.candidates()[self.replayed[read.commit].candidate].check;
+            let blocks = self.verified.known.entry(check.0).or_default();
+            if !blocks.iter().any(|(pba, _, _)| *pba == read.pba) {
+                blocks.push((read.pba, LegSet::EMPTY, LegSet::EMPTY));
+            }
+            let entry = blocks.iter_mut().find(|(pba, _, _)| *pba == read.pba).expect("entered above");
+            entry.1.insert(read.leg);
+            let block = self.script.results[read.id].block(read.index);
+            if block.is_some_and(|block| Check::of(&block[..]) == read.check) {
+                entry.2.insert(read.leg);
+            }
+        }
+        self.keep_content(&reading);
+    }
+
+    fn keep_content(&mut self, reading: &[Reading]) {
+        let scan = self.scan.as_ref().expect("a scan");
+        for read in reading {
+            let check = scan.candidates()[self.replayed[read.commit].candidate].check;
+            let blocks = &self.verified.known[&check.0];
+            let (_, asked, right) = blocks.iter().find(|(pba, _, _)| *pba == read.pba).expect("noted");
+            if asked != right && right.contains(read.leg) && !self.contents.contains_key(&read.pba.get()) {
+                let block = self.script.results[read.id].block(read.index).expect("a right block");
+                self.contents.insert(read.pba.get(), block.to_vec());
+            }
+        }
+    }
+
+    /// What the table is asked about a commit.
+    fn found(&self, index: usize) -> Found {
+        let scan = self.scan.as_ref().expect("a scan");
+        let candidate = &scan.candidates()[self.replayed[index].candidate];
+        let durable = self.chain.as_ref().expect("a chain").durable;
+        let current = self.ring_legs(candidate.column);
+        let data = match self.verified.known.get(&candidate.check.0) {
+            _ if candidate.at_or_below(durable) => Data::NotRead,
+            None => Data::intact(current),
+            Some(blocks) => Data::Read {
+                complete_on: self.complete_on(blocks, current),
+                each_somewhere: blocks.iter().all(|(_, _, right)| !right.is_empty()),
+            },
+        };
+        Found {
+            current,
+            at_or_below_d: candidate.at_or_below(durable),
+            predecessor: true,
+            voided: false,
+            commit_on: candidate.legs,
+            data,
+        }
+    }
+
+    /// The legs on which no block is known to be wrong.
+    fn complete_on(&self, blocks: &Blocks2, current: LegSet) -> LegSet {
+        let mut complete = current;
+        for (_, asked, right) in blocks {
+            complete = complete.without(asked.without(*right));
+        }
+        complete
+    }
+
+    /// The legs whose ring of a column is current.
+    fn ring_legs(&self, column: Column) -> LegSet {
+        let geometry = self.geometry();
+        let (row, block, _) = geometry.ring_place(0);
+        self.current_legs(geometry.pba(crate::Place { row, column, block }))
+    }
+
+    /// Notes what must be written to legs that lack data of a commit.
+    fn fill_data(&mut self, index: usize) -> Result<(), Refusal> {
+        let scan = self.scan.as_ref().expect("a scan");
+        let check = scan.candidates()[self.replayed[index].candidate].check;
+        let Some(blocks) = self.verified.known.get(&check.0) else { return Ok(()) };
+        for (pba, asked, right) in blocks {
+            for leg in asked.without(*right).iter() {
+                match self.contents.get(&pba.get()) {
+                    Some(bytes) => self.fills.push(Fill { leg, pba: *pba, bytes: bytes.clone() }),
+                    None => self.damaged.push(*pba),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what the accepted tail lacks on a leg.
+    fn complete_tail(&mut self) -> Result<(), Refusal> {
+        self.at(Stage::Complete);
+        if self.config.read_only {
+            self.at(Stage::Done);
+            return Ok(());
+        }
+        if self.config.bug(Planted::TailNotCompleted) {
+            return Ok(());
+        }
+        let geometry = self.geometry();
+        for i in 0..self.fills.len() {
+            let Fill { leg, pba, bytes } = &self.fills[i];
+            if let Some((handle, at)) = self.locate(*pba, *leg) {
+                self.script.write(handle, at, bytes.clone());
+            }
+        }
+        for (leg, index) in self.commit_fills.clone() {
+            let candidate = &self.scan.as_ref().expect("a scan").candidates()[self.replayed[index].candidate];
+            let (row, block, _) = geometry.ring_place(candidate.fields.offset);
+            let pba = geometry.pba(crate::Place { row, column: candidate.column, block });
+            let bytes = self.replayed[index].bytes.clone();
+            if let Some((handle, at)) = self.locate(pba, leg) {
+                self.script.write(handle, at, bytes);
+            }
+        }
+        Ok(())
+    }
+
+    /// Drives whose copy is current.
+    pub(super) fn current_drives(&self) -> DriveSet {
+        self.current
+    }
+}
+
+/// The records of a commit that take a Seq.
+fn records_of(view: &rlog::CommitView<'_>) -> Vec<Record> {
+    let mut records = Vec::new();
+    for record in view.records() {
+        let Some(seq) = record.seq.filter(|_| record.kind != RecordKind::Void) else { continue };
+        let mut data = Vec::new();
+        let mut checks = record.checks();
+        for (first, count) in record.runs() {
+            for i in 0..count.get() {
+                let check = checks.next().expect("a check for each block");
+                data.push((first + Blocks::new(i), check));
+            }
+        }
+        records.push(Record { lba: record.lba, blocks: record.blocks.get(), seq, data });
+    }
+    records
+}

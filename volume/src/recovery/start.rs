@@ -1,0 +1,172 @@
+//! From what recovery found to a group: the delta is filled from the accepted log, its blocks count as used.
+use super::{Record, Recovery};
+use crate::buffers::{Buffers, MERGE_BUFFERS, SEAL_BUFFERS};
+use crate::config::{Config, MAX_COMMITS};
+use crate::config::{DriveInfo, DriveStats, Refusal};
+use crate::drives::{Drive, Drives, Health};
+use crate::flusher::Flusher;
+use crate::group::checkpoint::{Checkpoint, REAP_LEAF_CHANGES, REAP_LEAVES};
+use crate::group::growth::Growth;
+use crate::group::io::ColumnIo;
+use crate::group::pages::PageReads;
+use crate::group::repair::Repairs;
+use crate::group::super_writer::Writer;
+use crate::group::write::{HOLE_CHANGES, Log, Mark};
+use crate::group::{DELTA_RANGES, Group};
+use crate::holds::Holds;
+use crate::ops::Ops;
+use crate::rows::RowPages;
+use crate::slots::Slots;
+use alloc::vec::Vec;
+use base::{Blocks, CkptNo, DriveIx, Phase, Seq, VolumeId};
+use cow::directory::{CutList, Directory, VolumeEntry, VolumeState};
+use cow::{Delta, Height, Merge, Open, PageCache, Ref, Seal, Space, SpaceConfig};
+use rlog::Ring;
+
+/// A group on its way to being served, and the records that enter its delta once its directory is read.
+pub(crate) struct Started {
+    pub group: Group,
+    pub records: Vec<Record>,
+}
+
+/// Blocks that one checkpoint can set plus clear: every entry of a layer mapped, replaced and overwritten
+/// within the layer, the pages above it old and new; what holes and cut subtrees free; voided commits.
+fn max_changes(delta_entries: u32) -> u32 {
+    let pages = 2 * u32::from(Height::MAX.get());
+    delta_entries * (3 + pages)
+        + 2 * HOLE_CHANGES as u32
+        + REAP_LEAVES * REAP_LEAF_CHANGES as u32
+        + (MAX_COMMITS * crate::config::MAX_COMMIT_DATA_BLOCKS * 2) as u32
+}
+
+impl Recovery {
+    /// Makes the group. Nothing is in flight any more.
+    pub(crate) fn into_group(mut self) -> Result<Started, Refusal> {
+        let superblock = self.superblock.clone().expect("a superblock was found");
+        let geometry = superblock.geometry;
+        let chain = self.chain.take().expect("a chain");
+        let records: Vec<Record> = self.replayed.drain(..).flat_map(|r| r.records).collect();
+        let blocks: u64 = records.iter().map(|r| (r.data.len() as u64).max(8)).sum();
+        let entries = u64::from(self.config.delta_entries).max(2 * blocks) as u32;
+        let ranges = DELTA_RANGES.max(4 * records.len());
+        let config = Config { delta_entries: entries, ..self.config };
+        let space_config = SpaceConfig {
+            region_blocks: geometry.extent_blocks,
+            home_regions: u32::from(geometry.columns),
+            max_loaded: config.loaded_regions,
+            max_regions: config.max_rows.max(superblock.rows) * u32::from(geometry.columns),
+            max_changes: max_changes(entries),
+        };
+        let completed = Seq::new(chain.next_seq.get() - 1);
+        let mark = Mark { next: chain.next, previous: chain.previous, positions: chain.heads };
+        let ring = Ring::restore(self.ring_shape(), superblock.ring_start, chain.heads);
+        let buffers = Buffers::new(&config);
+        let space = Space::new(space_config);
+        let fresh = superblock.directory.is_absent();
+        let group_blocks = Blocks::new(u64::from(superblock.rows) * geometry.row_blocks());
+        let volume = self.new_volume(fresh)?;
+        let group = Group {
+            geometry,
+            phase: Phase::Recovering,
+            halt: None,
+            buffers,
+            drives: self.drives(&superblock.drives, completed, superblock.ckpt),
+            rows: core::mem::take(&mut self.rows),
+            ops: Ops::new(),
+            slots: Slots::new(config.slots),
+            writer: Writer::new(superblock.version, self.newest_slots.clone(), superblock.homes().collect()),
+            flusher: Flusher::default(),
+            holds: Holds::default(),
+            log: Log::new(ring, mark, chain.next_seq),
+            volume,
+            directory: Directory::none(),
+            cuts: CutList::default(),
+            new_root: Ref::ABSENT,
+            opening: (!fresh).then(|| Open::new(superblock.directory, group_blocks)),
+            top_read: false,
+            open_failed: false,
+            resized: false,
+            hole_changes: 0,
+            row_pages: RowPages::from_levels(core::mem::take(&mut self.row_levels)),
+            new_row_pages: None,
+            home_pages: self.home_pages(),
+            planted_freed: 0,
+            active: Delta::new(entries as usize, ranges),
+            frozen: Delta::new(entries as usize, ranges),
+            cache: PageCache::new(buffers.cache, config.cache_pages),
+            reads: PageReads::new(),
+            space,
+            merge: Merge::new(buffers.merge, MERGE_BUFFERS),
+            seal: Seal::new(buffers.seal, SEAL_BUFFERS, &space_config),
+            checkpoint: Checkpoint::new(self.first_attempt()),
+            growth: Growth::new(superblock.rows < config.max_rows),
+            repairs: Repairs::new(),
+            completed,
+            durable: superblock.durable.max(completed),
+            unflushed: 0,
+            unflushed_since: None,
+            again: true,
+            closing: false,
+            runs: Vec::with_capacity(crate::config::MAX_COMMIT_DATA_BLOCKS),
+            columns: ColumnIo::new(),
+            superblock,
+            config,
+        };
+        Ok(Started { group, records })
+    }
+
+    /// The volume of a group that has no checkpoint yet: all of it a hole since Seq 1.
+    fn new_volume(&self, fresh: bool) -> Result<VolumeEntry, Refusal> {
+        let create = self.request.create;
+        if fresh && create.is_none() {
+            return Err(Refusal::Damaged("it has no volume: its creation was not finished"));
+        }
+        let created = Seq::new(1);
+        Ok(VolumeEntry {
+            id: VolumeId::new(1),
+            height: Height::from_raw(5).expect("five levels"),
+            state: VolumeState::Live,
+            sectors: create.map_or(base::Sectors::ZERO, |c| c.sectors),
+            created,
+            root: Ref::hole(created),
+            uuid: create.map_or(base::Uuid::NIL, |c| c.uuid),
+        })
+    }
+
+    fn drives(&self, table: &[fence::CopyEntry], flushed: Seq, ckpt: CkptNo) -> Drives {
+        let mut drives = Drives::new();
+        for (i, entry) in table.iter().enumerate() {
+            let handle = self.handles[i];
+            let at_hand = handle.map(|h| self.request.drives[usize::from(h.get())].info);
+            let info =
+                at_hand.unwrap_or(DriveInfo { uuid: entry.drive, blocks: Blocks::ZERO, volatile: true });
+            let current = self.current.contains(DriveIx::new(i as u8));
+            let (flushed, flushed_ckpt) = entry.state.since().unwrap_or((flushed, ckpt));
+            let health = match (current, handle) {
+                (true, _) => Health::Current,
+                (false, Some(_)) => Health::Stale,
+                (false, None) => Health::Missing,
+            };
+            drives.list.push(Drive {
+                info,
+                handle: handle.unwrap_or(DriveIx::new(u8::MAX)),
+                health,
+                flushed,
+                flushed_ckpt,
+                reads_in_flight: 0,
+                stats: DriveStats::default(),
+            });
+        }
+        drives
+    }
+
+    fn home_pages(&mut self) -> crate::rows::HomePages {
+        let mut pages = self.home_pages.take().expect("home pages");
+        // The history page that the new version replaced is free: the new version counts.
+        if self.history_pages.first().is_some_and(|(_, lines)| lines.len() < rlog::layout::LINES_PER_PAGE) {
+            pages.drop_later(self.history_pages[0].0.pba);
+        }
+        pages.settle();
+        pages
+    }
+}

@@ -1,0 +1,152 @@
+//! The first step: which superblock is the newest, and which copies are current.
+use super::{Recovery, Stage};
+use crate::config::Refusal;
+use crate::label;
+use crate::layout::extent as fixed;
+use crate::planted::Planted;
+use crate::sealed::Bad;
+use crate::superblock::{Home, Superblock};
+use alloc::vec::Vec;
+use base::{DriveIx, ExtentNo};
+use fence::{CopyTable, DriveSet, OpenDecision, OpenInputs, decide_open};
+
+/// A valid superblock, and where it was found.
+struct Found {
+    superblock: Superblock,
+    home: Home,
+    extent: ExtentNo,
+    slot: u8,
+}
+
+impl Recovery {
+    /// Reads both slots of every home extent at hand.
+    pub(super) fn read_superblocks(&mut self) {
+        for handle in 0..self.request.drives.len() {
+            for extent in self.request.drives[handle].homes.clone() {
+                let start = label::extent_start(extent, self.request.extent_blocks);
+                let at = start + base::Blocks::new(u64::from(fixed::SUPERBLOCKS[0]));
+                self.script.read(DriveIx::new(handle as u8), at, 2);
+            }
+        }
+    }
+
+    /// Finds the newest, merges what is known of the copies, and begins to read the row pages.
+    pub(super) fn judge_superblocks(&mut self) -> Result<(), Refusal> {
+        let found = self.valid_superblocks()?;
+        for one in &found {
+            self.highest_gen = self.highest_gen.max(one.superblock.generation);
+            self.highest_version = self.highest_version.max(one.superblock.version);
+        }
+        let newest = if self.config.bug(Planted::OldSuperblock) {
+            found.first()
+        } else {
+            found.iter().max_by_key(|one| one.superblock.newness())
+        };
+        let newest = newest.ok_or(Refusal::NoSuperblock)?.superblock.clone();
+        if newest.geometry.extent_blocks != self.request.extent_blocks {
+            return Err(Refusal::Damaged("its extents have another size than the pool's"));
+        }
+        self.newest_slots = self.slots_to_keep(&newest, &found);
+        self.merge_views(&newest, &found)?;
+        self.rows = newest.home.clone();
+        self.home_pages = Some(crate::rows::HomePages::new(newest.geometry));
+        self.superblock = Some(newest);
+        self.decide()?;
+        self.script.clear();
+        self.read_row_root()
+    }
+
+    fn valid_superblocks(&self) -> Result<Vec<Found>, Refusal> {
+        let mut found = Vec::new();
+        let mut newer = None;
+        let mut id = 0;
+        for candidate in &self.request.drives {
+            for extent in &candidate.homes {
+                for slot in 0..2u8 {
+                    let Some(block) = self.script.results[id].block(u32::from(slot)) else { continue };
+                    match Superblock::decode(block) {
+                        Ok((superblock, home))
+                            if self.belongs(&superblock, home, candidate.info.uuid, *extent) =>
+                        {
+                            found.push(Found { superblock, home, extent: *extent, slot });
+                        }
+                        Err(Bad::Newer(version)) => newer = Some(version),
+                        _ => {}
+                    }
+                }
+                id += 1;
+            }
+        }
+        match newer {
+            Some(version) => Err(Refusal::NewerFormat(version)),
+            None => Ok(found),
+        }
+    }
+
+    /// Whether a superblock is this group's and lies where it says: a copied drive gives itself away.
+    fn belongs(&self, superblock: &Superblock, home: Home, drive: base::Uuid, extent: ExtentNo) -> bool {
+        let listed = superblock.drives.get(usize::from(home.extent.drive.get()));
+        superblock.group == self.request.group
+            && home.extent.extent == extent
+            && listed.is_some_and(|entry| entry.drive == drive)
+    }
+
+    /// Per copy, the slot with the newest valid version: the first one to be written is the other.
+    fn slots_to_keep(&self, newest: &Superblock, found: &[Found]) -> Vec<u8> {
+        let of_home = |home: Home| {
+            let here = found.iter().filter(|one| one.home == home && one.extent == home.extent.extent);
+            here.max_by_key(|one| one.superblock.newness()).map_or(0, |one| one.slot)
+        };
+        newest.homes().map(of_home).collect()
+    }
+
+    /// The newest superblock's table, and what other superblocks and the catalogue know better.
+    fn merge_views(&mut self, newest: &Superblock, found: &[Found]) -> Result<(), Refusal> {
+        let bad = Refusal::Damaged("its drive table lists a drive twice");
+        self.table = CopyTable::from_entries(&newest.drives).ok_or(bad)?;
+        for one in found.iter().filter(|one| one.superblock.newness() != newest.newness()) {
+            self.table.merge(&one.superblock.drives);
+        }
+        if let Some(view) = &self.request.catalogue {
+            self.table.merge_catalogue(view);
+            self.highest_version = view.iter().map(|e| e.version).fold(self.highest_version, u64::max);
+        }
+        let candidates = &self.request.drives;
+        let handle =
+            |uuid| candidates.iter().position(|c| c.info.uuid == uuid).map(|i| DriveIx::new(i as u8));
+        self.handles = self.table.entries().iter().map(|entry| handle(entry.drive)).collect();
+        Ok(())
+    }
+
+    /// Whether the group opens with the drives at hand, judged by the rows known so far.
+    pub(super) fn decide(&mut self) -> Result<(), Refusal> {
+        let mut present = DriveSet::EMPTY;
+        for (i, handle) in self.handles.iter().enumerate() {
+            if handle.is_some() {
+                present.insert(DriveIx::new(i as u8));
+            }
+        }
+        let inputs = OpenInputs {
+            table: &self.table,
+            present,
+            catalogue: self.request.catalogue.is_some(),
+            forced: self.request.forced,
+        };
+        let places: Vec<DriveSet> = self.places().collect();
+        match decide_open(&inputs, places) {
+            OpenDecision::Open { current, .. } => {
+                self.current = current;
+                Ok(())
+            }
+            OpenDecision::RefuseStaleAlone { missing, .. } | OpenDecision::RefuseMissing(missing) => {
+                let missing = missing.iter().map(|d| self.table.get(d).drive).collect();
+                Err(Refusal::NoCurrentCopy { missing })
+            }
+        }
+    }
+
+    /// Notes which step comes next.
+    pub(super) fn at(&mut self, stage: Stage) {
+        self.stage = stage;
+    }
+}

@@ -1,0 +1,207 @@
+//! The engine: recovery first, then the group that it leads to.
+//!
+//! The hot path is `group::Group::poll`; read that file first. Here the two stages of an engine's life are put
+//! together, and requests that arrive early are kept.
+use crate::buffers::Buffers;
+use crate::config::{Config, Refusal, Stats};
+use crate::group::{Group, Halt, Turn};
+use crate::recovery::{OpenRequest, Record, Recovery};
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use base::limits::{MAX_POLL_ACTIONS, MAX_POLL_SEGMENTS};
+use base::{
+    Actions, BufId, Engine, Fault, Instant, IoToken, Memory, Phase, Reply, Request, Sector, Sectors, SlotId,
+};
+use rlog::replay::RowCounts;
+
+enum Stage {
+    Recovering(Box<Recovery>),
+    Opening(Box<Group>, Vec<Record>),
+    Serving(Box<Group>),
+    Refused,
+}
+
+/// The engine of a group with one volume.
+pub struct Volume {
+    stage: Stage,
+    buffers: Buffers,
+    early: Vec<Request>,
+    refusal: Option<Refusal>,
+    counts: RowCounts,
+    closing: bool,
+}
+
+impl Volume {
+    /// Begins to open a group; `phase` tells how it goes.
+    pub fn open(config: Config, request: OpenRequest) -> Self {
+        let buffers = Buffers::new(&config);
+        let early = Vec::with_capacity(usize::from(config.slots));
+        let recovery = Recovery::new(config, request);
+        Self {
+            stage: Stage::Recovering(Box::new(recovery)),
+            buffers,
+            early,
+            refusal: None,
+            counts: RowCounts::default(),
+            closing: false,
+        }
+    }
+
+    /// Why the group does not open.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        self.refusal.as_ref()
+    }
+
+    /// How often each row of recovery's decision table applied.
+    pub fn recovery_rows(&self) -> RowCounts {
+        self.counts
+    }
+
+    /// A look at the group, once it is served.
+    pub fn stats(&self) -> Option<Stats> {
+        self.group().map(Group::stats)
+    }
+
+    /// Why writes are not taken any more.
+    pub fn halted(&self) -> Option<Halt> {
+        self.group().and_then(|group| group.halt)
+    }
+
+    /// Size of the volume, once it is served.
+    pub fn sectors(&self) -> Option<Sectors> {
+        self.group().map(|group| group.volume.sectors)
+    }
+
+    /// Grows the volume; what is new reads as zero. False if that is not growth, or beyond the map.
+    pub fn grow(&mut self, sectors: Sectors) -> bool {
+        match &mut self.stage {
+            Stage::Serving(group) => group.grow_volume(sectors),
+            _ => false,
+        }
+    }
+
+    /// Whether the sectors from here on are a hole or data, and how far that goes (at most `most`), as far as it
+    /// can be told without reading.
+    pub fn is_hole(
+        &mut self,
+        sector: Sector,
+        most: Sectors,
+        memory: &impl Memory,
+    ) -> Option<(bool, Sectors)> {
+        match &mut self.stage {
+            Stage::Serving(group) => group.extent_at(sector, most, memory),
+            _ => None,
+        }
+    }
+
+    fn group(&self) -> Option<&Group> {
+        match &self.stage {
+            Stage::Serving(group) => Some(group),
+            _ => None,
+        }
+    }
+
+    fn refuse(&mut self, refusal: Refusal) {
+        self.refusal = Some(refusal);
+        self.stage = Stage::Refused;
+    }
+
+    /// Moves on to the next stage when one is over.
+    fn advance(&mut self) -> bool {
+        match core::mem::replace(&mut self.stage, Stage::Refused) {
+            Stage::Recovering(recovery) if recovery.refusal.is_some() && recovery.idle() => {
+                self.counts = recovery.counts;
+                self.refuse(recovery.refusal.clone().expect("checked"));
+            }
+            Stage::Recovering(recovery) if recovery.is_done() && recovery.idle() => {
+                self.counts = recovery.counts;
+                match recovery.into_group() {
+                    Ok(started) => self.stage = Stage::Opening(Box::new(started.group), started.records),
+                    Err(refusal) => self.refuse(refusal),
+                }
+            }
+            Stage::Opening(group, _) if group.open_failed && group.ops.idle() => {
+                self.refuse(Refusal::Unreadable("the directory of the newest checkpoint"));
+            }
+            Stage::Opening(mut group, records) if group.ready_to_replay() => {
+                group.replay(&records);
+                for request in self.early.drain(..) {
+                    group.submit(request);
+                }
+                if self.closing {
+                    group.close();
+                }
+                self.stage = Stage::Serving(group);
+            }
+            same => {
+                self.stage = same;
+                return false;
+            }
+        }
+        true
+    }
+}
+
+impl Engine for Volume {
+    fn memory_blocks(&self) -> u32 {
+        self.buffers.total
+    }
+
+    fn slot_buffer(&self, slot: SlotId) -> BufId {
+        Buffers::slot(slot)
+    }
+
+    fn submit(&mut self, request: Request) {
+        match &mut self.stage {
+            Stage::Serving(group) => group.submit(request),
+            _ => self.early.push(request),
+        }
+    }
+
+    fn drive_done(&mut self, token: IoToken, result: Result<(), Fault>) {
+        match &mut self.stage {
+            Stage::Recovering(recovery) => recovery.drive_done(token, result),
+            Stage::Opening(group, _) | Stage::Serving(group) => group.ops.end(token, result),
+            Stage::Refused => panic!("completion of {token:?} after the group was refused"),
+        }
+    }
+
+    fn reply(&mut self, reply: Reply) {
+        match &mut self.stage {
+            Stage::Recovering(recovery) => recovery.reply(&reply),
+            Stage::Opening(group, _) | Stage::Serving(group) => group.reply(reply),
+            Stage::Refused => {}
+        }
+    }
+
+    fn poll<M: Memory>(&mut self, now: Instant, memory: &mut M, out: &mut Actions) -> Option<Instant> {
+        let roomy =
+            out.actions.capacity() >= MAX_POLL_ACTIONS && out.segments.capacity() >= MAX_POLL_SEGMENTS;
+        assert!(roomy, "the list of actions is smaller than one poll may need");
+        let mut turn = Turn { now, memory, out };
+        let deadline = match &mut self.stage {
+            Stage::Recovering(recovery) => {
+                recovery.poll(&mut turn);
+                None
+            }
+            Stage::Opening(group, _) | Stage::Serving(group) => group.poll(&mut turn),
+            Stage::Refused => None,
+        };
+        if self.advance() { Some(now) } else { deadline }
+    }
+
+    fn phase(&self) -> Phase {
+        match &self.stage {
+            Stage::Recovering(_) | Stage::Opening(..) => Phase::Recovering,
+            Stage::Serving(group) => group.phase,
+            Stage::Refused => Phase::Refused,
+        }
+    }
+
+    fn close(&mut self) {
+        self.closing = true;
+        if let Stage::Serving(group) = &mut self.stage {
+            group.close();
+        }
+    }
+}
