@@ -73,8 +73,6 @@ pub struct Candidate {
     pub info: DriveInfo,
     /// Home extents of the group on it.
     pub homes: Vec<ExtentNo>,
-    /// The catalogue knows that this drive is stale, as of the superblock version given.
-    pub stale_since: Option<u64>,
 }
 
 /// A new activation: who serves from now on.

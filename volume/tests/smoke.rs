@@ -36,7 +36,6 @@ fn request(generation: u64, create: bool, legs: u8) -> OpenRequest {
     let candidate = |i: u8| Candidate {
         info: DriveInfo { uuid: Uuid([i + 1; 16]), blocks: Blocks::new(1 << 20), volatile: true },
         homes: vec![ExtentNo::new(0)],
-        stale_since: None,
     };
     OpenRequest {
         group: Uuid([9; 16]),
