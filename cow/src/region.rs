@@ -3,8 +3,8 @@
 //! Two bitmaps tell its story. `view` is the durable checkpoint's: exactly the blocks that its trees refer to,
 //! and the fixed ones. `alloc` is what must not be handed out: `view`, plus what was taken since, plus what a
 //! checkpoint freed but somebody may still read. Invariants: `view` is a subset of `alloc`; `pending` counts the
-//! bits where they differ; a region with `pending == 0` can be dropped from memory and read again.
-use crate::bitmap::Bitmap;
+//! bits where they differ. A region can be dropped from memory if somebody remembers those, and read again.
+use crate::bitmap::{Bitmap, WORD_BITS};
 use crate::runs::Runs;
 
 /// A loaded region.
@@ -58,9 +58,22 @@ impl Region {
         self.runs.longest()
     }
 
-    /// Whether nothing is lost when the region is dropped from memory.
-    pub fn idle(&self) -> bool {
-        self.pending == 0
+    /// Number of blocks that must not be handed out though the durable checkpoint does not refer to them.
+    pub fn pending(&self) -> u32 {
+        self.pending
+    }
+
+    /// Those blocks, in order.
+    pub fn pending_bits(&self) -> impl Iterator<Item = u32> {
+        let words = self.blocks / WORD_BITS;
+        (0..words).flat_map(|i| {
+            let mut word = self.alloc.word(i as usize) & !self.view.word(i as usize);
+            core::iter::from_fn(move || {
+                let bit = (word != 0).then(|| word.trailing_zeros())?;
+                word &= word - 1;
+                Some(i * WORD_BITS + bit)
+            })
+        })
     }
 
     /// First of `count` adjacent free blocks at or after `from`.
@@ -123,20 +136,21 @@ mod tests {
         let mut view = Bitmap::EMPTY;
         view.set_run(0, 3);
         region.load(&view, [5, 6].into_iter());
-        assert_eq!((region.free(), region.longest(), region.idle()), (123, 121, false));
+        assert_eq!((region.free(), region.longest(), region.pending()), (123, 121, 2));
         assert_eq!(region.find(1, 0), Some(3));
         region.take(7, 2);
         region.give_back(8, 1);
+        assert!(region.pending_bits().eq([5, 6, 7]));
         for bit in [5, 7] {
             region.map(bit);
         }
         region.unmap(6);
         region.free_bit(6);
         region.freed(6, 6);
-        assert!(region.idle());
+        assert_eq!(region.pending(), 0);
         assert_eq!(region.free(), 123);
         region.unmap(7);
-        assert!(!region.idle() && region.alloc().get(7) && !region.view().get(7));
+        assert!(region.pending() == 1 && region.alloc().get(7) && !region.view().get(7));
     }
 
     #[test]

@@ -9,9 +9,10 @@
 //! Accounts, held at every call: `free` = free bits of loaded regions + free counts of the others' summaries -
 //! marks and limbo blocks that lie in those others. A checkpoint's becoming durable never changes `free`.
 //!
-//! Memory is bounded: at most `max_loaded` bitmaps are in memory; a region with nothing pending can be dropped.
-//! Blocks that wait for something in a region that is not in memory stand on lists (`block_lists`), and are
-//! applied when it is loaded. Nothing is scanned to find a run: see `shelves` and `runs`.
+//! Memory is bounded: at most `max_loaded` bitmaps are in memory, and any of them can be dropped, so that the last
+//! free block is found however many regions have blocks that wait for a checkpoint. Blocks that wait for something
+//! in a region that is not in memory stand on lists (`block_lists`), and are applied when it is loaded. Nothing is
+//! scanned to find a run: see `shelves` and `runs`.
 use crate::bitmap::{Bitmap, MAX_REGION_BLOCKS, Summary, WORD_BITS};
 use crate::block_lists::{Changes, Limbo, Marks};
 use crate::refs::Ref;
@@ -77,6 +78,9 @@ struct Row {
     /// Free blocks and longest run in the durable checkpoint.
     free: u16,
     longest: u16,
+    /// What the longest run can be now, if it is not in memory: what was taken counts, as far as it is known.
+    /// Without this a region that is full only of marks would be loaded again and again.
+    offers: u16,
 }
 
 /// Free space of a group.
@@ -127,7 +131,8 @@ impl Space {
             changes: Changes::new(changes),
             sealed: Vec::with_capacity(config.max_regions as usize),
             placed: Vec::with_capacity(changes),
-            marks: Marks::new(config.max_changes as usize),
+            // The layer that is being merged and the one that is being filled.
+            marks: Marks::new(2 * changes),
             limbo: Limbo::new(2 * changes),
             loading: 0,
             needs: load::Needs::default(),
@@ -141,7 +146,13 @@ impl Space {
         assert!(self.regions() + regions <= self.config.max_regions, "more regions than configured");
         for _ in 0..regions {
             let region = RegionNo::new(self.regions());
-            self.rows.push(Row { state: State::Unknown, bitmap: Ref::ABSENT, free: 0, longest: 0 });
+            self.rows.push(Row {
+                state: State::Unknown,
+                bitmap: Ref::ABSENT,
+                free: 0,
+                longest: 0,
+                offers: 0,
+            });
             let summary = self.fixed_bits(region, fixed).summary(self.config.region_blocks);
             self.describe(region, Ref::ABSENT, summary);
             self.free += u64::from(summary.free);
@@ -153,7 +164,7 @@ impl Space {
     /// Begins from a durable checkpoint: its regions, not described yet, with `free` free blocks in all.
     pub(crate) fn resume(&mut self, regions: u32, free: Blocks) {
         assert!(self.rows.is_empty() && regions <= self.config.max_regions);
-        let unknown = Row { state: State::Unknown, bitmap: Ref::ABSENT, free: 0, longest: 0 };
+        let unknown = Row { state: State::Unknown, bitmap: Ref::ABSENT, free: 0, longest: 0, offers: 0 };
         self.rows.resize(regions as usize, unknown);
         self.free = free.get();
         self.durable_free = free.get();
@@ -168,8 +179,16 @@ impl Space {
             bitmap,
             free: summary.free as u16,
             longest: summary.longest as u16,
+            offers: summary.longest as u16,
         };
         self.shelve(region);
+    }
+
+    /// Something in the region was freed: its longest run is at most what the durable checkpoint says. Whether it
+    /// is, a load finds out.
+    fn forget_offer(&mut self, region: RegionNo) {
+        let row = &mut self.rows[region.get() as usize];
+        row.offers = row.longest;
     }
 
     /// Puts a region on the shelf where it belongs.
@@ -179,7 +198,7 @@ impl Space {
         let last = region.get() < self.config.home_regions;
         match row.state {
             State::Unloaded => {
-                self.shelves.put(region.get(), Set::Unloaded, u32::from(row.longest), true);
+                self.shelves.put(region.get(), Set::Unloaded, u32::from(row.offers), true);
             }
             State::Loaded(frame) => {
                 let longest = self.frames[frame as usize].longest();

@@ -85,8 +85,13 @@ impl Space {
     /// The running checkpoint is given up: no superblock that names its directory was written, nor will be, and
     /// none of its writes is in flight. What it placed goes to limbo; everything else is as before it began.
     pub fn checkpoint_failed(&mut self) {
+        self.settle_marks();
         for i in 0..self.placed.len() {
-            self.limbo.push(self.placed[i]);
+            let pba = self.placed[i];
+            if self.frame_of(self.locate(pba).0).is_none() {
+                assert!(self.marks.kill(pba), "a page was placed on a block that was not taken");
+            }
+            self.limbo.push(pba);
         }
         self.limbo.settle();
         self.end_checkpoint();
@@ -120,6 +125,7 @@ impl Space {
                 _ => {}
             }
             self.free += blocks.len() as u64;
+            self.forget_offer(region);
             self.shelve(region);
         }
         self.limbo.reset();

@@ -11,7 +11,7 @@ use crate::page;
 use crate::refs::{Ref, RefFlags};
 use crate::shelves::{SHELVES, Set, shelf_of};
 use crate::space_layout::{BITMAP_SLOTS, LONGEST_BITS, bitmap_slot};
-use base::{Block, Check, CkptNo, Pba, RegionNo};
+use base::{Block, Blocks, Check, CkptNo, Pba, RegionNo};
 
 /// Regions that are asked for at once.
 const LOADS_AT_ONCE: u32 = 4;
@@ -42,12 +42,10 @@ impl Needs {
     /// A take of this class got less than it asked for.
     pub fn short(&mut self, class: Class) {
         match class {
-            Class::Home => {
-                self.home = true;
-                self.settled = false;
-            }
+            Class::Home => self.home = true,
             _ => self.run = true,
         }
+        self.settled = false;
     }
 
     /// Something changed that makes it worth looking again.
@@ -116,23 +114,24 @@ impl Space {
 
     fn unloaded_home(&self) -> Option<RegionNo> {
         let count = self.config.home_regions.min(self.regions()) as usize;
-        let at = self.rows[..count].iter().position(|row| row.state == State::Unloaded && row.free > 0)?;
+        let at = self.rows[..count].iter().position(|row| row.state == State::Unloaded && row.offers > 0)?;
         Some(RegionNo::new(at as u32))
     }
 
-    /// Sees to a spare frame for a region: one that no load under way counts on, or that of an idle region that
-    /// is worth less (or, if `need` is set, of any idle one). Whether there is one.
+    /// Sees to a spare frame for a region: one that no load under way counts on, or that of a region that is
+    /// worth less (or, if `need` is set, of any). Whether there is one.
     fn spare_frame(&mut self, region: RegionNo, need: bool) -> bool {
         if self.spare.len() as u32 > self.loading {
             return true;
         }
-        let worth = shelf_of(u32::from(self.rows[region.get() as usize].longest));
+        let worth = shelf_of(u32::from(self.rows[region.get() as usize].offers));
         let limit = if need { SHELVES } else { worth };
         let victim = (0..limit).find_map(|shelf| {
             self.shelves.shelf(Set::Loaded, shelf).map(RegionNo::new).find(|victim| {
                 let frame = self.frame_of(*victim).expect("on a shelf of the loaded");
                 let held = &self.frames[frame as usize];
-                held.idle() && (held.free() == 0 || !self.has_cursor(*victim))
+                self.marks.has_room(held.pending() as usize)
+                    && (held.free() == 0 || !self.has_cursor(*victim))
             })
         });
         if let Some(victim) = victim {
@@ -141,17 +140,22 @@ impl Space {
         victim.is_some()
     }
 
-    /// Drops an idle region from memory.
+    /// Drops a region from memory. Blocks that it has taken become marks; those in limbo stand on that list.
     fn unload(&mut self, region: RegionNo) {
+        self.settle_marks();
+        let (first, end) = self.bounds(region);
         let frame = self.frame_of(region).expect("loaded");
         let held = &self.frames[frame as usize];
+        let limbo = self.limbo.range(first, end);
+        let pending = held.pending_bits().map(|bit| first + Blocks::new(u64::from(bit)));
+        let taken = pending.filter(|pba| limbo.binary_search(pba).is_err());
+        self.marks.replace(first, end, held.pending() as usize - limbo.len(), taken);
+        let free = u64::from(held.free());
         let row = &mut self.rows[region.get() as usize];
-        assert!(
-            held.idle() && held.free() == u32::from(row.free),
-            "region {region} has changes that would be lost"
-        );
-        self.loaded_free -= u64::from(held.free());
         row.state = State::Unloaded;
+        row.offers = held.longest() as u16;
+        assert_eq!(self.unloaded_free(region), free, "region {region} loses track of blocks");
+        self.loaded_free -= free;
         self.spare.push(frame);
         self.drop_cursors(region);
         self.shelve(region);
@@ -252,9 +256,9 @@ impl Space {
 
     /// Recovery: a record above the checkpoint names these blocks, so they are used. The same block may be named
     /// again. After `grow`, before the first region is loaded.
-    pub fn mark(&mut self, pba: Pba, blocks: base::Blocks) {
+    pub fn mark(&mut self, pba: Pba, blocks: Blocks) {
         for i in 0..blocks.get() {
-            let block = pba + base::Blocks::new(i);
+            let block = pba + Blocks::new(i);
             let (region, _) = self.locate(block);
             assert!(self.frame_of(region).is_none(), "marks come before the first region is loaded");
             self.marks.push(block);
@@ -288,6 +292,12 @@ impl Space {
         }
         self.needs.retry();
         true
+    }
+
+    /// Whether what the leaves said of all regions adds up to what the root said.
+    pub(crate) fn counts_add_up(&self) -> bool {
+        self.rows.iter().all(|row| row.state != State::Unknown)
+            && self.rows.iter().map(|row| u64::from(row.free)).sum::<u64>() == self.durable_free
     }
 
     fn valid_entry(&self, region: RegionNo, entry: &Ref) -> bool {

@@ -35,8 +35,8 @@ pub(super) struct Cursor {
 
 impl Space {
     /// Hands out a run of at most `want` blocks (at least 1), as long as can be had up to that, within one
-    /// region. `None`: nothing is free in the regions that are in memory; ask `wanted` and load, or force a
-    /// checkpoint if `wanted` has nothing. Bounded work.
+    /// region. `None`: nothing is free in the regions that are in memory; serve `wanted` and try again. If
+    /// `wanted` has nothing, nothing is free at all: a checkpoint may free something. Bounded work.
     pub fn take(&mut self, class: Class, want: Blocks) -> Option<(Pba, Blocks)> {
         assert!(want > Blocks::ZERO, "nothing is wanted");
         let count = want.get().min(u64::from(self.config.region_blocks)) as u32;
@@ -62,11 +62,18 @@ impl Space {
     /// Takes back a run, or a part of one, that was taken and will not be recorded: no write to it is in flight.
     pub fn give_back(&mut self, pba: Pba, blocks: Blocks) {
         let (region, bit) = self.locate(pba);
-        let frame = self.frame_of(region).expect("a region with taken blocks stays in memory");
         let count = blocks.get() as u32;
-        self.frames[frame as usize].give_back(bit, count);
+        match self.frame_of(region) {
+            Some(frame) => {
+                self.frames[frame as usize].give_back(bit, count);
+                self.loaded_free += u64::from(count);
+            }
+            None => (0..u64::from(count)).for_each(|i| {
+                assert!(self.marks.kill(pba + Blocks::new(i)), "a free block is given back");
+            }),
+        }
+        self.forget_offer(region);
         self.free += u64::from(count);
-        self.loaded_free += u64::from(count);
         self.placed.retain(|page| !(pba..pba + blocks).contains(page));
         self.needs.retry();
         self.shelve(region);
