@@ -14,12 +14,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// How often, and how long in between, a taken lock is tried again: udev probes a device under a shared lock
-/// for some milliseconds after each close.
-const LOCK_TRIES: u32 = 40;
-const LOCK_PAUSE: Duration = Duration::from_millis(25);
+/// How long a drive that is in use is tried again: udev probes a device under a shared lock for some milliseconds
+/// after each close.
+const USUAL_PATIENCE: Duration = Duration::from_millis(1_000);
+const PAUSE: Duration = Duration::from_millis(20);
 /// Blocks that a synchronous transfer moves at once.
 const BOUNCE_BLOCKS: usize = 64;
 
@@ -110,6 +110,25 @@ impl Drive {
     /// # Errors
     /// See `DriveError`; nothing on the drive is changed.
     pub fn open(path: &Path, access: Access) -> Result<Self, DriveError> {
+        Self::open_within(path, access, USUAL_PATIENCE)
+    }
+
+    /// The same, with a patience for drives in use: a target that was killed holds its drives until the kernel
+    /// has ended its last operation on them and torn its ring down, which has been seen to take over a second.
+    ///
+    /// # Errors
+    /// See `DriveError`; nothing on the drive is changed.
+    pub fn open_within(path: &Path, access: Access, patience: Duration) -> Result<Self, DriveError> {
+        let start = Instant::now();
+        loop {
+            match Self::try_open(path, access) {
+                Err(DriveError::InUse(_)) if start.elapsed() < patience => std::thread::sleep(PAUSE),
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn try_open(path: &Path, access: Access) -> Result<Self, DriveError> {
         let named = |source: io::Error| classify(path, "open it", source);
         let kind = std::fs::metadata(path).map_err(named)?.file_type();
         if !kind.is_block_device() && !kind.is_file() {
@@ -229,20 +248,16 @@ impl AsFd for Drive {
 
 /// Takes the advisory lock of `access` on the open file itself.
 fn lock(path: &Path, file: &File, access: Access) -> Result<(), DriveError> {
-    for attempt in 1..=LOCK_TRIES {
-        let outcome = match access {
-            Access::ReadWrite => file.try_lock(),
-            Access::ReadOnly => file.try_lock_shared(),
-            Access::Unlocked => return Ok(()),
-        };
-        match outcome {
-            Ok(()) => return Ok(()),
-            Err(TryLockError::WouldBlock) if attempt < LOCK_TRIES => std::thread::sleep(LOCK_PAUSE),
-            Err(TryLockError::WouldBlock) => break,
-            Err(TryLockError::Error(error)) => return Err(classify(path, "lock it", error)),
-        }
+    let outcome = match access {
+        Access::ReadWrite => file.try_lock(),
+        Access::ReadOnly => file.try_lock_shared(),
+        Access::Unlocked => Ok(()),
+    };
+    match outcome {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err(DriveError::InUse(path.to_owned())),
+        Err(TryLockError::Error(error)) => Err(classify(path, "lock it", error)),
     }
-    Err(DriveError::InUse(path.to_owned()))
 }
 
 fn properties(path: &Path, file: &File, direct: bool) -> Result<Properties, DriveError> {

@@ -60,6 +60,34 @@ impl<E> Handle<E> {
         self.send(Command::Engine(Box::new(work)));
     }
 
+    /// Starts a thread that ends the process when the loop is caught in one turn for longer than `bound`: a
+    /// process that serves nothing any more is worse than none, which is recovered from. Costs four wake-ups
+    /// per bound.
+    ///
+    /// # Errors
+    /// No thread could be started.
+    pub fn guard(&self, bound: std::time::Duration) -> io::Result<()>
+    where
+        E: Send + 'static,
+    {
+        let shared = Arc::downgrade(&self.0);
+        let watch = move || {
+            let mut stall = Stall::default();
+            loop {
+                std::thread::sleep(bound / Stall::SAMPLES);
+                let Some(shared) = shared.upgrade() else { return };
+                if stall.observe(shared.figures.turns.get(), shared.figures.awake.get() != 0) {
+                    eprintln!(
+                        "the loop has not moved for {bound:?}: ending the process, so that a new one recovers"
+                    );
+                    std::process::abort();
+                }
+            }
+        };
+        std::thread::Builder::new().name("watchdog".into()).spawn(watch)?;
+        Ok(())
+    }
+
     /// The target's figures.
     pub fn figures(&self) -> &Figures {
         &self.0.figures
@@ -114,6 +142,8 @@ figures! {
     stuck_requests,
     /// Turns of the loop.
     turns,
+    /// 1 while the loop works, 0 while it sleeps in the kernel.
+    awake,
 }
 
 /// What happened on one drive.
@@ -176,6 +206,25 @@ impl Figures {
 const _: () = assert!(Phase::Recovering as u8 == 0 && Phase::Serving as u8 == 1);
 const _: () = assert!(Phase::ReadOnly as u8 == 2 && Phase::Closing as u8 == 3 && Phase::Closed as u8 == 4);
 
+/// Tells a loop that is caught in a turn from one that sleeps or moves.
+#[derive(Default)]
+struct Stall {
+    turns: u64,
+    same: u32,
+}
+
+impl Stall {
+    /// So many samples in a row make a stall.
+    const SAMPLES: u32 = 4;
+
+    /// Takes a sample; true once the loop was awake in the same turn for `SAMPLES` of them.
+    fn observe(&mut self, turns: u64, awake: bool) -> bool {
+        self.same = if awake && turns == self.turns { self.same + 1 } else { 0 };
+        self.turns = turns;
+        self.same >= Self::SAMPLES
+    }
+}
+
 /// What the loop tells its owner, on the loop's thread: rare events only, and the answer must not block. What
 /// takes time (the catalogue) happens elsewhere and comes back through `Handle::reply`.
 pub trait Control<E> {
@@ -225,4 +274,19 @@ impl<E> Control<E> for NoControl {
         panic!("nobody can store stale marks of version {version}")
     }
     fn slow(&mut self, _slow: SlowEvent) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_loop_caught_in_one_turn_is_stalled() {
+        let mut stall = Stall::default();
+        assert!((0..100).all(|turn| !stall.observe(turn, true)), "busy, but moving");
+        assert!((0..100).all(|_| !stall.observe(100, false)), "asleep");
+        let caught: Vec<bool> = (0..6).map(|_| stall.observe(100, true)).collect();
+        assert_eq!(caught, [false, false, false, true, true, true]);
+        assert!(!stall.observe(101, true), "it moves again");
+    }
 }

@@ -18,6 +18,7 @@ pub mod ring;
 pub mod target;
 #[cfg(test)]
 mod testing;
+pub mod ublk;
 
 pub use drive::{Access, Drive, DriveError, Properties};
 pub use front::{Allocation, Extent, FrontEnd, FrontIo, NoFrontEnd, VolumeInfo};

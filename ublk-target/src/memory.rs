@@ -94,9 +94,8 @@ impl Area {
         // SAFETY: the range is exactly the mapping made above.
         unsafe { nix::sys::mman::madvise(start, len, nix::sys::mman::MmapAdvise::MADV_DONTFORK)? };
         // SAFETY: the range is the beginning of the mapping made above.
-        if engine_bytes > 0
-            && let Err(errno) = unsafe { nix::sys::mman::mlock(start, engine_bytes) }
-        {
+        let lock = unsafe { nix::sys::mman::mlock(start, engine_bytes) };
+        if let Err(errno) = lock {
             area.locked = Locked::No { wanted_bytes: engine_bytes, errno: errno as i32 };
             area.front_and_engine_mut()[..engine_bytes].fill(0);
         }

@@ -227,8 +227,10 @@ impl<E: Engine + Allocation> Loop<E> {
             if self.ended(front) {
                 return self.ring.submit();
             }
-            self.handle.figures().turns.add(1);
+            self.handle.figures().awake.set(0);
             self.ring.wait(self.timeout(deadline))?;
+            self.handle.figures().turns.add(1);
+            self.handle.figures().awake.set(1);
             while let Some(event) = self.ring.next() {
                 self.event(front, event)?;
             }

@@ -553,7 +553,7 @@ impl Client {
             return Ok(());
         }
         if !self.sending {
-            let bytes = self.outbox.to_send();
+            let bytes = self.outbox.next_to_send();
             if !bytes.is_empty() {
                 self.sending = true;
                 io.ring.send(super::event_id(self.place, Io::Send), socket.as_fd(), bytes)?;

@@ -161,7 +161,7 @@ impl Outbox {
     }
 
     /// Bytes to send next; empty when there are none.
-    pub fn to_send(&mut self) -> Region {
+    pub fn next_to_send(&mut self) -> Region {
         let mut ready = self.used;
         self.sending_large = false;
         if let Some(Large { len, sent, after: Some(after) }) = self.large {
@@ -174,7 +174,7 @@ impl Outbox {
         self.ring.part(self.head, ready.min(self.ring.len() - self.head))
     }
 
-    /// So many of the bytes of `to_send` have left.
+    /// So many of the bytes of `next_to_send` have left.
     pub fn sent(&mut self, io: &mut FrontIo<'_>, bytes: usize) {
         if self.sending_large {
             let large = self.large.as_mut().expect("a large reply");

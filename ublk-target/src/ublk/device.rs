@@ -1,0 +1,342 @@
+//! The life of a ublk device, seen from the control side.
+//!
+//! A device outlives its server: when the target dies, `/dev/ublkbN` stays and requests wait (user recovery with
+//! re-issue). So the first question of every start is whether the volume's device is there already; `owner`, a
+//! number that the driver keeps for us with the device, tells. The cases:
+//!
+//! | found | state | what happens |
+//! |---|---|---|
+//! | nothing | | made new, started |
+//! | ours | dead | killed between making and starting, or while being removed: removed, made new |
+//! | ours | quiesced | recovery: the kernel hands the queue to us and issues again what was not committed |
+//! | ours | live | the former server's ring still ends: recovery is tried until it has |
+//!
+//! Order at the end: the device is stopped only if nobody has it open, then the loop ends (all that the driver
+//! waits for is served until then), then its queue is closed, then it is deleted: deleting waits for the last
+//! user of `/dev/ublkcN`, and would wait for ourselves.
+use super::abi::{Command, DeviceInfo, Params, State, feature};
+use super::control::{Control, UblkError};
+use super::in_use;
+use super::queue::{MAX_SECTORS, UblkQueue};
+use crate::front::VolumeInfo;
+use base::limits::{MAX_REQUEST_BLOCKS, MAX_SLOTS};
+use base::{BLOCK_BYTES, Sectors};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Requests of a device at once: every slot.
+const DEPTH: u16 = MAX_SLOTS as u16;
+/// How long a former server's ring may take to end: its last operation on a drive may have to time out.
+const RECOVERY_PATIENCE: Duration = Duration::from_secs(60);
+const RECOVERY_PAUSE: Duration = Duration::from_millis(20);
+/// How long the node `/dev/ublkcN` may take to appear and to be let go of by udev.
+const NODE_PATIENCE: Duration = Duration::from_secs(10);
+/// Stopping waits for every request under way.
+const STOP_PATIENCE: Duration = Duration::from_secs(60);
+const REQUIRED: u64 = feature::USER_RECOVERY | feature::RECOVERY_REISSUE | feature::IOCTL_ENCODE;
+
+/// The control side of a volume's device.
+pub struct UblkDevice {
+    control: Control,
+    id: u32,
+    volume: VolumeInfo,
+    recovering: bool,
+}
+
+/// A device that exists, whoever made it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Existing {
+    /// N of `/dev/ublkbN`.
+    pub id: u32,
+    /// Its state.
+    pub state: State,
+    /// What its maker noted with it.
+    pub owner: u64,
+    /// Its server's process, as far as it was started.
+    pub server_pid: i32,
+}
+
+impl UblkDevice {
+    /// Makes a device for the volume, or takes over the one that a former run left. The queue is to be given to
+    /// a target, whose loop must run before `start` is called (on another thread).
+    ///
+    /// `owner` identifies the volume among all devices of this machine.
+    ///
+    /// # Errors
+    /// See `UblkError`.
+    pub fn prepare(owner: u64, volume: &VolumeInfo) -> Result<(Self, UblkQueue), UblkError> {
+        assert!(owner != 0, "0 is what other servers leave there");
+        let control = Control::open()?;
+        let features = control.features();
+        if features & REQUIRED != REQUIRED {
+            return Err(UblkError::TooOld { missing: "user recovery with re-issue", features });
+        }
+        let found = existing(&control)?.into_iter().find(|info| info.owner == owner);
+        let (info, recovering) = match found {
+            Some(info) if info.state == State::Dead => {
+                delete(&control, info.id)?;
+                (add(&control, owner, volume)?, false)
+            }
+            Some(info) => (take_over(&control, &info)?, true),
+            None => (add(&control, owner, volume)?, false),
+        };
+        let queue = open_queue(&info);
+        if queue.is_err() && !recovering {
+            let _ = delete(&control, info.id);
+        }
+        let device = Self { control, id: info.id, volume: volume.clone(), recovering };
+        Ok((device, queue?))
+    }
+
+    /// The path of the block device.
+    pub fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/dev/ublkb{}", self.id))
+    }
+
+    /// N of `/dev/ublkbN`.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Whether a device of a former run was taken over.
+    pub fn recovering(&self) -> bool {
+        self.recovering
+    }
+
+    /// Lets requests in. The loop must be running: the driver waits until it has fetched every tag.
+    ///
+    /// # Errors
+    /// See `UblkError`.
+    pub fn start(&self) -> Result<(), UblkError> {
+        let pid = u64::from(std::process::id());
+        let command = if self.recovering { Command::EndRecovery } else { Command::Start };
+        self.control.call(command, self.id, Vec::new(), pid)?;
+        if self.recovering && self.served_sectors()? != self.volume.sectors.get() {
+            // The volume was resized, and its server killed before it could tell the driver.
+            self.resize(self.volume.sectors)?;
+        }
+        Ok(())
+    }
+
+    /// Tells the driver the volume's new size. The engine must serve it already.
+    ///
+    /// # Errors
+    /// `NotSupported` before Linux 6.16.
+    pub fn resize(&self, sectors: Sectors) -> Result<(), UblkError> {
+        if self.control.features() & feature::UPDATE_SIZE == 0 {
+            let what = "resizing an attached ublk device";
+            return Err(UblkError::NotSupported { what, since: "Linux 6.16" });
+        }
+        self.control.call(Command::UpdateSize, self.id, Vec::new(), sectors.get())?;
+        Ok(())
+    }
+
+    /// Takes the block device away, if nobody uses it. The loop must be running, and go on until this returns:
+    /// the driver waits for requests under way. Then end the loop, drop the queue and call `delete`.
+    ///
+    /// # Errors
+    /// `InUse`, with nothing changed.
+    pub fn stop(&self) -> Result<(), UblkError> {
+        stop_unused(&self.control, self.id)
+    }
+
+    /// Removes the stopped device. The queue must have been dropped.
+    ///
+    /// # Errors
+    /// See `UblkError`.
+    pub fn delete(&self) -> Result<(), UblkError> {
+        delete(&self.control, self.id)
+    }
+
+    fn served_sectors(&self) -> Result<u64, UblkError> {
+        let mut buffer = vec![0; Params::BYTES];
+        buffer[..4].copy_from_slice(&(Params::BYTES as u32).to_ne_bytes());
+        let (_, answer) = self.control.call(Command::GetParams, self.id, buffer, 0)?;
+        Params::decode_sectors(&answer).ok_or_else(|| UblkError::Mismatch {
+            id: self.id,
+            why: "the driver does not tell its size".into(),
+        })
+    }
+}
+
+/// All ublk devices of this machine.
+///
+/// # Errors
+/// See `UblkError`.
+pub fn list() -> Result<Vec<Existing>, UblkError> {
+    let show = |info: DeviceInfo| {
+        let DeviceInfo { id, state, owner, server_pid, .. } = info;
+        Existing { id, state, owner, server_pid }
+    };
+    Ok(existing(&Control::open()?)?.into_iter().map(show).collect())
+}
+
+/// Removes a device that nobody serves any more and nobody uses: of a volume that is gone, for instance.
+///
+/// # Errors
+/// `InUse`, with nothing changed, also when a server is alive.
+pub fn remove_stale(id: u32) -> Result<(), UblkError> {
+    let control = Control::open()?;
+    let Some(info) = info(&control, id)? else { return Ok(()) };
+    if info.state == State::Live {
+        return Err(UblkError::InUse { id, by: format!("served by process {}", info.server_pid) });
+    }
+    if info.state != State::Dead {
+        stop_unused(&control, id)?;
+    }
+    delete(&control, id)
+}
+
+/// Gives a device up whose server will not come back: what waits on it fails, file systems on it break. For an
+/// operator's explicit word only.
+///
+/// # Errors
+/// See `UblkError`; `InUse` when it is served.
+pub fn give_up(id: u32) -> Result<(), UblkError> {
+    let control = Control::open()?;
+    let Some(info) = info(&control, id)? else { return Ok(()) };
+    if info.state == State::Live {
+        return Err(UblkError::InUse { id, by: format!("served by process {}", info.server_pid) });
+    }
+    control.call_within(STOP_PATIENCE, Command::Stop, id, Vec::new(), 0)?;
+    delete(&control, id)
+}
+
+fn stop_unused(control: &Control, id: u32) -> Result<(), UblkError> {
+    if control.features() & feature::SAFE_STOP != 0 {
+        let outcome = control.call_within(STOP_PATIENCE, Command::TryStop, id, Vec::new(), 0);
+        return match outcome {
+            Err(error) if error.errno() == Some(libc::EBUSY) => {
+                Err(UblkError::InUse { id, by: in_use::describe(id) })
+            }
+            // Stopped already.
+            Err(error) if error.errno() == Some(libc::ENODEV) => Ok(()),
+            other => other.map(|_| ()),
+        };
+    }
+    // The claim is kept while the device is stopped, so that no mount comes in between.
+    let _claim = in_use::claim(id)?;
+    control.call_within(STOP_PATIENCE, Command::Stop, id, Vec::new(), 0)?;
+    Ok(())
+}
+
+fn delete(control: &Control, id: u32) -> Result<(), UblkError> {
+    match control.call(Command::Delete, id, Vec::new(), 0) {
+        // Gone already.
+        Err(error) if matches!(error.errno(), Some(libc::ENODEV | libc::EINVAL)) => Ok(()),
+        other => other.map(|_| ()),
+    }
+}
+
+fn add(control: &Control, owner: u64, volume: &VolumeInfo) -> Result<DeviceInfo, UblkError> {
+    let wanted = DeviceInfo {
+        queues: 1,
+        depth: DEPTH,
+        state: State::Dead,
+        max_io_bytes: MAX_REQUEST_BLOCKS * BLOCK_BYTES as u32,
+        id: u32::MAX,
+        server_pid: -1,
+        flags: REQUIRED | (control.features() & feature::NO_PARTITION_SCAN),
+        owner,
+    };
+    let (_, answer) = control.call(Command::Add, u32::MAX, wanted.encode(), 0)?;
+    let made = DeviceInfo::decode(&answer).expect("as long as what was sent");
+    let longest = u32::try_from(volume.max_discard.get()).unwrap_or(u32::MAX) & !7;
+    let params = Params {
+        sectors: volume.sectors.get(),
+        read_only: volume.read_only,
+        io_opt_bytes: volume.stripe_bytes,
+        max_sectors: MAX_SECTORS,
+        max_discard_sectors: longest,
+    };
+    let set = control.call(Command::SetParams, made.id, params.encode(), 0);
+    if (made.depth, made.queues) != (DEPTH, 1) || made.flags & REQUIRED != REQUIRED || set.is_err() {
+        let _ = delete(control, made.id);
+        set?;
+        return Err(UblkError::Mismatch { id: made.id, why: format!("the driver made {made:?}") });
+    }
+    Ok(made)
+}
+
+/// Tells the driver that a new server comes, as soon as it lets go of the old one.
+fn take_over(control: &Control, found: &DeviceInfo) -> Result<DeviceInfo, UblkError> {
+    let mismatch = |why: String| Err(UblkError::Mismatch { id: found.id, why });
+    if found.state == State::FailIo || found.flags & REQUIRED != REQUIRED {
+        return mismatch("it was not made for recovery with re-issue".into());
+    }
+    if found.queues != 1
+        || found.depth > DEPTH
+        || found.max_io_bytes > MAX_REQUEST_BLOCKS * BLOCK_BYTES as u32
+    {
+        return mismatch(format!("it has {} queues of {} requests", found.queues, found.depth));
+    }
+    let start = Instant::now();
+    loop {
+        match control.call(Command::StartRecovery, found.id, Vec::new(), 0) {
+            Ok(_) => return Ok(*found),
+            Err(error) if error.errno() == Some(libc::EBUSY) && start.elapsed() < RECOVERY_PATIENCE => {
+                std::thread::sleep(RECOVERY_PAUSE);
+            }
+            Err(error) if error.errno() == Some(libc::EBUSY) => {
+                return Err(UblkError::InUse {
+                    id: found.id,
+                    by: format!("still served by process {}, or its drives do not answer", found.server_pid),
+                });
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn open_queue(info: &DeviceInfo) -> Result<UblkQueue, UblkError> {
+    let path = format!("/dev/ublkc{}", info.id);
+    let failed = |doing: &str, source| UblkError::Io { doing: format!("{doing} {path}"), source };
+    let file = open_patiently(&path).map_err(|e| failed("open", e))?;
+    UblkQueue::new(file, info.depth).map_err(|e| failed("map the queue of", e))
+}
+
+/// The node appears a moment after the device is made, and udev may hold it for a moment.
+fn open_patiently(path: &str) -> io::Result<File> {
+    let start = Instant::now();
+    loop {
+        let outcome = OpenOptions::new().read(true).write(true).open(path);
+        let passing =
+            |e: &io::Error| matches!(e.raw_os_error(), Some(libc::ENOENT | libc::EBUSY | libc::ENXIO));
+        match outcome {
+            Err(error) if passing(&error) && start.elapsed() < NODE_PATIENCE => {
+                std::thread::sleep(RECOVERY_PAUSE);
+            }
+            other => return other,
+        }
+    }
+}
+
+fn existing(control: &Control) -> Result<Vec<DeviceInfo>, UblkError> {
+    let folder = "/sys/class/ublk-char";
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(UblkError::Io { doing: format!("list {folder}"), source }),
+    };
+    let mut found = Vec::new();
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let Some(id) = name.to_str().and_then(|n| n.strip_prefix("ublkc")).and_then(|n| n.parse().ok())
+        else {
+            continue;
+        };
+        found.extend(info(control, id)?);
+    }
+    Ok(found)
+}
+
+/// What the driver says of a device; `None` if there is none of this number.
+fn info(control: &Control, id: u32) -> Result<Option<DeviceInfo>, UblkError> {
+    match control.call(Command::GetInfo, id, vec![0; DeviceInfo::BYTES], 0) {
+        Ok((_, answer)) => Ok(DeviceInfo::decode(&answer)),
+        Err(error) if matches!(error.errno(), Some(libc::ENODEV | libc::EINVAL)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}

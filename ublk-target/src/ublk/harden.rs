@@ -1,0 +1,155 @@
+//! What a process must do before it serves a block device to the machine that it runs on.
+//!
+//! The danger is always the same circle: something we wait for waits for the device, and the device waits for us.
+//! - *Memory*: an allocation may make the kernel write back dirty pages, of file systems on our own device. So
+//!   every thread is marked (PR_SET_IO_FLUSHER, inherited), all memory is locked, and the out-of-memory killer
+//!   is told to look elsewhere.
+//! - *Mounts*: if this process is the last of a mount namespace in which a file system of our device is mounted,
+//!   its exit unmounts that file system, which writes to the device that it serves no more. So it gets a mount
+//!   namespace of its own. That begins as a copy, with such mounts in it when a device is taken over, so these are
+//!   detached there; and mounts made elsewhere later must not come in, so the copy is made private.
+//!
+//! To be called first thing in `main`, while there is one thread.
+use super::sys;
+use std::io;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// A precaution that was not possible.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {what}: {source}; {risk}")]
+pub struct Unhardened {
+    what: &'static str,
+    risk: &'static str,
+    source: io::Error,
+}
+
+/// Takes all precautions; returns those that failed. A target for ublk should refuse to start then; one for NBD
+/// can go on (its clients may be on this machine too, but nothing of the kernel's waits for it).
+pub fn harden_process() -> Vec<Unhardened> {
+    let mut failed = Vec::new();
+    let mut check = |what, risk, outcome: io::Result<()>| {
+        failed.extend(outcome.err().map(|source| Unhardened { what, risk, source }));
+    };
+    check(
+        "mark itself as serving I/O (PR_SET_IO_FLUSHER)",
+        "under memory pressure the volume may hang; run with CAP_SYS_RESOURCE",
+        sys::set_io_flusher(),
+    );
+    use nix::sys::mman::{MlockAllFlags, mlockall};
+    let all = MlockAllFlags::MCL_CURRENT
+        | MlockAllFlags::MCL_FUTURE
+        | MlockAllFlags::from_bits_retain(libc::MCL_ONFAULT);
+    check(
+        "lock its memory",
+        "under memory pressure the volume may hang; raise the limit on locked memory (ulimit -l)",
+        mlockall(all).map_err(io::Error::from),
+    );
+    check(
+        "ask the out-of-memory killer to spare it",
+        "it may be killed first; the device then waits until it is started again",
+        std::fs::write("/proc/self/oom_score_adj", "-1000"),
+    );
+    check(
+        "enter a mount namespace of its own",
+        "its end may hang on a file system of its own device; run with CAP_SYS_ADMIN",
+        own_mounts(),
+    );
+    failed
+}
+
+/// Whether the calling thread has been marked.
+pub fn is_io_flusher() -> bool {
+    sys::is_io_flusher()
+}
+
+fn own_mounts() -> io::Result<()> {
+    use nix::mount::{MntFlags, MsFlags, mount, umount2};
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?;
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+    let table = std::fs::read_to_string("/proc/self/mountinfo")?;
+    // The last mounted first: an upper mount hides a lower one's path.
+    for mount in table.lines().rev().filter_map(Mount::parse).filter(Mount::lies_on_ublk) {
+        umount2(&mount.point, MntFlags::MNT_DETACH)?;
+    }
+    Ok(())
+}
+
+/// A line of mountinfo, as far as it matters here.
+#[derive(PartialEq, Eq, Debug)]
+struct Mount {
+    device: String,
+    point: PathBuf,
+    source: PathBuf,
+}
+
+impl Mount {
+    fn parse(line: &str) -> Option<Self> {
+        let (left, right) = line.split_once(" - ")?;
+        let mut fields = left.split(' ');
+        let (device, point) = (fields.nth(2)?, fields.nth(1)?);
+        let source = right.split(' ').nth(1)?;
+        Some(Self { device: device.to_owned(), point: unescape(point), source: unescape(source) })
+    }
+
+    /// Whether it lies on a ublk device, directly or through dm, md and the like. File systems with several
+    /// devices (btrfs) show a number of their own, so the source is looked at too.
+    fn lies_on_ublk(&self) -> bool {
+        let of_source = std::fs::metadata(&self.source).ok().map(|meta| {
+            let device = meta.rdev();
+            format!("{}:{}", nix::sys::stat::major(device), nix::sys::stat::minor(device))
+        });
+        [Some(self.device.clone()), of_source].into_iter().flatten().any(|device| {
+            let folder = PathBuf::from(format!("/sys/dev/block/{device}"));
+            std::fs::canonicalize(folder).is_ok_and(|disk| stands_on_ublk(&disk, 8))
+        })
+    }
+}
+
+fn stands_on_ublk(disk: &Path, depth: u32) -> bool {
+    let ublk = |part: std::path::Component<'_>| part.as_os_str().to_string_lossy().starts_with("ublkb");
+    if disk.components().any(ublk) {
+        return true;
+    }
+    let lower = std::fs::read_dir(disk.join("slaves")).into_iter().flatten().flatten();
+    depth > 0
+        && lower
+            .filter_map(|entry| std::fs::canonicalize(entry.path()).ok())
+            .any(|disk| stands_on_ublk(&disk, depth - 1))
+}
+
+/// Mountinfo writes space, tab, newline and backslash as three octal digits.
+fn unescape(text: &str) -> PathBuf {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [byte, after @ ..] = rest {
+        let digits = after.get(..3).filter(|_| *byte == b'\\').and_then(|d| std::str::from_utf8(d).ok());
+        match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(code) => {
+                out.push(code);
+                rest = &after[3..];
+            }
+            None => {
+                out.push(*byte);
+                rest = after;
+            }
+        }
+    }
+    PathBuf::from(std::ffi::OsString::from_vec(out))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_is_read_off_its_line() {
+        let line = r"36 35 98:0 /mnt1 /my\040data rw,noatime master:1 - ext3 /dev/root rw,errors=continue";
+        let mount = Mount::parse(line).unwrap();
+        assert_eq!((mount.device.as_str(), mount.point.as_path()), ("98:0", Path::new("/my data")));
+        assert_eq!(mount.source, Path::new("/dev/root"));
+        assert!(!mount.lies_on_ublk());
+        assert_eq!(Mount::parse("nonsense"), None);
+    }
+}
