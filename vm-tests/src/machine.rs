@@ -53,6 +53,8 @@ pub struct Drive {
     pub image: PathBuf,
     /// Where its writes and flushes are logged, if they are.
     pub log: Option<PathBuf>,
+    /// Requests each second that it serves at most: one slow leg widens the window between two.
+    pub iops: Option<u32>,
 }
 
 impl Drive {
@@ -63,7 +65,7 @@ impl Drive {
     pub fn plain(folder: &Path, name: &str, size_bytes: u64) -> Result<Drive> {
         let image = folder.join(format!("{name}.img"));
         make_file(&image, size_bytes)?;
-        Ok(Drive { image, log: None })
+        Ok(Drive { image, log: None, iops: None })
     }
 
     /// Like [`Drive::plain`], with every write and flush logged.

@@ -30,3 +30,20 @@ pub fn program(workspace: &Workspace, package: &str, name: &str, release: bool) 
     let profile = if release { "release" } else { "debug" };
     Ok(workspace.target.join(profile).join(name))
 }
+
+/// Builds the product so that a bug can be planted in it (environment `PLINTH_PLANTED`), in a folder of its
+/// own: it must never be taken for the real one.
+///
+/// # Errors
+/// It does not build.
+pub fn planted(workspace: &Workspace) -> Result<PathBuf> {
+    let target = workspace.target.join("planted");
+    let mut command = cargo(workspace);
+    command.env("CARGO_TARGET_DIR", &target);
+    command.args(["build", "--quiet", "--locked", "--release", "-p", "plinth", "--features", "planted"]);
+    let status = Running::start(&command, Outputs::Inherited)?.wait()?;
+    if !status.success() {
+        return Err(Error::failed("the product with planted bugs does not build"));
+    }
+    Ok(target.join("release/plinth"))
+}

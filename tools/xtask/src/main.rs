@@ -7,6 +7,7 @@
 mod build;
 mod commands;
 mod context;
+mod demo;
 mod setup;
 mod test;
 mod tidy;
@@ -21,7 +22,7 @@ const USAGE: &str = "cargo xtask COMMAND
   setup [--list]                              install the packages that building and testing need
   test [--allow-skip SUITE] [--only SUITE]    every suite that a change must pass
   tidy                                        the rules of the source tree
-  demo [...]                                  watch a volume survive three blows
+  demo [--planted BUG]                        watch a volume survive three blows
   sim [...] | fuzz TARGET                     the simulator, the fuzzers
   vm [--list] [SCENARIO...] [--kernel 6.12|newest] [--full]   scenarios in virtual machines
   power-cut --cuts N                          power cuts of a virtual machine
@@ -48,6 +49,7 @@ fn run(words: &[String]) -> Result<ExitCode> {
         "tidy" => tidy::command(&workspace, rest)?,
         "test" => test::command(&workspace, rest)?,
         "vm" => vm::command(&workspace, rest)?,
+        "demo" => demo::command(&workspace, rest)?,
         "power-cut" => vm::power_cut(&workspace, rest)?,
         "help" | "--help" | "-h" => {
             println!("{USAGE}");

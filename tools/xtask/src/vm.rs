@@ -12,15 +12,27 @@ use vm_tests::scenario::{self, Bench, Scenario};
 
 /// What the command line asked for.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Wish {
-    list: bool,
-    full: bool,
-    kernel: Option<Which>,
-    names: Vec<String>,
-    seed: Option<u64>,
-    rounds: Option<u64>,
-    exec: Option<String>,
-    exec_words: Vec<String>,
+pub struct Wish {
+    /// Only say what there is.
+    pub list: bool,
+    /// The stated counts.
+    pub full: bool,
+    /// The kernel for all.
+    pub kernel: Option<Which>,
+    /// Scenarios by name.
+    pub names: Vec<String>,
+    /// What random choices start from.
+    pub seed: Option<u64>,
+    /// Rounds of each scenario.
+    pub rounds: Option<u64>,
+    /// The program of `exec`.
+    pub exec: Option<String>,
+    /// Its words.
+    pub exec_words: Vec<String>,
+    /// A bug that the product was built with.
+    pub planted: Option<String>,
+    /// Whether checks are printed as they are made.
+    pub tells: bool,
 }
 
 fn parse(words: &[String]) -> Result<Wish> {
@@ -54,11 +66,14 @@ pub fn number(flag: &str, word: Option<&String>) -> Result<u64> {
 }
 
 /// One run that was asked for.
-type Run = (&'static Scenario, Which);
+pub type Run = (&'static Scenario, Which);
 
 /// Which runs a wish means: named scenarios on the named kernel (or newest); without names the smoke set, or
 /// with `--full` everything on both kernels.
-fn runs(wish: &Wish) -> Result<Vec<Run>> {
+///
+/// # Errors
+/// There is no scenario of a name.
+pub fn runs(wish: &Wish) -> Result<Vec<Run>> {
     let mut chosen: Vec<Run> = Vec::new();
     for name in &wish.names {
         let row = scenario::find(name).ok_or_else(|| {
@@ -200,9 +215,13 @@ fn run(workspace: &Workspace, runs: &[Run], wish: &Wish) -> Result<Tally> {
 }
 
 /// Builds what the runs need.
-fn bench(workspace: &Workspace, runs: &[Run], wish: &Wish) -> Result<Bench> {
+///
+/// # Errors
+/// It does not build.
+pub fn bench(workspace: &Workspace, runs: &[Run], wish: &Wish) -> Result<Bench> {
     let agent = build::program(workspace, "vm-tests", "plinth-guest", false)?;
-    let product = runs.iter().any(|(row, _)| row.product);
+    // A product with a planted bug is built by whoever asked for it.
+    let product = runs.iter().any(|(row, _)| row.product) && wish.planted.is_none();
     let plinth = product.then(|| build::program(workspace, "plinth", "plinth", true)).transpose()?;
     // A new seed each time finds more over the weeks; it is printed with a failure and repeats the run.
     let fresh = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |d| d.as_secs());
@@ -219,6 +238,8 @@ fn bench(workspace: &Workspace, runs: &[Run], wish: &Wish) -> Result<Bench> {
         agent,
         plinth,
         exec,
+        planted: wish.planted.clone(),
+        tells: wish.tells,
         rounds: wish.rounds,
         full: wish.full,
         seed: wish.seed.unwrap_or(fresh),

@@ -5,6 +5,7 @@
 //! and judges what must be judged from outside. Most need nothing special here and run [`simple`].
 
 mod bench_check;
+mod demo;
 mod native;
 mod power_cut;
 mod table;
@@ -62,6 +63,10 @@ pub struct Bench {
     pub plinth: Option<PathBuf>,
     /// A program and its words for the scenario `exec`.
     pub exec: Option<(PathBuf, Vec<String>)>,
+    /// A bug that the product was built with, for a run that must fail.
+    pub planted: Option<String>,
+    /// Whether checks are printed as they are made.
+    pub tells: bool,
     /// How many rounds a scenario makes, if not its own number.
     pub rounds: Option<u64>,
     /// Whether the stated counts run instead of a tenth.
@@ -174,7 +179,14 @@ impl<'a> Session<'a> {
 
     /// Adds a check made on this side.
     pub fn check(&mut self, name: impl Into<String>, outcome: std::result::Result<(), String>) {
-        self.checks.push((name.into(), outcome));
+        let name = name.into();
+        if self.bench.tells {
+            match &outcome {
+                Ok(()) => println!("check {name}: ok"),
+                Err(why) => println!("check {name}: FAILED {why}"),
+            }
+        }
+        self.checks.push((name, outcome));
     }
 
     /// How many rounds this run makes: the stated count, or a tenth of it.
@@ -217,6 +229,9 @@ impl<'a> Session<'a> {
             own("rounds", self.rounds().to_string()),
             own("seed", self.bench.seed.to_string()),
         ];
+        if let Some(bug) = &self.bench.planted {
+            parameters.push(own("planted", bug.clone()));
+        }
         parameters.extend(more.iter().map(|(k, v)| own(k, v.clone())));
         let log = self.log(self.boots);
         let plan = Plan {
@@ -238,7 +253,7 @@ impl<'a> Session<'a> {
         let deadline = Instant::now() + self.scenario.limit;
         loop {
             match machine.next(deadline)? {
-                Message::Check(name, outcome) => self.checks.push((name, outcome)),
+                Message::Check(name, outcome) => self.check(name, outcome),
                 Message::Note(text) => eprintln!("  {}: {text}", self.scenario.name),
                 Message::Tell(text) => tell(&text),
                 Message::Result(outcome) => return outcome.map_err(Error::failed),

@@ -1,6 +1,6 @@
 //! The table of scenarios. To add one: a row here, and a function in `guest::steps`.
 
-use super::{Scenario, bench_check, power_cut, simple};
+use super::{Scenario, bench_check, demo, power_cut, simple};
 use crate::kernel::Which;
 use std::time::Duration;
 
@@ -116,6 +116,16 @@ pub const ALL: &[Scenario] = &[
         about: "without the driver attach says what to do, and NBD works",
         modules: &[],
         programs: &[],
+        ..USUAL
+    },
+    Scenario {
+        name: "demo",
+        about: "real files survive three blows; see `cargo xtask demo`",
+        drive_mib: 2048,
+        modules: &["ublk_drv", "ext4"],
+        programs: &["mkfs.ext4", "e2fsck", "lsblk"],
+        rounds: 2400,
+        host: demo::run,
         ..USUAL
     },
     Scenario {

@@ -154,7 +154,7 @@ pub(super) fn kill_agent(guest: &mut Guest) -> Result<()> {
 }
 
 /// Takes the drive out of its slot.
-fn remove_drive(drive: &NvmeDrive) -> Result<()> {
+pub(super) fn remove_drive(drive: &NvmeDrive) -> Result<()> {
     let name = drive.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let remove = format!("/sys/block/{name}/device/device/remove");
     fs::write(&remove, "1\n").map_err(|e| Error::failed(format!("cannot take {name} out by {remove}: {e}")))

@@ -74,7 +74,7 @@ fn mount(guest: &Guest, kind: &Kind, device: &str) -> Result<()> {
 }
 
 /// Writes about `mib` MiB of files of many sizes, some synced; returns the bytes written.
-fn fill(root: &Path, mib: u64, seed: u64) -> Result<u64> {
+pub(super) fn fill(root: &Path, mib: u64, seed: u64) -> Result<u64> {
     let mut random = Random::new(seed);
     let mut written = 0;
     let mut number = 0;
@@ -99,8 +99,21 @@ fn fill(root: &Path, mib: u64, seed: u64) -> Result<u64> {
     Ok(written)
 }
 
+/// A file's name and the checksum of its content.
+pub(super) type Sum = (String, String);
+
+/// The checksum of a file's content.
+pub(super) fn sum_of(path: &Path) -> Result<String> {
+    let mut content = Vec::new();
+    let mut file = File::open(path).doing(|| format!("open {}", path.display()))?;
+    file.read_to_end(&mut content).doing(|| format!("read {}", path.display()))?;
+    let mut sum = Fnv::new();
+    sum.add(&content);
+    Ok(sum.text())
+}
+
 /// Name and checksum of every file, sorted.
-fn sum_all(root: &Path) -> Result<Vec<(String, String)>> {
+pub(super) fn sum_all(root: &Path) -> Result<Vec<Sum>> {
     let mut sums = Vec::new();
     for entry in fs::read_dir(root).doing(|| format!("read {}", root.display()))? {
         let entry = entry.doing(|| format!("read {}", root.display()))?;
@@ -108,12 +121,7 @@ fn sum_all(root: &Path) -> Result<Vec<(String, String)>> {
             continue;
         }
         let name = entry.file_name().to_string_lossy().into_owned();
-        let mut content = Vec::new();
-        let mut file = File::open(entry.path()).doing(|| format!("open {name}"))?;
-        file.read_to_end(&mut content).doing(|| format!("read {name}"))?;
-        let mut sum = Fnv::new();
-        sum.add(&content);
-        sums.push((name, sum.text()));
+        sums.push((name, sum_of(&entry.path())?));
     }
     if sums.is_empty() {
         return Err(Error::failed(format!("{} has no files", root.display())));
@@ -122,7 +130,7 @@ fn sum_all(root: &Path) -> Result<Vec<(String, String)>> {
     Ok(sums)
 }
 
-fn difference(before: &[(String, String)], after: &[(String, String)]) -> String {
+fn difference(before: &[Sum], after: &[Sum]) -> String {
     let other = before.iter().find(|b| !after.contains(b));
     format!("{} files before, {} after; first difference: {other:?}", before.len(), after.len())
 }

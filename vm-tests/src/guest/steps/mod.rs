@@ -2,6 +2,7 @@
 
 mod boot;
 mod control;
+mod demo;
 mod exec;
 mod faults;
 mod files;
@@ -13,6 +14,7 @@ use super::Step;
 const STEPS: &[(&str, Step)] = &[
     ("boot", boot::run),
     ("exec", exec::run),
+    ("demo", demo::run),
     ("attach-verify", verify::attach_verify),
     ("fsx", verify::fsx),
     ("fs-ext4", files::ext4),
