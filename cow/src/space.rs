@@ -54,6 +54,14 @@ pub struct SpaceConfig {
     pub max_changes: u32,
 }
 
+impl SpaceConfig {
+    /// Changes that the directory of one checkpoint makes at most: every page of the bitmap tree, and the others,
+    /// gets a new block and leaves an old one. Generous.
+    fn directory_changes(&self) -> usize {
+        2 * (self.max_regions as usize / 64 + TREE_PAGES_MARGIN)
+    }
+}
+
 /// What is known of a region's bitmap.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
@@ -116,9 +124,7 @@ impl Space {
         assert!((WORD_BITS..=MAX_REGION_BLOCKS).contains(&config.region_blocks));
         assert!(config.max_loaded >= 4, "each class needs a region in memory");
         assert!(u64::from(config.max_regions) * u64::from(config.region_blocks) <= Pba::LIMIT);
-        // Every page of the bitmap tree, old and new, and the directory's other pages.
-        let pages = config.max_regions as usize / 64 + TREE_PAGES_MARGIN;
-        let changes = config.max_changes as usize + 2 * pages;
+        let changes = config.max_changes as usize + config.directory_changes();
         Self {
             rows: Vec::with_capacity(config.max_regions as usize),
             shelves: Shelves::new(config.max_regions),

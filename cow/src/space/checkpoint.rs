@@ -12,6 +12,10 @@ use crate::space_layout::bitmap_slot;
 use base::{Block, Blocks, Check, CkptNo, Pba, RegionNo};
 
 /// Where the durable bits of a region are.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "lives on the stack for one call; nothing is allocated per request"
+)]
 pub(crate) enum Stored {
     /// Here.
     Memory(Bitmap),
@@ -35,9 +39,9 @@ impl Space {
         self.changes.push(pba, true);
     }
 
-    /// How many more calls of `set` and `clear` fit into this checkpoint. Some of it is for the directory.
+    /// How many more calls of `set` and `clear` fit into this checkpoint; what its directory needs is kept back.
     pub fn change_room(&self) -> usize {
-        self.changes.room()
+        self.changes.room().saturating_sub(self.config.directory_changes())
     }
 
     /// The superblock that names the sealed directory is durable on every current leg. The blocks that were

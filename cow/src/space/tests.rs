@@ -25,6 +25,8 @@ enum Fate {
     Free,
     /// Taken; whether a record names it.
     Taken(bool),
+    /// Taken by a write that has no record yet.
+    Held,
     Mapped,
     Limbo,
 }
@@ -35,6 +37,8 @@ struct World {
     fate: Vec<Fate>,
     /// Bitmap slots on the drive.
     drive: BTreeMap<Pba, Block>,
+    /// Runs of writes that have no record yet.
+    held: Vec<(Pba, Blocks)>,
     /// The durable directory, and its number of regions.
     durable: Vec<Ref>,
     ckpt: u32,
@@ -49,6 +53,7 @@ impl World {
             config,
             fate: Vec::new(),
             drive: BTreeMap::new(),
+            held: Vec::new(),
             durable: Vec::new(),
             ckpt: 0,
         };
@@ -182,13 +187,37 @@ impl World {
         self.fate.iter_mut().filter(|f| **f == Fate::Limbo).for_each(|f| *f = Fate::Free);
     }
 
+    /// A write takes space and has no record yet.
+    fn hold(&mut self, want: u64) {
+        if let Some((pba, blocks)) = self.take(Class::Small, want) {
+            self.fate[pba.get() as usize..(pba + blocks).get() as usize].fill(Fate::Held);
+            self.held.push((pba, blocks));
+        }
+    }
+
+    /// One of those fails and gives its space back, in two parts.
+    fn give_back(&mut self, which: usize) {
+        if self.held.is_empty() {
+            return;
+        }
+        let (pba, blocks) = self.held.swap_remove(which % self.held.len());
+        let front = Blocks::new(blocks.get() / 2);
+        for (pba, blocks) in [(pba + front, blocks - front), (pba, front)] {
+            if blocks > Blocks::ZERO {
+                self.space.give_back(pba, blocks);
+            }
+        }
+        self.fate[pba.get() as usize..(pba + blocks).get() as usize].fill(Fate::Free);
+    }
+
     /// Everything in memory is lost; the durable directory and the records are read again.
     fn crash(&mut self) {
         for fate in &mut self.fate {
-            if matches!(*fate, Fate::Taken(false) | Fate::Limbo) {
+            if matches!(*fate, Fate::Taken(false) | Fate::Held | Fate::Limbo) {
                 *fate = Fate::Free;
             }
         }
+        self.held.clear();
         let free: u32 = self.durable.iter().enumerate().map(|(i, entry)| self.durable_free(i, entry)).sum();
         self.space = Space::new(self.config);
         self.space.resume(self.durable.len() as u32, Blocks::new(u64::from(free)));
@@ -234,6 +263,7 @@ impl World {
 #[derive(Clone, Debug)]
 enum Step {
     Take(Class, u64),
+    Hold(u64),
     GiveBack(usize),
     Checkpoint(u64),
     Failed(u64, bool),
@@ -246,7 +276,8 @@ fn step() -> impl Strategy<Value = Step> {
     let class = prop_oneof![3 => Just(Class::Small), 2 => Just(Class::Large), 1 => Just(Class::Home)];
     prop_oneof![
         20 => (class, 1u64..100).prop_map(|(class, want)| Step::Take(class, want)),
-        2 => any::<usize>().prop_map(Step::GiveBack),
+        5 => (1u64..60).prop_map(Step::Hold),
+        4 => any::<usize>().prop_map(Step::GiveBack),
         4 => any::<u64>().prop_map(Step::Checkpoint),
         1 => (any::<u64>(), any::<bool>()).prop_map(|(seed, sealed)| Step::Failed(seed, sealed)),
         4 => Just(Step::Release),
@@ -273,14 +304,8 @@ proptest! {
                 Step::Take(class, want) => {
                     world.take(class, want);
                 }
-                Step::GiveBack(which) => {
-                    // A write that failed before its record: still in memory, so in any region.
-                    if let Some((pba, blocks)) = world.take(Class::Small, which as u64 % 9 + 1) {
-                        world.space.give_back(pba, blocks);
-                        let range = pba.get() as usize..(pba + blocks).get() as usize;
-                        world.fate[range].fill(Fate::Free);
-                    }
-                }
+                Step::Hold(want) => world.hold(want),
+                Step::GiveBack(which) => world.give_back(which),
                 Step::Checkpoint(seed) => {
                     world.release();
                     world.checkpoint(pick(seed));
@@ -297,6 +322,7 @@ proptest! {
             world.verify();
         }
         // Fill it to the last block; then free everything.
+        (0..world.held.len()).for_each(|_| world.give_back(0));
         world.release();
         while world.take(Class::Small, 50).is_some() {}
         world.verify();
