@@ -15,12 +15,14 @@ pub mod checks;
 pub mod cli;
 pub mod everywhere;
 pub mod model;
+pub mod offline;
 pub mod planted;
 pub mod run;
 pub mod shape;
 pub mod stamp;
 pub mod subject;
 pub mod sweep;
+pub mod volume_subject;
 mod workload;
 
 #[cfg(test)]

@@ -114,7 +114,11 @@ impl<'a> Offline<'a> {
             self.reach(&superblock.history, "history page")?;
         }
         if superblock.row_pages.is_absent() {
-            return if superblock.rows == 1 { Ok(()) } else { Err(wrong("there are rows, but no row pages")) };
+            return if superblock.rows == 1 {
+                Ok(())
+            } else {
+                Err(wrong("there are rows, but no row pages"))
+            };
         }
         assert_eq!(superblock.row_height, 0, "groups of the simulator have few rows");
         let page = self.reach(&superblock.row_pages, "row page")?;
@@ -155,7 +159,13 @@ impl<'a> Offline<'a> {
         self.compare_space(&root, &bitmaps)
     }
 
-    fn walk_map(&mut self, to: &Ref, level: u8, inner: &'static str, data: &'static str) -> Result<(), Violation> {
+    fn walk_map(
+        &mut self,
+        to: &Ref,
+        level: u8,
+        inner: &'static str,
+        data: &'static str,
+    ) -> Result<(), Violation> {
         if to.is_hole() {
             return Ok(());
         }
@@ -218,7 +228,10 @@ impl<'a> Offline<'a> {
                     return Err(wrong(format!("block {pba} is marked used and nothing leads to it")));
                 }
                 if !bits.get(bit) && must {
-                    return Err(wrong(format!("block {pba} is marked free and is a {}", reached.unwrap_or(&"fixed block"))));
+                    return Err(wrong(format!(
+                        "block {pba} is marked free and is a {}",
+                        reached.unwrap_or(&"fixed block")
+                    )));
                 }
             }
         }

@@ -105,7 +105,7 @@ impl Shape {
             unaligned: *rng.pick(&[0, 20, 60]),
             longest: *rng.pick(&[1, 4, 16, 64]),
             hot_blocks: *rng.pick(&[4, 16, 64]),
-            crash_every: if weather == Weather::Calm { 0 } else { *rng.pick(&[60, 200, 600, 1500]) },
+            crash_every: if weather == Weather::Calm { 0 } else { *rng.pick(&[150, 400, 1000, 2500]) },
             process: *rng.pick(&[0, 30, 100]),
             fault_every: match weather {
                 Weather::OneLeg => *rng.pick(&[40, 150, 500]),

@@ -63,6 +63,7 @@ enum Then {
 }
 
 pub struct ToyEngine {
+    handles: Vec<Option<usize>>,
     legs: Vec<bool>,
     blocks: u64,
     mistake: Option<&'static str>,
@@ -84,6 +85,9 @@ impl Open for Toy {
     type Engine = ToyEngine;
     fn open(&mut self, opening: &Opening<'_>) -> ToyEngine {
         ToyEngine {
+            handles: (0..opening.drives.len())
+                .map(|i| opening.at_hand.iter().position(|d| *d == i))
+                .collect(),
             legs: opening.drives.iter().map(|drive| !drive.is_dead()).collect(),
             blocks: self.blocks,
             mistake: self.mistake,
@@ -166,7 +170,8 @@ impl ToyEngine {
             let memory = if op == DriveOp::Flush { &memory[..0] } else { &memory[..] };
             self.token += 1;
             self.waiting += 1;
-            out.drive(IoToken(self.token), DriveIx::new(leg as u8), op, DriveBlock::new(at), memory);
+            let handle = DriveIx::new(self.handles[leg].expect("it is there") as u8);
+            out.drive(IoToken(self.token), handle, op, DriveBlock::new(at), memory);
         }
     }
 

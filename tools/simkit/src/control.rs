@@ -17,6 +17,11 @@ pub struct Pool {
 }
 
 impl Pool {
+    /// A pool with these free extents by drive, whose rows have these places.
+    pub fn new(free: Vec<Vec<ExtentNo>>, places: Vec<Vec<usize>>) -> Self {
+        Self { free, places, granted: BTreeMap::new() }
+    }
+
     /// A row that exists from creation on.
     pub fn note(&mut self, row: RowNo, extents: Vec<Extent>) {
         self.granted.insert(row, extents);

@@ -25,8 +25,11 @@ const CONTROL: (u64, u64) = (100_000, 5_000_000);
 
 /// What an engine is opened with.
 pub struct Opening<'a> {
-    /// All drives that the group could use; look at `is_dead`.
+    /// All drives that the group could use.
     pub drives: &'a [SimDrive],
+    /// Those that are at hand, in the order in which the driver found them: the engine names a drive in its
+    /// actions by its place in this list.
+    pub at_hand: &'a [usize],
     /// What the catalogue knows.
     pub catalogue: &'a Catalogue,
     /// The new activation's number by the catalogue.
@@ -95,6 +98,8 @@ pub struct World<O: Open> {
     pub slow_control: u64,
     opener: O,
     engine: O::Engine,
+    /// The drive behind each number that the engine uses.
+    at_hand: Vec<usize>,
     now: Instant,
     order: u64,
     events: BinaryHeap<Reverse<Event>>,
@@ -106,7 +111,8 @@ pub struct World<O: Open> {
 impl<O: Open> World<O> {
     /// Opens an engine on these drives.
     pub fn new(mut opener: O, drives: Vec<SimDrive>, mut control: Control, mut rng: Rng) -> Self {
-        let engine = open_engine(&mut opener, &drives, &mut control.catalogue, &mut rng, Instant::ZERO);
+        let (engine, at_hand) =
+            open_engine(&mut opener, &drives, &mut control.catalogue, &mut rng, Instant::ZERO);
         let memory = VecMemory::new(engine.memory_blocks());
         Self {
             drives,
@@ -122,6 +128,7 @@ impl<O: Open> World<O> {
             slow_control: 0,
             opener,
             engine,
+            at_hand,
             now: Instant::ZERO,
             order: 0,
             events: BinaryHeap::new(),
@@ -254,21 +261,22 @@ impl<O: Open> World<O> {
     fn carry_out(&mut self, action: Action, out: &Actions) {
         match action {
             Action::Drive { token, drive, op, at, blocks, segments } => {
+                let drive = self.at_hand[usize::from(drive.get())];
                 self.issued += 1;
                 if let Some((number, fault)) = self.fail_at
                     && number == self.issued
                 {
                     self.fail_at = None;
-                    self.drives[drive.get() as usize].arm(fitting(op, fault));
+                    self.drives[drive].arm(fitting(op, fault));
                 }
-                let target = &mut self.drives[drive.get() as usize];
+                let target = &mut self.drives[drive];
                 let memory = out.memory(segments);
                 let (id, ends) =
                     target.issue(&mut self.rng, self.now, token, op, at, blocks, memory, &mut self.memory);
-                let key = u64::from(drive.get()) << 32 | blocks.get() << 8 | op as u64;
+                let key = (drive as u64) << 32 | blocks.get() << 8 | op as u64;
                 self.trace.event(b"di", [key, at.get(), token.0, ends.nanos()]);
                 self.trace.say(|| format!("{:>12} drive {drive} {op:?} {at}+{blocks}", self.now.nanos()));
-                self.push(ends, What::Drive { drive: drive.get(), id });
+                self.push(ends, What::Drive { drive: drive as u8, id });
             }
             Action::Complete { slot, result } => {
                 self.trace.event(b"co", [u64::from(slot.0), result.is_ok().into(), self.now.nanos(), 0]);
@@ -336,7 +344,7 @@ impl<O: Open> World<O> {
         self.events.clear();
         self.completed.clear();
         let (opener, catalogue) = (&mut self.opener, &mut self.control.catalogue);
-        self.engine = open_engine(opener, &self.drives, catalogue, &mut self.rng, self.now);
+        (self.engine, self.at_hand) = open_engine(opener, &self.drives, catalogue, &mut self.rng, self.now);
         self.memory = VecMemory::new(self.engine.memory_blocks());
         self.wake = Some(self.now);
         self.trace.event(b"op", [self.control.catalogue.activation, self.now.nanos(), 0, 0]);
@@ -379,9 +387,13 @@ fn open_engine<O: Open>(
     catalogue: &mut Catalogue,
     rng: &mut Rng,
     now: Instant,
-) -> O::Engine {
+) -> (O::Engine, Vec<usize>) {
     catalogue.activation += 1;
     let activation = Gen::new(catalogue.activation);
     let (id, salt) = (Uuid(rng.bytes16()), rng.bytes16());
-    opener.open(&Opening { drives, catalogue, activation, id, salt, now })
+    let mut at_hand: Vec<usize> = (0..drives.len()).filter(|i| !drives[*i].is_dead()).collect();
+    for i in (1..at_hand.len()).rev() {
+        at_hand.swap(i, rng.below(i as u64 + 1) as usize);
+    }
+    (opener.open(&Opening { drives, at_hand: &at_hand, catalogue, activation, id, salt, now }), at_hand)
 }

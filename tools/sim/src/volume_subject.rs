@@ -1,0 +1,158 @@
+//! The engine of `volume` as a subject: the one file of the simulator that knows it.
+//!
+//! Groups are as small as the format allows, so that everything happens often: rings of a few dozen blocks, caches
+//! of a few pages, deltas that are full after a few hundred blocks, rows added one by one.
+use crate::checks::Violation;
+use crate::checks::c5::Places;
+use crate::offline::Offline;
+use crate::shape::Shape;
+use crate::subject::Subject;
+use base::{Blocks, CkptNo, Extent, ExtentNo, RowNo, SECTORS_PER_BLOCK, Sectors, Seq, Uuid};
+use fence::{CopyEntry, CopyState};
+use rlog::replay;
+use simkit::{Catalogue, Control, Open, Opening, Pool, Rng, SimDrive};
+use volume::create::NewGroup;
+use volume::layout::FIRST_EXTENT_BLOCK;
+use volume::{Activation, Candidate, Config, DriveInfo, Geometry, NewVolume, OpenRequest, Volume};
+
+/// A group of one volume.
+#[derive(Clone)]
+pub struct VolumeGroup {
+    config: Config,
+    group: Uuid,
+    home: Vec<Extent>,
+    extent_blocks: u32,
+    volume: NewVolume,
+}
+
+impl Open for VolumeGroup {
+    type Engine = Volume;
+
+    fn open(&mut self, opening: &Opening<'_>) -> Volume {
+        let candidate = |i: &usize| {
+            let drive = &opening.drives[*i];
+            let homes = self.home.iter().filter(|extent| usize::from(extent.drive.get()) == *i);
+            Candidate {
+                info: DriveInfo { uuid: drive.uuid, blocks: drive.blocks(), volatile: drive.volatile },
+                homes: homes.map(|extent| extent.extent).collect(),
+            }
+        };
+        let request = OpenRequest {
+            group: self.group,
+            extent_blocks: self.extent_blocks,
+            drives: opening.at_hand.iter().map(candidate).collect(),
+            catalogue: Some(view(opening.drives, opening.catalogue)),
+            forced: false,
+            activation: Activation { generation: opening.activation, id: opening.id, salt: opening.salt },
+            create: Some(self.volume),
+        };
+        Volume::open(self.config, request)
+    }
+}
+
+/// What the catalogue says of the copies.
+fn view(drives: &[SimDrive], catalogue: &Catalogue) -> Vec<CopyEntry> {
+    let entry = |(i, drive): (usize, &SimDrive)| match catalogue.stale[i] {
+        0 => CopyEntry { drive: drive.uuid, state: CopyState::Current, version: 1 },
+        version => {
+            let state = CopyState::Stale { seq: Seq::ZERO, ckpt: CkptNo::ZERO };
+            CopyEntry { drive: drive.uuid, state, version }
+        }
+    };
+    drives.iter().enumerate().map(entry).collect()
+}
+
+impl VolumeGroup {
+    fn config(shape: &Shape, planted: Option<&str>, rng: &mut Rng) -> Config {
+        #[cfg(not(feature = "planted"))]
+        assert!(planted.is_none(), "bugs can be planted only with the feature `planted`");
+        Config {
+            slots: shape.depth,
+            cache_pages: *rng.pick(&[16, 24, 64]),
+            delta_entries: *rng.pick(&[256, 400, 1024]),
+            loaded_regions: *rng.pick(&[4, 8, 64]),
+            max_rows: 64,
+            read_only: false,
+            #[cfg(feature = "planted")]
+            planted: planted.map(|name| {
+                let all = volume::Planted::ALL.iter();
+                *all.clone().find(|bug| bug.name() == name).expect("a bug that can be planted")
+            }),
+        }
+    }
+
+    fn geometry(shape: &Shape, rng: &mut Rng) -> Geometry {
+        let extent = shape.extent_blocks as u32;
+        let ring = Geometry::default_ring(shape.columns, extent);
+        let stripe = *rng.pick(&[8, 16]);
+        Geometry::new(shape.legs, shape.columns, stripe, extent, ring)
+    }
+}
+
+impl Subject for VolumeGroup {
+    fn create(shape: &Shape, planted: Option<&str>, rng: &mut Rng) -> (Self, Vec<SimDrive>, Control) {
+        let count = shape.drives();
+        let extent_blocks = shape.extent_blocks as u32;
+        let size = FIRST_EXTENT_BLOCK + u64::from(shape.extents_per_drive) * shape.extent_blocks;
+        let mut drives: Vec<SimDrive> = (0..count)
+            .map(|_| SimDrive::new(Uuid(rng.bytes16()), Blocks::new(size), shape.volatile))
+            .collect();
+        let free = vec![(0..shape.extents_per_drive).rev().map(ExtentNo::new).collect(); count];
+        let mut pool = Pool::new(free, (0..count).map(|place| vec![place]).collect());
+        let home = pool.grant(RowNo::ZERO, 0).expect("every drive has an extent").extents;
+        let new = NewGroup {
+            pool: Uuid([7; 16]),
+            group: Uuid(rng.bytes16()),
+            geometry: Self::geometry(shape, rng),
+            drives: drives.iter().map(|drive| drive.uuid).collect(),
+            home: home.clone(),
+        };
+        let phases = volume::create::plan(&new).expect("shapes of the simulator can be");
+        for (drive, at, block) in phases.into_iter().flatten() {
+            drives[usize::from(drive.get())].poke(at, &block[..]);
+        }
+        let sectors = Sectors::new(shape.volume_blocks * SECTORS_PER_BLOCK);
+        let volume = NewVolume { uuid: Uuid(rng.bytes16()), sectors };
+        let config = Self::config(shape, planted, rng);
+        let group = Self { config, group: new.group, home, extent_blocks, volume };
+        (group, drives, Control { pool, catalogue: Catalogue::default() })
+    }
+
+    fn plantable() -> Vec<&'static str> {
+        if cfg!(feature = "planted") {
+            volume::Planted::ALL.iter().map(|bug| bug.name()).collect()
+        } else {
+            Vec::new()
+        }
+    }
+
+    fn recovery_rows(engine: &Volume) -> Vec<(&'static str, u64)> {
+        let counts = engine.recovery_rows();
+        replay::Row::ALL.iter().map(|row| (row_name(*row), counts.of(*row))).collect()
+    }
+
+    fn mapped(&self, drives: &[SimDrive], catalogue: &Catalogue) -> Result<Vec<Places>, Violation> {
+        Ok(Offline::walk(drives, &self.home, self.extent_blocks, catalogue)?.into_places())
+    }
+
+    fn refusal(engine: &Volume) -> String {
+        format!("{:?}, {:?}", engine.refusal(), engine.halted())
+    }
+}
+
+/// Names of the rows of the recovery table, as reports print them.
+fn row_name(row: replay::Row) -> &'static str {
+    use replay::Row as R;
+    match row {
+        R::AfterCut => "after-cut",
+        R::Voided => "voided",
+        R::PromisedMissing => "promised-missing",
+        R::NeverCompleted => "never-completed",
+        R::PromisedDamaged => "promised-damaged",
+        R::Promised => "promised",
+        R::PromisedPartly => "promised-partly",
+        R::DataCutShort => "data-cut-short",
+        R::CompletedPartly => "completed-partly",
+        R::Completed => "completed",
+    }
+}
