@@ -274,6 +274,8 @@ impl Group {
             self.flush_drive(turn, job, drive);
         }
         self.ops.seal_job(job);
+        // Where no drive has a volatile cache the job is over already, and nothing else would wake anybody.
+        self.again = true;
     }
 
     /// Every drive of the group.
