@@ -1,5 +1,5 @@
 //! The numbering of the driver's memory: which blocks belong to whom.
-use crate::config::{Config, MAX_COMMITS, MAX_REPAIRS, RECOVERY_CHUNK};
+use crate::config::{Config, MAX_COMMITS, MAX_REPAIRS, MIN_CACHE_PAGES, RECOVERY_CHUNK};
 use crate::slots::SLOT_BLOCKS;
 use base::limits::MAX_DRIVES;
 use base::{BufId, SlotId};
@@ -31,6 +31,11 @@ pub(crate) struct Buffers {
 
 impl Buffers {
     pub fn new(config: &Config) -> Self {
+        assert!(
+            config.cache_pages >= MIN_CACHE_PAGES,
+            "a cache of {} pages is too small",
+            config.cache_pages
+        );
         let mut next = u32::from(config.slots) * SLOT_BLOCKS;
         let mut take = |blocks: u32| {
             let first = BufId::new(next);

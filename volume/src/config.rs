@@ -20,12 +20,16 @@ const _: () = assert!(MAX_UNIT_OPS <= limits::MAX_POLL_ACTIONS);
 const _: () = assert!(MAX_UNIT_OPS + limits::MAX_SLOTS * 8 <= limits::MAX_DRIVE_OPS);
 const _: () = assert!(RECOVERY_CHUNK >= rlog::MAX_COMMIT_BLOCKS);
 
+/// Pages of cache at least: every walk under way needs a page on each level to stay, or walks evict each
+/// other's pages for ever.
+pub const MIN_CACHE_PAGES: u32 = 128;
+
 /// How much memory and which bounds an engine gets; nothing here is stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Config {
     /// Request slots, at most `limits::MAX_SLOTS`.
     pub slots: u16,
-    /// Pages of the map kept in memory.
+    /// Pages of the map kept in memory, at least `MIN_CACHE_PAGES`.
     pub cache_pages: u32,
     /// Blocks that one layer of the delta can hold.
     pub delta_entries: u32,

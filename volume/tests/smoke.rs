@@ -24,7 +24,7 @@ struct World {
 fn config() -> Config {
     Config {
         slots: 32,
-        cache_pages: 64,
+        cache_pages: 128,
         delta_entries: 512,
         loaded_regions: 16,
         max_rows: 64,

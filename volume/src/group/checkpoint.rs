@@ -34,6 +34,7 @@ pub(crate) const MAX_ATTEMPTS: u32 = 16;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stage {
     Idle,
+    Sort,
     Merge,
     Reap { left: u32 },
     Seal,
@@ -118,6 +119,7 @@ impl Group {
             let before = self.checkpoint.stage;
             let goes_on = match before {
                 Stage::Idle => false,
+                Stage::Sort => self.sort_step(),
                 Stage::Merge => self.merge_step(turn),
                 Stage::Reap { left } => self.reap_step(turn, left),
                 Stage::Seal => self.seal_step(turn),
@@ -169,7 +171,6 @@ impl Group {
         self.hole_changes = 0;
         self.resized = false;
         self.cuts = self.directory.cuts.clone();
-        self.frozen.sort();
         self.planted_freed = 0;
         self.checkpoint.number = self.checkpoint.number.next();
         let ahead = self.checkpoint.number.get() - self.superblock.ckpt.get();
@@ -182,8 +183,18 @@ impl Group {
         if self.config.bug(Planted::TrimEarly) {
             self.log.ring.trim(mark.positions);
         }
-        self.merge.begin(self.volume.root, self.volume.height, self.checkpoint.number, &self.frozen);
-        self.checkpoint.stage = Stage::Merge;
+        self.checkpoint.stage = Stage::Sort;
+    }
+
+    /// Brings the frozen layer into order, a bounded part in each poll.
+    fn sort_step(&mut self) -> bool {
+        let sorted = self.frozen.sort_step();
+        if sorted {
+            self.merge.begin(self.volume.root, self.volume.height, self.checkpoint.number, &self.frozen);
+            self.checkpoint.stage = Stage::Merge;
+        }
+        self.again = true;
+        sorted
     }
 
     fn merge_step<M: Memory>(&mut self, turn: &mut Turn<'_, M>) -> bool {

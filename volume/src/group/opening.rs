@@ -22,7 +22,12 @@ impl Group {
                 }
                 OpenStep::Top => {
                     self.directory = open.directory().clone();
-                    self.top_read = true;
+                    let volumes = &self.directory.volumes;
+                    // What a merge relies on: nothing in the map is newer than the checkpoint that names it.
+                    let one =
+                        volumes.len() == 1 && volumes.iter().all(|v| v.root.when <= self.superblock.ckpt_seq);
+                    self.open_failed |= !one;
+                    self.top_read = one;
                     self.again = true;
                     return;
                 }
