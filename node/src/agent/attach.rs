@@ -1,0 +1,425 @@
+//! Attaching and detaching volumes, and what their targets tell the agent.
+//!
+//! Crash story: that a volume is to be attached is in the catalogue before a target is started, and leaves it
+//! only when the target's process is gone; an agent that starts goes on where the last one was. Each start of a
+//! target has a Gen of its own, taken by compare-and-swap before the process exists.
+use super::Agent;
+use crate::catalogue::{Attachment, CopyState, FrontendKind, GroupRecord, Severity, Versioned, VolumeRecord, records};
+use crate::device;
+use crate::error::{Error, Kind, Result};
+use crate::params::AttachVolume;
+use crate::target::marks;
+use crate::target_spec::{FrontEndSpec, Row, TargetDrive, TargetSpec, TargetVolume};
+use crate::{drives, files, model};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Bytes of the path of a Unix socket at most, the closing zero not counted (kernel).
+const MAX_SOCKET_PATH: usize = 107;
+
+impl Agent {
+    /// `volume attach`: returns when the volume is served and its device or socket opens.
+    ///
+    /// # Errors
+    /// `NotFound`, `Refused` (attached in another way), `NotSupported` (no ublk), or the target's.
+    pub async fn attach_volume(self: &Arc<Self>, name: &str, params: AttachVolume, dry: bool) -> Result<model::Volume> {
+        let (this, volume) = (self.clone(), name.to_owned());
+        let record = super::blocking(move || this.announce_attachment(&volume, &params, dry)).await?;
+        if !dry {
+            self.supervisor.start(self, name, &record.pool);
+            let live = self.supervisor.wait_serving(name).await?;
+            if let Some(number) = live.device_number {
+                device::wait_until_open(number).await?;
+            }
+            self.supervisor.refresh(Some(name)).await;
+        }
+        let (this, volume) = (self.clone(), name.to_owned());
+        super::blocking(move || this.view_volume(&volume)).await
+    }
+
+    /// Checks an attachment and writes it to the catalogue.
+    fn announce_attachment(&self, name: &str, params: &AttachVolume, dry: bool) -> Result<VolumeRecord> {
+        let _space = self.lock();
+        let mut volume = self.ready_volume(name)?;
+        let wanted = Attachment {
+            frontend: if params.nbd.is_some() { FrontendKind::Nbd } else { FrontendKind::Ublk },
+            nbd_socket: params.nbd.clone(),
+            read_only: params.read_only,
+            device_number: None,
+            detaching: false,
+            served: false,
+        };
+        if let Some(has) = &volume.attachment {
+            same_attachment(name, has, &wanted)?;
+            return Ok(volume.record);
+        }
+        match &params.nbd {
+            Some(socket) => self.check_socket(name, socket)?,
+            None => device::check_ublk()?,
+        }
+        if !dry {
+            volume.attachment = Some(wanted);
+            self.store.txn().update(records::volume_key(name), &volume).commit()?;
+        }
+        Ok(volume.record)
+    }
+
+    /// Refuses a socket path that cannot work, before anything is started.
+    fn check_socket(&self, name: &str, socket: &Path) -> Result<()> {
+        let path = socket.display().to_string();
+        if !socket.is_absolute() {
+            return Err(Error::invalid(path.clone(), format!("{path} is not an absolute path")));
+        }
+        if path.len() > MAX_SOCKET_PATH {
+            return Err(Error::invalid(path.clone(), format!("the socket path {path} is too long"))
+                .hint(format!("the kernel takes {MAX_SOCKET_PATH} bytes")));
+        }
+        let folder = socket.parent().unwrap_or(Path::new("/"));
+        if !folder.is_dir() {
+            let message = format!("there is no folder {} for the socket", folder.display());
+            return Err(Error::new(Kind::NotFound, path, message));
+        }
+        let used = self.store.list::<VolumeRecord>("volumes/")?.into_iter().find(|other| {
+            other.name != name && other.attachment.as_ref().is_some_and(|a| a.nbd_socket.as_deref() == Some(socket))
+        });
+        if let Some(other) = used {
+            return Err(Error::new(Kind::Refused, path.clone(), format!("{path} serves volume {}", other.name)));
+        }
+        use std::os::unix::fs::FileTypeExt;
+        match std::fs::symlink_metadata(socket) {
+            Ok(about) if !about.file_type().is_socket() => {
+                Err(Error::new(Kind::Refused, path.clone(), format!("{path} exists and is no socket")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// `volume detach`: returns when the target's process is gone.
+    ///
+    /// # Errors
+    /// `Refused` while something holds the device.
+    pub async fn detach_volume(self: &Arc<Self>, name: &str, dry: bool) -> Result<model::Volume> {
+        let (this, volume) = (self.clone(), name.to_owned());
+        let attached = super::blocking(move || this.announce_detach(&volume, dry)).await?;
+        if let (Some(pool), false) = (attached, dry) {
+            self.supervisor.start(self, name, &pool);
+            let detached = self.supervisor.detach(name).await;
+            if let Err(error) = detached {
+                let (this, volume) = (self.clone(), name.to_owned());
+                super::blocking(move || this.take_back_detach(&volume)).await?;
+                return Err(error);
+            }
+        }
+        let (this, volume) = (self.clone(), name.to_owned());
+        super::blocking(move || this.view_volume(&volume)).await
+    }
+
+    /// Checks that nothing holds the device and notes that it goes. Returns the pool of an attached volume.
+    fn announce_detach(&self, name: &str, dry: bool) -> Result<Option<String>> {
+        let _space = self.lock();
+        let mut volume = self.volume(name)?;
+        let Some(mut attachment) = volume.attachment.clone() else { return Ok(None) };
+        if let Some(number) = attachment.device_number {
+            device::check_unused(name, number)?;
+        }
+        let pool = volume.pool.clone();
+        if !dry && !attachment.detaching {
+            attachment.detaching = true;
+            volume.attachment = Some(attachment);
+            self.store.txn().update(records::volume_key(name), &volume).commit()?;
+        }
+        Ok(Some(pool))
+    }
+
+    /// A detach that the target refused leaves the volume attached.
+    fn take_back_detach(&self, name: &str) -> Result<()> {
+        let _space = self.lock();
+        let mut volume = self.volume(name)?;
+        if let Some(attachment) = &mut volume.record.attachment {
+            attachment.detaching = false;
+            self.store.txn().update(records::volume_key(name), &volume).commit()?;
+        }
+        Ok(())
+    }
+
+    /// Detaches every volume; the first that refuses ends it.
+    ///
+    /// # Errors
+    /// As `detach_volume`.
+    pub async fn detach_all(self: &Arc<Self>) -> Result<()> {
+        let this = self.clone();
+        let attached = super::blocking(move || {
+            let volumes = this.store.list::<VolumeRecord>("volumes/")?;
+            let held = volumes.iter().filter_map(|v| Some((v.name.as_str(), v.attachment.as_ref()?.device_number?)));
+            for (name, number) in held {
+                device::check_unused(name, number)?;
+            }
+            Ok(volumes.into_iter().filter(|v| v.attachment.is_some()).map(|v| v.record.name).collect::<Vec<_>>())
+        });
+        for name in attached.await? {
+            self.detach_volume(&name, false).await?;
+        }
+        Ok(())
+    }
+
+    /// Identity of a volume's group.
+    pub(crate) fn group_of(&self, volume: &str) -> Result<String> {
+        let volume = self.volume(volume)?;
+        Ok(self.group(&volume.group)?.record.id)
+    }
+
+    /// Whether a volume's attachment has served at least once.
+    pub(crate) fn has_served(&self, volume: &str) -> bool {
+        self.volume(volume).is_ok_and(|v| v.record.attachment.is_some_and(|attachment| attachment.served))
+    }
+
+    /// Takes the next Gen and writes the spec of a new target.
+    pub(crate) fn prepare_activation(&self, name: &str) -> Result<()> {
+        let _space = self.lock();
+        let volume = self.ready_volume(name)?;
+        let attachment = volume.attachment.clone().ok_or_else(|| {
+            Error::new(Kind::Refused, name, format!("volume {name} is not to be attached any more"))
+        })?;
+        let mut group = self.group(&volume.group)?;
+        self.fold_marks(&mut group)?;
+        self.find_drives(&group)?;
+        group.gen_number += 1;
+        self.store.txn().update(records::group_key(&group.name), &group).commit()?;
+        let spec = self.target_spec_of(&volume, &group, attachment)?;
+        spec.write(&self.options.target_spec(&group.id))
+    }
+
+    /// Looks for drives of a group that are not where they were last.
+    fn find_drives(&self, group: &GroupRecord) -> Result<()> {
+        let mut lost = false;
+        for copy in &group.copies {
+            lost |= self.open_drive(&self.drive(&copy.drive)?.record).is_err();
+        }
+        if lost { self.rescan() } else { Ok(()) }
+    }
+
+    fn target_spec_of(&self, volume: &VolumeRecord, group: &GroupRecord, attachment: Attachment) -> Result<TargetSpec> {
+        let pool = self.pool(&volume.pool)?;
+        let rows = self.rows_of(&group.id)?;
+        let home = rows.first().map(|row| row.extents.clone()).unwrap_or_default();
+        let mut drives = Vec::with_capacity(group.copies.len());
+        for copy in &group.copies {
+            let drive = self.drive(&copy.drive)?;
+            let homes = home.iter().filter(|(id, _)| *id == copy.drive).map(|(_, extent)| *extent).collect();
+            drives.push(TargetDrive {
+                id: copy.drive.clone(),
+                path: self.open_drive(&drive).is_ok().then(|| drive.path.clone()),
+                blocks: drive.blocks,
+                homes,
+                stale_version: (copy.state != CopyState::Current).then_some(copy.version),
+            });
+        }
+        let granted: Result<Vec<Row>> =
+            rows.iter().filter(|row| row.row >= group.rows_used).map(|row| self.row_of(row)).collect();
+        Ok(TargetSpec {
+            pool: pool.id.clone(),
+            group: group.id.clone(),
+            group_name: group.name.clone(),
+            gen_number: group.gen_number,
+            activation: files::random_id()?.to_string(),
+            salt: files::random_salt()?,
+            legs: group.legs,
+            columns: group.columns,
+            stripe_blocks: group.stripe_blocks,
+            extent_blocks: pool.extent_blocks,
+            drives,
+            rows: granted?,
+            volume: TargetVolume { id: volume.id.clone(), name: volume.name.clone(), size_bytes: volume.size_bytes },
+            front_end: match attachment.nbd_socket {
+                Some(socket) => FrontEndSpec::Nbd { socket },
+                None => FrontEndSpec::Ublk { device_number: attachment.device_number },
+            },
+            read_only: attachment.read_only,
+            cache_bytes: volume.cache_bytes,
+            control_socket: self.options.target_socket(&group.id),
+            stale_marks: self.options.stale_marks(&group.id),
+        })
+    }
+
+    /// Takes the stale marks that a target stored while no agent was there into the group's record. The file is
+    /// what counts until the catalogue has them.
+    pub(crate) fn fold_marks(&self, group: &mut Versioned<GroupRecord>) -> Result<()> {
+        let path = self.options.stale_marks(&group.id);
+        for mark in marks::read(&path)? {
+            apply_mark(group, &mark.drives, mark.version);
+        }
+        Ok(())
+    }
+
+    /// A target told of stale drives: they are durable in its file already.
+    pub(crate) fn note_stale(&self, volume: &str, drives: &[String], version: u64) -> Result<()> {
+        let _space = self.lock();
+        let volume = self.volume(volume)?;
+        let mut group = self.group(&volume.group)?;
+        if apply_mark(&mut group, drives, version) {
+            self.store.txn().update(records::group_key(&group.name), &group).commit()?;
+            for id in drives {
+                let path = self.drive(id).map_or_else(|_| id.clone(), |drive| drive.path.display().to_string());
+                let message = format!("drive {path} is stale in group {}: it misses writes", group.name);
+                self.events.record(Severity::Error, "drive_stale", &volume.name, &message);
+            }
+        }
+        Ok(())
+    }
+
+    /// A target serves: notes its device, so that the next one takes it over, and makes the stable name.
+    pub(crate) fn note_serving(&self, name: &str, device_number: Option<u32>) -> Result<()> {
+        let space = self.lock();
+        let mut volume = self.volume(name)?;
+        let first = match &mut volume.record.attachment {
+            Some(attachment) => {
+                let first = !attachment.served;
+                attachment.served = true;
+                attachment.device_number = device_number;
+                first
+            }
+            None => return Ok(()),
+        };
+        self.store.txn().update(records::volume_key(name), &volume).commit()?;
+        drop(space);
+        if let Some(number) = device_number {
+            device::link(&self.options.links, name, number);
+        }
+        let verb = if first { "is attached" } else { "is served again" };
+        self.events.record(Severity::Info, "volume_serving", name, &format!("volume {name} {verb}"));
+        Ok(())
+    }
+
+    /// Extents for a target's next row. That it asks for this row says that the ones before are in use.
+    pub(crate) fn want_row(&self, name: &str, row: u32) -> Result<Row> {
+        let group_name = {
+            let _space = self.lock();
+            let volume = self.volume(name)?;
+            let mut group = self.group(&volume.group)?;
+            // The row before may still be granted only: it counts as used when the status says so.
+            let used = row.saturating_sub(super::rows::ROWS_AHEAD).max(1);
+            if used > group.rows_used {
+                group.rows_used = used;
+                self.store.txn().update(records::group_key(&group.name), &group).commit()?;
+            }
+            group.record.name
+        };
+        let granted = self.grant_row(&group_name, row)?;
+        self.note_new_drives(&group_name, &granted)?;
+        Ok(granted)
+    }
+
+    /// Adds the drives of a new row to the group's table.
+    fn note_new_drives(&self, group: &str, row: &Row) -> Result<()> {
+        let _space = self.lock();
+        let mut group = self.group(group)?;
+        let before = group.copies.len();
+        for extent in &row.extents {
+            if !group.copies.iter().any(|copy| copy.drive == extent.drive) {
+                group.copies.push(super::volumes::current_copy(&extent.drive));
+            }
+        }
+        if group.copies.len() > before {
+            self.store.txn().update(records::group_key(&group.name), &group).commit()?;
+        }
+        Ok(())
+    }
+
+    /// The attachment is over: its target is gone.
+    pub(crate) fn clear_attachment(&self, name: &str) -> Result<()> {
+        let space = self.lock();
+        let mut volume = self.volume(name)?;
+        let Some(attachment) = volume.record.attachment.take() else { return Ok(()) };
+        if let Some(socket) = &attachment.nbd_socket {
+            device::remove_socket(socket);
+        }
+        device::unlink(&self.options.links, name, attachment.device_number);
+        let group = self.group(&volume.group)?;
+        let _ = std::fs::remove_file(self.options.target_socket(&group.id));
+        self.store.txn().update(records::volume_key(name), &volume).commit()?;
+        drop(space);
+        if attachment.served {
+            self.events.record(Severity::Info, "volume_detach", name, &format!("volume {name} is detached"));
+        }
+        Ok(())
+    }
+
+    /// Looks for drives under other paths and notes where they are; repairs labels of which a copy is bad.
+    ///
+    /// # Errors
+    /// The catalogue's.
+    pub(crate) fn rescan(&self) -> Result<()> {
+        let records_now = self.store.list::<crate::catalogue::DriveRecord>("drives/")?;
+        let known: Vec<_> = records_now.iter().map(|drive| drive.path.clone()).collect();
+        let scan = drives::scan(&known, self.options.scan_devices, true);
+        for (id, paths) in &scan.doubled {
+            if records_now.iter().any(|drive| drive.id == *id) {
+                let paths: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
+                let message = format!("drive {id} is there more than once: {}", paths.join(" "));
+                self.events.record(Severity::Warning, "drive_doubled", id, &message);
+            }
+        }
+        for drive in records_now {
+            let Some(seen) = scan.seen.get(&drive.id) else { continue };
+            if let Some(copy) = seen.bad_copy {
+                self.repair_label(seen, copy);
+            }
+            if seen.path != drive.path {
+                let (from, to) = (drive.path.display().to_string(), seen.path.display().to_string());
+                let mut moved = drive;
+                moved.path.clone_from(&seen.path);
+                self.store.txn().update(records::drive_key(&moved.id), &moved).commit()?;
+                let message = format!("drive {} moved from {from} to {to}", moved.id);
+                self.events.record(Severity::Info, "drive_moved", &moved.id, &message);
+            }
+        }
+        Ok(())
+    }
+
+    fn repair_label(&self, seen: &drives::Seen, copy: u8) {
+        let repaired = drives::Media::open(&seen.path)
+            .and_then(|media| drives::label::repair_label(&media, &seen.label, copy));
+        let (path, place) = (seen.path.display().to_string(), if copy == 0 { "first" } else { "second" });
+        match repaired {
+            Ok(()) => {
+                let message = format!("the {place} label of {path} was damaged; it was repaired from the other");
+                self.events.record(Severity::Warning, "label_repaired", &path, &message);
+            }
+            Err(error) => {
+                let message = format!("the {place} label of {path} is damaged and could not be repaired: {error}");
+                self.events.record(Severity::Error, "label_damaged", &path, &message);
+            }
+        }
+    }
+}
+
+/// Marks copies as stale. Returns whether that is news.
+fn apply_mark(group: &mut GroupRecord, drives: &[String], version: u64) -> bool {
+    let mut news = false;
+    for copy in group.copies.iter_mut().filter(|copy| drives.contains(&copy.drive)) {
+        if copy.state == CopyState::Current && version >= copy.version {
+            copy.state = CopyState::Stale;
+            copy.version = version;
+            news = true;
+        }
+    }
+    news
+}
+
+/// A repeated attach is fine; another one beside it is not.
+fn same_attachment(name: &str, has: &Attachment, wanted: &Attachment) -> Result<()> {
+    if has.detaching {
+        return Err(Error::new(Kind::Busy, name, format!("volume {name} is being detached"))
+            .hint(format!("repeat plinth volume detach {name}")));
+    }
+    if (has.frontend, &has.nbd_socket, has.read_only) == (wanted.frontend, &wanted.nbd_socket, wanted.read_only) {
+        return Ok(());
+    }
+    let how = match (&has.nbd_socket, has.read_only) {
+        (Some(socket), _) => format!("over NBD at {}", socket.display()),
+        (None, true) => "as a read-only device".to_owned(),
+        (None, false) => "as a device".to_owned(),
+    };
+    Err(Error::new(Kind::Refused, name, format!("volume {name} is attached already, {how}"))
+        .hint(format!("plinth volume detach {name} first")))
+}

@@ -1,0 +1,169 @@
+//! The agent: the verbs, over catalogue and drives.
+//!
+//! Verbs that change something hold one lock from their first look at the catalogue to their last write:
+//! they are rare, and it makes each easy to follow. The catalogue's compare-and-swap stands behind the lock.
+//! Each verb announces in the catalogue what it will do before it touches a drive; killed at any step, it is
+//! finished by its repetition or when the agent starts (`resume`).
+pub mod attach;
+pub mod events;
+mod format;
+pub mod import;
+pub mod placement;
+pub mod pools;
+pub mod resume;
+pub mod rows;
+pub mod space;
+pub mod view;
+pub mod volumes;
+
+use crate::catalogue::{
+    DriveRecord, Embedded, GroupRecord, PoolRecord, Store, Versioned, VolumeRecord, records,
+};
+use crate::error::{Error, Kind, Result};
+use crate::supervise::Supervisor;
+use space::Space;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// Version of this program.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Where the agent keeps and finds things.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Its state folder.
+    pub state: PathBuf,
+    /// Its control socket.
+    pub socket: PathBuf,
+    /// The program that is started as `plinth target`.
+    pub program: PathBuf,
+    /// Where the stable names of devices are made.
+    pub links: PathBuf,
+    /// Whether drives are also looked for among the kernel's block devices.
+    pub scan_devices: bool,
+}
+
+impl Options {
+    /// The catalogue.
+    pub fn catalogue(&self) -> PathBuf {
+        self.state.join("catalogue.redb")
+    }
+    /// The control socket of a group's target.
+    pub fn target_socket(&self, group: &str) -> PathBuf {
+        self.state.join("targets").join(format!("{group}.sock"))
+    }
+    /// The spec of a group's target.
+    pub fn target_spec(&self, group: &str) -> PathBuf {
+        self.state.join("targets").join(format!("{group}.json"))
+    }
+    /// What a group's target writes to its standard error.
+    pub fn target_log(&self, group: &str) -> PathBuf {
+        self.state.join("targets").join(format!("{group}.log"))
+    }
+    /// Where a group's target marks drives as stale, durably.
+    pub fn stale_marks(&self, group: &str) -> PathBuf {
+        self.state.join("groups").join(format!("{group}.stale"))
+    }
+}
+
+/// The agent.
+pub struct Agent {
+    /// Where things are.
+    pub options: Options,
+    /// The catalogue.
+    pub store: Store,
+    /// The targets.
+    pub supervisor: Supervisor,
+    /// What happened.
+    pub events: events::EventLog,
+    /// When it started.
+    pub started_at: String,
+    space: Mutex<Space>,
+}
+
+impl Agent {
+    /// Opens the catalogue in the state folder. The caller holds the folder's lock.
+    ///
+    /// # Errors
+    /// The catalogue's.
+    pub fn open(options: Options) -> Result<Arc<Self>> {
+        let store = Store::new(Arc::new(Embedded::open(&options.catalogue())?));
+        let space = Mutex::new(Space::load(&store)?);
+        let events = events::EventLog::open(store.clone())?;
+        let started_at = crate::text::now();
+        Ok(Arc::new(Self { options, store, supervisor: Supervisor::default(), events, started_at, space }))
+    }
+
+    /// Takes the verbs' lock.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Space> {
+        // A verb that panicked left the catalogue in a state that its repetition finishes, and the index may
+        // only lack extents that are taken: the catalogue refuses to take them twice.
+        self.space.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// A pool that is complete.
+    pub(crate) fn ready_pool(&self, name: &str) -> Result<Versioned<PoolRecord>> {
+        let pool = self.pool(name)?;
+        match pool.life {
+            records::Life::Ready => Ok(pool),
+            records::Life::Creating => {
+                Err(Error::new(Kind::Busy, name, format!("pool {name} is not complete"))
+                    .hint("repeat plinth pool create, or remove it with plinth pool delete"))
+            }
+            records::Life::Deleting => Err(Error::new(Kind::Busy, name, format!("pool {name} is being deleted"))
+                .hint("repeat plinth pool delete")),
+        }
+    }
+
+    /// A pool, complete or not.
+    pub(crate) fn pool(&self, name: &str) -> Result<Versioned<PoolRecord>> {
+        self.store.get(&records::pool_key(name))?.ok_or_else(|| {
+            Error::new(Kind::NotFound, name, format!("there is no pool {name}")).hint("see plinth pool list")
+        })
+    }
+
+    /// A volume, complete or not.
+    pub(crate) fn volume(&self, name: &str) -> Result<Versioned<VolumeRecord>> {
+        self.store.get(&records::volume_key(name))?.ok_or_else(|| {
+            Error::new(Kind::NotFound, name, format!("there is no volume {name}")).hint("see plinth volume list")
+        })
+    }
+
+    /// A volume that is complete.
+    pub(crate) fn ready_volume(&self, name: &str) -> Result<Versioned<VolumeRecord>> {
+        let volume = self.volume(name)?;
+        match volume.life {
+            records::Life::Ready => Ok(volume),
+            records::Life::Creating => Err(Error::new(Kind::Busy, name, format!("volume {name} is not complete"))
+                .hint("repeat plinth volume create, or remove it with plinth volume delete")),
+            records::Life::Deleting => Err(Error::new(Kind::Busy, name, format!("volume {name} is being deleted"))
+                .hint("repeat plinth volume delete")),
+        }
+    }
+
+    /// The group of a volume.
+    pub(crate) fn group(&self, name: &str) -> Result<Versioned<GroupRecord>> {
+        self.store
+            .get(&records::group_key(name))?
+            .ok_or_else(|| Error::new(Kind::NotFound, name, format!("there is no group {name}")))
+    }
+
+    /// The drives of a pool, in the order in which they were added.
+    pub(crate) fn pool_drives(&self, pool: &PoolRecord) -> Result<Vec<Versioned<DriveRecord>>> {
+        let mut drives = Vec::with_capacity(pool.drives.len());
+        for id in &pool.drives {
+            let drive = self.store.get(&records::drive_key(id))?;
+            drives.push(drive.ok_or_else(|| {
+                Error::new(Kind::Damage, id.clone(), format!("the catalogue lists drive {id} without its entry"))
+            })?);
+        }
+        Ok(drives)
+    }
+}
+
+/// Runs what waits for catalogue or drives on a thread of its own.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| {
+        Err(Error::general(Kind::Failed, "a step of the agent was cut short").hint("see its log"))
+    })
+}

@@ -1,0 +1,484 @@
+//! Verbs of pools: create, add, set, export, delete, and wiping a drive.
+//!
+//! Crash story of `create` and `add`: pool and drives are announced in the catalogue with the identities that
+//! their labels will have, then the labels are written and flushed, then the drives are marked ready. A
+//! repetition finds the announcement and goes on with the same identities. `delete` is announced likewise
+//! before the first label goes.
+use super::Agent;
+use super::space::Space;
+use crate::catalogue::{DriveRecord, DriveState, Life, PoolRecord, Severity, Versioned, records};
+use crate::drives::{Identity, LabelState, Media, find_signature, label as labels, read_label, write_label};
+use crate::error::{Error, Kind, Result};
+use crate::params::{AddDrives, CreatePool, Labels};
+use crate::{files, model, text};
+use base::{BLOCK_BYTES, Blocks, Uuid};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use volume::Label;
+use volume::label::{MIN_DRIVE_BLOCKS, extents};
+use volume::layout::label::NAME_BYTES;
+
+/// Size of an extent unless said otherwise.
+pub const DEFAULT_EXTENT_BYTES: u64 = 64 << 20;
+
+/// A drive that passed every check and could be taken.
+struct Candidate {
+    media: Media,
+    path: PathBuf,
+}
+
+impl Agent {
+    /// `pool create`.
+    ///
+    /// # Errors
+    /// See the list of bad input in the interface: nothing is changed then.
+    pub fn create_pool(&self, params: &CreatePool, dry: bool) -> Result<model::Pool> {
+        text::check_name("pool", &params.name)?;
+        check_labels(&params.labels)?;
+        let extent_blocks = extent_blocks(params.extent_bytes)?;
+        let paths = drive_paths(&params.drives)?;
+        let mut space = self.lock();
+        if let Some(pool) = self.store.get::<PoolRecord>(&records::pool_key(&params.name))? {
+            self.same_pool(&pool, &paths, &params.labels, extent_blocks)?;
+            if pool.life == Life::Creating && !dry {
+                self.finish_pool(&mut space, pool, params.force)?;
+            }
+            return self.view_pool(&space, &params.name);
+        }
+        let candidates = self.check_drives(&paths, params.force)?;
+        let pool = PoolRecord {
+            id: files::random_id()?.to_string(),
+            name: params.name.clone(),
+            created_at: text::now(),
+            life: Life::Creating,
+            extent_blocks,
+            drives: Vec::new(),
+            reserve_bytes: 0,
+        };
+        let (pool, drives) = announce(pool, &candidates, &params.labels)?;
+        if dry {
+            return Ok(super::view::planned_pool(&pool, &drives));
+        }
+        let mut txn = self.store.txn().create(records::pool_key(&pool.name), &pool);
+        for drive in &drives {
+            txn = txn.create(records::drive_key(&drive.id), drive);
+        }
+        let version = txn.commit()?;
+        drop(candidates);
+        self.finish_pool(&mut space, Versioned { version, record: pool }, params.force)?;
+        self.view_pool(&space, &params.name)
+    }
+
+    /// `pool add`. Drives that the pool has already are left as they are.
+    ///
+    /// # Errors
+    /// As `create_pool`.
+    pub fn add_drives(&self, name: &str, params: &AddDrives, dry: bool) -> Result<model::Pool> {
+        check_labels(&params.labels)?;
+        let paths = drive_paths(&params.drives)?;
+        let mut space = self.lock();
+        let pool = self.ready_pool(name)?;
+        let present = self.pool_drives(&pool)?;
+        let mut new = Vec::new();
+        for path in &paths {
+            match find_drive(&present, path)? {
+                Some(drive) => same_labels(name, drive, &params.labels)?,
+                None => new.push(path.clone()),
+            }
+        }
+        let candidates = self.check_drives(&new, params.force)?;
+        let before = pool.drives.len();
+        let (record, drives) = announce(pool.record.clone(), &candidates, &params.labels)?;
+        if dry {
+            return Ok(super::view::planned_pool(&record, &drives));
+        }
+        drop(candidates);
+        let mut pool = Versioned { version: pool.version, record };
+        if pool.drives.len() > before {
+            let mut txn = self.store.txn().update(records::pool_key(name), &pool);
+            for drive in &drives {
+                txn = txn.create(records::drive_key(&drive.id), drive);
+            }
+            pool.version = txn.commit()?;
+        }
+        self.finish_pool(&mut space, pool, params.force)?;
+        drop(space);
+        self.supervisor.space_added(name);
+        let space = self.lock();
+        self.view_pool(&space, name)
+    }
+
+    /// Whether a repetition of `pool create` asks for what there is.
+    fn same_pool(&self, pool: &PoolRecord, paths: &[PathBuf], labels: &Labels, extent_blocks: u32) -> Result<()> {
+        if pool.life == Life::Deleting {
+            self.ready_pool(&pool.name)?;
+        }
+        let taken = || {
+            Error::new(Kind::Exists, pool.name.clone(), format!("pool {} exists with other drives or labels", pool.name))
+                .hint("see plinth pool status, or choose another name")
+        };
+        let drives = self.pool_drives(pool)?;
+        if drives.len() != paths.len() || pool.extent_blocks != extent_blocks {
+            return Err(taken());
+        }
+        for path in paths {
+            let drive = find_drive(&drives, path)?.ok_or_else(taken)?;
+            same_labels(&pool.name, drive, labels).map_err(|_| taken())?;
+        }
+        Ok(())
+    }
+
+    /// Writes the labels that were announced and marks pool and drives ready.
+    pub(super) fn finish_pool(&self, space: &mut Space, mut pool: Versioned<PoolRecord>, force: bool) -> Result<()> {
+        let mut drives = self.pool_drives(&pool)?;
+        let mut added = Vec::new();
+        for drive in drives.iter_mut().filter(|drive| drive.life == Life::Creating) {
+            prepare_drive(&pool, drive, force)?;
+            drive.life = Life::Ready;
+            added.push(drive.path.display().to_string());
+        }
+        let created = pool.life == Life::Creating;
+        if !created && added.is_empty() {
+            return Ok(());
+        }
+        pool.life = Life::Ready;
+        let mut txn = self.store.txn().update(records::pool_key(&pool.name), &pool);
+        for drive in &drives {
+            txn = txn.update(records::drive_key(&drive.id), drive);
+        }
+        txn.commit()?;
+        for drive in &drives {
+            space.add_drive(&drive.id, drive.extents);
+        }
+        let (verb, what) = if created { ("create", "created with") } else { ("add", "got") };
+        let message = format!("pool {} {what} {} drives: {}", pool.name, added.len(), added.join(" "));
+        self.events.history(&pool.id, &format!("pool {verb} {}", pool.name), &message);
+        self.events.record(Severity::Info, &format!("pool_{verb}"), &pool.name, &message);
+        Ok(())
+    }
+
+    /// Checks that every path can become a drive of a pool.
+    fn check_drives(&self, paths: &[PathBuf], force: bool) -> Result<Vec<Candidate>> {
+        let mut seen: BTreeMap<Identity, &Path> = BTreeMap::new();
+        let mut candidates = Vec::with_capacity(paths.len());
+        for path in paths {
+            let media = Media::open(path)?;
+            if let Some(first) = seen.insert(media.identity(), path) {
+                let name = path.display().to_string();
+                let message = format!("{name} is given twice (also as {})", first.display());
+                return Err(Error::invalid(name, message));
+            }
+            check_size(&media)?;
+            self.check_unused(&media, force)?;
+            candidates.push(Candidate { media, path: path.clone() });
+        }
+        Ok(candidates)
+    }
+
+    /// Refuses a drive that is in use or has something on it.
+    fn check_unused(&self, media: &Media, force: bool) -> Result<()> {
+        let name = media.path().display().to_string();
+        if media.is_held() {
+            return Err(Error::new(Kind::Refused, name.clone(), format!("{name} is mounted or otherwise in use")));
+        }
+        match read_label(media) {
+            Ok(LabelState::Ours { label, .. }) => self.check_foreign(&name, &label, force)?,
+            Ok(LabelState::None) => {}
+            Err(error) if force && error.kind == Kind::Damage => {}
+            Err(error) => return Err(error),
+        }
+        match find_signature(media)? {
+            Some(found) if !force => {
+                let message = format!("{name} has {found} on it");
+                Err(Error::new(Kind::Refused, name, message).hint("--force overwrites it"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses a drive with a label: always when the pool is known here, without `--force` otherwise.
+    fn check_foreign(&self, name: &str, label: &Label, force: bool) -> Result<()> {
+        let id = label.drive.to_string();
+        if let Some(drive) = self.store.get::<DriveRecord>(&records::drive_key(&id))? {
+            let message = format!("{name} is a drive of pool {}", self.pool_name(&drive.pool)?);
+            return Err(Error::new(Kind::Refused, name, message).hint("choose another drive"));
+        }
+        if force {
+            return Ok(());
+        }
+        let message = format!("{name} is a drive of pool {}, which is not imported here", label.pool_name);
+        Err(Error::new(Kind::Refused, name, message)
+            .hint(format!("plinth pool import {} opens that pool, --force overwrites it", label.pool_name)))
+    }
+
+    /// Name of the pool with this identity.
+    pub(super) fn pool_name(&self, id: &str) -> Result<String> {
+        let pools = self.store.list::<PoolRecord>("pools/")?;
+        Ok(pools.into_iter().find(|pool| pool.id == id).map_or_else(|| id.to_owned(), |pool| pool.record.name))
+    }
+
+    /// `pool set`.
+    ///
+    /// # Errors
+    /// `Invalid` for an unknown property or value.
+    pub fn set_pool(&self, name: &str, key: &str, value: &str, dry: bool) -> Result<model::Pool> {
+        let space = self.lock();
+        let mut pool = self.ready_pool(name)?;
+        match key {
+            "reserve" => pool.reserve_bytes = text::parse_size(value)?,
+            _ => return Err(unknown_property("pool", name, key, "reserve=SIZE")),
+        }
+        if !dry {
+            self.store.txn().update(records::pool_key(name), &pool).commit()?;
+            self.events.history(&pool.id, &format!("pool set {name} {key}={value}"), "property changed");
+        }
+        self.view_pool(&space, name)
+    }
+
+    /// `pool delete`: wipes the labels of a pool without volumes.
+    ///
+    /// # Errors
+    /// `Refused` while it has volumes.
+    pub fn delete_pool(&self, name: &str, dry: bool) -> Result<()> {
+        let mut space = self.lock();
+        let mut pool = self.pool(name)?;
+        let volumes = self.volumes_of(name)?;
+        if !volumes.is_empty() {
+            let message = format!("pool {name} has {} volumes: {}", volumes.len(), volumes.join(" "));
+            return Err(Error::new(Kind::Refused, name, message).hint("delete them first, or use plinth pool export"));
+        }
+        if dry {
+            return Ok(());
+        }
+        if pool.life != Life::Deleting {
+            pool.life = Life::Deleting;
+            pool.version = self.store.txn().update(records::pool_key(name), &pool).commit()?;
+        }
+        let drives = self.pool_drives(&pool)?;
+        for drive in &drives {
+            self.forget_label(&pool, drive);
+        }
+        self.remove_pool(&mut space, &pool, &drives)?;
+        let message = format!("pool {name} was deleted");
+        self.events.history(&pool.id, &format!("pool delete {name}"), &message);
+        self.events.record(Severity::Info, "pool_delete", name, &message);
+        Ok(())
+    }
+
+    /// Wipes the label of a drive of a pool that goes; a drive that is not there keeps its label, which no
+    /// catalogue knows any more.
+    fn forget_label(&self, pool: &PoolRecord, drive: &DriveRecord) {
+        let wipe = || -> Result<()> {
+            let media = Media::open(&drive.path)?;
+            match read_label(&media)? {
+                LabelState::Ours { label, .. } if label.drive.to_string() == drive.id => labels::clear_ends(&media),
+                _ => Ok(()),
+            }
+        };
+        if let Err(error) = wipe() {
+            let message = format!("drive {} of pool {} kept its label: {error}", drive.path.display(), pool.name);
+            self.events.record(Severity::Warning, "label_kept", &drive.id, &message);
+        }
+    }
+
+    /// Takes a pool and its drives out of the catalogue.
+    pub(super) fn remove_pool(
+        &self,
+        space: &mut Space,
+        pool: &Versioned<PoolRecord>,
+        drives: &[Versioned<DriveRecord>],
+    ) -> Result<()> {
+        let mut txn = self.store.txn().remove(records::pool_key(&pool.name), pool);
+        for drive in drives {
+            txn = txn.remove(records::drive_key(&drive.id), drive);
+            for key in self.store.keys(&format!("extents/{}/", drive.id))? {
+                txn = txn.delete(key);
+            }
+        }
+        txn.commit()?;
+        for drive in drives {
+            space.remove_drive(&drive.id);
+        }
+        Ok(())
+    }
+
+    /// Names of the volumes of a pool.
+    pub(super) fn volumes_of(&self, pool: &str) -> Result<Vec<String>> {
+        let volumes = self.store.list::<crate::catalogue::VolumeRecord>("volumes/")?;
+        Ok(volumes.into_iter().filter(|v| v.pool == pool).map(|v| v.record.name).collect())
+    }
+
+    /// `drive wipe`: makes a drive of no known pool empty.
+    ///
+    /// # Errors
+    /// `Refused` for a drive of a pool or one in use.
+    pub fn wipe_drive(&self, path: &Path, dry: bool) -> Result<()> {
+        let paths = drive_paths(&[path.to_owned()])?;
+        let _space = self.lock();
+        let media = Media::open(&paths[0])?;
+        let name = media.path().display().to_string();
+        if media.is_held() {
+            return Err(Error::new(Kind::Refused, name.clone(), format!("{name} is mounted or otherwise in use")));
+        }
+        if let Ok(LabelState::Ours { label, .. }) = read_label(&media) {
+            self.check_foreign(&name, &label, true)?;
+        }
+        if dry {
+            return Ok(());
+        }
+        labels::clear_ends(&media)?;
+        self.events.record(Severity::Info, "drive_wipe", &name, &format!("drive {name} was wiped"));
+        Ok(())
+    }
+}
+
+/// The identity that `path` has among these drives: by what it is, else by the path it was last seen at.
+fn find_drive<'a>(drives: &'a [Versioned<DriveRecord>], path: &Path) -> Result<Option<&'a DriveRecord>> {
+    let media = Media::open_read(path)?;
+    if let LabelState::Ours { label, .. } = read_label(&media).unwrap_or(LabelState::None) {
+        let id = label.drive.to_string();
+        return Ok(drives.iter().find(|drive| drive.id == id).map(|drive| &drive.record));
+    }
+    Ok(drives.iter().find(|drive| drive.path == path && drive.life == Life::Creating).map(|drive| &drive.record))
+}
+
+/// Refuses labels that contradict those that a drive has.
+fn same_labels(pool: &str, drive: &DriveRecord, labels: &Labels) -> Result<()> {
+    let differs = |asked: &Option<String>, has: &String| asked.as_deref().unwrap_or("") != has;
+    if differs(&labels.node, &drive.node)
+        || differs(&labels.rack, &drive.rack)
+        || differs(&labels.zone, &drive.zone)
+        || differs(&labels.class, &drive.class)
+    {
+        let name = drive.path.display().to_string();
+        let message = format!("{name} is in pool {pool} already, with other labels");
+        return Err(Error::new(Kind::Exists, name, message));
+    }
+    Ok(())
+}
+
+/// Makes records of the drives, with new identities, and adds them to the pool's list.
+fn announce(mut pool: PoolRecord, candidates: &[Candidate], labels: &Labels) -> Result<(PoolRecord, Vec<DriveRecord>)> {
+    let mut drives = Vec::with_capacity(candidates.len());
+    for candidate in candidates {
+        let blocks = candidate.media.blocks();
+        let count = extents(blocks, pool.extent_blocks);
+        if count == 0 {
+            let name = candidate.path.display().to_string();
+            return Err(Error::invalid(name.clone(), format!("{name} is smaller than one extent of the pool")));
+        }
+        let drive = DriveRecord {
+            id: files::random_id()?.to_string(),
+            pool: pool.id.clone(),
+            path: candidate.path.clone(),
+            life: Life::Creating,
+            state: DriveState::Online,
+            node: labels.node.clone().unwrap_or_default(),
+            rack: labels.rack.clone().unwrap_or_default(),
+            zone: labels.zone.clone().unwrap_or_default(),
+            class: labels.class.clone().unwrap_or_default(),
+            blocks: blocks.get(),
+            extents: count,
+            written: 1,
+        };
+        pool.drives.push(drive.id.clone());
+        drives.push(drive);
+    }
+    Ok((pool, drives))
+}
+
+/// Writes the label that was announced for a drive. What is on the drive is checked again: something may have
+/// come between the announcement and now.
+fn prepare_drive(pool: &PoolRecord, drive: &DriveRecord, force: bool) -> Result<()> {
+    let media = Media::open(&drive.path)?;
+    let wanted = label_of(pool, drive)?;
+    if let Ok(LabelState::Ours { label, bad_copy }) = read_label(&media) {
+        if label == wanted && bad_copy.is_none() {
+            return Ok(());
+        }
+        if label.drive != wanted.drive && !force {
+            let name = drive.path.display().to_string();
+            let message = format!("{name} has become a drive of pool {}", label.pool_name);
+            return Err(Error::new(Kind::Refused, name, message).hint("--force overwrites it"));
+        }
+    }
+    if media.blocks().get() < drive.blocks {
+        let name = drive.path.display().to_string();
+        return Err(Error::new(Kind::Refused, name.clone(), format!("{name} is smaller than when it was announced")));
+    }
+    labels::clear_ends(&media)?;
+    write_label(&media, &wanted)
+}
+
+/// The label that a record stands for.
+pub(super) fn label_of(pool: &PoolRecord, drive: &DriveRecord) -> Result<Label> {
+    Ok(Label {
+        pool: uuid(&pool.id)?,
+        pool_name: pool.name.clone(),
+        drive: uuid(&drive.id)?,
+        blocks: Blocks::new(drive.blocks),
+        extent_blocks: pool.extent_blocks,
+        written: drive.written,
+        node: drive.node.clone(),
+        rack: drive.rack.clone(),
+        zone: drive.zone.clone(),
+        class: drive.class.clone(),
+    })
+}
+
+/// Parses an identity of the catalogue.
+pub(crate) fn uuid(text: &str) -> Result<Uuid> {
+    files::parse_uuid(text)
+        .ok_or_else(|| Error::new(Kind::Damage, text, format!("the catalogue holds {text:?} where an identity should be")))
+}
+
+pub(super) fn unknown_property(what: &str, name: &str, key: &str, known: &str) -> Error {
+    Error::invalid(name, format!("a {what} has no property {key}")).hint(format!("it has {known}"))
+}
+
+fn check_size(media: &Media) -> Result<()> {
+    if media.blocks().get() >= MIN_DRIVE_BLOCKS {
+        return Ok(());
+    }
+    let name = media.path().display().to_string();
+    let bytes = media.blocks().get() * BLOCK_BYTES as u64;
+    let message = format!("{name} is too small: {}, a drive has at least 256MiB", text::show_size(bytes));
+    Err(Error::invalid(name, message))
+}
+
+fn check_labels(labels: &Labels) -> Result<()> {
+    let given = [("node", &labels.node), ("rack", &labels.rack), ("zone", &labels.zone), ("class", &labels.class)];
+    for (key, value) in given {
+        if let Some(value) = value
+            && (value.is_empty() || value.len() > NAME_BYTES || value.chars().any(char::is_control))
+        {
+            let message = format!("{value:?} is no value of label {key}: 1 to {NAME_BYTES} bytes of text");
+            return Err(Error::invalid(key, message));
+        }
+    }
+    Ok(())
+}
+
+fn extent_blocks(bytes: Option<u64>) -> Result<u32> {
+    let bytes = bytes.unwrap_or(DEFAULT_EXTENT_BYTES);
+    let blocks = bytes / BLOCK_BYTES as u64;
+    let fits = bytes.is_multiple_of(BLOCK_BYTES as u64) && (64..=32_768).contains(&blocks) && blocks.is_multiple_of(64);
+    if !fits {
+        let message = format!("an extent of {} is not possible", text::show_size(bytes));
+        return Err(Error::invalid("extent size", message).hint("multiples of 256KiB up to 128MiB are"));
+    }
+    Ok(blocks as u32)
+}
+
+/// Absolute paths without links, so that one drive has one path. What does not exist stays as it is, for the
+/// sentence about it.
+fn drive_paths(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    if paths.is_empty() {
+        return Err(Error::general(Kind::Invalid, "no drive is given").hint("name block devices or files"));
+    }
+    if let Some(relative) = paths.iter().find(|path| !path.is_absolute()) {
+        let name = relative.display().to_string();
+        return Err(Error::invalid(name.clone(), format!("{name} is not an absolute path")));
+    }
+    Ok(paths.iter().map(|path| path.canonicalize().unwrap_or_else(|_| path.clone())).collect())
+}

@@ -1,0 +1,221 @@
+//! Rows: handing extents to a group and taking them back.
+//!
+//! Crash story: the keys of a row and of its extents are created in one transaction, before anything is
+//! written to the extents; a row that no superblock names stays handed out and is offered to the target again
+//! when it starts, so that nothing is lost by a crash in between. On the way back the superblock slots and the
+//! headers are wiped and flushed before the keys go: an extent that is free has nobody's header.
+use super::Agent;
+use super::placement::{Choice, place};
+use super::space::Space;
+use crate::catalogue::{DriveRecord, DriveState, ExtentRecord, GroupRecord, Life, PoolRecord, RowRecord, Txn, Versioned, records};
+use crate::drives::{LabelState, Media, read_label};
+use crate::error::{Error, Kind, Result};
+use crate::target_spec::{Row, RowExtent};
+use base::{BLOCK_BYTES, Blocks, Column, ExtentNo, LegId, RowNo};
+use std::collections::BTreeMap;
+use volume::Header;
+use volume::label::extent_start;
+use volume::layout::extent::SUPERBLOCKS;
+
+/// Rows that a group has handed out but not in use, at most: the one that lets it grow while the agent is away.
+pub const ROWS_AHEAD: u32 = 1;
+
+impl Agent {
+    /// Chooses the extents of a group's next row.
+    pub(super) fn choose_row(
+        &self,
+        space: &Space,
+        pool: &PoolRecord,
+        group: &GroupRecord,
+        row: u32,
+        before: &[String],
+    ) -> Result<RowRecord> {
+        let drives = self.pool_drives(pool)?;
+        let choices: Vec<Choice> = drives.iter().map(|drive| choice(space, drive)).collect();
+        let places = place(&pool.name, &choices, group.legs, group.columns, before)?;
+        let free: u64 = choices.iter().filter(|c| c.usable).map(|c| u64::from(c.free)).sum();
+        let extent_bytes = u64::from(pool.extent_blocks) * BLOCK_BYTES as u64;
+        if free.saturating_sub(places.len() as u64) * extent_bytes < pool.reserve_bytes {
+            let message = format!("pool {} has no space left above its reserve", pool.name);
+            return Err(Error::new(Kind::NoSpace, pool.name.clone(), message)
+                .hint(format!("add drives, or lower it with plinth pool set {} reserve=SIZE", pool.name)));
+        }
+        let extents = places.into_iter().map(|index| {
+            let drive = drives[index].id.clone();
+            let extent = space.first_free(&drive).expect("a chosen drive has a free extent");
+            (drive, extent)
+        });
+        Ok(RowRecord { row, extents: extents.collect() })
+    }
+
+    /// Adds to a transaction that a group takes these extents.
+    pub(super) fn take_row<'a>(txn: Txn<'a>, group: &GroupRecord, row: &RowRecord) -> Txn<'a> {
+        let mut txn = txn.create(records::row_key(&group.id, row.row), row);
+        for (index, (drive, extent)) in row.extents.iter().enumerate() {
+            let record = ExtentRecord {
+                drive: drive.clone(),
+                extent: *extent,
+                group: group.id.clone(),
+                row: row.row,
+                leg: (index / usize::from(group.columns)) as u8,
+                column: (index % usize::from(group.columns)) as u8,
+            };
+            txn = txn.create(records::extent_key(drive, *extent), &record);
+        }
+        txn
+    }
+
+    /// Hands a group its next row, or the one that it was handed before and did not hear of.
+    ///
+    /// # Errors
+    /// `NoSpace`, or the catalogue's.
+    pub fn grant_row(&self, group_name: &str, row: u32) -> Result<Row> {
+        let mut space = self.lock();
+        let group = self.group(group_name)?;
+        let pool = self.pool(&group.pool)?;
+        if let Some(granted) = self.store.get::<RowRecord>(&records::row_key(&group.id, row))? {
+            return self.row_of(&granted);
+        }
+        let last = match row.checked_sub(1) {
+            Some(last) => self.store.get::<RowRecord>(&records::row_key(&group.id, last))?,
+            None => None,
+        };
+        let before: Vec<String> = last.map_or_else(Vec::new, |last| last.extents.iter().map(|(d, _)| d.clone()).collect());
+        let chosen = self.choose_row(&space, &pool, &group, row, &before)?;
+        Self::take_row(self.store.txn(), &group, &chosen).commit()?;
+        for (drive, extent) in &chosen.extents {
+            space.take(drive, *extent);
+        }
+        drop(space);
+        self.row_of(&chosen)
+    }
+
+    /// A row as its target wants it.
+    pub(super) fn row_of(&self, row: &RowRecord) -> Result<Row> {
+        let mut extents = Vec::with_capacity(row.extents.len());
+        for (id, extent) in &row.extents {
+            let drive = self.drive(id)?;
+            let extent = *extent;
+            extents.push(RowExtent { drive: id.clone(), path: drive.path.clone(), blocks: drive.blocks, extent });
+        }
+        Ok(Row { row: row.row, extents })
+    }
+
+    /// A drive of the catalogue.
+    pub(super) fn drive(&self, id: &str) -> Result<Versioned<DriveRecord>> {
+        self.store
+            .get(&records::drive_key(id))?
+            .ok_or_else(|| Error::new(Kind::NotFound, id, format!("there is no drive {id} in the catalogue")))
+    }
+
+    /// The rows of a group, in order.
+    pub(super) fn rows_of(&self, group: &str) -> Result<Vec<Versioned<RowRecord>>> {
+        self.store.list(&format!("rows/{group}/"))
+    }
+
+    /// Writes and flushes the headers of a row.
+    pub(super) fn write_headers(&self, pool: &PoolRecord, group: &GroupRecord, row: &RowRecord) -> Result<()> {
+        let mut opened = self.open_drives(row)?;
+        for (index, (id, extent)) in row.extents.iter().enumerate() {
+            let media = opened.get_mut(id).expect("opened above");
+            let header = Header {
+                pool: super::pools::uuid(&pool.id)?,
+                drive: super::pools::uuid(id)?,
+                group: super::pools::uuid(&group.id)?,
+                extent: ExtentNo::new(*extent),
+                row: RowNo::new(row.row),
+                leg: LegId::new((index / usize::from(group.columns)) as u8),
+                column: Column::new((index % usize::from(group.columns)) as u8),
+            };
+            media.write(extent_start(header.extent, pool.extent_blocks), &header.encode())?;
+        }
+        opened.values().try_for_each(Media::flush)
+    }
+
+    /// Opens the drives of a row, each checked to be the one it should be.
+    pub(super) fn open_drives(&self, row: &RowRecord) -> Result<BTreeMap<String, Media>> {
+        let mut opened = BTreeMap::new();
+        for (id, _) in &row.extents {
+            if !opened.contains_key(id) {
+                opened.insert(id.clone(), self.open_drive(&self.drive(id)?.record)?);
+            }
+        }
+        Ok(opened)
+    }
+
+    /// Opens a drive of a pool and checks its label.
+    pub(super) fn open_drive(&self, drive: &DriveRecord) -> Result<Media> {
+        let media = Media::open(&drive.path)?;
+        match read_label(&media)? {
+            LabelState::Ours { label, .. } if label.drive.to_string() == drive.id => Ok(media),
+            _ => {
+                let name = drive.path.display().to_string();
+                let message = format!("{name} is not the drive {} any more", drive.id);
+                Err(Error::new(Kind::NotFound, name, message).hint("plinth status looks for it under other paths"))
+            }
+        }
+    }
+
+    /// Takes back all rows of a group: wipes superblocks, then headers, then frees the extents. What lies on a
+    /// drive that is not there cannot be wiped; it stays taken until the drive is back or removed.
+    ///
+    /// # Errors
+    /// A drive's, with nothing freed on it.
+    pub(super) fn take_back(&self, space: &mut Space, pool: &PoolRecord, group: &GroupRecord) -> Result<()> {
+        let rows = self.rows_of(&group.id)?;
+        let mut per_drive: BTreeMap<String, Vec<(u32, bool)>> = BTreeMap::new();
+        for row in &rows {
+            for (drive, extent) in &row.extents {
+                per_drive.entry(drive.clone()).or_default().push((*extent, row.row == 0));
+            }
+        }
+        for (id, extents) in &per_drive {
+            let media = self.open_drive(&self.drive(id)?.record)?;
+            wipe_extents(&media, pool.extent_blocks, extents)?;
+        }
+        let mut txn = self.store.txn();
+        for row in &rows {
+            txn = txn.remove(records::row_key(&group.id, row.row), row);
+        }
+        for (id, extents) in &per_drive {
+            for (extent, _) in extents {
+                txn = txn.delete(records::extent_key(id, *extent));
+            }
+        }
+        txn.commit()?;
+        for (id, extents) in &per_drive {
+            for (extent, _) in extents {
+                space.give_back(id, *extent);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Wipes superblock slots of home extents, flushes, then headers, flushes.
+fn wipe_extents(media: &Media, extent_blocks: u32, extents: &[(u32, bool)]) -> Result<()> {
+    let zeroes = [0; BLOCK_BYTES];
+    for (extent, _) in extents.iter().filter(|(_, home)| *home) {
+        let start = extent_start(ExtentNo::new(*extent), extent_blocks);
+        for slot in SUPERBLOCKS {
+            media.write(start + Blocks::new(u64::from(slot)), &zeroes)?;
+        }
+    }
+    media.flush()?;
+    for (extent, _) in extents {
+        media.write(extent_start(ExtentNo::new(*extent), extent_blocks), &zeroes)?;
+    }
+    media.flush()
+}
+
+/// A drive as placement sees it.
+fn choice(space: &Space, drive: &DriveRecord) -> Choice {
+    let usable = drive.life == Life::Ready && drive.state == DriveState::Online && drive.path.exists();
+    Choice {
+        id: drive.id.clone(),
+        node: drive.node.clone(),
+        rack: drive.rack.clone(),
+        usable,
+        free: space.free(&drive.id),
+    }
+}

@@ -1,0 +1,376 @@
+//! What the socket shows: records of the catalogue and looks at targets, put together.
+//!
+//! Nothing here changes anything. Whether a drive is there is asked of the file system at each look.
+use super::Agent;
+use super::space::Space;
+use crate::catalogue::{
+    CopyState, DriveRecord, DriveState, FrontendKind, GroupRecord, Life, PoolRecord, RowRecord, VolumeRecord,
+};
+use crate::device;
+use crate::error::Result;
+use crate::model::{AgentInfo, Drive, Health, Leg, LegDrive, Pool, Status, Target, Volume, VolumeState};
+use crate::protocol::{TargetDriveStatus, TargetPhase};
+use crate::supervise::{Live, Phase};
+use base::BLOCK_BYTES;
+
+impl Agent {
+    /// One pool.
+    ///
+    /// # Errors
+    /// `NotFound`, or the catalogue's.
+    pub fn view_pool(&self, space: &Space, name: &str) -> Result<Pool> {
+        let pool = self.pool(name)?;
+        let records = self.pool_drives(&pool)?;
+        let volumes: Vec<VolumeRecord> = self
+            .store
+            .list::<VolumeRecord>("volumes/")?
+            .into_iter()
+            .map(|volume| volume.record)
+            .filter(|volume| volume.pool == name)
+            .collect();
+        let extent_bytes = extent_bytes(&pool);
+        let mut drives: Vec<Drive> = records
+            .iter()
+            .map(|drive| view_drive(drive, extent_bytes, u64::from(space.taken(&drive.id))))
+            .collect();
+        let (mut provisioned, mut reclaimable) = (0u64, 0u64);
+        for volume in &volumes {
+            let group = self.group(&volume.group)?;
+            provisioned = provisioned.saturating_add(volume.size_bytes.saturating_mul(u64::from(group.legs)));
+            let ahead = self.rows_of(&group.id)?.len() as u64 - u64::from(group.rows_used).min(self.rows_of(&group.id)?.len() as u64);
+            reclaimable += ahead * row_bytes(&pool, &group);
+            let live = self.supervisor.live(&volume.name);
+            for seen in live.iter().filter_map(|live| live.status.as_ref()).flat_map(|status| &status.drives) {
+                add_counters(&mut drives, seen);
+            }
+        }
+        let size: u64 = drives.iter().map(|drive| drive.size_bytes).sum();
+        let allocated: u64 = drives.iter().map(|drive| drive.allocated_bytes).sum();
+        let (health, status, action) = judge_pool(&pool, &drives);
+        Ok(Pool {
+            name: pool.name.clone(),
+            id: pool.id.clone(),
+            created_at: Some(pool.created_at.clone()),
+            health,
+            status,
+            action,
+            size_bytes: size,
+            allocated_bytes: allocated,
+            free_bytes: (size - allocated).saturating_sub(pool.reserve_bytes),
+            reserved_bytes: pool.reserve_bytes,
+            reclaimable_bytes: reclaimable,
+            provisioned_bytes: provisioned,
+            drives,
+            volumes: volumes.into_iter().map(|volume| volume.name).collect(),
+            tasks: Vec::new(),
+        })
+    }
+
+    /// One pool, for a caller without the verbs' lock.
+    ///
+    /// # Errors
+    /// As `view_pool`.
+    pub fn show_pool(&self, name: &str) -> Result<Pool> {
+        let space = self.lock();
+        self.view_pool(&space, name)
+    }
+
+    /// All pools.
+    ///
+    /// # Errors
+    /// The catalogue's.
+    pub fn list_pools(&self) -> Result<Vec<Pool>> {
+        let space = self.lock();
+        let pools = self.store.list::<PoolRecord>("pools/")?;
+        pools.iter().map(|pool| self.view_pool(&space, &pool.name)).collect()
+    }
+
+    /// One volume.
+    ///
+    /// # Errors
+    /// `NotFound`, or the catalogue's.
+    pub fn view_volume(&self, name: &str) -> Result<Volume> {
+        let volume = self.volume(name)?;
+        let group = self.group(&volume.group)?;
+        let pool = self.pool(&volume.pool)?;
+        let rows = self.rows_of(&group.id)?;
+        let live = self.supervisor.live(name);
+        let home = rows.first().map(|row| row.record.clone());
+        let mut view = planned_volume(&pool, &group, &volume);
+        view.allocated_bytes = rows.len() as u64 * row_bytes(&pool, &group);
+        view.legs = home.map_or_else(Vec::new, |home| self.view_legs(&group, &home, live.as_ref()));
+        if let Some(attachment) = &volume.attachment {
+            view.frontend = Some(attachment.frontend);
+            view.read_only = Some(attachment.read_only);
+            view.nbd_socket = attachment.nbd_socket.as_ref().map(|socket| socket.display().to_string());
+            let number = live.as_ref().and_then(|live| live.device_number).or(attachment.device_number);
+            if let (FrontendKind::Ublk, Some(number)) = (attachment.frontend, number) {
+                view.device = Some(device::path(number).display().to_string());
+                let link = device::link_path(&self.options.links, name);
+                view.device_link = Some(link.display().to_string());
+            }
+        }
+        view_live(&mut view, &volume, live.as_ref());
+        judge_volume(&mut view, &volume, live.as_ref());
+        Ok(view)
+    }
+
+    fn view_legs(&self, group: &GroupRecord, home: &RowRecord, live: Option<&Live>) -> Vec<Leg> {
+        let columns = usize::from(group.columns);
+        let seen = |id: &str| live.and_then(|live| live.status.as_ref())?.drives.iter().find(|drive| drive.id == id);
+        let there = |id: &str| self.drive(id).is_ok_and(|drive| drive.path.exists());
+        let legs = home.extents.chunks(columns).enumerate().map(|(leg, extents)| Leg {
+            leg: leg as u8,
+            drives: extents
+                .iter()
+                .map(|(id, _)| {
+                    let record = group.copies.iter().find(|copy| copy.drive == *id);
+                    let stored = record.map_or(CopyState::Missing, |copy| copy.state);
+                    let seen = seen(id);
+                    let state = match (stored, seen) {
+                        // The catalogue hears of a stale copy before it is acknowledged, so it knows more.
+                        (CopyState::Current, Some(seen)) => seen.state,
+                        (CopyState::Current, None) if !there(id) => CopyState::Missing,
+                        (state, _) => state,
+                    };
+                    LegDrive {
+                        id: id.clone(),
+                        state,
+                        stale_since_seq: seen.and_then(|s| s.stale_since_seq).or(record.and_then(|c| c.stale_since_seq)),
+                        read_errors: seen.map(|seen| seen.read_errors),
+                        write_errors: seen.map(|seen| seen.write_errors),
+                        check_errors: seen.map(|seen| seen.check_errors),
+                        repaired_blocks: seen.map(|seen| seen.repaired_blocks),
+                    }
+                })
+                .collect(),
+        });
+        legs.collect()
+    }
+
+    /// All volumes.
+    ///
+    /// # Errors
+    /// The catalogue's.
+    pub fn list_volumes(&self) -> Result<Vec<Volume>> {
+        let volumes = self.store.list::<VolumeRecord>("volumes/")?;
+        volumes.iter().map(|volume| self.view_volume(&volume.name)).collect()
+    }
+
+    /// Everything.
+    ///
+    /// # Errors
+    /// The catalogue's.
+    pub fn view_status(&self) -> Result<Status> {
+        let (pools, volumes) = (self.list_pools()?, self.list_volumes()?);
+        let worst_pool = pools.iter().max_by_key(|pool| pool.health);
+        let worst_volume = volumes.iter().max_by_key(|volume| volume.health);
+        let pool_health = worst_pool.map_or(Health::Online, |pool| pool.health);
+        let volume_health = worst_volume.map_or(Health::Online, |volume| volume.health);
+        let (health, status, action) = if volume_health >= pool_health {
+            (volume_health, worst_volume.and_then(|v| v.status.clone()), worst_volume.and_then(|v| v.action.clone()))
+        } else {
+            (pool_health, worst_pool.and_then(|p| p.status.clone()), worst_pool.and_then(|p| p.action.clone()))
+        };
+        let agent = AgentInfo {
+            pid: std::process::id(),
+            version: super::VERSION.to_owned(),
+            state: self.options.state.display().to_string(),
+            started_at: self.started_at.clone(),
+        };
+        Ok(Status { health, status, action, agent, pools, volumes })
+    }
+}
+
+fn extent_bytes(pool: &PoolRecord) -> u64 {
+    u64::from(pool.extent_blocks) * BLOCK_BYTES as u64
+}
+
+/// Space that one row takes from its pool.
+fn row_bytes(pool: &PoolRecord, group: &GroupRecord) -> u64 {
+    u64::from(group.legs) * u64::from(group.columns) * extent_bytes(pool)
+}
+
+fn said(label: &str) -> Option<String> {
+    (!label.is_empty()).then(|| label.to_owned())
+}
+
+fn view_drive(drive: &DriveRecord, extent_bytes: u64, taken: u64) -> Drive {
+    let missing = drive.life == Life::Ready && drive.state == DriveState::Online && !drive.path.exists();
+    Drive {
+        id: drive.id.clone(),
+        path: drive.path.display().to_string(),
+        node: said(&drive.node),
+        rack: said(&drive.rack),
+        zone: said(&drive.zone),
+        class: said(&drive.class),
+        state: if missing { DriveState::Missing } else { drive.state },
+        size_bytes: u64::from(drive.extents) * extent_bytes,
+        allocated_bytes: taken * extent_bytes,
+        read_errors: 0,
+        write_errors: 0,
+        check_errors: 0,
+        slow_events: 0,
+    }
+}
+
+fn add_counters(drives: &mut [Drive], seen: &TargetDriveStatus) {
+    if let Some(drive) = drives.iter_mut().find(|drive| drive.id == seen.id) {
+        drive.read_errors += seen.read_errors;
+        drive.write_errors += seen.write_errors;
+        drive.check_errors += seen.check_errors;
+        drive.slow_events += seen.slow_events;
+    }
+}
+
+fn judge_pool(pool: &PoolRecord, drives: &[Drive]) -> (Health, Option<String>, Option<String>) {
+    let name = &pool.name;
+    match pool.life {
+        Life::Creating => {
+            let action = format!("repeat plinth pool create, or plinth pool delete {name}");
+            return (Health::Suspended, Some(format!("pool {name} is not complete")), Some(action));
+        }
+        Life::Deleting => {
+            let action = format!("repeat plinth pool delete {name}");
+            return (Health::Suspended, Some(format!("pool {name} is being deleted")), Some(action));
+        }
+        Life::Ready => {}
+    }
+    let absent: Vec<&Drive> = drives.iter().filter(|drive| drive.state != DriveState::Online).collect();
+    if absent.is_empty() {
+        return (Health::Online, None, None);
+    }
+    let health = if absent.len() == drives.len() { Health::Faulted } else { Health::Degraded };
+    let paths: Vec<&str> = absent.iter().map(|drive| drive.path.as_str()).collect();
+    let status = format!("{} of {} drives of pool {name} cannot be used: {}", absent.len(), drives.len(), paths.join(" "));
+    (health, Some(status), Some("plug the drive in again or check its path; it is recognised by its label".into()))
+}
+
+/// Fills in what a look at the target told.
+fn view_live(view: &mut Volume, record: &VolumeRecord, live: Option<&Live>) {
+    let Some(attachment) = &record.attachment else { return };
+    let Some(live) = live else {
+        view.state = VolumeState::Attaching;
+        return;
+    };
+    view.state = match live.phase {
+        Phase::Starting if attachment.served => VolumeState::Recovering,
+        Phase::Starting => VolumeState::Attaching,
+        Phase::Recovering => VolumeState::Recovering,
+        Phase::Serving | Phase::Detaching if attachment.read_only => VolumeState::ReadOnly,
+        Phase::Serving | Phase::Detaching => VolumeState::Attached,
+        Phase::Ended => VolumeState::Failed,
+    };
+    view.target = live.pid.map(|pid| Target {
+        pid,
+        version: live.version.clone(),
+        restarts: live.restarts,
+        memory_bytes: live.status.as_ref().map(|status| status.memory_bytes),
+    });
+    let Some(status) = &live.status else { return };
+    if status.phase == TargetPhase::ReadOnly {
+        view.state = VolumeState::ReadOnly;
+    }
+    view.mapped_bytes = status.mapped_bytes;
+    view.seq = Some(status.seq);
+    view.durable_seq = Some(status.durable_seq);
+    view.gen_number = status.gen_number;
+}
+
+/// Says how a volume is.
+fn judge_volume(view: &mut Volume, record: &VolumeRecord, live: Option<&Live>) {
+    let name = &view.name;
+    let mut say = |health: Health, status: String, action: String| {
+        view.health = health;
+        view.status = Some(status);
+        view.action = Some(action);
+    };
+    match record.life {
+        Life::Creating => {
+            let action = format!("repeat plinth volume create, or plinth volume delete {name}");
+            return say(Health::Suspended, format!("volume {name} is not complete"), action);
+        }
+        Life::Deleting => {
+            let action = format!("repeat plinth volume delete {name}");
+            return say(Health::Suspended, format!("volume {name} is being deleted"), action);
+        }
+        Life::Ready => {}
+    }
+    let bad = |leg: &Leg| leg.drives.iter().any(|drive| drive.state != CopyState::Current);
+    let lost: Vec<u8> = view.legs.iter().filter(|leg| bad(leg)).map(|leg| leg.leg).collect();
+    let failure = live.and_then(|live| live.error.as_ref()).filter(|_| view.state == VolumeState::Recovering);
+    if let Some(error) = failure {
+        let action = "its target is started again by itself; see plinth events".to_owned();
+        say(Health::Faulted, format!("volume {name} is not served: {error}"), action);
+    } else if !view.legs.is_empty() && lost.len() == view.legs.len() {
+        let action = "bring the drives back; plinth pool status names them".to_owned();
+        say(Health::Faulted, format!("no leg of volume {name} is complete"), action);
+    } else if view.state == VolumeState::ReadOnly && !view.read_only.unwrap_or(false) {
+        let action = format!("check the drives, then detach and attach volume {name}");
+        say(Health::Faulted, format!("volume {name} takes no writes any more"), action);
+    } else if !lost.is_empty() {
+        let legs: Vec<String> = lost.iter().map(ToString::to_string).collect();
+        let action = "bring the drive back or replace it; plinth pool status names it".to_owned();
+        say(Health::Degraded, format!("volume {name} runs without leg {}", legs.join(" and ")), action);
+    }
+}
+
+/// A pool as it would be.
+pub(super) fn planned_pool(pool: &PoolRecord, drives: &[DriveRecord]) -> Pool {
+    let drives: Vec<Drive> = drives.iter().map(|drive| view_drive(drive, extent_bytes(pool), 0)).collect();
+    let size: u64 = drives.iter().map(|drive| drive.size_bytes).sum();
+    Pool {
+        name: pool.name.clone(),
+        id: pool.id.clone(),
+        created_at: None,
+        health: Health::Online,
+        status: None,
+        action: None,
+        size_bytes: size,
+        allocated_bytes: 0,
+        free_bytes: size,
+        reserved_bytes: pool.reserve_bytes,
+        reclaimable_bytes: 0,
+        provisioned_bytes: 0,
+        drives,
+        volumes: Vec::new(),
+        tasks: Vec::new(),
+    }
+}
+
+/// A volume as it would be: detached and well.
+pub(super) fn planned_volume(pool: &PoolRecord, group: &GroupRecord, volume: &VolumeRecord) -> Volume {
+    Volume {
+        name: volume.name.clone(),
+        id: volume.id.clone(),
+        pool: pool.name.clone(),
+        group: group.name.clone(),
+        created_at: volume.created_at.clone(),
+        size_bytes: volume.size_bytes,
+        leg_count: group.legs,
+        column_count: group.columns,
+        stripe_unit_bytes: u64::from(group.stripe_blocks) * BLOCK_BYTES as u64,
+        state: VolumeState::Detached,
+        health: Health::Online,
+        frontend: None,
+        device: None,
+        device_link: None,
+        nbd_socket: None,
+        read_only: None,
+        mapped_bytes: None,
+        allocated_bytes: row_bytes(pool, group),
+        cache_bytes: volume.cache_bytes,
+        seq: None,
+        durable_seq: None,
+        gen_number: group.gen_number,
+        target: None,
+        legs: Vec::new(),
+        resync: None,
+        scrub: None,
+        encryption: None,
+        qos: None,
+        clone_of: None,
+        status: None,
+        action: None,
+    }
+}

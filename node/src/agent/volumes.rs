@@ -1,0 +1,365 @@
+//! Verbs of volumes that concern catalogue and drives: create, set, resize, rename, delete.
+//!
+//! Crash story of `create`: group, volume, home row and its extents are announced in one transaction; then the
+//! headers are durable, then the superblocks; then the volume is ready. Until then it cannot be attached, and a
+//! repetition writes everything again. `delete` is announced, wipes, frees, forgets.
+use super::Agent;
+use super::pools::unknown_property;
+use super::space::Space;
+use crate::catalogue::{CopyRecord, CopyState, GroupRecord, Life, PoolRecord, Severity, Versioned, VolumeRecord, records};
+use crate::error::{Error, Kind, Result};
+use crate::params::{CreateVolume, ResizeVolume};
+use crate::{files, model, text};
+use base::BLOCK_BYTES;
+use base::limits::{MAX_COLUMNS, MAX_LEGS};
+use volume::Geometry;
+
+/// Copies in all unless said otherwise.
+pub const DEFAULT_LEGS: u8 = 2;
+/// Stripe columns unless said otherwise.
+pub const DEFAULT_COLUMNS: u8 = 1;
+/// Stripe unit unless said otherwise.
+pub const DEFAULT_STRIPE_BYTES: u64 = 64 << 10;
+/// Memory for map pages unless said otherwise: maps 8 GiB without reading a page twice.
+pub const DEFAULT_CACHE_BYTES: u64 = 64 << 20;
+/// The least and most of it.
+const CACHE_BYTES: std::ops::RangeInclusive<u64> = (1 << 20)..=(64 << 30);
+/// Size of a volume at most: what a map of five levels reaches (format).
+pub const MAX_VOLUME_BYTES: u64 = 128 << 40;
+
+/// A request to create, with the defaults filled in and checked.
+struct Shape {
+    legs: u8,
+    columns: u8,
+    stripe_blocks: u32,
+    group: String,
+}
+
+impl Agent {
+    /// `volume create`.
+    ///
+    /// # Errors
+    /// `Invalid`, `NotFound` (pool), `Exists`, `NoSpace`; nothing is changed then.
+    pub fn create_volume(&self, params: &CreateVolume, dry: bool) -> Result<model::Volume> {
+        text::check_name("volume", &params.name)?;
+        check_bytes(&params.name, params.size_bytes)?;
+        let shape = shape(params)?;
+        let mut space = self.lock();
+        if let Some(volume) = self.store.get::<VolumeRecord>(&records::volume_key(&params.name))? {
+            self.same_volume(&volume, params, &shape)?;
+            if volume.life == Life::Creating && !dry {
+                self.finish_volume(&volume)?;
+            }
+            return self.view_volume(&params.name);
+        }
+        let pool = self.ready_pool(&params.pool)?;
+        check_geometry(&params.name, &pool, &shape)?;
+        if self.store.get::<GroupRecord>(&records::group_key(&shape.group))?.is_some() {
+            let message = format!("group {} has a volume already; groups of several volumes are not supported yet", shape.group);
+            return Err(Error::new(Kind::NotSupported, shape.group.clone(), message).hint("leave --group away"));
+        }
+        let (group, volume) = self.announce_volume(&mut space, &pool, params, &shape, dry)?;
+        if dry {
+            return Ok(super::view::planned_volume(&pool, &group, &volume));
+        }
+        self.finish_volume(&self.volume(&params.name)?)?;
+        self.view_volume(&params.name)
+    }
+
+    /// Places the home row and writes the announcement (unless it is a dry run).
+    fn announce_volume(
+        &self,
+        space: &mut Space,
+        pool: &Versioned<PoolRecord>,
+        params: &CreateVolume,
+        shape: &Shape,
+        dry: bool,
+    ) -> Result<(GroupRecord, VolumeRecord)> {
+        let mut group = GroupRecord {
+            id: files::random_id()?.to_string(),
+            name: shape.group.clone(),
+            pool: pool.name.clone(),
+            created_at: text::now(),
+            life: Life::Creating,
+            legs: shape.legs,
+            columns: shape.columns,
+            stripe_blocks: shape.stripe_blocks,
+            gen_number: 0,
+            rows_used: 1,
+            copies: Vec::new(),
+        };
+        let row = self.choose_row(space, pool, &group, 0, &[])?;
+        group.copies = row.extents.iter().map(|(drive, _)| current_copy(drive)).collect();
+        let volume = VolumeRecord {
+            id: files::random_id()?.to_string(),
+            name: params.name.clone(),
+            pool: pool.name.clone(),
+            group: shape.group.clone(),
+            created_at: group.created_at.clone(),
+            life: Life::Creating,
+            size_bytes: params.size_bytes,
+            cache_bytes: DEFAULT_CACHE_BYTES,
+            renamed_from: None,
+            attachment: None,
+        };
+        if dry {
+            return Ok((group, volume));
+        }
+        let txn = self.store.txn().expect(records::pool_key(&pool.name), pool.version);
+        let txn = txn.create(records::group_key(&group.name), &group);
+        let txn = txn.create(records::volume_key(&volume.name), &volume);
+        Self::take_row(txn, &group, &row).commit()?;
+        for (drive, extent) in &row.extents {
+            space.take(drive, *extent);
+        }
+        Ok((group, volume))
+    }
+
+    /// Whether a repetition of `volume create` asks for what there is.
+    fn same_volume(&self, volume: &VolumeRecord, params: &CreateVolume, shape: &Shape) -> Result<()> {
+        if volume.life == Life::Deleting {
+            self.ready_volume(&volume.name)?;
+        }
+        let group = self.group(&volume.group)?;
+        let same = volume.pool == params.pool
+            && volume.size_bytes == params.size_bytes
+            && (params.group.is_none() || volume.group == shape.group)
+            && (group.legs, group.columns, group.stripe_blocks) == (shape.legs, shape.columns, shape.stripe_blocks);
+        if same {
+            return Ok(());
+        }
+        let message = format!(
+            "volume {} exists with other parameters: pool {}, {}, {} legs, {} columns",
+            volume.name,
+            volume.pool,
+            text::show_size(volume.size_bytes),
+            group.legs,
+            group.columns
+        );
+        Err(Error::new(Kind::Exists, volume.name.clone(), message).hint("choose another name"))
+    }
+
+    /// Writes what was announced and marks group and volume ready.
+    pub(super) fn finish_volume(&self, volume: &Versioned<VolumeRecord>) -> Result<()> {
+        let mut volume = volume.clone();
+        let mut group = self.group(&volume.group)?;
+        let pool = self.pool(&volume.pool)?;
+        let rows = self.rows_of(&group.id)?;
+        let home = rows.first().ok_or_else(|| {
+            Error::new(Kind::Damage, group.name.clone(), format!("the catalogue has no home row of group {}", group.name))
+        })?;
+        self.write_headers(&pool, &group, home)?;
+        self.write_group(&pool, &group, &volume, home)?;
+        group.life = Life::Ready;
+        volume.life = Life::Ready;
+        let txn = self.store.txn().update(records::group_key(&group.name), &group);
+        txn.update(records::volume_key(&volume.name), &volume).commit()?;
+        let message = format!("volume {} of {} was created", volume.name, text::show_size(volume.size_bytes));
+        self.events.history(&pool.id, &format!("volume create {}", volume.name), &message);
+        self.events.record(Severity::Info, "volume_create", &volume.name, &message);
+        Ok(())
+    }
+
+    /// `volume set`.
+    ///
+    /// # Errors
+    /// `Invalid` for an unknown property or value.
+    pub fn set_volume(&self, name: &str, key: &str, value: &str, dry: bool) -> Result<model::Volume> {
+        let _space = self.lock();
+        let mut volume = self.ready_volume(name)?;
+        match key {
+            "cache" => {
+                let bytes = text::parse_size(value)?;
+                if !CACHE_BYTES.contains(&bytes) {
+                    let message = format!("a cache of {} is not possible", text::show_size(bytes));
+                    return Err(Error::invalid(name, message).hint("1MiB to 64GiB are"));
+                }
+                volume.cache_bytes = bytes;
+            }
+            _ => return Err(unknown_property("volume", name, key, "cache=SIZE")),
+        }
+        if !dry {
+            self.store.txn().update(records::volume_key(name), &volume).commit()?;
+            let pool = self.pool(&volume.pool)?;
+            self.events.history(&pool.id, &format!("volume set {name} {key}={value}"), "property changed");
+        }
+        self.view_volume(name)
+    }
+
+    /// The catalogue's half of `volume resize`: the new size. Its target hears of it afterwards, or when it
+    /// starts.
+    ///
+    /// # Errors
+    /// `Invalid` for a shrink or an impossible size.
+    pub fn resize_record(&self, name: &str, params: &ResizeVolume, dry: bool) -> Result<VolumeRecord> {
+        let _space = self.lock();
+        let mut volume = self.ready_volume(name)?;
+        let added = if params.relative { volume.size_bytes } else { 0 };
+        let wanted = params.size_bytes.checked_add(added);
+        let wanted = wanted.ok_or_else(|| Error::invalid(name, "the size is beyond the format"))?;
+        check_bytes(name, wanted)?;
+        if wanted < volume.size_bytes {
+            let (from, to) = (text::show_size(volume.size_bytes), text::show_size(wanted));
+            let message = format!("volume {name} cannot shrink from {from} to {to}");
+            return Err(Error::invalid(name, message).hint("volumes only grow"));
+        }
+        if wanted > volume.size_bytes && !dry {
+            volume.size_bytes = wanted;
+            self.store.txn().update(records::volume_key(name), &volume).commit()?;
+            let message = format!("volume {name} has {} now", text::show_size(wanted));
+            let pool = self.pool(&volume.pool)?;
+            self.events.history(&pool.id, &format!("volume resize {name}"), &message);
+            self.events.record(Severity::Info, "volume_resize", name, &message);
+        }
+        Ok(volume.record)
+    }
+
+    /// `volume rename`, of a detached volume.
+    ///
+    /// # Errors
+    /// `Exists` when the name is taken, `Refused` while attached.
+    pub fn rename_volume(&self, name: &str, new: &str, dry: bool) -> Result<model::Volume> {
+        text::check_name("volume", new)?;
+        let _space = self.lock();
+        let taken = self.store.get::<VolumeRecord>(&records::volume_key(new))?;
+        let Some(volume) = self.store.get::<VolumeRecord>(&records::volume_key(name))? else {
+            return match taken {
+                Some(done) if done.renamed_from.as_deref() == Some(name) => self.view_volume(new),
+                _ => Err(self.volume(name).expect_err("it is not there")),
+            };
+        };
+        if name == new {
+            return self.view_volume(name);
+        }
+        if taken.is_some() || self.store.get::<GroupRecord>(&records::group_key(new))?.is_some() {
+            return Err(Error::new(Kind::Exists, new, format!("the name {new} is taken")).hint("choose another name"));
+        }
+        if volume.attachment.is_some() {
+            return Err(Error::new(Kind::Refused, name, format!("volume {name} is attached"))
+                .hint(format!("plinth volume detach {name} first")));
+        }
+        self.ready_volume(name)?;
+        let group = self.group(&volume.group)?;
+        let mut renamed = volume.record.clone();
+        renamed.name = new.to_owned();
+        renamed.renamed_from = Some(name.to_owned());
+        let mut txn = self.store.txn().remove(records::volume_key(name), &volume);
+        if group.name == name {
+            renamed.group = new.to_owned();
+            let moved = GroupRecord { name: new.to_owned(), ..group.record.clone() };
+            txn = txn.remove(records::group_key(name), &group).create(records::group_key(new), &moved);
+        }
+        if dry {
+            return self.view_volume(name);
+        }
+        txn.create(records::volume_key(new), &renamed).commit()?;
+        let pool = self.pool(&renamed.pool)?;
+        self.events.history(&pool.id, &format!("volume rename {name} {new}"), "renamed");
+        self.events.record(Severity::Info, "volume_rename", new, &format!("volume {name} is called {new} now"));
+        self.view_volume(new)
+    }
+
+    /// `volume delete`, of a detached volume.
+    ///
+    /// # Errors
+    /// `NotFound`, `Refused` while attached.
+    pub fn delete_volume(&self, name: &str, dry: bool) -> Result<()> {
+        let mut space = self.lock();
+        let mut volume = self.volume(name)?;
+        if volume.attachment.is_some() {
+            return Err(Error::new(Kind::Refused, name, format!("volume {name} is attached"))
+                .hint(format!("plinth volume detach {name} first")));
+        }
+        if dry {
+            return Ok(());
+        }
+        if volume.life != Life::Deleting {
+            volume.life = Life::Deleting;
+            volume.version = self.store.txn().update(records::volume_key(name), &volume).commit()?;
+        }
+        self.finish_delete(&mut space, &volume)
+    }
+
+    /// Wipes and frees the rows of a volume that goes, then forgets it.
+    pub(super) fn finish_delete(&self, space: &mut Space, volume: &Versioned<VolumeRecord>) -> Result<()> {
+        let group = self.group(&volume.group)?;
+        let pool = self.pool(&volume.pool)?;
+        self.take_back(space, &pool, &group)?;
+        // Files of the group go before its entry does: afterwards nobody would look for them.
+        for path in [self.options.stale_marks(&group.id), self.options.target_spec(&group.id), self.options.target_log(&group.id)] {
+            let _ = std::fs::remove_file(path);
+        }
+        let txn = self.store.txn().remove(records::volume_key(&volume.name), volume);
+        txn.remove(records::group_key(&group.name), &group).commit()?;
+        let message = format!("volume {} was deleted", volume.name);
+        self.events.history(&pool.id, &format!("volume delete {}", volume.name), &message);
+        self.events.record(Severity::Info, "volume_delete", &volume.name, &message);
+        Ok(())
+    }
+}
+
+/// The record of a copy that has everything.
+pub(super) fn current_copy(drive: &str) -> CopyRecord {
+    CopyRecord { drive: drive.to_owned(), state: CopyState::Current, version: 0, stale_since_seq: None }
+}
+
+/// Checks a size.
+fn check_bytes(name: &str, bytes: u64) -> Result<()> {
+    if bytes == 0 {
+        return Err(Error::invalid(name, format!("volume {name} cannot have a size of 0")));
+    }
+    if !bytes.is_multiple_of(BLOCK_BYTES as u64) {
+        let message = format!("a size of {bytes} bytes is not a multiple of 4096");
+        let next = bytes.checked_next_multiple_of(BLOCK_BYTES as u64);
+        let error = Error::invalid(name, message);
+        return Err(match next {
+            Some(next) => error.hint(format!("the next larger one is {next}")),
+            None => error,
+        });
+    }
+    if bytes > MAX_VOLUME_BYTES {
+        let message = format!("a size of {} is beyond the format", text::show_size(bytes));
+        return Err(Error::invalid(name, message).hint("a volume has at most 128TiB"));
+    }
+    Ok(())
+}
+
+/// Fills in the defaults.
+fn shape(params: &CreateVolume) -> Result<Shape> {
+    let legs = params.legs.unwrap_or(DEFAULT_LEGS);
+    let columns = params.columns.unwrap_or(DEFAULT_COLUMNS);
+    if !(1..=MAX_LEGS).contains(&usize::from(legs)) {
+        return Err(Error::invalid(&params.name, format!("{legs} legs are not possible")).hint("1 to 4 are"));
+    }
+    if !(1..=MAX_COLUMNS).contains(&usize::from(columns)) {
+        return Err(Error::invalid(&params.name, format!("{columns} columns are not possible")).hint("1 to 8 are"));
+    }
+    let stripe = params.stripe_unit_bytes.unwrap_or(DEFAULT_STRIPE_BYTES);
+    let stripe_blocks = u32::try_from(stripe / BLOCK_BYTES as u64).unwrap_or(u32::MAX);
+    if !stripe.is_multiple_of(BLOCK_BYTES as u64) || stripe_blocks == 0 {
+        let message = format!("a stripe unit of {stripe} bytes is not a multiple of 4096");
+        return Err(Error::invalid(&params.name, message));
+    }
+    let group = params.group.clone().unwrap_or_else(|| params.name.clone());
+    text::check_name("group", &group)?;
+    Ok(Shape { legs, columns, stripe_blocks, group })
+}
+
+/// Checks that the format can hold this shape in this pool.
+fn check_geometry(name: &str, pool: &PoolRecord, shape: &Shape) -> Result<()> {
+    // The default ring asks for room behind the fixed blocks of the home extents.
+    if pool.extent_blocks / u32::from(shape.columns) > 32 {
+        let ring = Geometry::default_ring(shape.columns, pool.extent_blocks);
+        let geometry = Geometry::new(shape.legs, shape.columns, shape.stripe_blocks, pool.extent_blocks, ring);
+        if geometry.check() {
+            return Ok(());
+        }
+    }
+    let message = format!(
+        "{} columns with a stripe unit of {} do not fit the pool's extents of {}",
+        shape.columns,
+        text::show_size(u64::from(shape.stripe_blocks) * BLOCK_BYTES as u64),
+        text::show_size(u64::from(pool.extent_blocks) * BLOCK_BYTES as u64)
+    );
+    Err(Error::invalid(name, message).hint("a stripe unit is 32KiB to 16MiB and divides the extent"))
+}

@@ -1,0 +1,115 @@
+//! The catalogue: what the agent knows, behind a small key-value interface.
+//!
+//! Keys are paths (`pools/fast`), values JSON. Every change is one transaction that names the versions it was
+//! decided on; it happens whole or, when any of them moved, not at all. A version is the number of the
+//! transaction that last wrote the key, so it never repeats, also not when a key is deleted and made again.
+//! The same interface fits a shared store for several nodes; `Embedded` keeps it in one file on this node.
+//!
+//! Crash story: a transaction is durable when `commit` returns. A verb first writes what it is about to do,
+//! then does it to the drives, then writes that it is done; each half can be repeated.
+pub mod embedded;
+pub mod records;
+pub mod store;
+
+pub use embedded::Embedded;
+pub use records::{
+    Attachment, CopyRecord, CopyState, DriveRecord, DriveState, EventRecord, ExtentRecord, FrontendKind,
+    GroupRecord, HistoryRecord, Life, PoolRecord, RowRecord, Severity, VolumeRecord,
+};
+pub use store::{Store, Txn, Versioned};
+
+use crate::error::Result;
+use tokio::sync::broadcast;
+
+/// Version of a key that does not exist.
+pub const ABSENT: u64 = 0;
+
+/// A key's value and version.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Entry {
+    /// Number of the transaction that wrote it.
+    pub version: u64,
+    /// The bytes.
+    pub value: Vec<u8>,
+}
+
+/// A condition of a transaction: the key still has this version (`ABSENT`: does not exist).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Compare {
+    /// The key.
+    pub key: String,
+    /// The version it must have.
+    pub version: u64,
+}
+
+/// One change of a transaction.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// Writes the key.
+    Put(String, Vec<u8>),
+    /// Removes the key; no harm if it does not exist.
+    Delete(String),
+}
+
+impl Change {
+    /// The key that changes.
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Put(key, _) | Self::Delete(key) => key,
+        }
+    }
+}
+
+/// How a transaction ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// Durable, under this version.
+    Committed(u64),
+    /// A compared key has another version; nothing changed.
+    Conflict,
+}
+
+/// A key that changed, and the version under which it did.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Changed {
+    /// The key.
+    pub key: String,
+    /// Number of the transaction.
+    pub version: u64,
+}
+
+/// A key-value store with compare-and-swap over several keys and watching by prefix.
+pub trait Catalogue: Send + Sync {
+    /// One key.
+    fn get(&self, key: &str) -> Result<Option<Entry>>;
+    /// All keys that begin with `prefix`, in order.
+    fn range(&self, prefix: &str) -> Result<Vec<(String, Entry)>>;
+    /// One transaction: all compares hold and all changes happen, or nothing does.
+    fn commit(&self, compares: &[Compare], changes: &[Change]) -> Result<Outcome>;
+    /// Hears of changes from now on to keys that begin with `prefix`.
+    fn watch(&self, prefix: &str) -> Watch;
+}
+
+/// Changes to keys with one prefix.
+pub struct Watch {
+    prefix: String,
+    changes: broadcast::Receiver<Changed>,
+}
+
+impl Watch {
+    /// Watches a stream of all changes for those under `prefix`.
+    pub fn new(prefix: &str, changes: broadcast::Receiver<Changed>) -> Self {
+        Self { prefix: prefix.to_owned(), changes }
+    }
+
+    /// Waits for the next change. `None`: changes were missed (read everything again) or the catalogue is
+    /// closed.
+    pub async fn next(&mut self) -> Option<Changed> {
+        loop {
+            let changed = self.changes.recv().await.ok()?;
+            if changed.key.starts_with(&self.prefix) {
+                return Some(changed);
+            }
+        }
+    }
+}

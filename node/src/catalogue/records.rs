@@ -1,0 +1,298 @@
+//! The records of the catalogue and their keys.
+//!
+//! | key | record |
+//! |---|---|
+//! | `pools/NAME` | [`PoolRecord`] |
+//! | `drives/ID` | [`DriveRecord`] |
+//! | `extents/DRIVE/NUMBER` | [`ExtentRecord`]: taken by creating the key, so never twice |
+//! | `groups/NAME` | [`GroupRecord`] |
+//! | `rows/GROUP-ID/NUMBER` | [`RowRecord`] |
+//! | `volumes/NAME` | [`VolumeRecord`] |
+//! | `events/NUMBER` | [`EventRecord`], bounded |
+//! | `history/POOL-ID/NUMBER` | [`HistoryRecord`] |
+//!
+//! New fields get a default, so that a newer agent reads what an older one wrote.
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use utoipa::ToSchema;
+
+/// Key of a pool.
+pub fn pool_key(name: &str) -> String {
+    format!("pools/{name}")
+}
+
+/// Key of a drive.
+pub fn drive_key(id: &str) -> String {
+    format!("drives/{id}")
+}
+
+/// Key of an extent; numbers are padded so that keys sort as numbers do.
+pub fn extent_key(drive: &str, extent: u32) -> String {
+    format!("extents/{drive}/{extent:08x}")
+}
+
+/// Key of a group.
+pub fn group_key(name: &str) -> String {
+    format!("groups/{name}")
+}
+
+/// Key of a volume.
+pub fn volume_key(name: &str) -> String {
+    format!("volumes/{name}")
+}
+
+/// How far an object's verb came. What is not `Ready` is finished when the verb is repeated or the agent
+/// starts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Life {
+    /// Announced; drives may or may not have been written yet.
+    Creating,
+    /// Complete.
+    Ready,
+    /// Going; drives may or may not have been wiped yet.
+    Deleting,
+}
+
+/// A pool.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PoolRecord {
+    /// 128-bit identity, also on every label.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// RFC 3339.
+    pub created_at: String,
+    /// How far it is.
+    pub life: Life,
+    /// Blocks of an extent.
+    pub extent_blocks: u32,
+    /// Drives, by id, in the order in which they were added.
+    pub drives: Vec<String>,
+    /// Space that is not handed out, in bytes.
+    #[serde(default)]
+    pub reserve_bytes: u64,
+}
+
+/// What the operator or the agent last said of a drive.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DriveState {
+    /// There and usable.
+    Online,
+    /// Taken out by the operator.
+    Offline,
+    /// Out of use after errors.
+    Failed,
+    /// Not found at any path.
+    Missing,
+    /// Being emptied.
+    Evacuating,
+}
+
+/// A drive of a pool.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DriveRecord {
+    /// 128-bit identity, also on its label.
+    pub id: String,
+    /// Identity of its pool.
+    pub pool: String,
+    /// Where it was last found.
+    pub path: PathBuf,
+    /// How far it is: `Creating` until its label is durable.
+    pub life: Life,
+    /// Whether the operator allows its use.
+    pub state: DriveState,
+    /// Failure domains; empty if not said.
+    pub node: String,
+    /// Its rack.
+    pub rack: String,
+    /// Its zone.
+    pub zone: String,
+    /// Its class of speed.
+    pub class: String,
+    /// Blocks of the drive when it was added.
+    pub blocks: u64,
+    /// Extents that it holds.
+    pub extents: u32,
+    /// Number of its newest label.
+    pub written: u64,
+}
+
+/// An extent that is not free.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ExtentRecord {
+    /// The drive.
+    pub drive: String,
+    /// Its number.
+    pub extent: u32,
+    /// Identity of the group that has it.
+    pub group: String,
+    /// The row.
+    pub row: u32,
+    /// The leg.
+    pub leg: u8,
+    /// The column.
+    pub column: u8,
+}
+
+/// The state of one copy: what one drive holds of a group.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CopyState {
+    /// Everything that is durable is on it.
+    Current,
+    /// It misses writes.
+    Stale,
+    /// It is being brought up to date.
+    Resyncing,
+    /// The drive is not there.
+    Missing,
+}
+
+/// What the catalogue knows of one copy.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CopyRecord {
+    /// The drive; its place in the list is the drive's index in the group's table.
+    pub drive: String,
+    /// The state; `Missing` is not stored, it follows from the drive.
+    pub state: CopyState,
+    /// Superblock number that said so; the highest anywhere is right.
+    pub version: u64,
+    /// Since which Seq it is stale, if known.
+    pub stale_since_seq: Option<u64>,
+}
+
+/// A consistency group.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct GroupRecord {
+    /// 128-bit identity, also in its superblocks.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Name of its pool.
+    pub pool: String,
+    /// RFC 3339.
+    pub created_at: String,
+    /// How far it is.
+    pub life: Life,
+    /// Mirror copies.
+    pub legs: u8,
+    /// Stripe columns.
+    pub columns: u8,
+    /// Blocks of a stripe unit.
+    pub stripe_blocks: u32,
+    /// The highest activation handed out.
+    pub gen_number: u64,
+    /// Rows that the newest superblock named when the agent last heard.
+    pub rows_used: u32,
+    /// Its drives and what is known of each copy, in the order of the group's drive table.
+    pub copies: Vec<CopyRecord>,
+}
+
+/// Through what a volume is attached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FrontendKind {
+    /// A ublk device.
+    Ublk,
+    /// NBD on a Unix socket.
+    Nbd,
+}
+
+/// That a volume is to be attached, and how. Kept until it is detached: restored when the agent starts.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Attachment {
+    /// Through what.
+    pub frontend: FrontendKind,
+    /// The socket, for NBD.
+    pub nbd_socket: Option<PathBuf>,
+    /// Writes are refused.
+    pub read_only: bool,
+    /// Number of the ublk device, once there is one; a new target takes it over.
+    pub device_number: Option<u32>,
+    /// A detach was asked for; it is finished when the agent starts.
+    pub detaching: bool,
+    /// It has served at least once; until then a failure undoes the attachment.
+    pub served: bool,
+}
+
+/// A volume.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct VolumeRecord {
+    /// 128-bit identity.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Name of its pool.
+    pub pool: String,
+    /// Name of its group.
+    pub group: String,
+    /// RFC 3339.
+    pub created_at: String,
+    /// How far it is.
+    pub life: Life,
+    /// Its size, in bytes.
+    pub size_bytes: u64,
+    /// Memory for map pages in its target, in bytes.
+    pub cache_bytes: u64,
+    /// The name before the last rename: a repeated rename finds that it is done.
+    #[serde(default)]
+    pub renamed_from: Option<String>,
+    /// Whether and how it is attached.
+    pub attachment: Option<Attachment>,
+}
+
+/// How much an event matters.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// For the record.
+    Info,
+    /// Redundancy or comfort is lost.
+    Warning,
+    /// Something does not work.
+    Error,
+}
+
+/// Something that happened.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct EventRecord {
+    /// Its number; grows.
+    pub id: u64,
+    /// RFC 3339.
+    pub at: String,
+    /// How much it matters.
+    pub severity: Severity,
+    /// What sort, in snake case: `drive_stale`, `target_restarted`.
+    pub kind: String,
+    /// The object concerned.
+    pub object: String,
+    /// One sentence.
+    pub message: String,
+}
+
+/// A verb that changed a pool.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct HistoryRecord {
+    /// RFC 3339.
+    pub at: String,
+    /// The verb and its object.
+    pub command: String,
+    /// What it changed, in a sentence.
+    pub message: String,
+}
+
+/// Key of a row.
+pub fn row_key(group: &str, row: u32) -> String {
+    format!("rows/{group}/{row:08x}")
+}
+
+/// A row of a group: where its extents are. Its key and the keys of its extents are created together.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RowRecord {
+    /// The row.
+    pub row: u32,
+    /// Drive and extent, ordered by leg, then column.
+    pub extents: Vec<(String, u32)>,
+}

@@ -1,0 +1,13 @@
+//! Drives as the agent sees them: opened for a moment, read or written block by block, flushed, closed.
+//!
+//! The data path never comes through here; it belongs to the target. What the agent writes are labels, headers
+//! of extents and the first superblocks, each flushed before anything depends on it.
+pub mod label;
+pub mod media;
+pub mod scan;
+pub mod signature;
+
+pub use label::{LabelState, read_label, write_label};
+pub use media::{Identity, Media};
+pub use scan::{Seen, scan};
+pub use signature::find_signature;

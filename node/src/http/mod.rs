@@ -1,0 +1,75 @@
+//! The control socket: HTTP/JSON over a Unix socket that only its owner can open.
+//!
+//! Bounded against whoever connects and does not speak: a limit of connections, a deadline for the head of
+//! each request (which also ends idle connections), a limit on bodies (axum's default, 2 MiB).
+pub mod error;
+pub mod metrics;
+pub mod openapi;
+pub mod routes;
+
+use crate::agent::Agent;
+use crate::error::{Error, Result};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, watch};
+
+/// Connections at once; more wait.
+const MAX_CONNECTIONS: usize = 256;
+/// The longest that the head of a request may take, or a connection be idle.
+const HEAD_DEADLINE: Duration = Duration::from_secs(30);
+/// Pause after the system had no file left for a connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Binds the control socket with mode 0600. The caller has checked the folder and holds the agent's lock.
+///
+/// # Errors
+/// The file system's.
+pub fn bind(socket: &Path) -> Result<UnixListener> {
+    let _ = std::fs::remove_file(socket);
+    let listener = UnixListener::bind(socket).map_err(|source| Error::io("listen on", socket, &source))?;
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))
+        .map_err(|source| Error::io("restrict", socket, &source))?;
+    Ok(listener)
+}
+
+/// Serves until `stop` says so.
+pub async fn serve(agent: Arc<Agent>, listener: UnixListener, stop: watch::Sender<bool>) {
+    let routes = routes::router(agent, stop.clone());
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut stopped = stop.subscribe();
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stopped.wait_for(|stop| *stop) => return,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::error!("cannot accept a connection: {error}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let routes = routes.clone();
+        tokio::spawn(async move {
+            connection(stream, routes).await;
+            drop(place);
+        });
+    }
+}
+
+async fn connection(stream: UnixStream, routes: axum::Router) {
+    let service = hyper_util::service::TowerToHyperService::new(routes);
+    let served = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_DEADLINE)
+        .serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = served.await {
+        tracing::debug!("a connection ended early: {error}");
+    }
+}

@@ -1,0 +1,43 @@
+//! The OpenAPI document, made from the handlers and the types themselves.
+use axum::Json;
+use utoipa::OpenApi;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Plinth", description = "Crash-safe mirrored block storage: the agent's control socket."),
+    paths(
+        super::routes::status,
+        super::routes::stop_agent,
+        super::routes::list_pools,
+        super::routes::create_pool,
+        super::routes::show_pool,
+        super::routes::set_pool,
+        super::routes::delete_pool,
+        super::routes::list_drives,
+        super::routes::add_drives,
+        super::routes::export_pool,
+        super::routes::history,
+        super::routes::importable,
+        super::routes::import_pool,
+        super::routes::wipe_drive,
+        super::routes::list_volumes,
+        super::routes::create_volume,
+        super::routes::show_volume,
+        super::routes::set_volume,
+        super::routes::delete_volume,
+        super::routes::resize_volume,
+        super::routes::rename_volume,
+        super::routes::attach_volume,
+        super::routes::detach_volume,
+        super::routes::events,
+        super::routes::healthz,
+        super::routes::readyz
+    ),
+    components(schemas(crate::error::ErrorBody))
+)]
+struct Document;
+
+/// Answers with the document.
+pub async fn document() -> Json<utoipa::openapi::OpenApi> {
+    Json(Document::openapi())
+}

@@ -1,0 +1,327 @@
+//! The routes. Each handler takes its input apart, calls one verb of the agent on a thread that may block, and
+//! answers with what the matching GET would show.
+use super::error::{Failure, not_found};
+use crate::agent::{Agent, blocking};
+use crate::catalogue::{HistoryRecord, EventRecord};
+use crate::error::Result;
+use crate::model::{Drive, Importable, Pool, Status, Volume};
+use crate::params::{
+    AddDrives, AttachVolume, CreatePool, CreateVolume, Dry, EventsQuery, ImportPool, RenameVolume, ResizeVolume, Set,
+    StopAgent, WipeDrive,
+};
+use crate::protocol::Request;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// What handlers share.
+#[derive(Clone)]
+pub struct Shared {
+    /// The agent.
+    pub agent: Arc<Agent>,
+    /// Ends the agent.
+    pub stop: watch::Sender<bool>,
+}
+
+type Answer<T> = std::result::Result<Json<T>, Failure>;
+type Body<T> = std::result::Result<Json<T>, JsonRejection>;
+type Asked<T> = std::result::Result<Query<T>, QueryRejection>;
+
+/// All routes.
+pub fn router(agent: Arc<Agent>, stop: watch::Sender<bool>) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/agent/stop", post(stop_agent))
+        .route("/v1/pools", get(list_pools).post(create_pool))
+        .route("/v1/pools/{name}", get(show_pool).patch(set_pool).delete(delete_pool))
+        .route("/v1/pools/{name}/drives", get(list_drives).post(add_drives))
+        .route("/v1/pools/{name}/export", post(export_pool))
+        .route("/v1/pools/{name}/history", get(history))
+        .route("/v1/import", get(importable).post(import_pool))
+        .route("/v1/drives/wipe", post(wipe_drive))
+        .route("/v1/volumes", get(list_volumes).post(create_volume))
+        .route("/v1/volumes/{name}", get(show_volume).patch(set_volume).delete(delete_volume))
+        .route("/v1/volumes/{name}/resize", post(resize_volume))
+        .route("/v1/volumes/{name}/rename", post(rename_volume))
+        .route("/v1/volumes/{name}/attach", post(attach_volume))
+        .route("/v1/volumes/{name}/detach", post(detach_volume))
+        .route("/v1/events", get(events))
+        .route("/v1/openapi.json", get(super::openapi::document))
+        .route("/metrics", get(super::metrics::text))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .fallback(not_found)
+        .with_state(Shared { agent, stop })
+}
+
+/// Runs a verb on a thread that may block.
+async fn on<T: Send + 'static>(
+    shared: &Shared,
+    verb: impl FnOnce(&Agent) -> Result<T> + Send + 'static,
+) -> std::result::Result<T, Failure> {
+    let agent = shared.agent.clone();
+    Ok(blocking(move || verb(&agent)).await?)
+}
+
+/// The process lives.
+#[utoipa::path(get, path = "/healthz", responses((status = 200, description = "alive")))]
+pub(super) async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// The agent can take requests: its catalogue answers.
+#[utoipa::path(get, path = "/readyz", responses((status = 200, description = "ready")))]
+pub(super) async fn readyz(State(shared): State<Shared>) -> std::result::Result<&'static str, Failure> {
+    on(&shared, |agent| agent.list_pools()).await?;
+    Ok("ok\n")
+}
+
+/// Everything at a glance.
+#[utoipa::path(get, path = "/v1/status", responses((status = 200, body = Status)))]
+pub(super) async fn status(State(shared): State<Shared>) -> Answer<Status> {
+    shared.agent.supervisor.refresh(None).await;
+    Ok(Json(on(&shared, Agent::view_status).await?))
+}
+
+/// Ends the agent; with `all`, detaches every volume first.
+#[utoipa::path(post, path = "/v1/agent/stop", request_body = StopAgent, responses((status = 202)))]
+pub(super) async fn stop_agent(State(shared): State<Shared>, body: Body<StopAgent>) -> std::result::Result<StatusCode, Failure> {
+    if body?.all {
+        shared.agent.detach_all().await?;
+    }
+    shared.stop.send_replace(true);
+    Ok(StatusCode::ACCEPTED)
+}
+
+/// All pools.
+#[utoipa::path(get, path = "/v1/pools", responses((status = 200, body = Vec<Pool>)))]
+pub(super) async fn list_pools(State(shared): State<Shared>) -> Answer<Vec<Pool>> {
+    shared.agent.supervisor.refresh(None).await;
+    Ok(Json(on(&shared, Agent::list_pools).await?))
+}
+
+/// Makes a pool of drives.
+#[utoipa::path(post, path = "/v1/pools", request_body = CreatePool, responses((status = 200, body = Pool)))]
+pub(super) async fn create_pool(State(shared): State<Shared>, dry: Asked<Dry>, body: Body<CreatePool>) -> Answer<Pool> {
+    let (dry, params) = (dry?.dry_run, body?.0);
+    Ok(Json(on(&shared, move |agent| agent.create_pool(&params, dry)).await?))
+}
+
+/// One pool.
+#[utoipa::path(get, path = "/v1/pools/{name}", responses((status = 200, body = Pool)))]
+pub(super) async fn show_pool(State(shared): State<Shared>, Path(name): Path<String>) -> Answer<Pool> {
+    shared.agent.supervisor.refresh(None).await;
+    Ok(Json(on(&shared, move |agent| agent.show_pool(&name)).await?))
+}
+
+/// Changes a property of a pool.
+#[utoipa::path(patch, path = "/v1/pools/{name}", request_body = Set, responses((status = 200, body = Pool)))]
+pub(super) async fn set_pool(
+    State(shared): State<Shared>,
+    Path(name): Path<String>,
+    dry: Asked<Dry>,
+    body: Body<Set>,
+) -> Answer<Pool> {
+    let (dry, set) = (dry?.dry_run, body?.0);
+    Ok(Json(on(&shared, move |agent| agent.set_pool(&name, &set.key, &set.value, dry)).await?))
+}
+
+/// Deletes a pool without volumes.
+#[utoipa::path(delete, path = "/v1/pools/{name}", responses((status = 204)))]
+pub(super) async fn delete_pool(
+    State(shared): State<Shared>,
+    Path(name): Path<String>,
+    dry: Asked<Dry>,
+) -> std::result::Result<StatusCode, Failure> {
+    let dry = dry?.dry_run;
+    on(&shared, move |agent| agent.delete_pool(&name, dry)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The drives of a pool.
+#[utoipa::path(get, path = "/v1/pools/{name}/drives", responses((status = 200, body = Vec<Drive>)))]
+pub(super) async fn list_drives(State(shared): State<Shared>, Path(name): Path<String>) -> Answer<Vec<Drive>> {
+    shared.agent.supervisor.refresh(None).await;
+    Ok(Json(on(&shared, move |agent| Ok(agent.show_pool(&name)?.drives)).await?))
+}
+
+/// Adds drives to a pool.
+#[utoipa::path(post, path = "/v1/pools/{name}/drives", request_body = AddDrives, responses((status = 200, body = Pool)))]
+pub(super) async fn add_drives(
+    State(shared): State<Shared>,
+    Path(name): Path<String>,
+    dry: Asked<Dry>,
+    body: Body<AddDrives>,
+) -> Answer<Pool> {
+    let (dry, params) = (dry?.dry_run, body?.0);
+    Ok(Json(on(&shared, move |agent| agent.add_drives(&name, &params, dry)).await?))
+}
+
+/// Forgets a pool; its drives keep everything.
+#[utoipa::path(post, path = "/v1/pools/{name}/export", responses((status = 204)))]
+pub(super) async fn export_pool(
+    State(shared): State<Shared>,
+    Path(name): Path<String>,
+    dry: Asked<Dry>,
+) -> std::result::Result<StatusCode, Failure> {
+    let dry = dry?.dry_run;
+    on(&shared, move |agent| agent.export_pool(&name, dry)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// What was done to a pool.
+#[utoipa::path(get, path = "/v1/pools/{name}/history", responses((status = 200, body = Vec<HistoryRecord>)))]
+pub(super) async fn history(State(shared): State<Shared>, Path(name): Path<String>) -> Answer<Vec<HistoryRecord>> {
+    let lines = on(&shared, move |agent| agent.history(&name)).await?;
+    Ok(Json(lines))
+}
+
+/// Pools that could be imported.
+#[utoipa::path(get, path = "/v1/import", responses((status = 200, body = Vec<Importable>)))]
+pub(super) async fn importable(State(shared): State<Shared>) -> Answer<Vec<Importable>> {
+    Ok(Json(on(&shared, |agent| agent.importable(&ImportPool::default())).await?))
+}
+
+/// Imports pools.
+#[utoipa::path(post, path = "/v1/import", request_body = ImportPool, responses((status = 200, body = Vec<Pool>)))]
+pub(super) async fn import_pool(State(shared): State<Shared>, dry: Asked<Dry>, body: Body<ImportPool>) -> Answer<Vec<Pool>> {
+    let (dry, params) = (dry?.dry_run, body?.0);
+    Ok(Json(on(&shared, move |agent| agent.import_pool(&params, dry)).await?))
+}
+
+/// Makes a drive of no pool empty.
+#[utoipa::path(post, path = "/v1/drives/wipe", request_body = WipeDrive, responses((status = 204)))]
+pub(super) async fn wipe_drive(
+    State(shared): State<Shared>,
+    dry: Asked<Dry>,
+    body: Body<WipeDrive>,
+) -> std::result::Result<StatusCode, Failure> {
+    let (dry, params) = (dry?.dry_run, body?.0);
+    on(&shared, move |agent| agent.wipe_drive(&params.drive, dry)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// All volumes.
+#[utoipa::path(get, path = "/v1/volumes", responses((status = 200, body = Vec<Volume>)))]
+pub(super) async fn list_volumes(State(shared): State<Shared>) -> Answer<Vec<Volume>> {
+    shared.agent.supervisor.refresh(None).await;
+    Ok(Json(on(&shared, Agent::list_volumes).await?))
+}
+
+/// Makes a volume.
+#[utoipa::path(post, path = "/v1/volumes", request_body = CreateVolume, responses((status = 200, body = Volume)))]
+pub(super) async fn create_volume(State(shared): State<Shared>, dry: Asked<Dry>, body: Body<CreateVolume>) -> Answer<Volume> {
+    let (dry, params) = (dry?.dry_run, body?.0);
+    Ok(Json(on(&shared, move |agent| agent.create_volume(&params, dry)).await?))
+}
+
+/// One volume.
+#[utoipa::path(get, path = "/v1/volumes/{name}", responses((status = 200, body = Volume)))]
+pub(super) async fn show_volume(State(shared): State<Shared>, Path(name): Path<String>) -> Answer<Volume> {
+    shared.agent.supervisor.refresh(Some(&name)).await;
+    Ok(Json(on(&shared, move |agent| agent.view_volume(&name)).await?))
+}
+
+/// Changes a property of a volume.
+#[utoipa::path(patch, path = "/v1/volumes/{name}", request_body = Set, responses((status = 200, body = Volume)))]
+pub(super) async fn set_volume(
+    State(shared): State<Shared>,
+    Path(name): Path<String>,
+    dry: Asked<Dry>,
+    body: Body<Set>,
+) -> Answer<Volume> {
+    let (dry, set) = (dry?.dry_run, body?.0);
+    Ok(Json(on(&shared, move |agent| agent.set_volume(&name, &set.key, &set.value, dry)).await?))
+}
+
+/// Deletes a detached volume.
+#[utoipa::path(delete, path = "/v1/volumes/{name}", responses((status = 204)))]
+pub(super) async fn delete_volume(
+    State(shared): State<Shared>,
+    Path(name): Path<String>,
+    dry: Asked<Dry>,
+) -> std::result::Result<StatusCode, Failure> {
+    let dry = dry?.dry_run;
+    on(&shared, move |agent| agent.delete_volume(&name, dry)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Grows a volume.
+#[utoipa::path(post, path = "/v1/volumes/{name}/resize", request_body = ResizeVolume,
+    responses((status = 200, body = Volume)))]
+pub(super) async fn resize_volume(
+    State(shared): State<Shared>,
+    Path(name): Path<String>,
+    dry: Asked<Dry>,
+    body: Body<ResizeVolume>,
+) -> Answer<Volume> {
+    let (dry, params) = (dry?.dry_run, body?.0);
+    let volume = name.clone();
+    let record = on(&shared, move |agent| agent.resize_record(&volume, &params, dry)).await?;
+    if !dry && record.attachment.is_some() {
+        // Should the target die now, the next one is started with the new size.
+        shared.agent.supervisor.ask(&name, Request::Resize { size_bytes: record.size_bytes }).await?;
+    }
+    show_volume(State(shared), Path(name)).await
+}
+
+/// Renames a detached volume.
+#[utoipa::path(post, path = "/v1/volumes/{name}/rename", request_body = RenameVolume,
+    responses((status = 200, body = Volume)))]
+pub(super) async fn rename_volume(
+    State(shared): State<Shared>,
+    Path(name): Path<String>,
+    dry: Asked<Dry>,
+    body: Body<RenameVolume>,
+) -> Answer<Volume> {
+    let (dry, params) = (dry?.dry_run, body?.0);
+    Ok(Json(on(&shared, move |agent| agent.rename_volume(&name, &params.name, dry)).await?))
+}
+
+/// Attaches a volume; answers when it is served.
+#[utoipa::path(post, path = "/v1/volumes/{name}/attach", request_body = AttachVolume,
+    responses((status = 200, body = Volume)))]
+pub(super) async fn attach_volume(
+    State(shared): State<Shared>,
+    Path(name): Path<String>,
+    dry: Asked<Dry>,
+    body: Body<AttachVolume>,
+) -> Answer<Volume> {
+    let (dry, params) = (dry?.dry_run, body?.0);
+    Ok(Json(detached(shared, move |agent| async move { agent.attach_volume(&name, params, dry).await }).await?))
+}
+
+/// Detaches a volume; answers when its target is gone.
+#[utoipa::path(post, path = "/v1/volumes/{name}/detach", responses((status = 200, body = Volume)))]
+pub(super) async fn detach_volume(State(shared): State<Shared>, Path(name): Path<String>, dry: Asked<Dry>) -> Answer<Volume> {
+    let dry = dry?.dry_run;
+    Ok(Json(detached(shared, move |agent| async move { agent.detach_volume(&name, dry).await }).await?))
+}
+
+/// Runs a verb to its end although its caller may hang up.
+async fn detached<T, F>(shared: Shared, verb: impl FnOnce(Arc<Agent>) -> F) -> Result<T>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T>> + Send + 'static,
+{
+    let running = tokio::spawn(verb(shared.agent));
+    running.await.unwrap_or_else(|_| {
+        Err(crate::error::Error::general(crate::error::Kind::Failed, "a step of the agent was cut short"))
+    })
+}
+
+/// What happened, oldest first.
+#[utoipa::path(get, path = "/v1/events", responses((status = 200, body = Vec<EventRecord>)))]
+pub(super) async fn events(State(shared): State<Shared>, query: Asked<EventsQuery>) -> Answer<Vec<EventRecord>> {
+    let query = query?.0;
+    let mut stopped = shared.stop.subscribe();
+    let found = tokio::select! {
+        found = shared.agent.events.wait(&query) => found?,
+        _ = stopped.wait_for(|stop| *stop) => Vec::new(),
+    };
+    Ok(Json(found))
+}

@@ -1,0 +1,279 @@
+//! What the socket answers: the JSON of pools, drives, volumes and the whole.
+//!
+//! Fields ending in `_bytes` are whole bytes, in `_at` RFC 3339. What is not known is `null`, never absent.
+//! Scripts are written against these names: they only grow.
+use crate::catalogue::{CopyState, DriveState, EventRecord, FrontendKind, HistoryRecord};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Health of a pool or volume.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    /// Everything is as it should be.
+    Online,
+    /// It works, with less redundancy than asked for.
+    Degraded,
+    /// It does not work.
+    Faulted,
+    /// Nothing new is handed out.
+    Suspended,
+}
+
+/// State of a volume.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum VolumeState {
+    /// Not served.
+    Detached,
+    /// On its way to be served.
+    Attaching,
+    /// Served.
+    Attached,
+    /// Its target died; a new one recovers it. Requests wait.
+    Recovering,
+    /// Served for reading.
+    ReadOnly,
+    /// It cannot be served.
+    Failed,
+}
+
+/// A volume.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Volume {
+    /// Name, unique on this agent.
+    pub name: String,
+    /// 128-bit identity.
+    pub id: String,
+    /// Its pool.
+    pub pool: String,
+    /// Its group.
+    pub group: String,
+    /// When it was created.
+    pub created_at: String,
+    /// Size that the guest sees.
+    pub size_bytes: u64,
+    /// Copies in all.
+    pub leg_count: u8,
+    /// Stripe columns.
+    pub column_count: u8,
+    /// Stripe unit.
+    pub stripe_unit_bytes: u64,
+    /// Whether it is served.
+    pub state: VolumeState,
+    /// How well it is.
+    pub health: Health,
+    /// Through what it is attached.
+    pub frontend: Option<FrontendKind>,
+    /// The ublk device.
+    pub device: Option<String>,
+    /// The stable name of the device.
+    pub device_link: Option<String>,
+    /// The NBD socket.
+    pub nbd_socket: Option<String>,
+    /// Whether it is attached for reading only.
+    pub read_only: Option<bool>,
+    /// What the guest has mapped.
+    pub mapped_bytes: Option<u64>,
+    /// Space of the pool that its group holds, all legs together.
+    pub allocated_bytes: u64,
+    /// Memory for map pages in its target.
+    pub cache_bytes: u64,
+    /// Last Seq handed out.
+    pub seq: Option<u64>,
+    /// Everything up to this Seq is durable.
+    pub durable_seq: Option<u64>,
+    /// The activation.
+    #[serde(rename = "gen")]
+    pub gen_number: u64,
+    /// The process that serves it.
+    pub target: Option<Target>,
+    /// Its copies.
+    pub legs: Vec<Leg>,
+    /// Progress of a resync.
+    pub resync: Option<Resync>,
+    /// Progress of a scrub.
+    pub scrub: Option<Later>,
+    /// Encryption.
+    pub encryption: Option<Later>,
+    /// Limits.
+    pub qos: Option<Later>,
+    /// The snapshot that it is a clone of.
+    pub clone_of: Option<String>,
+    /// In one sentence, what is wrong; `null` when nothing is.
+    pub status: Option<String>,
+    /// What to do about it.
+    pub action: Option<String>,
+}
+
+/// Something of a later version: always `null` today.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub enum Later {}
+
+/// A target process.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Target {
+    /// Its process.
+    pub pid: u32,
+    /// Version of its program.
+    pub version: Option<String>,
+    /// How often it was started anew since the agent started or the volume was attached.
+    pub restarts: u64,
+    /// Resident memory.
+    pub memory_bytes: Option<u64>,
+}
+
+/// One copy.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Leg {
+    /// Its number.
+    pub leg: u8,
+    /// The drives that it lies on.
+    pub drives: Vec<LegDrive>,
+}
+
+/// A drive's part of a copy.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct LegDrive {
+    /// The drive.
+    pub id: String,
+    /// State of the copy on it.
+    pub state: CopyState,
+    /// Since which Seq it misses writes.
+    pub stale_since_seq: Option<u64>,
+    /// Reads that failed.
+    pub read_errors: Option<u64>,
+    /// Writes and flushes that failed.
+    pub write_errors: Option<u64>,
+    /// Blocks that did not pass their check.
+    pub check_errors: Option<u64>,
+    /// Blocks rewritten from another leg.
+    pub repaired_blocks: Option<u64>,
+}
+
+/// Progress of a resync.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Resync {
+    /// All of it.
+    pub bytes_total: u64,
+    /// Done.
+    pub bytes_copied: u64,
+    /// To do.
+    pub bytes_left: u64,
+    /// Speed.
+    pub bytes_per_second: Option<u64>,
+    /// Time left at this speed.
+    pub eta_seconds: Option<u64>,
+}
+
+/// A pool.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Pool {
+    /// Name, unique on this agent.
+    pub name: String,
+    /// 128-bit identity.
+    pub id: String,
+    /// When it was created.
+    pub created_at: Option<String>,
+    /// How well it is.
+    pub health: Health,
+    /// In one sentence, what is wrong; `null` when nothing is.
+    pub status: Option<String>,
+    /// What to do about it.
+    pub action: Option<String>,
+    /// Space that can be handed out in all.
+    pub size_bytes: u64,
+    /// Handed out.
+    pub allocated_bytes: u64,
+    /// Left, the reserve not counted.
+    pub free_bytes: u64,
+    /// Kept back.
+    pub reserved_bytes: u64,
+    /// Handed out, but not in use by any group.
+    pub reclaimable_bytes: u64,
+    /// Sizes of all volumes times their copies.
+    pub provisioned_bytes: u64,
+    /// Its drives.
+    pub drives: Vec<Drive>,
+    /// Names of its volumes.
+    pub volumes: Vec<String>,
+    /// What is going on in the background.
+    pub tasks: Vec<String>,
+}
+
+/// A drive.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Drive {
+    /// 128-bit identity.
+    pub id: String,
+    /// Where it is, or was last.
+    pub path: String,
+    /// Failure domain: node.
+    pub node: Option<String>,
+    /// Failure domain: rack.
+    pub rack: Option<String>,
+    /// Failure domain: zone.
+    pub zone: Option<String>,
+    /// Class of speed.
+    pub class: Option<String>,
+    /// State.
+    pub state: DriveState,
+    /// Space that can be handed out in all.
+    pub size_bytes: u64,
+    /// Handed out.
+    pub allocated_bytes: u64,
+    /// Reads that failed, as far as running targets know.
+    pub read_errors: u64,
+    /// Writes that failed.
+    pub write_errors: u64,
+    /// Blocks that did not pass their check.
+    pub check_errors: u64,
+    /// Operations that exceeded their deadline.
+    pub slow_events: u64,
+}
+
+/// The agent and everything it serves.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Status {
+    /// The worst of all pools and volumes.
+    pub health: Health,
+    /// In one sentence, what is wrong; `null` when nothing is.
+    pub status: Option<String>,
+    /// What to do about it.
+    pub action: Option<String>,
+    /// The agent.
+    pub agent: AgentInfo,
+    /// The pools.
+    pub pools: Vec<Pool>,
+    /// The volumes.
+    pub volumes: Vec<Volume>,
+}
+
+/// The agent.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct AgentInfo {
+    /// Its process.
+    pub pid: u32,
+    /// Version of its program.
+    pub version: String,
+    /// Its state folder.
+    pub state: String,
+    /// When it started.
+    pub started_at: String,
+}
+
+/// A pool that is on drives but not in the catalogue.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Importable {
+    /// Its name.
+    pub name: String,
+    /// Its identity.
+    pub id: String,
+    /// Paths of the drives that were found.
+    pub drives: Vec<String>,
+}
+
+/// Body of lists of events.
+pub type Events = Vec<EventRecord>;
+/// Body of a pool's history.
+pub type History = Vec<HistoryRecord>;

@@ -1,0 +1,203 @@
+//! What agent and target say to each other: one JSON object per line over the target's control socket.
+//!
+//! The target is the server: it outlives the agent, and an agent that starts again connects to the targets
+//! that it finds. One agent is heard at a time; a new connection ends the one before. Every request is
+//! answered once, in order, but for `Detach`, which is answered at the end; notices come in between. Nothing here is on the I/O path.
+use crate::error::Error;
+use crate::target_spec::Row;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Version of this protocol; an agent takes over targets of its own version and older ones.
+pub const PROTOCOL_VERSION: u32 = 1;
+/// Bytes of a line at most.
+pub const MAX_LINE: usize = 1 << 20;
+
+/// Agent to target.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// How it stands. Answered by `Answer::Status`.
+    Status,
+    /// Finish, close the group cleanly, remove the device, end. Answered by `Answer::Detached` before the
+    /// process ends.
+    Detach,
+    /// The volume has this size from now on.
+    Resize {
+        /// Size in bytes, not less than now.
+        size_bytes: u64,
+    },
+    /// Extents for the next row, kept until the engine wants them.
+    Row(Row),
+    /// The pool has no space for this row.
+    NoRow {
+        /// The row.
+        row: u32,
+    },
+    /// The pool grew: ask again.
+    SpaceAdded,
+}
+
+/// Target to agent, in answer to a request.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// To `Status`.
+    Status(Box<TargetStatus>),
+    /// It was done.
+    Done,
+    /// To `Detach`: the group is closed, nothing is in flight, the device is gone.
+    Detached,
+    /// It was not done.
+    Failed(Error),
+}
+
+/// Target to agent, unasked.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Notice {
+    /// Requests are served; sent once to each agent that connects, after recovery.
+    Serving {
+        /// Number of the ublk device, if that is the front end.
+        device_number: Option<u32>,
+    },
+    /// The group does not open or cannot go on; the process ends.
+    Failed(Error),
+    /// Extents for this row are wanted. Answered by `Request::Row` or `Request::NoRow`.
+    WantRow {
+        /// The row.
+        row: u32,
+    },
+    /// These drives are stale; it is durable in the group's file of marks.
+    Stale {
+        /// The drives, by id.
+        drives: Vec<String>,
+        /// Version of the superblock that says so.
+        version: u64,
+    },
+    /// Something to record.
+    Event {
+        /// Whether it is a warning or worse.
+        severity: crate::catalogue::Severity,
+        /// What sort, in snake case.
+        kind: String,
+        /// One sentence.
+        message: String,
+    },
+}
+
+/// A line from target to agent.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FromTarget {
+    /// The first line of a connection.
+    Hello {
+        /// `PROTOCOL_VERSION` of the target.
+        protocol: u32,
+        /// Its process.
+        pid: u32,
+        /// Version of its program.
+        version: String,
+        /// Identity of the group.
+        group: String,
+        /// The Gen that it was started with.
+        gen_number: u64,
+    },
+    /// To a request.
+    Answer(Answer),
+    /// Unasked.
+    Notice(Notice),
+}
+
+/// Where the target stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TargetPhase {
+    /// Reading superblocks and log; requests wait.
+    Recovering,
+    /// Requests are served.
+    Serving,
+    /// Reads are served, writes are refused.
+    ReadOnly,
+    /// Closing the group.
+    Closing,
+    /// Closed, or refused to open.
+    Ended,
+}
+
+/// A look at a target.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct TargetStatus {
+    /// Where it stands.
+    pub phase: TargetPhase,
+    /// Last Seq handed out.
+    pub seq: u64,
+    /// Everything up to this Seq is durable on all current legs.
+    pub durable_seq: u64,
+    /// The activation's Gen as the drives know it.
+    pub gen_number: u64,
+    /// Rows that the newest superblock names.
+    pub rows: u32,
+    /// Bytes that the volume has mapped, if known.
+    pub mapped_bytes: Option<u64>,
+    /// Bytes of space that hold something.
+    pub used_bytes: u64,
+    /// Size of the volume in bytes.
+    pub size_bytes: u64,
+    /// Number of the ublk device.
+    pub device_number: Option<u32>,
+    /// The socket, when NBD is the front end.
+    pub nbd_socket: Option<PathBuf>,
+    /// Resident memory in bytes.
+    pub memory_bytes: u64,
+    /// The drives of the group.
+    pub drives: Vec<TargetDriveStatus>,
+}
+
+/// A drive as its target sees it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TargetDriveStatus {
+    /// Identity.
+    pub id: String,
+    /// State of the copy.
+    pub state: crate::catalogue::CopyState,
+    /// Since which Seq it is stale.
+    pub stale_since_seq: Option<u64>,
+    /// Reads that failed.
+    pub read_errors: u64,
+    /// Writes and flushes that failed.
+    pub write_errors: u64,
+    /// Blocks that did not pass their check.
+    pub check_errors: u64,
+    /// Blocks rewritten from another leg.
+    pub repaired_blocks: u64,
+    /// Operations that exceeded their deadline.
+    pub slow_events: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An agent of a later version talks to targets of this one: the lines must not drift.
+    #[test]
+    fn lines_have_the_agreed_form() {
+        let line = |value: &dyn erased::Line| value.line();
+        assert_eq!(line(&Request::Status), r#""status""#);
+        assert_eq!(line(&Request::Resize { size_bytes: 5 }), r#"{"resize":{"size_bytes":5}}"#);
+        assert_eq!(line(&Request::NoRow { row: 2 }), r#"{"no_row":{"row":2}}"#);
+        assert_eq!(line(&FromTarget::Notice(Notice::WantRow { row: 1 })), r#"{"notice":{"want_row":{"row":1}}}"#);
+        assert_eq!(line(&FromTarget::Answer(Answer::Detached)), r#"{"answer":"detached"}"#);
+    }
+
+    mod erased {
+        pub trait Line {
+            fn line(&self) -> String;
+        }
+        impl<T: serde::Serialize> Line for T {
+            fn line(&self) -> String {
+                serde_json::to_string(self).expect("encodes")
+            }
+        }
+    }
+}

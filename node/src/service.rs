@@ -1,0 +1,122 @@
+//! The life of the agent's process: folders and locks, then serving, then SIGTERM.
+//!
+//! It refuses to start where others could reach it: its folders must be closed to group and world, and so must
+//! a socket that was left there. One agent per state folder: the lock is held by the process, so it needs no
+//! cleaning after a kill. When it ends, its targets go on.
+use crate::agent::{Agent, Options};
+use crate::error::{Error, Kind, Result};
+use crate::http;
+use std::fs::{DirBuilder, File};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+/// Runs the agent until it is told to stop.
+///
+/// # Errors
+/// `Permission` on loose modes, `Refused` when another agent runs, the catalogue's.
+pub fn run(options: Options) -> Result<()> {
+    let _lock = prepare(&options)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|source| Error::general(Kind::Failed, format!("cannot start threads: {source}")))?;
+    let outcome = runtime.block_on(serve(options));
+    // Targets are processes of their own; a request that is cut short is finished by its repetition.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Makes and checks the folders and takes the lock.
+fn prepare(options: &Options) -> Result<File> {
+    private_folder(&options.state)?;
+    for folder in ["targets", "groups"] {
+        private_folder(&options.state.join(folder))?;
+    }
+    let folder = options.socket.parent().unwrap_or(Path::new("/"));
+    private_folder(folder)?;
+    if let Ok(about) = std::fs::symlink_metadata(&options.socket) {
+        let name = options.socket.display().to_string();
+        if !about.file_type().is_socket() {
+            return Err(Error::new(Kind::Refused, name.clone(), format!("{name} exists and is no socket")));
+        }
+        closed(&options.socket, &about)?;
+    }
+    let path = options.state.join("lock");
+    let mut open = File::options();
+    open.write(true).create(true).truncate(false).mode(0o600);
+    let lock = open.open(&path).map_err(|source| Error::io("open", &path, &source))?;
+    lock.try_lock().map_err(|_| {
+        let state = options.state.display().to_string();
+        Error::new(Kind::Refused, state.clone(), format!("another agent runs on {state}"))
+            .hint("plinth node stop ends it")
+    })?;
+    Ok(lock)
+}
+
+/// A folder that only we can enter; made if it is not there.
+fn private_folder(path: &Path) -> Result<()> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|source| Error::io("make", path, &source))?;
+    let about = std::fs::metadata(path).map_err(|source| Error::io("examine", path, &source))?;
+    closed(path, &about)
+}
+
+/// Refuses what belongs to somebody else or is open to others.
+fn closed(path: &Path, about: &std::fs::Metadata) -> Result<()> {
+    let name = path.display().to_string();
+    let mode = about.mode() & 0o777;
+    if mode & 0o077 != 0 {
+        let message = format!("{name} is open to others (mode {mode:04o}); whoever can write there controls all volumes");
+        let wanted = if about.is_dir() { "0700" } else { "0600" };
+        return Err(Error::new(Kind::Permission, name.clone(), message).hint(format!("chmod {wanted} {name}")));
+    }
+    if about.uid() != nix::unistd::geteuid().as_raw() {
+        let message = format!("{name} belongs to another user (uid {})", about.uid());
+        return Err(Error::new(Kind::Permission, name, message).hint("give the agent a folder of its own"));
+    }
+    Ok(())
+}
+
+async fn serve(options: Options) -> Result<()> {
+    let socket = options.socket.clone();
+    let agent = crate::agent::blocking(move || Agent::open(options)).await?;
+    agent.resume().await?;
+    let listener = http::bind(&socket)?;
+    let stop = watch::Sender::new(false);
+    let mut asked = stop.subscribe();
+    let on = |kind: SignalKind| {
+        signal(kind).map_err(|source| Error::general(Kind::Failed, format!("cannot hear signals: {source}")))
+    };
+    let (mut terminate, mut interrupt) = (on(SignalKind::terminate())?, on(SignalKind::interrupt())?);
+    tracing::info!("serving at {}", socket.display());
+    let serving = http::serve(agent, listener, stop.clone());
+    tokio::pin!(serving);
+    tokio::select! {
+        () = &mut serving => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        _ = asked.wait_for(|stop| *stop) => {
+            // The caller who asked for it gets its answer first.
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    }
+    stop.send_replace(true);
+    let _ = std::fs::remove_file(&socket);
+    tracing::info!("ended; targets go on");
+    Ok(())
+}
+
+/// Sends the agent's log to standard error; `PLINTH_LOG` is error, warn, info (the default), debug or trace.
+pub fn log_to_stderr() {
+    let level = std::env::var("PLINTH_LOG").ok().and_then(|text| text.parse::<tracing::Level>().ok());
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(level.unwrap_or(tracing::Level::INFO))
+        .with_ansi(false)
+        .with_target(false)
+        .with_writer(std::io::stderr);
+    // A second call (in tests) changes nothing.
+    let _ = subscriber.try_init();
+}

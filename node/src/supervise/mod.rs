@@ -1,0 +1,195 @@
+//! Supervision: one target process per active group.
+//!
+//! A target is detached from the agent (its own session, its own control socket): it serves on when the agent
+//! ends, and the agent that starts next takes it over. What tells that a target is gone is the end of its
+//! control connection, which the kernel closes with the process, whether it is our child or not.
+//!
+//! A target that has served once is started anew when it dies, with growing pauses, for as long as its volume
+//! is to be attached; one that never served reports why, and the attachment is undone.
+mod link;
+mod run;
+
+pub use run::spawn_detached;
+
+use crate::error::{Error, Kind, Result};
+use crate::protocol::{Answer, Request, TargetStatus};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// The longest that a look at a target may take.
+const STATUS_DEADLINE: Duration = Duration::from_secs(2);
+/// Commands that wait for a target at most.
+const MAX_COMMANDS: usize = 64;
+
+/// Where the supervision of a group stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// Its first target is starting or recovering.
+    Starting,
+    /// Its target serves.
+    Serving,
+    /// Its target died; the next one is starting or recovering.
+    Recovering,
+    /// It is being detached.
+    Detaching,
+    /// It is not supervised any more; `error` says why, if it failed.
+    Ended,
+}
+
+/// What is known of a supervised group.
+#[derive(Clone, Debug)]
+pub struct Live {
+    /// Where it stands.
+    pub phase: Phase,
+    /// The target's process, if there is one.
+    pub pid: Option<u32>,
+    /// Version of the target's program.
+    pub version: Option<String>,
+    /// How often a target was started in place of a dead one.
+    pub restarts: u64,
+    /// The last look at it.
+    pub status: Option<TargetStatus>,
+    /// Number of the ublk device.
+    pub device_number: Option<u32>,
+    /// The last failure.
+    pub error: Option<Error>,
+}
+
+impl Live {
+    const START: Self = Self {
+        phase: Phase::Starting,
+        pid: None,
+        version: None,
+        restarts: 0,
+        status: None,
+        device_number: None,
+        error: None,
+    };
+}
+
+/// What the rest of the agent wants of a target.
+enum Command {
+    /// Close the group and end.
+    Detach(oneshot::Sender<Result<()>>),
+    /// Anything else.
+    Ask(Request, oneshot::Sender<Result<Answer>>),
+}
+
+/// A supervised group.
+pub struct Slot {
+    pool: String,
+    live: watch::Sender<Live>,
+    commands: mpsc::Sender<Command>,
+}
+
+/// All supervised groups, by name of the volume.
+#[derive(Default)]
+pub struct Supervisor {
+    slots: Mutex<BTreeMap<String, Arc<Slot>>>,
+}
+
+impl Supervisor {
+    fn slots(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<Slot>>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known of a volume's target; `None` when it is not supervised.
+    pub fn live(&self, volume: &str) -> Option<Live> {
+        self.slots().get(volume).map(|slot| slot.live.borrow().clone())
+    }
+
+    /// Supervises a volume from now on, unless it is supervised already.
+    pub fn start(&self, agent: &Arc<crate::agent::Agent>, volume: &str, pool: &str) {
+        let mut slots = self.slots();
+        if slots.contains_key(volume) {
+            return;
+        }
+        let (commands, inbox) = mpsc::channel(MAX_COMMANDS);
+        let slot = Arc::new(Slot { pool: pool.to_owned(), live: watch::Sender::new(Live::START), commands });
+        slots.insert(volume.to_owned(), slot.clone());
+        tokio::spawn(run::supervise(agent.clone(), volume.to_owned(), slot, inbox));
+    }
+
+    /// Forgets a volume whose supervision ended.
+    fn forget(&self, volume: &str) {
+        self.slots().remove(volume);
+    }
+
+    fn slot(&self, volume: &str) -> Result<Arc<Slot>> {
+        let slot = self.slots().get(volume).cloned();
+        slot.ok_or_else(|| Error::new(Kind::Refused, volume, format!("volume {volume} is not attached")))
+    }
+
+    /// Waits until a volume serves, or until it is known that it will not.
+    ///
+    /// # Errors
+    /// Why it does not serve.
+    pub async fn wait_serving(&self, volume: &str) -> Result<Live> {
+        let mut live = self.slot(volume)?.live.subscribe();
+        let settled = live.wait_for(|live| matches!(live.phase, Phase::Serving | Phase::Ended)).await;
+        let ended = || Error::new(Kind::Failed, volume, format!("the target of volume {volume} ended"));
+        let live = settled.map_err(|_| ended())?.clone();
+        match live.phase {
+            Phase::Serving => Ok(live),
+            _ => Err(live.error.unwrap_or_else(ended)),
+        }
+    }
+
+    /// Has a volume's target close its group and end; returns when the process is gone.
+    ///
+    /// # Errors
+    /// The target's.
+    pub async fn detach(&self, volume: &str) -> Result<()> {
+        let (reply, answer) = oneshot::channel();
+        let slot = self.slot(volume)?;
+        let gone = || Error::new(Kind::Failed, volume, format!("the supervision of volume {volume} ended"));
+        slot.commands.send(Command::Detach(reply)).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+
+    /// Asks a target that serves.
+    ///
+    /// # Errors
+    /// `Refused` when there is none, or what it answered.
+    pub async fn ask(&self, volume: &str, request: Request) -> Result<Answer> {
+        let (reply, answer) = oneshot::channel();
+        let slot = self.slot(volume)?;
+        let gone = || Error::new(Kind::Busy, volume, format!("the target of volume {volume} is starting anew"));
+        slot.commands.send(Command::Ask(request, reply)).await.map_err(|_| gone())?;
+        match answer.await.map_err(|_| gone())?? {
+            Answer::Failed(error) => Err(error),
+            answer => Ok(answer),
+        }
+    }
+
+    /// Looks at a target, or at all of them; a target that does not answer in time keeps its last look.
+    pub async fn refresh(&self, volume: Option<&str>) {
+        let serving: Vec<String> = self
+            .slots()
+            .iter()
+            .filter(|(name, slot)| {
+                volume.is_none_or(|volume| volume == *name) && slot.live.borrow().phase == Phase::Serving
+            })
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in serving {
+            let look = tokio::time::timeout(STATUS_DEADLINE, self.ask(&name, Request::Status)).await;
+            if let Ok(Ok(Answer::Status(status))) = look
+                && let Ok(slot) = self.slot(&name)
+            {
+                slot.live.send_modify(|live| live.status = Some(*status));
+            }
+        }
+    }
+
+    /// Tells the targets of a pool that it grew.
+    pub fn space_added(&self, pool: &str) {
+        for slot in self.slots().values().filter(|slot| slot.pool == pool) {
+            let (reply, _) = oneshot::channel();
+            // A full inbox means that the target is not reading; it asks again by itself later.
+            let _ = slot.commands.try_send(Command::Ask(Request::SpaceAdded, reply));
+        }
+    }
+}

@@ -1,0 +1,402 @@
+//! The target's control socket: requests of the agent, notices to it, and the answers that the engine awaits.
+//!
+//! Works without an agent: stale marks go to their file and are answered from it, and one row is kept in hand,
+//! so that a group degrades and grows while the agent is away. What an agent missed it hears when it connects.
+use super::marks::{self, Mark};
+use crate::error::{Error, Kind, Result};
+use crate::protocol::{Answer, FromTarget, MAX_LINE, Notice, PROTOCOL_VERSION, Request, TargetStatus};
+use crate::target_spec::{Row, TargetSpec};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The longest that the engine waits for a row when no agent answers; then it hears that there is none, and
+/// asks again later.
+const ROW_PATIENCE: Duration = Duration::from_secs(30);
+/// Pause after which a stale mark that could not be stored is tried again.
+const MARK_RETRY: Duration = Duration::from_secs(1);
+/// The longest that a write to an agent may block before the agent counts as gone.
+const SEND_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the control socket needs of the loop. Called from the control threads; none may wait for an agent.
+pub trait Serving: Send + Sync {
+    /// How it stands.
+    fn status(&self) -> TargetStatus;
+    /// Begins to close: no new requests, the group is sealed, the device goes. The loop ends afterwards.
+    ///
+    /// # Errors
+    /// `Refused` while something holds the device.
+    fn detach(&self) -> Result<()>;
+    /// The volume has this size from now on.
+    ///
+    /// # Errors
+    /// The engine or the device refuses.
+    fn resize(&self, size_bytes: u64) -> Result<()>;
+    /// Hands the engine a row; opens drives that it does not have yet.
+    ///
+    /// # Errors
+    /// A drive of the row cannot be used; the engine must hear `no_row` then.
+    fn row(&self, row: &Row) -> Result<()>;
+    /// There is no space for a row.
+    fn no_row(&self);
+    /// The pool grew.
+    fn space_added(&self);
+    /// The stale marks of this superblock version are durable.
+    fn stale_stored(&self, version: u64);
+}
+
+/// How a target ends.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Ending {
+    /// The group is closed, the device is gone.
+    Closed,
+    /// The group does not open or cannot go on.
+    Failed(Error),
+}
+
+/// What the loop says. Handing a note over never blocks.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Note {
+    /// Requests are served from now on.
+    Serving,
+    /// The engine wants this row.
+    WantRow(u32),
+    /// The engine waits until it is durable that these drives are stale.
+    StoreStale {
+        /// The drives, by id.
+        drives: Vec<String>,
+        /// Version of the superblock that says so.
+        version: u64,
+    },
+    /// For the agent to record.
+    Event {
+        /// How much it matters.
+        severity: crate::catalogue::Severity,
+        /// What sort, in snake case.
+        kind: String,
+        /// One sentence.
+        message: String,
+    },
+    /// The loop has ended.
+    Ended(Ending),
+}
+
+/// Where the loop hands its notes.
+pub type Notes = Sender<Note>;
+
+/// What the threads share.
+struct State {
+    /// The agent that is heard.
+    agent: Option<UnixStream>,
+    serving: bool,
+    /// The row in hand.
+    kept: Option<Row>,
+    /// The row that the engine waits for, and since when.
+    wanted: Option<(u32, Instant)>,
+    /// The row that an agent was last asked for.
+    next: Option<u32>,
+    /// An agent waits for the end.
+    detaching: bool,
+}
+
+struct Shared {
+    spec: TargetSpec,
+    state: Mutex<State>,
+}
+
+/// The control socket, bound but not answering yet.
+pub struct Control {
+    listener: UnixListener,
+    shared: Arc<Shared>,
+    inbox: Receiver<Note>,
+    notes: Notes,
+    _lock: File,
+}
+
+impl Control {
+    /// Takes the group's lock and binds its control socket.
+    ///
+    /// # Errors
+    /// `Busy` when another target of this group runs on this state folder.
+    pub fn listen(spec: TargetSpec) -> Result<Self> {
+        let socket = spec.control_socket.clone();
+        let lock = lock_group(&spec)?;
+        // The lock says that whoever bound it before is gone.
+        let _ = std::fs::remove_file(&socket);
+        let listener = UnixListener::bind(&socket).map_err(|source| Error::io("listen on", &socket, &source))?;
+        std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o600))
+            .map_err(|source| Error::io("restrict", &socket, &source))?;
+        let (notes, inbox) = channel();
+        let kept = spec.rows.first().cloned();
+        let state =
+            State { agent: None, serving: false, kept, wanted: None, next: None, detaching: false };
+        let shared = Arc::new(Shared { spec, state: Mutex::new(state) });
+        Ok(Self { listener, shared, inbox, notes, _lock: lock })
+    }
+
+    /// Where the loop hands its notes.
+    pub fn notes(&self) -> Notes {
+        self.notes.clone()
+    }
+
+    /// Answers agents and the engine until the loop has ended; returns how.
+    pub fn run(self, serving: Arc<dyn Serving>) -> Ending {
+        let Self { listener, shared, inbox, notes, _lock: lock } = self;
+        drop(notes);
+        let (for_agents, theirs) = (shared.clone(), serving.clone());
+        // Ends with the process: an agent may connect until then.
+        std::thread::spawn(move || accept(&listener, &for_agents, &theirs));
+        let ending = shared.hear(&inbox, &*serving);
+        shared.say_goodbye(&ending);
+        drop(lock);
+        ending
+    }
+}
+
+/// One target per group: held by the process until it ends.
+fn lock_group(spec: &TargetSpec) -> Result<File> {
+    let path = spec.control_socket.with_extension("lock");
+    let mut options = File::options();
+    options.write(true).create(true).truncate(false).mode(0o600);
+    let file = options.open(&path).map_err(|source| Error::io("open", &path, &source))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(_) => {
+            let message = format!("another target serves group {}", spec.group_name);
+            Err(Error::new(Kind::Busy, spec.group_name.clone(), message))
+        }
+    }
+}
+
+fn accept(listener: &UnixListener, shared: &Arc<Shared>, serving: &Arc<dyn Serving>) {
+    for stream in listener.incoming() {
+        let Ok(stream) = stream else { continue };
+        // An agent that does not read must not hold up the thread that answers the engine.
+        let _ = stream.set_write_timeout(Some(SEND_PATIENCE));
+        let Ok(reader) = stream.try_clone() else { continue };
+        shared.greet(stream, &**serving);
+        let (shared, serving) = (shared.clone(), serving.clone());
+        std::thread::spawn(move || shared.listen(reader, &*serving));
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A new agent: the one before is not heard any more.
+    fn greet(&self, stream: UnixStream, serving: &dyn Serving) {
+        let device_number = serving.status().device_number;
+        let mut state = self.lock();
+        if let Some(before) = state.agent.replace(stream) {
+            let _ = before.shutdown(std::net::Shutdown::Both);
+        }
+        state.send(&FromTarget::Hello {
+            protocol: PROTOCOL_VERSION,
+            pid: std::process::id(),
+            version: crate::agent::VERSION.to_owned(),
+            group: self.spec.group.clone(),
+            gen_number: self.spec.gen_number,
+        });
+        if state.serving {
+            state.notify(Notice::Serving { device_number });
+        }
+        for mark in marks::read(&self.spec.stale_marks).unwrap_or_default() {
+            state.notify(Notice::Stale { drives: mark.drives, version: mark.version });
+        }
+        if let Some(row) = state.wanted.map(|(row, _)| row).or(state.next) {
+            state.notify(Notice::WantRow { row });
+        }
+    }
+
+    /// Reads the requests of one agent until it goes.
+    fn listen(&self, stream: UnixStream, serving: &dyn Serving) {
+        let mut reader = BufReader::new(stream);
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            let read = (&mut reader).take(MAX_LINE as u64).read_until(b'\n', &mut line);
+            if read.is_err() || line.last() != Some(&b'\n') {
+                return;
+            }
+            let answer = match serde_json::from_slice::<Request>(&line) {
+                Ok(request) => self.act(request, serving),
+                Err(error) => {
+                    Some(Answer::Failed(Error::general(Kind::Invalid, format!("not a request: {error}"))))
+                }
+            };
+            if let Some(answer) = answer {
+                self.lock().send(&FromTarget::Answer(answer));
+            }
+        }
+    }
+
+    /// Carries out a request. `None`: it is answered later.
+    fn act(&self, request: Request, serving: &dyn Serving) -> Option<Answer> {
+        match request {
+            Request::Status => return Some(Answer::Status(Box::new(serving.status()))),
+            Request::Detach => {
+                self.lock().detaching = true;
+                return match serving.detach() {
+                    Ok(()) => None,
+                    Err(error) => {
+                        self.lock().detaching = false;
+                        Some(Answer::Failed(error))
+                    }
+                };
+            }
+            Request::Resize { size_bytes } => {
+                if let Err(error) = serving.resize(size_bytes) {
+                    return Some(Answer::Failed(error));
+                }
+            }
+            Request::Row(row) => self.got_row(row, serving),
+            Request::NoRow { row } => self.no_row(row, serving),
+            Request::SpaceAdded => {
+                serving.space_added();
+                let mut state = self.lock();
+                if let (None, Some(row)) = (&state.kept, state.next) {
+                    state.notify(Notice::WantRow { row });
+                }
+            }
+        }
+        Some(Answer::Done)
+    }
+
+    /// A row came: for the engine, if it waits for it, else to be kept.
+    fn got_row(&self, row: Row, serving: &dyn Serving) {
+        let mut state = self.lock();
+        if state.wanted.is_some_and(|(wanted, _)| wanted == row.row) {
+            state.wanted = None;
+            state.hand_over(&row, serving);
+        } else {
+            state.next = None;
+            state.kept = Some(row);
+        }
+    }
+
+    fn no_row(&self, row: u32, serving: &dyn Serving) {
+        let mut state = self.lock();
+        state.next = Some(row);
+        if state.wanted.take_if(|(wanted, _)| *wanted == row).is_some() {
+            drop(state);
+            serving.no_row();
+        }
+    }
+
+    /// Hears the loop until it has ended.
+    fn hear(&self, inbox: &Receiver<Note>, serving: &dyn Serving) -> Ending {
+        loop {
+            let patience = self.lock().wanted.map(|(_, since)| ROW_PATIENCE.saturating_sub(since.elapsed()));
+            let note = match patience {
+                Some(patience) => inbox.recv_timeout(patience),
+                None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            match note {
+                Ok(Note::Ended(ending)) => return ending,
+                Ok(note) => self.note(note, serving),
+                Err(RecvTimeoutError::Timeout) => {
+                    if self.lock().wanted.take().is_some() {
+                        serving.no_row();
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Ending::Failed(Error::general(Kind::Failed, "the serving thread ended without a word"));
+                }
+            }
+        }
+    }
+
+    fn note(&self, note: Note, serving: &dyn Serving) {
+        match note {
+            Note::Serving => {
+                let status = serving.status();
+                let mut state = self.lock();
+                // A row that the superblock names by now is in use, not in hand.
+                state.kept = self.spec.rows.iter().find(|row| row.row >= status.rows).cloned();
+                state.serving = true;
+                state.notify(Notice::Serving { device_number: status.device_number });
+                if state.kept.is_none() {
+                    state.ask(status.rows);
+                }
+            }
+            Note::WantRow(row) => {
+                let mut state = self.lock();
+                match state.kept.take() {
+                    Some(kept) if kept.row == row => state.hand_over(&kept, serving),
+                    kept => {
+                        state.kept = kept;
+                        state.wanted = Some((row, Instant::now()));
+                        state.ask(row);
+                    }
+                }
+            }
+            Note::StoreStale { drives, version } => self.store_stale(Mark { drives, version }, serving),
+            Note::Event { severity, kind, message } => self.lock().notify(Notice::Event { severity, kind, message }),
+            Note::Ended(_) => {}
+        }
+    }
+
+    /// Makes a mark durable, answers the engine, tells the agent. Until the mark is durable nothing that the
+    /// drives miss is acknowledged: better a volume that waits than one that forgets.
+    fn store_stale(&self, mark: Mark, serving: &dyn Serving) {
+        while let Err(error) = marks::append(&self.spec.stale_marks, &mark) {
+            eprintln!("a stale mark could not be stored, trying again: {error}");
+            std::thread::sleep(MARK_RETRY);
+        }
+        serving.stale_stored(mark.version);
+        self.lock().notify(Notice::Stale { drives: mark.drives, version: mark.version });
+    }
+
+    /// The last line to the agent.
+    fn say_goodbye(&self, ending: &Ending) {
+        let mut state = self.lock();
+        match ending {
+            Ending::Closed if state.detaching => state.send(&FromTarget::Answer(Answer::Detached)),
+            Ending::Closed => {}
+            Ending::Failed(error) => state.notify(Notice::Failed(error.clone())),
+        }
+    }
+}
+
+impl State {
+    /// Sends a line to the agent, if there is one; one that does not take it counts as gone.
+    fn send(&mut self, line: &FromTarget) {
+        let Some(agent) = &mut self.agent else { return };
+        let mut bytes = serde_json::to_vec(line).expect("lines encode as JSON");
+        bytes.push(b'\n');
+        if agent.write_all(&bytes).is_err() {
+            let _ = agent.shutdown(std::net::Shutdown::Both);
+            self.agent = None;
+        }
+    }
+
+    fn notify(&mut self, notice: Notice) {
+        self.send(&FromTarget::Notice(notice));
+    }
+
+    /// Asks the agent for a row.
+    fn ask(&mut self, row: u32) {
+        self.next = Some(row);
+        self.notify(Notice::WantRow { row });
+    }
+
+    /// Gives the engine a row and asks for the next one.
+    fn hand_over(&mut self, row: &Row, serving: &dyn Serving) {
+        match serving.row(row) {
+            Ok(()) => self.ask(row.row + 1),
+            Err(error) => {
+                self.next = Some(row.row);
+                serving.no_row();
+                let message = format!("row {} cannot be used: {error}", row.row);
+                let severity = crate::catalogue::Severity::Warning;
+                self.notify(Notice::Event { severity, kind: "row_refused".into(), message });
+            }
+        }
+    }
+}

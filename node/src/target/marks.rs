@@ -1,0 +1,53 @@
+//! The durable file of stale marks of a group.
+//!
+//! Crash story: a drive that misses a write is marked here, and the mark is flushed, before the engine may
+//! acknowledge that write. The file is beside the catalogue and does not need the agent: a drive can go stale
+//! while the agent is down. The agent folds the marks into the catalogue when it hears of them and reads this
+//! file before it starts a target; the highest version of a drive counts.
+use crate::error::Result;
+use crate::files;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// One line of the file.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Mark {
+    /// The drives, by id.
+    pub drives: Vec<String>,
+    /// Version of the superblock that says so.
+    pub version: u64,
+}
+
+/// Appends a mark; durable when it returns.
+///
+/// # Errors
+/// The file system's.
+pub fn append(path: &Path, mark: &Mark) -> Result<()> {
+    files::append_line(path, &serde_json::to_string(mark).expect("a mark encodes as JSON"))
+}
+
+/// All marks. A line that a cut left incomplete was never answered and does not count.
+///
+/// # Errors
+/// The file system's.
+pub fn read(path: &Path) -> Result<Vec<Mark>> {
+    let lines = files::whole_lines(path)?;
+    Ok(lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_come_back_and_half_a_mark_does_not_hide_the_next() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("g.stale");
+        let mark = |version| Mark { drives: vec!["d".into()], version };
+        append(&path, &mark(1)).expect("appends");
+        let half = std::fs::read_to_string(&path).expect("reads") + "{\"drives\":[\"x\"";
+        std::fs::write(&path, half).expect("writes");
+        append(&path, &mark(2)).expect("appends");
+        assert_eq!(read(&path).expect("reads"), [mark(1), mark(2)]);
+    }
+}

@@ -1,0 +1,8 @@
+//! The inside of `plinth target`: what stands between the agent's control socket and the loop that serves.
+//!
+//! Threads, no runtime: one listens to agents, one hears what the loop says (`Notes`) and makes stale marks
+//! durable before it answers. The loop itself never waits for any of this.
+pub mod control;
+pub mod marks;
+
+pub use control::{Control, Ending, Note, Notes, Serving};

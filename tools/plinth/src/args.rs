@@ -1,0 +1,417 @@
+//! The grammar of the command line.
+//!
+//! Verbs of later versions are here only where they answer with one sentence and exit 10.
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use node::text::{parse_duration, parse_size};
+use node::{Error, Kind};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Crash-safe mirrored block storage.
+#[derive(Parser, Debug)]
+#[command(name = "plinth", version, subcommand_required = true, arg_required_else_help = true, max_term_width = 100)]
+pub struct Cli {
+    /// What every verb takes.
+    #[command(flatten)]
+    pub global: Global,
+    /// The verb.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Flags that may stand before or after the verb.
+#[derive(Args, Clone, Debug)]
+pub struct Global {
+    /// The agent's socket
+    #[arg(long, global = true, env = "PLINTH_SOCKET", default_value = "/run/plinth/plinth.sock", value_name = "PATH")]
+    pub socket: PathBuf,
+    /// How results are shown
+    #[arg(short, long, global = true, env = "PLINTH_OUTPUT", value_enum, default_value = "table")]
+    pub output: Output,
+    /// Answer yes to every question
+    #[arg(long, global = true)]
+    pub yes: bool,
+    /// Check everything, change nothing
+    #[arg(long, global = true)]
+    pub dry_run: bool,
+    /// Give up waiting after this long (30s, 5m)
+    #[arg(long, global = true, value_parser = |text: &str| parse_duration(text).map_err(|e| e.to_string()), value_name = "TIME")]
+    pub timeout: Option<Duration>,
+    /// No notes and no progress
+    #[arg(long, global = true)]
+    pub quiet: bool,
+}
+
+/// Forms of a result.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Output {
+    /// Columns for people.
+    Table,
+    /// The body of the matching GET.
+    Json,
+    /// Names, one per line.
+    Name,
+}
+
+/// The verbs.
+#[derive(Subcommand, Debug)]
+pub enum Verb {
+    /// Run the agent, or stop it
+    #[command(args_conflicts_with_subcommands = true)]
+    Node(Node),
+    /// Serve one group (started by the agent)
+    #[command(hide = true)]
+    Target {
+        /// What to serve.
+        #[arg(long, value_name = "FILE")]
+        spec: PathBuf,
+    },
+    /// Show everything at a glance
+    Status {
+        /// Exit 14 unless all is healthy
+        #[arg(long)]
+        check: bool,
+    },
+    /// Pools of drives
+    #[command(subcommand)]
+    Pool(Pool),
+    /// Drives of a pool
+    #[command(subcommand)]
+    Drive(Drive),
+    /// Volumes
+    #[command(subcommand)]
+    Volume(Volume),
+    /// Show what happened
+    Events {
+        /// Go on showing
+        #[arg(long)]
+        follow: bool,
+        /// Only since then (10m, 2h or 2026-11-20T09:40:00Z)
+        #[arg(long, value_name = "TIME")]
+        since: Option<String>,
+    },
+    /// Check drives that no target serves
+    Fsck {
+        /// The drives.
+        #[arg(required = true, value_name = "DRIVE")]
+        drives: Vec<PathBuf>,
+        /// Put right what a good copy allows
+        #[arg(long)]
+        repair: bool,
+    },
+    /// Print what is on drives: labels, superblocks, ring, map
+    Inspect {
+        /// The drives.
+        #[arg(required = true, value_name = "DRIVE")]
+        drives: Vec<PathBuf>,
+    },
+    /// Print the version
+    Version,
+    /// Print completions for a shell
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write all of them into a folder
+    Man {
+        /// The folder.
+        folder: Option<PathBuf>,
+    },
+    /// Snapshots (a later version)
+    Snapshot(Later),
+    /// Clones (a later version)
+    Clone(Later),
+    /// Groups of several volumes (a later version)
+    Group(Later),
+    /// Keys (a later version)
+    Key(Later),
+    /// Scrubbing (a later version)
+    Scrub(Later),
+    /// Replicas at other sites (a later version)
+    Replica(Later),
+    /// Other sites (a later version)
+    Site(Later),
+    /// New encryption keys (a later version)
+    #[command(hide = true)]
+    Rekey(Later),
+    /// What changed (a later version)
+    #[command(hide = true)]
+    Diff(Later),
+    /// Images of volumes (a later version)
+    #[command(hide = true)]
+    Image(Later),
+    /// Backups (a later version)
+    #[command(hide = true)]
+    Send(Later),
+    /// Backups (a later version)
+    #[command(hide = true)]
+    Receive(Later),
+    /// Schedules of snapshots (a later version)
+    #[command(hide = true)]
+    Schedule(Later),
+    /// A bundle for support (a later version)
+    #[command(hide = true)]
+    SupportBundle(Later),
+}
+
+/// A verb of a later version: takes anything, answers with a sentence.
+#[derive(Args, Debug)]
+pub struct Later {
+    /// Whatever it will take.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    pub rest: Vec<String>,
+}
+
+/// `plinth node`.
+#[derive(Args, Debug)]
+pub struct Node {
+    /// `stop`, or nothing.
+    #[command(subcommand)]
+    pub verb: Option<NodeVerb>,
+    /// State folder
+    #[arg(long, env = "PLINTH_STATE", default_value = "/var/lib/plinth", value_name = "DIR")]
+    pub state: PathBuf,
+    /// Serve other nodes at this address (a later version)
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<String>,
+    /// Serve /metrics at this address (a later version)
+    #[arg(long, value_name = "ADDR")]
+    pub metrics_listen: Option<String>,
+    /// Look for drives at known paths only, not among all block devices
+    #[arg(long, hide = true)]
+    pub no_scan: bool,
+}
+
+/// Verbs of the agent itself.
+#[derive(Subcommand, Debug)]
+pub enum NodeVerb {
+    /// Stop the agent; targets go on
+    Stop {
+        /// Detach every volume first
+        #[arg(long)]
+        all: bool,
+    },
+}
+
+/// Where drives are.
+#[derive(Args, Debug)]
+pub struct Labels {
+    /// Where the drives are: node=, rack=, zone=, class=
+    #[arg(long, value_delimiter = ',', value_name = "KEY=VALUE")]
+    pub label: Vec<String>,
+    /// Take drives although something else is on them
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Verbs of pools.
+#[derive(Subcommand, Debug)]
+pub enum Pool {
+    /// Make a pool of drives
+    Create {
+        /// Its name.
+        pool: String,
+        /// Block devices or files.
+        #[arg(required = true, value_name = "DRIVE")]
+        drives: Vec<PathBuf>,
+        #[command(flatten)]
+        labels: Labels,
+        /// Size of an extent
+        #[arg(long, hide = true, value_parser = size)]
+        extent_size: Option<u64>,
+    },
+    /// Add drives to a pool
+    Add {
+        /// The pool.
+        pool: String,
+        /// Block devices or files.
+        #[arg(required = true, value_name = "DRIVE")]
+        drives: Vec<PathBuf>,
+        #[command(flatten)]
+        labels: Labels,
+    },
+    /// Show a pool and its drives
+    Status {
+        /// The pool.
+        pool: String,
+    },
+    /// List pools
+    List,
+    /// Change a property: reserve=SIZE
+    Set {
+        /// The pool.
+        pool: String,
+        /// The property.
+        #[arg(value_name = "KEY=VALUE")]
+        property: String,
+    },
+    /// Take over a pool from its drives; without arguments, list what could be
+    Import {
+        /// A pool by name, or drives by path.
+        #[arg(value_name = "POOL|DRIVE")]
+        what: Vec<String>,
+    },
+    /// Forget a pool; its drives keep everything
+    Export {
+        /// The pool.
+        pool: String,
+    },
+    /// Show what was done to a pool
+    History {
+        /// The pool.
+        pool: String,
+    },
+    /// Delete a pool without volumes; wipes its drives' labels
+    Delete {
+        /// The pool.
+        pool: String,
+        /// No failure if there is none
+        #[arg(long)]
+        if_exists: bool,
+    },
+    /// Spread volumes over new drives (a later version)
+    #[command(hide = true)]
+    Rebalance(Later),
+}
+
+/// Verbs of drives.
+#[derive(Subcommand, Debug)]
+pub enum Drive {
+    /// List the drives of a pool
+    List {
+        /// The pool.
+        pool: String,
+    },
+    /// Make a drive of no pool empty
+    Wipe {
+        /// The drive.
+        drive: PathBuf,
+    },
+    /// Take a drive out of use (a later version)
+    Offline(Later),
+    /// Bring a drive back (a later version)
+    Online(Later),
+    /// Declare a drive broken (a later version)
+    Fail(Later),
+    /// Empty a drive (a later version)
+    Evacuate(Later),
+    /// Remove a drive from its pool (a later version)
+    Remove(Later),
+    /// Replace a drive by another (a later version)
+    Replace(Later),
+}
+
+/// Verbs of volumes.
+#[derive(Subcommand, Debug)]
+pub enum Volume {
+    /// Make a volume
+    Create {
+        /// Its name.
+        volume: String,
+        /// Its pool
+        #[arg(long)]
+        pool: String,
+        /// Its size (10GiB, 10G binary, 10GB decimal)
+        #[arg(long, value_parser = size)]
+        size: u64,
+        /// Copies in all, on different nodes, racks or drives [default: 2]
+        #[arg(long, value_name = "N")]
+        legs: Option<u8>,
+        /// Stripe columns [default: 1]
+        #[arg(long, value_name = "N")]
+        columns: Option<u8>,
+        /// Stripe unit [default: 64KiB]
+        #[arg(long, value_name = "SIZE", value_parser = size)]
+        stripe_unit: Option<u64>,
+        /// Its group [default: one of its own]
+        #[arg(long)]
+        group: Option<String>,
+        /// Encrypt it (a later version)
+        #[arg(long)]
+        encrypt: bool,
+        /// The key that wraps its key (a later version)
+        #[arg(long, value_name = "NAME")]
+        kek: Option<String>,
+    },
+    /// List volumes
+    List,
+    /// Show a volume
+    Show {
+        /// The volume.
+        volume: String,
+    },
+    /// Change a property: cache=SIZE
+    Set {
+        /// The volume.
+        volume: String,
+        /// The property.
+        #[arg(value_name = "KEY=VALUE")]
+        property: String,
+    },
+    /// Grow a volume
+    Resize {
+        /// The volume.
+        volume: String,
+        /// Its new size, or +SIZE.
+        #[arg(value_name = "SIZE|+SIZE", allow_hyphen_values = true)]
+        size: String,
+    },
+    /// Rename a detached volume
+    Rename {
+        /// The volume.
+        volume: String,
+        /// Its new name.
+        new: String,
+    },
+    /// Delete a detached volume
+    Delete {
+        /// The volume.
+        volume: String,
+        /// No failure if there is none
+        #[arg(long)]
+        if_exists: bool,
+    },
+    /// Serve a volume; prints the path of its device or socket
+    Attach {
+        /// The volume.
+        volume: String,
+        /// Serve NBD on this socket instead of a device
+        #[arg(long, value_name = "PATH")]
+        nbd: Option<PathBuf>,
+        /// Refuse writes
+        #[arg(long)]
+        read_only: bool,
+    },
+    /// Stop serving a volume
+    Detach {
+        /// The volume.
+        volume: String,
+    },
+    /// Exchange a volume's target for a newer one (a later version)
+    #[command(hide = true)]
+    Upgrade(Later),
+    /// Limit a volume (a later version)
+    #[command(hide = true)]
+    Qos(Later),
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    parse_size(text).map_err(|error| error.to_string())
+}
+
+/// Words of other systems for the number of copies, answered in one sentence.
+pub fn copies_by_another_name(args: &[std::ffi::OsString]) -> Option<Error> {
+    let named = args.iter().filter_map(|arg| arg.to_str()).find(|arg| {
+        let flag = arg.split('=').next().unwrap_or(arg);
+        matches!(flag, "--replicas" | "--mirrors" | "--repl")
+    })?;
+    let flag = named.split('=').next().unwrap_or(named);
+    Some(
+        Error::new(
+            Kind::Invalid,
+            flag,
+            format!("there is no {flag}: copies in a pool are legs; a replica is a copy at another site"),
+        )
+        .hint("use --legs N"),
+    )
+}

@@ -1,0 +1,49 @@
+//! Questions before something is destroyed, and signs of life while something takes long.
+use crate::args::Global;
+use indicatif::{ProgressBar, ProgressStyle};
+use node::{Error, Kind, Result};
+use std::io::{BufRead, IsTerminal, Write};
+use std::time::Duration;
+
+/// Asks before data is destroyed: `what` names it. On a terminal the answer decides; elsewhere `--yes` must
+/// have been given.
+///
+/// # Errors
+/// `Refused`.
+pub fn confirm(global: &Global, object: &str, what: &str) -> Result<()> {
+    if global.yes || global.dry_run {
+        return Ok(());
+    }
+    let refused = |message: String| Err(Error::new(Kind::Refused, object, message));
+    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+        return match refused(format!("this would {what}")) {
+            Err(error) => Err(error.hint("--yes does it")),
+            Ok(()) => Ok(()),
+        };
+    }
+    let _ = write!(std::io::stderr(), "This will {what}. Go on? [y/N] ");
+    let _ = std::io::stderr().flush();
+    let mut answer = String::new();
+    let _ = std::io::stdin().lock().read_line(&mut answer);
+    if matches!(answer.trim(), "y" | "Y" | "yes") { Ok(()) } else { refused("not done".to_owned()) }
+}
+
+/// A spinner on a terminal while `work` runs; nothing elsewhere.
+pub fn while_waiting<T>(global: &Global, message: &str, work: impl FnOnce() -> T) -> T {
+    if global.quiet || !std::io::stderr().is_terminal() {
+        return work();
+    }
+    let style = ProgressStyle::with_template("{spinner} {msg} {elapsed}").expect("the template is fixed");
+    let spinner = ProgressBar::new_spinner().with_style(style).with_message(message.to_owned());
+    spinner.enable_steady_tick(Duration::from_millis(120));
+    let outcome = work();
+    spinner.finish_and_clear();
+    outcome
+}
+
+/// A note on standard error.
+pub fn note(global: &Global, text: &str) {
+    if !global.quiet {
+        let _ = writeln!(std::io::stderr(), "plinth: {text}");
+    }
+}

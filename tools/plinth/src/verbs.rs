@@ -1,0 +1,387 @@
+//! The verbs: each checks what can be checked here, asks the agent, and prints.
+use crate::args::{Cli, Drive, Global, Labels, Node, NodeVerb, Output, Pool, Verb, Volume};
+use crate::ask::{confirm, note, while_waiting};
+use crate::output::{self, changed};
+use crate::{docs, print};
+use node::client::{Client, part};
+use node::params::{
+    AddDrives, AttachVolume, CreatePool, CreateVolume, ImportPool, RenameVolume, ResizeVolume, Set, StopAgent, WipeDrive,
+};
+use node::{Error, Kind, Result, offline, params, service, text};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// How long one request of `events --follow` waits.
+const FOLLOW_WAIT: Duration = Duration::from_secs(20);
+
+/// Runs a command line.
+pub fn run(cli: Cli) -> Result<ExitCode> {
+    let global = cli.global;
+    let call = Call { global: &global };
+    match cli.verb {
+        Verb::Node(node) => call.node(node)?,
+        Verb::Target { spec } => return target(&spec),
+        Verb::Status { check } => return call.status(check),
+        Verb::Pool(verb) => call.pool(verb)?,
+        Verb::Drive(verb) => call.drive(verb)?,
+        Verb::Volume(verb) => call.volume(verb)?,
+        Verb::Events { follow, since } => call.events(follow, since)?,
+        Verb::Fsck { drives, repair } => return call.fsck(&drives, repair),
+        Verb::Inspect { drives } => output::json(&offline::inspect(&drives)?)?,
+        Verb::Version => call.version()?,
+        Verb::Completions { shell } => docs::completions(shell)?,
+        Verb::Man { folder } => docs::manual(folder.as_deref())?,
+        Verb::Snapshot(_) => return Err(later("snapshots")),
+        Verb::Clone(_) => return Err(later("clones")),
+        Verb::Group(_) => return Err(later("groups of several volumes")),
+        Verb::Key(_) | Verb::Rekey(_) => return Err(later("encryption")),
+        Verb::Scrub(_) => return Err(later("scrubbing")),
+        Verb::Replica(_) | Verb::Site(_) => return Err(later("replication")),
+        Verb::Diff(_) | Verb::Image(_) | Verb::Send(_) | Verb::Receive(_) => return Err(later("backups")),
+        Verb::Schedule(_) => return Err(later("schedules")),
+        Verb::SupportBundle(_) => return Err(later("support bundles")),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn later(what: &str) -> Error {
+    Error::not_supported(format!("{what} are not supported by plinth {}", node::VERSION))
+}
+
+/// Serves one group; started by the agent.
+fn target(spec: &Path) -> Result<ExitCode> {
+    crate::target::run(spec)
+}
+
+/// A command and its flags.
+struct Call<'a> {
+    global: &'a Global,
+}
+
+impl Call<'_> {
+    fn client(&self) -> Result<Client> {
+        Client::new(self.global.socket.clone(), self.global.timeout)
+    }
+
+    /// A path that changes something, with the query that says whether it is a rehearsal.
+    fn path(&self, path: &str) -> String {
+        if self.global.dry_run { format!("{path}?dry_run=true") } else { path.to_owned() }
+    }
+
+    /// Asks the agent for a change.
+    fn post(&self, path: &str, body: &impl serde::Serialize, doing: &str) -> Result<Value> {
+        let client = self.client()?;
+        while_waiting(self.global, doing, || client.post(&self.path(path), body))
+    }
+
+    fn node(&self, node: Node) -> Result<()> {
+        if let Some(NodeVerb::Stop { all }) = node.verb {
+            if all {
+                confirm(self.global, "node", "detach every volume and stop the agent")?;
+            }
+            if self.global.dry_run {
+                return self.client()?.get("/v1/status").map(drop);
+            }
+            return self.post("/v1/agent/stop", &StopAgent { all }, "stopping").map(drop);
+        }
+        if node.listen.is_some() {
+            return Err(Error::not_supported("serving other nodes is not supported yet; leave --listen away"));
+        }
+        if node.metrics_listen.is_some() {
+            let message = "metrics over TCP are not supported yet; read /metrics from the socket";
+            return Err(Error::not_supported(message));
+        }
+        node::service::log_to_stderr();
+        let program = std::env::current_exe().map_err(|source| Error::io("find", Path::new("plinth"), &source))?;
+        service::run(node::agent::Options {
+            state: absolute(&node.state)?,
+            socket: absolute(&self.global.socket)?,
+            program,
+            links: PathBuf::from("/dev/plinth"),
+            scan_devices: !node.no_scan,
+        })
+    }
+
+    fn status(&self, check: bool) -> Result<ExitCode> {
+        let status = self.client()?.get("/v1/status")?;
+        output::status(self.global.output, &status)?;
+        let healthy = status["health"] == "online";
+        if check && !healthy { Ok(ExitCode::from(Kind::NotHealthy.exit_code())) } else { Ok(ExitCode::SUCCESS) }
+    }
+
+    fn version(&self) -> Result<()> {
+        match self.global.output {
+            Output::Json => output::json(&json!({ "version": node::VERSION })),
+            Output::Table | Output::Name => print(&format!("plinth {}\n", node::VERSION)),
+        }
+    }
+
+    fn pool(&self, verb: Pool) -> Result<()> {
+        let output = self.global.output;
+        match verb {
+            Pool::Create { pool, drives, labels, extent_size } => {
+                if labels.force {
+                    confirm(self.global, &pool, &overwrite(&drives))?;
+                }
+                let body = CreatePool {
+                    name: pool.clone(),
+                    drives: all_absolute(&drives)?,
+                    labels: parse_labels(&labels)?,
+                    force: labels.force,
+                    extent_bytes: extent_size,
+                };
+                changed(output, &self.post("/v1/pools", &body, "writing labels")?, &pool)
+            }
+            Pool::Add { pool, drives, labels } => {
+                if labels.force {
+                    confirm(self.global, &pool, &overwrite(&drives))?;
+                }
+                let body =
+                    AddDrives { drives: all_absolute(&drives)?, labels: parse_labels(&labels)?, force: labels.force };
+                let path = format!("/v1/pools/{}/drives", part(&pool));
+                changed(output, &self.post(&path, &body, "writing labels")?, &pool)
+            }
+            Pool::Status { pool } => output::pool(output, &self.client()?.get(&pool_path(&pool))?),
+            Pool::List => output::list(output, &self.client()?.get("/v1/pools")?, "name", output::POOLS),
+            Pool::Set { pool, property } => {
+                let (key, value) = text::parse_pair(&property)?;
+                let path = self.path(&pool_path(&pool));
+                changed(output, &self.client()?.patch(&path, &Set { key, value })?, &pool)
+            }
+            Pool::Import { what } => self.import(what),
+            Pool::Export { pool } => {
+                self.post(&format!("{}/export", pool_path(&pool)), &json!({}), "exporting")?;
+                changed(output, &json!({ "name": pool }), &pool)
+            }
+            Pool::History { pool } => {
+                let history = self.client()?.get(&format!("{}/history", pool_path(&pool)))?;
+                output::list(output, &history, "command", output::HISTORY)
+            }
+            Pool::Delete { pool, if_exists } => {
+                let what = format!("delete pool {pool} and wipe the labels of its drives");
+                self.delete(&pool, &pool_path(&pool), if_exists, &what)
+            }
+            Pool::Rebalance(_) => Err(later("moves between drives")),
+        }
+    }
+
+    fn import(&self, what: Vec<String>) -> Result<()> {
+        let output = self.global.output;
+        if what.is_empty() {
+            return output::list(output, &self.client()?.get("/v1/import")?, "name", output::IMPORTABLE);
+        }
+        let mut body = ImportPool::default();
+        for text in what {
+            if text.contains('/') || Path::new(&text).exists() {
+                body.drives.push(absolute(Path::new(&text))?);
+            } else if body.pool.replace(text).is_some() {
+                let message = "one pool at a time: give one name, or the paths of drives";
+                return Err(Error::general(Kind::Invalid, message));
+            }
+        }
+        let imported = self.post("/v1/import", &body, "importing")?;
+        match output {
+            Output::Json => output::json(&imported),
+            Output::Table | Output::Name => output::list(Output::Name, &imported, "name", output::POOLS),
+        }
+    }
+
+    fn drive(&self, verb: Drive) -> Result<()> {
+        match verb {
+            Drive::List { pool } => {
+                let drives = self.client()?.get(&format!("{}/drives", pool_path(&pool)))?;
+                output::list(self.global.output, &drives, "id", output::DRIVES)
+            }
+            Drive::Wipe { drive } => {
+                let path = absolute(&drive)?;
+                let name = path.display().to_string();
+                confirm(self.global, &name, &format!("wipe the drive {name}"))?;
+                self.post("/v1/drives/wipe", &WipeDrive { drive: path }, "wiping")?;
+                changed(self.global.output, &json!({ "path": name }), &name)
+            }
+            Drive::Offline(_) | Drive::Online(_) | Drive::Fail(_) => Err(later("states of drives set by hand")),
+            Drive::Evacuate(_) | Drive::Remove(_) | Drive::Replace(_) => Err(later("moves between drives")),
+        }
+    }
+
+    fn volume(&self, verb: Volume) -> Result<()> {
+        let output = self.global.output;
+        match verb {
+            Volume::Create { volume, pool, size, legs, columns, stripe_unit, group, encrypt, kek } => {
+                if encrypt || kek.is_some() {
+                    return Err(later("encrypted volumes"));
+                }
+                let body = CreateVolume {
+                    name: volume.clone(),
+                    pool,
+                    size_bytes: size,
+                    legs,
+                    columns,
+                    stripe_unit_bytes: stripe_unit,
+                    group,
+                };
+                changed(output, &self.post("/v1/volumes", &body, "creating")?, &volume)
+            }
+            Volume::List => output::list(output, &self.client()?.get("/v1/volumes")?, "name", output::VOLUMES),
+            Volume::Show { volume } => output::volume(output, &self.client()?.get(&volume_path(&volume))?),
+            Volume::Set { volume, property } => {
+                let (key, value) = text::parse_pair(&property)?;
+                let path = self.path(&volume_path(&volume));
+                changed(output, &self.client()?.patch(&path, &Set { key, value })?, &volume)
+            }
+            Volume::Resize { volume, size } => {
+                let relative = size.starts_with('+');
+                let size_bytes = text::parse_size(size.trim_start_matches('+'))?;
+                let path = format!("{}/resize", volume_path(&volume));
+                let resized = self.post(&path, &ResizeVolume { size_bytes, relative }, "resizing")?;
+                changed(output, &resized, &volume)
+            }
+            Volume::Rename { volume, new } => {
+                let path = format!("{}/rename", volume_path(&volume));
+                changed(output, &self.post(&path, &RenameVolume { name: new.clone() }, "renaming")?, &new)
+            }
+            Volume::Delete { volume, if_exists } => {
+                let what = format!("delete volume {volume} and everything in it");
+                self.delete(&volume, &volume_path(&volume), if_exists, &what)
+            }
+            Volume::Attach { volume, nbd, read_only } => self.attach(&volume, nbd.as_deref(), read_only),
+            Volume::Detach { volume } => {
+                let path = format!("{}/detach", volume_path(&volume));
+                changed(output, &self.post(&path, &json!({}), "closing the volume")?, &volume)
+            }
+            Volume::Upgrade(_) => Err(later("live upgrades of targets")),
+            Volume::Qos(_) => Err(later("limits of volumes")),
+        }
+    }
+
+    /// Prints one line: the path of the device or socket.
+    fn attach(&self, volume: &str, nbd: Option<&Path>, read_only: bool) -> Result<()> {
+        let body = AttachVolume { nbd: nbd.map(absolute).transpose()?, read_only };
+        let path = format!("{}/attach", volume_path(volume));
+        let attached = self.post(&path, &body, "attaching")?;
+        if self.global.output == Output::Json {
+            return output::json(&attached);
+        }
+        let opened = attached["device"].as_str().or(attached["nbd_socket"].as_str());
+        match opened {
+            Some(opened) => print(&format!("{opened}\n")),
+            None => {
+                note(self.global, &format!("volume {volume} could be attached"));
+                Ok(())
+            }
+        }
+    }
+
+    fn delete(&self, name: &str, path: &str, if_exists: bool, what: &str) -> Result<()> {
+        let client = self.client()?;
+        // What is not there needs no question.
+        match client.get(path) {
+            Err(error) if error.kind == Kind::NotFound && if_exists => return Ok(()),
+            Err(error) => return Err(error),
+            Ok(_) => {}
+        }
+        confirm(self.global, name, what)?;
+        match while_waiting(self.global, "deleting", || client.delete(&self.path(path))) {
+            Err(error) if error.kind == Kind::NotFound && if_exists => Ok(()),
+            Err(error) => Err(error),
+            Ok(_) => changed(self.global.output, &json!({ "name": name }), name),
+        }
+    }
+
+    fn events(&self, follow: bool, since: Option<String>) -> Result<()> {
+        let since = since.as_deref().map(text::parse_since).transpose()?;
+        let query = since.map_or_else(String::new, |since| format!("?since={}", part(&since)));
+        let mut events = self.client()?.get(&format!("/v1/events{query}"))?;
+        if !follow {
+            return output::list(self.global.output, &events, "id", output::EVENTS);
+        }
+        // Each wait is bounded by the agent; `--timeout` bounds the whole.
+        let client = Client::new(self.global.socket.clone(), None)?;
+        let end = self.global.timeout.map(|timeout| std::time::Instant::now() + timeout);
+        let mut last = 0;
+        loop {
+            for event in events.as_array().into_iter().flatten() {
+                last = event["id"].as_u64().unwrap_or(last);
+                print(&event_line(self.global.output, event))?;
+            }
+            let left = end.map(|end| end.saturating_duration_since(std::time::Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return Ok(());
+            }
+            let wait = left.unwrap_or(FOLLOW_WAIT).min(FOLLOW_WAIT).as_millis();
+            events = client.get(&format!("/v1/events?after={last}&wait_ms={wait}"))?;
+        }
+    }
+
+    fn fsck(&self, drives: &[PathBuf], repair: bool) -> Result<ExitCode> {
+        let report = while_waiting(self.global, "checking", || offline::fsck(drives, repair && !self.global.dry_run))?;
+        if self.global.output == Output::Json {
+            output::json(&serde_json::to_value(&report).expect("a report encodes as JSON"))?;
+        } else {
+            for line in &report.checked {
+                print(&format!("{line}\n"))?;
+            }
+            for finding in &report.findings {
+                let end = if finding.repaired { " (repaired)" } else { "" };
+                print(&format!("{}: {}{end}\n", finding.object, finding.message))?;
+            }
+        }
+        if report.damaged() { Ok(ExitCode::from(Kind::Damage.exit_code())) } else { Ok(ExitCode::SUCCESS) }
+    }
+}
+
+fn event_line(output: Output, event: &Value) -> String {
+    match output {
+        Output::Json => format!("{event}\n"),
+        Output::Name => format!("{}\n", output::text(event, "id")),
+        Output::Table => {
+            let cells = output::EVENTS.iter().map(|(_, cell)| cell(event));
+            format!("{}\n", cells.collect::<Vec<_>>().join("  "))
+        }
+    }
+}
+
+fn pool_path(pool: &str) -> String {
+    format!("/v1/pools/{}", part(pool))
+}
+
+fn volume_path(volume: &str) -> String {
+    format!("/v1/volumes/{}", part(volume))
+}
+
+fn overwrite(drives: &[PathBuf]) -> String {
+    let names: Vec<String> = drives.iter().map(|drive| drive.display().to_string()).collect();
+    format!("overwrite whatever is on {}", names.join(" "))
+}
+
+/// The caller's folder is not the agent's.
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(|source| Error::io("name", path, &source))
+}
+
+fn all_absolute(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    paths.iter().map(|path| absolute(path)).collect()
+}
+
+fn parse_labels(labels: &Labels) -> Result<params::Labels> {
+    let mut parsed = params::Labels::default();
+    for pair in &labels.label {
+        let (key, value) = text::parse_pair(pair)?;
+        let place = match key.as_str() {
+            "node" => &mut parsed.node,
+            "rack" => &mut parsed.rack,
+            "zone" => &mut parsed.zone,
+            "class" => &mut parsed.class,
+            _ => {
+                let message = format!("there is no label {key}");
+                return Err(Error::invalid(key, message).hint("node, rack, zone and class are labels"));
+            }
+        };
+        if place.replace(value).is_some() {
+            return Err(Error::invalid(key.clone(), format!("label {key} is given twice")));
+        }
+    }
+    Ok(parsed)
+}
