@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 /// Operations in flight at most; the engine is not polled while fewer than a full action list are free.
 pub const MAX_DRIVE_OPS: usize = 2048;
 /// Pieces of memory for which an operation has room without allocating.
-const SEGMENTS_KEPT: usize = 64;
+const SEGMENTS_KEPT: usize = 128;
 /// How often EAGAIN and EINTR are answered by submitting again.
 const MAX_RETRIES: u8 = 16;
 const NONE: u32 = u32::MAX;

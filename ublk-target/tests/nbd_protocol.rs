@@ -303,6 +303,56 @@ fn a_client_that_vanishes_leaves_its_place() {
     assert_eq!(client.write(0, &[1; 4096]), 0);
 }
 
+/// Whole conversations with bytes changed, cut, doubled or left out, sent in pieces of any size: the server may
+/// hang up or answer with errors, and serves the next client.
+#[test]
+fn mangled_conversations_do_no_harm() {
+    let server = Server::start(MIB);
+    let mut good = b"\0\0\0\x03IHAVEOPT\0\0\0\x08\0\0\0\0".to_vec();
+    good.extend_from_slice(b"IHAVEOPT\0\0\0\x0a\0\0\0\x1b\0\0\0\0\0\0\0\x01\0\0\0\x0fbase:allocation");
+    good.extend_from_slice(b"IHAVEOPT\0\0\0\x07\0\0\0\x06\0\0\0\0\0\0");
+    for (command, len) in
+        [(1u16, 1024u32), (0, 4096), (3, 0), (6, 8192), (7, 1 << 20), (4, 512), (0, 1 << 20)]
+    {
+        good.extend_from_slice(&0x2560_9513u32.to_be_bytes());
+        good.extend_from_slice(&[0, 0]);
+        good.extend_from_slice(&command.to_be_bytes());
+        good.extend_from_slice(&[7; 8]);
+        good.extend_from_slice(&[0; 8]);
+        good.extend_from_slice(&len.to_be_bytes());
+        if command == 1 {
+            good.extend_from_slice(&[9; 1024]);
+        }
+    }
+    for seed in 1..400u64 {
+        let dice = pattern(64, seed);
+        let pick = |n: usize, below: usize| (usize::from(dice[n]) << 8 | usize::from(dice[n + 1])) % below;
+        let mut words = good.clone();
+        for n in 0..seed as usize % 4 {
+            let at = pick(8 * n, words.len());
+            match dice[8 * n + 2] % 4 {
+                0 => words[at] ^= 1 << (dice[8 * n + 3] % 8),
+                1 => words[at] = dice[8 * n + 3],
+                2 => words.truncate(at),
+                _ => drop(words.drain(at..(at + pick(8 * n + 4, 40)).min(words.len()))),
+            }
+            if words.is_empty() {
+                break;
+            }
+        }
+        let mut stream = server.connect();
+        for part in words.chunks(1 + pick(60, 700)) {
+            if stream.write_all(part).is_err() {
+                break;
+            }
+        }
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        assert!(Client(stream).hung_up(), "seed {seed}: what was said is over");
+    }
+    let mut client = Client::structured(&server);
+    assert_eq!(client.write(0, &[1; 4096]), 0);
+}
+
 /// Each of several connections sees what another wrote as soon as that was acknowledged.
 #[test]
 fn connections_see_one_another() {

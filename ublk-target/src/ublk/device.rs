@@ -340,3 +340,18 @@ fn info(control: &Control, id: u32) -> Result<Option<DeviceInfo>, UblkError> {
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_the_driver_the_way_out_is_named() {
+        // Where there is a driver, the scenarios of the virtual machines take it from here.
+        if !std::path::Path::new("/dev/ublk-control").exists() {
+            let error = list().expect_err("no driver");
+            assert!(matches!(error, UblkError::NoDriver));
+            assert!(error.to_string().contains("modprobe ublk_drv") && error.to_string().contains("--nbd"));
+        }
+    }
+}
