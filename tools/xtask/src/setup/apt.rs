@@ -31,22 +31,18 @@ pub fn install(workspace: &Workspace, host: &Host, missing: &[&str]) -> Result<(
     plain.update();
     let (qemu, rest): (Vec<&str>, Vec<&str>) =
         missing.iter().copied().partition(|name| name.starts_with("qemu-"));
-    match plain.removals(missing) {
+    let conflict = match plain.removals(missing) {
         Ok(removed) if removed.is_empty() => return plain.install(missing),
-        Ok(removed) if !qemu.is_empty() => eprintln!(
-            "the release's {} would remove {}: taking it from the backports instead",
-            qemu.join(" and "),
-            removed.join(" ")
-        ),
-        Ok(removed) => {
-            return Err(Error::missing(format!(
-                "installing {} would remove {} from this machine; please resolve that by hand",
-                missing.join(" "),
-                removed.join(" ")
-            )));
-        }
-        Err(error) => return Err(error),
+        Ok(removed) => format!("it would remove {}", removed.join(" ")),
+        Err(error) => error.to_string(),
+    };
+    if qemu.is_empty() {
+        return Err(Error::missing(format!("{} cannot be installed here: {conflict}", missing.join(" "))));
     }
+    eprintln!(
+        "taking {} from the backports, for the release's does not fit what is here",
+        qemu.join(" and ")
+    );
     if !rest.is_empty() {
         plain.install(&rest)?;
     }
