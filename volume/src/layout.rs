@@ -171,13 +171,3 @@ pub mod rows {
     /// Set in every entry that is in use.
     pub const PRESENT: u64 = 1 << 63;
 }
-
-/// History pages: the lines before the newest.
-pub mod history {
-    /// Ref of the page before this one, or absent.
-    pub const OLDER_AT: usize = 0;
-    /// u32: lines in this page.
-    pub const COUNT_AT: usize = 32;
-    /// First line.
-    pub const LINES_AT: usize = 64;
-}
