@@ -68,7 +68,7 @@ impl VolumeGroup {
         assert!(planted.is_none(), "bugs can be planted only with the feature `planted`");
         Config {
             slots: shape.depth,
-            cache_pages: *rng.pick(&[16, 24, 64]),
+            cache_pages: *rng.pick(&[128, 160, 512]),
             delta_entries: *rng.pick(&[256, 400, 1024]),
             loaded_regions: *rng.pick(&[4, 8, 64]),
             max_rows: 64,
