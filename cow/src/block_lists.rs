@@ -2,33 +2,49 @@
 //!
 //! Capacities are fixed at construction; only the marks that recovery makes, before the first request, may grow
 //! beyond.
+use crate::bitmap::Bitmap;
+use alloc::vec;
 use alloc::vec::Vec;
-use base::Pba;
+use base::{Pba, RegionNo};
 
-/// What a checkpoint changes in the bitmaps.
+/// What a checkpoint changes in the bitmaps, grouped by region: a linked list for each region, in one array. So
+/// nothing is ever sorted, and the regions that change are known at every instant.
 ///
-/// An entry is `pba * 2`, plus 1 when the block is freed, so that after sorting a block's `set` comes before its
-/// `clear`. That order is the right one whatever the order of the calls was: a block can be set only while it is
-/// taken and unmapped, and once cleared it stays taken until the checkpoint is durable, so that no second set
-/// can follow within the same checkpoint. A block that is set and cleared ends as not mapped.
+/// An entry is the number of the next one `<<` 32, the block's bit in its region `<<` 1, and 1 if the block is
+/// freed. The order within a list means nothing, because "freed wins": a block can be set only while it is taken
+/// and unmapped, and once cleared it stays taken until the checkpoint is durable, so no set can follow a clear
+/// within a checkpoint. A block that is set and cleared ends as not mapped.
 pub(crate) struct Changes {
     entries: Vec<u64>,
-    sorted: bool,
+    /// First entry of each region.
+    heads: Vec<u32>,
+    /// Regions with entries, in the order of their first.
+    regions: Vec<RegionNo>,
+    /// Entries that free.
+    clears: usize,
 }
 
-/// One entry of `Changes`, with a set that a clear of the same checkpoint undoes left out.
+const NONE: u32 = u32::MAX;
+
+/// One change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Change {
-    /// The block.
-    pub pba: Pba,
+    /// The block, counted from its region's first.
+    pub bit: u32,
     /// Freed rather than mapped.
     pub clear: bool,
 }
 
 impl Changes {
-    /// A list of at most this many entries.
-    pub fn new(capacity: usize) -> Self {
-        Self { entries: Vec::with_capacity(capacity), sorted: true }
+    /// A list of at most `capacity` changes in this many regions.
+    pub fn new(capacity: usize, regions: u32) -> Self {
+        assert!(capacity < NONE as usize);
+        Self {
+            entries: Vec::with_capacity(capacity),
+            heads: vec![NONE; regions as usize],
+            regions: Vec::with_capacity(regions as usize),
+            clears: 0,
+        }
     }
 
     /// Entries that still fit.
@@ -36,55 +52,68 @@ impl Changes {
         self.entries.capacity() - self.entries.len()
     }
 
-    /// Number of entries.
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// Appends an entry. Panics when there is no room: limits of the delta keep it from happening.
-    pub fn push(&mut self, pba: Pba, clear: bool) {
+    /// Appends a change. Panics when there is no room: limits of the delta keep it from happening.
+    pub fn push(&mut self, region: RegionNo, change: Change) {
         assert!(self.room() > 0, "the change list of the checkpoint is full");
-        self.entries.push(pba.get() * 2 + u64::from(clear));
-        self.sorted = false;
-    }
-
-    /// Sorts. About 12 ms for a million entries (benches), once per checkpoint.
-    pub fn sort(&mut self) {
-        if !self.sorted {
-            self.entries.sort_unstable();
-            self.sorted = true;
-            assert!(self.entries.windows(2).all(|w| w[0] != w[1]), "a block changes twice in one checkpoint");
+        let head = &mut self.heads[region.get() as usize];
+        if *head == NONE {
+            self.regions.push(region);
         }
+        self.clears += usize::from(change.clear);
+        let next = core::mem::replace(head, self.entries.len() as u32);
+        let change = u64::from(change.bit) << 1 | u64::from(change.clear);
+        self.entries.push(u64::from(next) << 32 | change);
     }
 
-    /// The blocks in the order of calls, from entry `from` on.
-    pub fn raw(&self, from: usize) -> impl Iterator<Item = Pba> {
-        self.entries[from..].iter().map(|entry| Pba::new(entry / 2))
+    /// The regions that change, in the order of their first change.
+    pub fn regions(&self) -> &[RegionNo] {
+        &self.regions
     }
 
-    /// Entries with `first <= pba < end`, sorted.
-    pub fn range(&self, first: Pba, end: Pba) -> impl Iterator<Item = Change> {
-        assert!(self.sorted);
-        let low = self.entries.partition_point(|entry| entry / 2 < first.get());
-        let high = self.entries.partition_point(|entry| entry / 2 < end.get());
-        let entries = &self.entries[low..high];
-        entries.iter().enumerate().filter_map(|(i, entry)| {
-            let undone = entry % 2 == 0 && entries.get(i + 1) == Some(&(entry + 1));
-            (!undone).then(|| Change { pba: Pba::new(entry / 2), clear: entry % 2 == 1 })
+    /// The changes of a region.
+    pub fn of(&self, region: RegionNo) -> impl Iterator<Item = Change> {
+        let mut at = self.heads[region.get() as usize];
+        core::iter::from_fn(move || {
+            let entry = *self.entries.get(at as usize)?;
+            at = (entry >> 32) as u32;
+            Some(Change { bit: entry as u32 >> 1, clear: entry & 1 == 1 })
         })
     }
 
-    /// Number of entries with `first <= pba < end`, those that are left out above included.
-    pub fn count(&self, first: Pba, end: Pba) -> usize {
-        assert!(self.sorted);
-        self.entries.partition_point(|entry| entry / 2 < end.get())
-            - self.entries.partition_point(|entry| entry / 2 < first.get())
+    /// The bits that a region's changes free. No block is freed twice.
+    pub fn cleared(&self, region: RegionNo) -> Bitmap {
+        let mut bits = Bitmap::EMPTY;
+        for change in self.of(region).filter(|change| change.clear) {
+            assert!(bits.set(change.bit), "bit {} of region {region} is freed twice", change.bit);
+        }
+        bits
+    }
+
+    /// Number of entries that free.
+    pub fn clears(&self) -> usize {
+        self.clears
+    }
+
+    /// Takes away the changes of the region that was touched last, which are done with: how many they were.
+    pub fn pop(&mut self) -> usize {
+        let Some(region) = self.regions.pop() else { return 0 };
+        let count = self.of(region).count();
+        self.clears -= self.of(region).filter(|change| change.clear).count();
+        self.heads[region.get() as usize] = NONE;
+        if self.regions.is_empty() {
+            assert_eq!(self.clears, 0);
+            self.entries.clear();
+        }
+        count
     }
 
     /// Forgets everything.
     pub fn reset(&mut self) {
+        while let Some(region) = self.regions.pop() {
+            self.heads[region.get() as usize] = NONE;
+        }
         self.entries.clear();
-        self.sorted = true;
+        self.clears = 0;
     }
 }
 
@@ -193,83 +222,38 @@ impl Marks {
     }
 }
 
-/// Blocks that the durable checkpoint does not refer to any more but somebody may still read.
-pub(crate) struct Limbo {
-    blocks: Vec<Pba>,
-    sorted: bool,
-}
-
-impl Limbo {
-    /// An empty limbo for this many blocks.
-    pub fn new(capacity: usize) -> Self {
-        Self { blocks: Vec::with_capacity(capacity), sorted: true }
-    }
-
-    /// Blocks in it.
-    pub fn len(&self) -> usize {
-        self.blocks.len()
-    }
-
-    /// Adds a block.
-    pub fn push(&mut self, pba: Pba) {
-        assert!(self.blocks.len() < self.blocks.capacity(), "limbo must be released between checkpoints");
-        self.sorted = self.sorted && self.blocks.last().is_none_or(|last| *last < pba);
-        self.blocks.push(pba);
-    }
-
-    /// Sorts what was added.
-    pub fn settle(&mut self) {
-        if !self.sorted {
-            self.blocks.sort_unstable();
-            self.sorted = true;
-        }
-        assert!(self.blocks.windows(2).all(|w| w[0] < w[1]), "a block is freed twice");
-    }
-
-    /// Blocks in `first .. end`.
-    pub fn range(&self, first: Pba, end: Pba) -> &[Pba] {
-        assert!(self.sorted);
-        let low = self.blocks.partition_point(|pba| *pba < first);
-        let high = self.blocks.partition_point(|pba| *pba < end);
-        &self.blocks[low..high]
-    }
-
-    /// The blocks, sorted.
-    pub fn blocks(&self) -> &[Pba] {
-        &self.blocks
-    }
-
-    /// Forgets everything.
-    pub fn reset(&mut self) {
-        self.blocks.clear();
-        self.sorted = true;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_block_set_and_cleared_in_either_order_ends_cleared() {
-        let mut changes = Changes::new(8);
-        let pba = Pba::new(7);
-        changes.push(pba, true);
-        changes.push(Pba::new(3), false);
-        changes.push(pba, false);
-        changes.sort();
-        let left: Vec<Change> = changes.range(Pba::ZERO, Pba::new(9)).collect();
-        assert_eq!(left, [Change { pba: Pba::new(3), clear: false }, Change { pba, clear: true }]);
-        assert_eq!(changes.range(Pba::new(4), Pba::new(7)).count(), 0);
+    fn changes_are_grouped_by_region() {
+        let mut changes = Changes::new(5, 9);
+        let change = |bit, clear| Change { bit, clear };
+        let region = RegionNo::new;
+        for (at, bit, clear) in [(7, 3, true), (2, 3, false), (7, 3, false), (7, 32767, true)] {
+            changes.push(region(at), change(bit, clear));
+        }
+        assert_eq!((changes.room(), changes.clears()), (1, 2));
+        assert_eq!(changes.regions(), [region(7), region(2)]);
+        let seven: Vec<Change> = changes.of(region(7)).collect();
+        assert_eq!(seven, [change(32767, true), change(3, false), change(3, true)]);
+        assert_eq!(changes.of(region(0)).count(), 0);
+        let cleared = changes.cleared(region(7));
+        assert!(cleared.used() == 2 && cleared.get(3) && cleared.get(32767));
+        assert_eq!((changes.pop(), changes.pop(), changes.pop(), changes.room()), (1, 3, 0, 5));
+        changes.push(region(2), change(1, true));
+        changes.reset();
+        assert_eq!((changes.of(region(2)).count(), changes.clears()), (0, 0));
     }
 
     #[test]
-    #[should_panic(expected = "changes twice")]
+    #[should_panic(expected = "freed twice")]
     fn a_block_freed_twice_is_a_bug() {
-        let mut changes = Changes::new(8);
-        changes.push(Pba::new(7), true);
-        changes.push(Pba::new(7), true);
-        changes.sort();
+        let mut changes = Changes::new(8, 1);
+        changes.push(RegionNo::ZERO, Change { bit: 7, clear: true });
+        changes.push(RegionNo::ZERO, Change { bit: 7, clear: true });
+        changes.cleared(RegionNo::ZERO);
     }
 
     #[test]

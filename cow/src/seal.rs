@@ -35,8 +35,6 @@ use base::{Blocks, BufId, Check, CkptNo, Memory, Pba, RegionNo, Seq};
 
 /// Buffers that a seal needs at least; more let more reads and writes overlap.
 pub const MIN_SEAL_BUFFERS: u32 = 2;
-/// Changes looked at in one step: about 50 us.
-const CHANGES: usize = 1 << 14;
 /// Regions whose pages are placed in one step: about 50 us.
 const PATHS: usize = 1 << 8;
 
@@ -117,12 +115,8 @@ pub struct Seal {
     new: Directory,
     /// New blocks of the top pages.
     top: [Option<Pba>; TOP.len()],
-    /// Regions whose bitmap changes: as bits, and as a list.
-    is_dirty: Vec<u64>,
-    dirty: Vec<RegionNo>,
-    /// Changes of `Space` that were looked at.
-    seen: usize,
-    /// Entries of `dirty` (then pages of the tree, then top pages) that are done.
+    /// Dirty regions (whose pages are placed, then whose bitmaps are made), then pages of the tree, then top
+    /// pages that are done.
     done: usize,
     /// Tree pages that change: level by level, one Ref for each page there can be. Absent: it does not change.
     /// While placing only the Pba counts.
@@ -150,16 +144,14 @@ impl Seal {
             old: Directory::none(),
             new: Directory::none(),
             top: [None; TOP.len()],
-            is_dirty: vec![0; regions.div_ceil(64)],
-            dirty: Vec::with_capacity(regions),
-            seen: 0,
             done: 0,
             pages: vec![Ref::ABSENT; levels[TREE_LEVELS_MAX as usize]],
             levels,
         }
     }
 
-    /// Begins: the maps are merged up to `seq`, all their changes are on `Space`'s list. `durable` is the
+    /// Begins: the maps are merged up to `seq`, all their changes are on `Space`'s list, and the limbo of the
+    /// checkpoint before is released. `durable` is the
     /// directory that the superblock names (`Directory::none()` for a new group), `volumes` and `cuts` are what
     /// the new one shall say.
     pub fn begin(&mut self, durable: &Directory, ckpt: CkptNo, seq: Seq, volumes: &Volumes, cuts: &CutList) {
@@ -173,10 +165,8 @@ impl Seal {
         self.new.root = Root { ckpt, seq, ..durable.root };
         self.phase = Phase::PlaceTop;
         self.top = [None; TOP.len()];
-        self.is_dirty.fill(0);
-        self.dirty.clear();
         self.pages.fill(Ref::ABSENT);
-        (self.seen, self.done) = (0, 0);
+        self.done = 0;
     }
 
     /// Whether a seal is under way.
@@ -244,6 +234,7 @@ impl Seal {
 
     /// Phase 1, first half: blocks for the pages that change in any case.
     fn place_top(&mut self, space: &mut Space) -> Stop<SealStep> {
+        space.assert_released();
         for which in TOP {
             let wanted = which != Top::Cuts || !self.new.cuts.is_empty();
             if wanted && self.top[which as usize].is_none() {
@@ -264,33 +255,15 @@ impl Seal {
         memory: &impl Memory,
     ) -> Stop<SealStep> {
         for _ in 0..PATHS {
-            if self.seen < space.changes() {
-                self.look_at_changes(space);
-                return Ok(SealStep::More);
-            }
-            let Some(region) = self.dirty.get(self.done) else {
-                space.sort_changes();
-                self.dirty.sort_unstable();
+            let Some(region) = space.dirty().get(self.done).copied() else {
                 self.done = 0;
                 self.phase = Phase::Bitmaps;
-                return Ok(SealStep::More);
+                break;
             };
             self.place_path(region.get(), space, cache, memory)?;
             self.done += 1;
         }
         Ok(SealStep::More)
-    }
-
-    /// Marks the regions of changes that were made since the last look.
-    fn look_at_changes(&mut self, space: &Space) {
-        for region in space.changed_regions(self.seen).take(CHANGES) {
-            self.seen += 1;
-            let (word, bit) = (region.get() as usize / 64, region.get() % 64);
-            if self.is_dirty[word] >> bit & 1 == 0 {
-                self.is_dirty[word] |= 1 << bit;
-                self.dirty.push(region);
-            }
-        }
     }
 
     /// Places the pages from the root of the tree to the leaf that tells of this region.
@@ -351,7 +324,7 @@ impl Seal {
                 return Ok(self.seal_bitmap(region, bits, at, space, memory));
             }
         }
-        let Some(region) = self.dirty.get(self.done).copied() else {
+        let Some(region) = space.dirty().get(self.done).copied() else {
             if self.buffers.iter().any(|buffer| matches!(buffer, Buffer::Reading(_))) {
                 return Err(SealStep::Wait);
             }

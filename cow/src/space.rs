@@ -14,7 +14,7 @@
 //! in a region that is not in memory stand on lists (`block_lists`), and are applied when it is loaded. Nothing is
 //! scanned to find a run: see `shelves` and `runs`.
 use crate::bitmap::{Bitmap, MAX_REGION_BLOCKS, Summary, WORD_BITS};
-use crate::block_lists::{Changes, Limbo, Marks};
+use crate::block_lists::{Changes, Marks};
 use crate::refs::Ref;
 use crate::region::Region;
 use crate::shelves::{Set, Shelves};
@@ -89,6 +89,13 @@ struct Row {
     /// What the longest run can be now, if it is not in memory: what was taken counts, as far as it is known.
     /// Without this a region that is full only of marks would be loaded again and again.
     offers: u16,
+    /// What the durable checkpoint changed was taken over (see `turn`).
+    turned: bool,
+}
+
+impl Row {
+    const UNKNOWN: Self =
+        Self { state: State::Unknown, bitmap: Ref::ABSENT, free: 0, longest: 0, offers: 0, turned: true };
 }
 
 /// Free space of a group.
@@ -112,7 +119,8 @@ pub struct Space {
     /// Pages taken since the last durable checkpoint.
     placed: Vec<Pba>,
     marks: Marks,
-    limbo: Limbo,
+    /// What the durable checkpoint changed, until it is released. Only what it cleared counts.
+    limbo: Changes,
     loading: u32,
     needs: load::Needs,
 }
@@ -134,12 +142,12 @@ impl Space {
             free: 0,
             loaded_free: 0,
             durable_free: 0,
-            changes: Changes::new(changes),
+            changes: Changes::new(changes, config.max_regions),
             sealed: Vec::with_capacity(config.max_regions as usize),
             placed: Vec::with_capacity(changes),
             // The layer that is being merged and the one that is being filled.
             marks: Marks::new(2 * changes),
-            limbo: Limbo::new(2 * changes),
+            limbo: Changes::new(changes, config.max_regions),
             loading: 0,
             needs: load::Needs::default(),
             config,
@@ -152,13 +160,7 @@ impl Space {
         assert!(self.regions() + regions <= self.config.max_regions, "more regions than configured");
         for _ in 0..regions {
             let region = RegionNo::new(self.regions());
-            self.rows.push(Row {
-                state: State::Unknown,
-                bitmap: Ref::ABSENT,
-                free: 0,
-                longest: 0,
-                offers: 0,
-            });
+            self.rows.push(Row::UNKNOWN);
             let summary = self.fixed_bits(region, fixed).summary(self.config.region_blocks);
             self.describe(region, Ref::ABSENT, summary);
             self.free += u64::from(summary.free);
@@ -170,8 +172,7 @@ impl Space {
     /// Begins from a durable checkpoint: its regions, not described yet, with `free` free blocks in all.
     pub(crate) fn resume(&mut self, regions: u32, free: Blocks) {
         assert!(self.rows.is_empty() && regions <= self.config.max_regions);
-        let unknown = Row { state: State::Unknown, bitmap: Ref::ABSENT, free: 0, longest: 0, offers: 0 };
-        self.rows.resize(regions as usize, unknown);
+        self.rows.resize(regions as usize, Row::UNKNOWN);
         self.free = free.get();
         self.durable_free = free.get();
     }
@@ -186,6 +187,7 @@ impl Space {
             free: summary.free as u16,
             longest: summary.longest as u16,
             offers: summary.longest as u16,
+            turned: true,
         };
         self.shelve(region);
     }
@@ -274,7 +276,7 @@ impl Space {
 
     /// Blocks that `release_limbo` would make free.
     pub fn limbo(&self) -> Blocks {
-        Blocks::new(self.limbo.len() as u64)
+        Blocks::new(self.limbo.clears() as u64)
     }
 
     /// All blocks of the group's space.

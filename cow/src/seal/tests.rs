@@ -153,7 +153,7 @@ impl World {
 
     /// A checkpoint that frees some of what is mapped; the machine stops after `writes` writes.
     fn checkpoint(&mut self, free_one_in: u64, writes: usize) -> End {
-        self.space.release_limbo();
+        while !self.space.release_limbo() {}
         self.ckpt += 1;
         let freed: Vec<Pba> =
             self.mapped.iter().copied().filter(|_| self.dice.roll(free_one_in) == 0).collect();
@@ -385,7 +385,7 @@ fn a_full_space_stops_the_seal_and_harms_nothing() {
     let mut world = World::new(2, 4, 3);
     (0..5).for_each(|_| world.write(20));
     assert_eq!(world.checkpoint(1000, usize::MAX), End::Durable);
-    world.space.release_limbo();
+    while !world.space.release_limbo() {}
     let mut last = world.recorded.len();
     loop {
         world.write(50);
@@ -396,7 +396,7 @@ fn a_full_space_stops_the_seal_and_harms_nothing() {
     }
     assert_eq!(world.checkpoint(1, usize::MAX), End::NoSpace);
     assert_eq!(world.space.free_now(), Blocks::ZERO);
-    world.space.release_limbo();
+    while !world.space.release_limbo() {}
     let given: Vec<Pba> = world.recorded.iter().copied().take(8).collect();
     for pba in given {
         world.recorded.remove(&pba);

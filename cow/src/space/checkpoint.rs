@@ -7,9 +7,13 @@
 use super::load::{entry, summary_of};
 use super::{Fixed, Space, State};
 use crate::bitmap::Bitmap;
+use crate::block_lists::Change;
 use crate::refs::Ref;
 use crate::space_layout::bitmap_slot;
 use base::{Block, Blocks, Check, CkptNo, Pba, RegionNo};
+
+/// `release_limbo` stops behind the region that takes it over so many changes: about a millisecond.
+const RELEASED_AT_ONCE: usize = 1 << 14;
 
 /// Where the durable bits of a region are.
 #[expect(
@@ -28,15 +32,15 @@ pub(crate) enum Stored {
 impl Space {
     /// The running checkpoint refers to this block. It was taken (or marked) and is not mapped.
     pub fn set(&mut self, pba: Pba) {
-        self.locate(pba);
-        self.changes.push(pba, false);
+        let (region, bit) = self.locate(pba);
+        self.changes.push(region, Change { bit, clear: false });
     }
 
     /// The running checkpoint does not refer to this block, which is mapped, or was taken and overwritten within
     /// the delta. At most once for a block and checkpoint; a block that is also `set` ends up not mapped.
     pub fn clear(&mut self, pba: Pba) {
-        self.locate(pba);
-        self.changes.push(pba, true);
+        let (region, bit) = self.locate(pba);
+        self.changes.push(region, Change { bit, clear: true });
     }
 
     /// How many more calls of `set` and `clear` fit into this checkpoint; what its directory needs is kept back.
@@ -45,110 +49,123 @@ impl Space {
     }
 
     /// The superblock that names the sealed directory is durable on every current leg. The blocks that were
-    /// cleared are in limbo now.
+    /// cleared are in limbo now. Short whatever the number of changes: they are taken over region by region, by
+    /// `release_limbo` or when a region comes into memory or leaves it.
     pub fn checkpoint_durable(&mut self) {
+        self.assert_released();
         self.settle_marks();
-        self.changes.sort();
-        let mut applied = 0;
+        assert_eq!(self.sealed.len(), self.changes.regions().len(), "a bitmap was not sealed");
         for i in 0..self.sealed.len() {
             let (region, bitmap) = self.sealed[i];
+            assert!(self.changes.of(region).next().is_some(), "a bitmap was sealed that does not change");
             let summary = summary_of(&bitmap);
             let row = &mut self.rows[region.get() as usize];
             self.durable_free = self.durable_free + u64::from(summary.free) - u64::from(row.free);
             row.bitmap = bitmap;
             (row.free, row.longest) = (summary.free as u16, summary.longest as u16);
-            applied += self.turn(region);
-            self.shelve(region);
+            row.turned = false;
         }
-        assert_eq!(applied, self.changes.len(), "a checkpoint left changes out of its bitmaps");
-        self.limbo.settle();
+        core::mem::swap(&mut self.limbo, &mut self.changes);
         self.end_checkpoint();
-    }
-
-    /// Takes over a region's changes into what is in memory; returns how many.
-    fn turn(&mut self, region: RegionNo) -> usize {
-        let (first, end) = self.bounds(region);
-        let frame = self.frame_of(region);
-        for change in self.changes.range(first, end) {
-            let bit = (change.pba - first).get() as u32;
-            match (frame, change.clear) {
-                (Some(frame), false) => self.frames[frame as usize].map(bit),
-                (Some(frame), true) => self.frames[frame as usize].unmap(bit),
-                (None, clear) => {
-                    let marked = self.marks.kill(change.pba);
-                    assert!(marked || clear, "a block was mapped that was not taken");
-                }
-            }
-            if change.clear {
-                self.limbo.push(change.pba);
-            }
-        }
-        self.changes.count(first, end)
     }
 
     /// The running checkpoint is given up: no superblock that names its directory was written, nor will be, and
     /// none of its writes is in flight. What it placed goes to limbo; everything else is as before it began.
     pub fn checkpoint_failed(&mut self) {
+        self.assert_released();
         self.settle_marks();
+        self.changes.reset();
         for i in 0..self.placed.len() {
-            let pba = self.placed[i];
-            if self.frame_of(self.locate(pba).0).is_none() {
-                assert!(self.marks.kill(pba), "a page was placed on a block that was not taken");
-            }
-            self.limbo.push(pba);
+            let (region, bit) = self.locate(self.placed[i]);
+            self.limbo.push(region, Change { bit, clear: true });
+            self.rows[region.get() as usize].turned = false;
         }
-        self.limbo.settle();
         self.end_checkpoint();
     }
 
+    /// Limbo belongs to one checkpoint: it is released before the next one ends (and before it is sealed).
+    pub(crate) fn assert_released(&self) {
+        assert!(self.limbo.regions().is_empty(), "limbo must be released between two checkpoints");
+    }
+
     fn end_checkpoint(&mut self) {
-        self.changes.reset();
         self.sealed.clear();
         self.placed.clear();
         self.needs.retry();
     }
 
-    /// Nothing that began before the last `checkpoint_durable` (or `checkpoint_failed`) holds a block any more:
-    /// limbo becomes free. Must come between two checkpoints; a few ms for a million blocks.
-    pub fn release_limbo(&mut self) {
-        let mut at = 0;
-        while at < self.limbo.len() {
-            let (region, _) = self.locate(self.limbo.blocks()[at]);
-            let (first, end) = self.bounds(region);
-            let blocks = self.limbo.range(first, end);
-            at += blocks.len();
-            match self.rows[region.get() as usize].state {
-                State::Lost => continue,
-                State::Loaded(frame) => {
-                    let held = &mut self.frames[frame as usize];
-                    let bit = |pba: &Pba| (*pba - first).get() as u32;
-                    blocks.iter().for_each(|pba| held.free_bit(bit(pba)));
-                    held.freed(bit(&blocks[0]), bit(&blocks[blocks.len() - 1]));
-                    self.loaded_free += blocks.len() as u64;
-                }
-                _ => {}
-            }
-            self.free += blocks.len() as u64;
-            self.forget_offer(region);
-            self.shelve(region);
+    /// Takes over what the durable checkpoint changed in a region, unless that was done: into the bitmaps if it
+    /// is in memory, else by ending the marks of the blocks.
+    pub(super) fn turn(&mut self, region: RegionNo) {
+        let row = &mut self.rows[region.get() as usize];
+        if core::mem::replace(&mut row.turned, true) {
+            return;
         }
-        self.limbo.reset();
+        let State::Loaded(frame) = row.state else {
+            let (first, _) = self.bounds(region);
+            let cleared = self.limbo.cleared(region);
+            for change in self.limbo.of(region) {
+                if change.clear || !cleared.get(change.bit) {
+                    let marked = self.marks.kill(first + Blocks::new(u64::from(change.bit)));
+                    assert!(marked || change.clear, "a block was mapped that was not taken");
+                }
+            }
+            return;
+        };
+        let cleared = self.limbo.cleared(region);
+        let held = &mut self.frames[frame as usize];
+        for change in self.limbo.of(region) {
+            if change.clear {
+                held.unmap(change.bit);
+            } else if !cleared.get(change.bit) {
+                held.map(change.bit);
+            }
+        }
+    }
+
+    /// Nothing that began before the last `checkpoint_durable` (or `checkpoint_failed`) holds a block any more:
+    /// limbo becomes free. Does a bounded part of the work (the regions of some ten thousand blocks); call it
+    /// until it returns true, before the next checkpoint begins.
+    #[must_use = "call again until it returns true"]
+    pub fn release_limbo(&mut self) -> bool {
+        let mut done = 0;
+        while done < RELEASED_AT_ONCE {
+            let Some(region) = self.limbo.regions().last().copied() else { break };
+            self.turn(region);
+            self.release_region(region);
+            done += self.limbo.pop();
+        }
         self.needs.retry();
+        self.limbo.regions().is_empty()
     }
 
-    /// Number of changes so far.
-    pub(crate) fn changes(&self) -> usize {
-        self.changes.len()
+    fn release_region(&mut self, region: RegionNo) {
+        let state = self.rows[region.get() as usize].state;
+        if state == State::Lost {
+            return;
+        }
+        let (mut low, mut high, mut count) = (u32::MAX, 0, 0);
+        for change in self.limbo.of(region).filter(|change| change.clear) {
+            (low, high, count) = (low.min(change.bit), high.max(change.bit), count + 1);
+            if let State::Loaded(frame) = state {
+                self.frames[frame as usize].free_bit(change.bit);
+            }
+        }
+        if count == 0 {
+            return;
+        }
+        if let State::Loaded(frame) = state {
+            self.frames[frame as usize].freed(low, high);
+            self.loaded_free += count;
+        }
+        self.free += count;
+        self.forget_offer(region);
+        self.shelve(region);
     }
 
-    /// The regions of the changes from number `from` on, in the order of calls (before `sort_changes`).
-    pub(crate) fn changed_regions(&self, from: usize) -> impl Iterator<Item = RegionNo> {
-        self.changes.raw(from).map(|pba| self.locate(pba).0)
-    }
-
-    /// Ends the collecting of changes.
-    pub(crate) fn sort_changes(&mut self) {
-        self.changes.sort();
+    /// The regions that the running checkpoint changes; it may grow.
+    pub(crate) fn dirty(&self) -> &[RegionNo] {
+        self.changes.regions()
     }
 
     /// Where a region's durable bits are.
@@ -171,13 +188,13 @@ impl Space {
         ckpt: CkptNo,
         out: &mut Block,
     ) -> Ref {
-        let (first, end) = self.bounds(region);
-        for change in self.changes.range(first, end) {
-            let bit = (change.pba - first).get() as u32;
+        let (first, _) = self.bounds(region);
+        let cleared = self.changes.cleared(region);
+        for change in self.changes.of(region) {
             if change.clear {
-                bits.clear(bit);
-            } else {
-                assert!(bits.set(bit), "block {} is mapped twice", change.pba);
+                bits.clear(change.bit);
+            } else if !cleared.get(change.bit) {
+                assert!(bits.set(change.bit), "bit {} of region {region} is mapped twice", change.bit);
             }
         }
         bits.encode(out);

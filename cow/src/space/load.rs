@@ -143,13 +143,14 @@ impl Space {
     /// Drops a region from memory. Blocks that it has taken become marks; those in limbo stand on that list.
     fn unload(&mut self, region: RegionNo) {
         self.settle_marks();
+        self.turn(region);
         let (first, end) = self.bounds(region);
         let frame = self.frame_of(region).expect("loaded");
         let held = &self.frames[frame as usize];
-        let limbo = self.limbo.range(first, end);
-        let pending = held.pending_bits().map(|bit| first + Blocks::new(u64::from(bit)));
-        let taken = pending.filter(|pba| limbo.binary_search(pba).is_err());
-        self.marks.replace(first, end, held.pending() as usize - limbo.len(), taken);
+        let limbo = self.limbo.cleared(region);
+        let pending = held.pending_bits().filter(|bit| !limbo.get(*bit));
+        let taken = pending.map(|bit| first + Blocks::new(u64::from(bit)));
+        self.marks.replace(first, end, (held.pending() - limbo.used()) as usize, taken);
         let free = u64::from(held.free());
         let row = &mut self.rows[region.get() as usize];
         row.state = State::Unloaded;
@@ -221,8 +222,10 @@ impl Space {
     /// What a region that is not in memory adds to `free`.
     pub(super) fn unloaded_free(&mut self, region: RegionNo) -> u64 {
         self.settle_marks();
+        self.turn(region);
         let (first, end) = self.bounds(region);
-        let taken = self.marks.range(first, end).count() + self.limbo.range(first, end).len();
+        let limbo = self.limbo.of(region).filter(|change| change.clear).count();
+        let taken = self.marks.range(first, end).count() + limbo;
         u64::from(self.rows[region.get() as usize].free) - taken as u64
     }
 
@@ -242,10 +245,10 @@ impl Space {
         let (first, end) = self.bounds(region);
         let frame = self.spare.pop().expect("a frame was kept for every load");
         self.loading -= 1;
-        let marks = self.marks.range(first, end);
-        let taken = marks.chain(self.limbo.range(first, end).iter().copied());
+        let marks = self.marks.range(first, end).map(|pba| (pba - first).get() as u32);
+        let limbo = self.limbo.of(region).filter(|change| change.clear).map(|change| change.bit);
         let held = &mut self.frames[frame as usize];
-        held.load(bits, taken.map(|pba| (pba - first).get() as u32));
+        held.load(bits, marks.chain(limbo));
         assert!(u64::from(held.free()) == free, "a record above the checkpoint names a block that it maps");
         self.marks.kill_range(first, end);
         self.loaded_free += free;

@@ -143,8 +143,7 @@ impl World {
     /// Writes the bitmaps, as `Seal` does; returns the new entries.
     fn seal(&mut self) -> Vec<Ref> {
         self.ckpt += 1;
-        let dirty: BTreeSet<RegionNo> = self.space.changed_regions(0).collect();
-        self.space.sort_changes();
+        let dirty: BTreeSet<RegionNo> = self.space.dirty().iter().copied().collect();
         let mut entries = self.durable.clone();
         entries.resize(self.space.regions() as usize, Ref::ABSENT);
         for region in dirty.into_iter().rev() {
@@ -183,7 +182,7 @@ impl World {
     }
 
     fn release(&mut self) {
-        self.space.release_limbo();
+        while !self.space.release_limbo() {}
         self.fate.iter_mut().filter(|f| **f == Fate::Limbo).for_each(|f| *f = Fate::Free);
     }
 
@@ -328,6 +327,7 @@ proptest! {
         world.verify();
         prop_assert_eq!(world.space.free_now(), Blocks::ZERO);
         world.checkpoint(|_| false);
+        world.release();
         world.checkpoint(|_| true);
         world.release();
         world.verify();
