@@ -369,9 +369,10 @@ impl Group {
         if !self.holds.all_released() && !self.config.bug(Planted::FreeHeld) {
             return false;
         }
-        self.space.release_limbo();
-        self.checkpoint.stage = Stage::Idle;
         self.again = true;
+        if self.space.release_limbo() {
+            self.checkpoint.stage = Stage::Idle;
+        }
         false
     }
 }
