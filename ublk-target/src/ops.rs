@@ -12,10 +12,11 @@
 use base::{BLOCK_BYTES, Blocks, DriveBlock, DriveIx, DriveOp, Duration, Fault, Instant, IoToken, Segment};
 use std::collections::VecDeque;
 
-/// Operations in flight at most; the engine is not polled while fewer than a full action list are free.
-pub const MAX_DRIVE_OPS: usize = 2048;
-/// Pieces of memory for which an operation has room without allocating.
-const SEGMENTS_KEPT: usize = 128;
+/// Operations in flight at most: as many as an engine may have, and a full list of actions more, because the
+/// engine is not polled while less than that is free.
+pub const MAX_DRIVE_OPS: usize = base::limits::MAX_DRIVE_OPS + base::limits::MAX_POLL_ACTIONS;
+/// Pieces of memory for which an operation has room from the start; one that needs more keeps what it got.
+const SEGMENTS_KEPT: usize = 32;
 /// How often EAGAIN and EINTR are answered by submitting again.
 const MAX_RETRIES: u8 = 16;
 const NONE: u32 = u32::MAX;

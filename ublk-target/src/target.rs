@@ -48,8 +48,8 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             slots: MAX_SLOTS,
-            actions: 512,
-            segments: 16_384,
+            actions: base::limits::MAX_POLL_ACTIONS,
+            segments: base::limits::MAX_POLL_SEGMENTS,
             slow_after: Duration::from_millis(2_000),
             drive_deadline: Duration::from_millis(30_000),
             stuck_after: Duration::from_millis(60_000),
