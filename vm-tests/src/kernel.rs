@@ -8,9 +8,9 @@
 //! Invariant: `NAME.ready` is written last, after the tree was unpacked and its dependency index was built;
 //! a fetch that was killed is started over, and a finished one never touches the network again.
 
+use crate::apt::{self, PrivateApt};
 use crate::children::{find_program, run_checked};
 use crate::error::{Context, Error, Result};
-use crate::sources::{self, Archives};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -76,15 +76,16 @@ impl Kernel {
             return Ok(kernel);
         }
         fs::create_dir_all(&kernels).doing(|| format!("make {}", kernels.display()))?;
-        let apt = PrivateApt::prepare(which, &kernels)?;
-        let packages = apt.newest_packages(which)?;
+        let (suite, in_security) = which.suites();
+        let apt = PrivateApt::prepare(&kernels.join(format!("apt-{}", which.name())), suite, in_security)?;
+        let packages = newest_packages(&apt, which)?;
         eprintln!("fetching the {} kernel: {}", which.name(), packages.join(", "));
         let root = kernels.join(format!("{}.root", which.name()));
         remove_tree(&root)?;
         fs::create_dir_all(&root).doing(|| format!("make {}", root.display()))?;
         for package in &packages {
             let deb = apt.download(package)?;
-            run_checked(Command::new("dpkg").arg("-x").arg(&deb).arg(&root))?;
+            apt::unpack(&deb, &root)?;
             fs::remove_file(&deb).doing(|| format!("remove {}", deb.display()))?;
         }
         let release = finish_tree(&root)?;
@@ -158,109 +159,12 @@ fn remove_tree(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// apt with a configuration, lists and a cache of its own.
-struct PrivateApt {
-    home: PathBuf,
-}
-
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
-
-impl PrivateApt {
-    fn prepare(which: Which, kernels: &Path) -> Result<PrivateApt> {
-        let archives =
-            sources::debian_archives(&sources::read(Path::new("/etc/apt"))).or_else(archives_named);
-        let archives = archives.ok_or_else(|| {
-            Error::missing(
-                "this machine has no Debian package source to take kernels from; set PLINTH_DEBIAN_URI to \
-                 the address of a Debian mirror and install debian-archive-keyring",
-            )
-        })?;
-        if !Path::new(KEYRING).is_file() {
-            return Err(Error::missing(format!("{KEYRING} is missing; install debian-archive-keyring")));
-        }
-        let home = kernels.join(format!("apt-{}", which.name()));
-        for folder in ["sources", "lists/partial", "cache/archives/partial"] {
-            let folder = home.join(folder);
-            fs::create_dir_all(&folder).doing(|| format!("make {}", folder.display()))?;
-        }
-        let apt = PrivateApt { home };
-        apt.write(&apt.home.join("sources/kernel.sources"), &source_file(which, &archives))?;
-        apt.write(&apt.home.join("status"), "")?;
-        let mut update = apt.command("apt-get");
-        run_checked(update.arg("update")).map_err(|e| {
-            Error::failed(format!(
-                "cannot read the list of kernels from {}: the first run needs the network\n{e}",
-                archives.main
-            ))
-        })?;
-        Ok(apt)
-    }
-
-    fn write(&self, path: &Path, text: &str) -> Result<()> {
-        fs::write(path, text).doing(|| format!("write {}", path.display()))
-    }
-
-    fn command(&self, program: &str) -> Command {
-        let home = self.home.display();
-        let mut command = Command::new(program);
-        command.env("LC_ALL", "C").current_dir(&self.home);
-        for option in [
-            "Dir::Etc::sourcelist=/dev/null".to_owned(),
-            format!("Dir::Etc::sourceparts={home}/sources"),
-            format!("Dir::State::Lists={home}/lists"),
-            format!("Dir::State::status={home}/status"),
-            format!("Dir::Cache={home}/cache"),
-            // Kernels for another machine must be found on any host.
-            "APT::Architecture=amd64".to_owned(),
-            "APT::Architectures::=amd64".to_owned(),
-            // The folders are ours; without this root's apt warns that its helper user cannot write them.
-            "APT::Sandbox::User=root".to_owned(),
-            "Acquire::Retries=3".to_owned(),
-        ] {
-            command.arg("-o").arg(option);
-        }
-        command
-    }
-
-    /// The packages that together hold the newest kernel and its modules.
-    fn newest_packages(&self, which: Which) -> Result<Vec<String>> {
-        let listing = run_checked(self.command("apt-cache").arg("pkgnames").arg("linux-"))?;
-        let names: Vec<&str> = listing.lines().map(str::trim).collect();
-        choose(which, &names, |name| {
-            let policy = run_checked(self.command("apt-cache").args(["policy", name])).unwrap_or_default();
-            policy.lines().any(|l| l.trim().starts_with("Candidate:") && !l.contains("(none)"))
-        })
+/// The packages that together hold the newest kernel and its modules.
+fn newest_packages(apt: &PrivateApt, which: Which) -> Result<Vec<String>> {
+    let listing = apt.names("linux-")?;
+    let names: Vec<&str> = listing.lines().map(str::trim).collect();
+    choose(which, &names, |name| apt.has(name))
         .ok_or_else(|| Error::failed(format!("the archive lists no {} cloud kernel for amd64", which.name())))
-    }
-
-    fn download(&self, package: &str) -> Result<PathBuf> {
-        run_checked(self.command("apt-get").arg("download").arg(package))?;
-        let files = fs::read_dir(&self.home).doing(|| format!("read {}", self.home.display()))?.flatten();
-        let prefix = format!("{package}_");
-        let mut debs = files.map(|e| e.path()).filter(|path| {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            name.starts_with(&prefix) && name.ends_with(".deb")
-        });
-        debs.next().ok_or_else(|| Error::failed(format!("apt-get download {package} left no package")))
-    }
-}
-
-fn archives_named() -> Option<Archives> {
-    let main = std::env::var("PLINTH_DEBIAN_URI").ok()?;
-    let security = std::env::var("PLINTH_DEBIAN_SECURITY_URI").ok();
-    Some(Archives { main, security })
-}
-
-fn source_file(which: Which, archives: &Archives) -> String {
-    let (suite, in_security) = which.suites();
-    let paragraph = |uri: &str, suite: &str| {
-        format!("Types: deb\nURIs: {uri}\nSuites: {suite}\nComponents: main\nSigned-By: {KEYRING}\n\n")
-    };
-    let mut text = paragraph(&archives.main, suite);
-    if let Some(uri) = archives.security.as_deref().filter(|_| in_security) {
-        text.push_str(&paragraph(uri, &format!("{suite}-security")));
-    }
-    text
 }
 
 /// Picks the newest kernel among package names: one package, or since 7.2 a base, a binary and a modules package.
@@ -336,14 +240,5 @@ mod tests {
             ["base", "binary", "modules"].map(|p| format!("linux-{p}-7.2.12+deb13-cloud-amd64"))
         );
         assert_eq!(choose(Which::Newest, &names[3..4], |_| true), None);
-    }
-
-    #[test]
-    fn the_source_names_the_security_suite_only_where_it_exists() {
-        let archives =
-            Archives { main: "http://m.example/debian".into(), security: Some("http://s.example/x".into()) };
-        let floor = source_file(Which::Floor, &archives);
-        assert!(floor.contains("Suites: bookworm\n") && floor.contains("Suites: bookworm-security\n"));
-        assert!(!source_file(Which::Newest, &archives).contains("security"));
     }
 }

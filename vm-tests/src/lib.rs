@@ -4,6 +4,7 @@
 //! ([`machine`]), listens ([`protocol`]) and judges ([`scenario`]); the side inside the machine is [`guest`].
 //! Power cuts rest on [`writelog`]. Nothing here links the product: scenarios use its command line.
 
+pub mod apt;
 pub mod children;
 pub mod cpio;
 pub mod error;
@@ -16,4 +17,5 @@ pub mod protocol;
 pub mod random;
 pub mod scenario;
 pub mod sources;
+pub mod sysroot;
 pub mod writelog;

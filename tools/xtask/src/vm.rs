@@ -238,6 +238,7 @@ pub fn bench(workspace: &Workspace, runs: &[Run], wish: &Wish) -> Result<Bench> 
         agent,
         plinth,
         exec,
+        unit: workspace.root.join("deploy/plinth.service"),
         planted: wish.planted.clone(),
         tells: wish.tells,
         rounds: wish.rounds,

@@ -32,9 +32,9 @@ impl Guest {
     /// Not all of them appear within 30 s.
     pub fn drives(&self) -> Result<Vec<NvmeDrive>> {
         let wanted = usize::try_from(self.number("drives")?).expect("few drives");
-        let mut found = Vec::new();
+        let mut found: Vec<NvmeDrive> = Vec::new();
         let waited = self.wait_until("the drives appear", Duration::from_secs(30), || {
-            found = list();
+            found = list().into_iter().map(|(_, drive)| drive).collect();
             found.len() == wanted
         });
         waited.map_err(|e| Error::failed(format!("{e}: {} of {wanted} are there", found.len())))?;
@@ -42,8 +42,20 @@ impl Guest {
     }
 }
 
+/// The drive that the host named first, once it is there.
+pub(super) fn first() -> Option<NvmeDrive> {
+    for _ in 0..500 {
+        let found = list();
+        if let Some((_, drive)) = found.into_iter().find(|(serial, _)| serial == "plinth0") {
+            return Some(drive);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    None
+}
+
 /// Probing is asynchronous, so the kernel's numbers say nothing; the serial number carries the host's order.
-fn list() -> Vec<NvmeDrive> {
+fn list() -> Vec<(String, NvmeDrive)> {
     let text = |path: PathBuf| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
     let mut found: Vec<(String, NvmeDrive)> = Vec::new();
     for entry in fs::read_dir("/sys/class/block").into_iter().flatten().flatten() {
@@ -60,5 +72,5 @@ fn list() -> Vec<NvmeDrive> {
         }
     }
     found.sort_by(|a, b| a.0.len().cmp(&b.0.len()).then_with(|| a.0.cmp(&b.0)));
-    found.into_iter().map(|(_, drive)| drive).collect()
+    found
 }

@@ -25,6 +25,9 @@ pub fn run_as_init() -> Result<()> {
     busybox(&["--install", "-s", "/bin"])?;
     busybox(&["ip", "link", "set", "lo", "up"])?;
     load_modules()?;
+    if command_line_says("plinth.root=systemd") {
+        return hand_over();
+    }
     let runner = Command::new("/init").arg("run").spawn().doing(|| "start the runner".into())?;
     let runner = i32::try_from(runner.id()).expect("Linux process ids fit an i32");
     loop {
@@ -40,6 +43,26 @@ pub fn run_as_init() -> Result<()> {
     nix::unistd::sync();
     let refusal = nix::sys::reboot::reboot(nix::sys::reboot::RebootMode::RB_AUTOBOOT);
     Err(Error::failed(format!("cannot end the machine: {refusal:?}")))
+}
+
+fn command_line_says(word: &str) -> bool {
+    fs::read_to_string("/proc/cmdline").unwrap_or_default().split_whitespace().any(|w| w == word)
+}
+
+/// Makes the first drive the root and systemd the init; its unit starts the runner. Never returns.
+fn hand_over() -> Result<()> {
+    use std::os::unix::process::CommandExt;
+    let root = "/newroot";
+    fs::create_dir_all(root).doing(|| format!("make {root}"))?;
+    let drive =
+        super::drives::first().ok_or_else(|| Error::failed("the drive with the root did not appear"))?;
+    busybox(&["mount", "-t", "ext4", &drive.name(), root])?;
+    for place in ["/dev", "/proc", "/sys", "/run"] {
+        busybox(&["mount", "--move", place, &format!("{root}{place}")])?;
+    }
+    let init = ["switch_root", root, "/usr/lib/systemd/systemd"];
+    let refusal = Command::new("/bin/busybox").args(init).exec();
+    Err(Error::failed(format!("cannot hand over to systemd: {refusal}")))
 }
 
 fn mount_all() -> Result<()> {

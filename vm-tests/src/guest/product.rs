@@ -98,6 +98,14 @@ impl Guest {
         Ok(Agent { child })
     }
 
+    /// Waits until an agent that something else has started answers.
+    ///
+    /// # Errors
+    /// It does not in time.
+    pub fn wait_agent(&self) -> Result<()> {
+        self.wait_until("the agent answers", START, || self.plinth(&["status"]).code == 0).map(|_| ())
+    }
+
     /// Runs the command line and returns what it said, good or bad.
     #[must_use]
     pub fn plinth(&self, words: &[&str]) -> Answer {

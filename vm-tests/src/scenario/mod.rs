@@ -8,6 +8,7 @@ mod bench_check;
 mod demo;
 mod native;
 mod power_cut;
+mod restart_unit;
 mod table;
 
 use crate::children;
@@ -67,6 +68,8 @@ pub struct Bench {
     pub planted: Option<String>,
     /// Whether checks are printed as they are made.
     pub tells: bool,
+    /// The unit that ships with the product.
+    pub unit: PathBuf,
     /// How many rounds a scenario makes, if not its own number.
     pub rounds: Option<u64>,
     /// Whether the stated counts run instead of a tenth.
@@ -303,7 +306,15 @@ impl<'a> Session<'a> {
 /// As [`Session::boot`] and [`Session::follow`].
 pub fn simple(session: &mut Session<'_>) -> Result<()> {
     let drives = session.new_drives(false)?;
-    let mut machine = session.boot(&drives, &[])?;
+    simple_on(session, &drives, &[])
+}
+
+/// Like [`simple`], on these drives and with more words for the guest.
+///
+/// # Errors
+/// As [`Session::boot`] and [`Session::follow`].
+pub fn simple_on(session: &mut Session<'_>, drives: &[Drive], more: &[(&str, String)]) -> Result<()> {
+    let mut machine = session.boot(drives, more)?;
     session.follow(&mut machine, |_| {})
 }
 

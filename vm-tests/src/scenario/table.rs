@@ -1,6 +1,6 @@
 //! The table of scenarios. To add one: a row here, and a function in `guest::steps`.
 
-use super::{Scenario, bench_check, demo, power_cut, simple};
+use super::{Scenario, bench_check, demo, power_cut, restart_unit, simple};
 use crate::kernel::Which;
 use std::time::Duration;
 
@@ -86,6 +86,14 @@ pub const ALL: &[Scenario] = &[
         ..USUAL
     },
     Scenario { name: "kill-agent", about: "the agent is killed under load", ..USUAL },
+    Scenario {
+        name: "restart-unit",
+        about: "systemd restarts the agent's unit under load; the device goes on",
+        modules: &["ublk_drv", "ext4"],
+        programs: &[],
+        host: restart_unit::run,
+        ..USUAL
+    },
     Scenario {
         name: "power-cut",
         about: "the power is cut under load; each drive loses its own unflushed writes",

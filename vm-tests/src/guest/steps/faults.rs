@@ -1,12 +1,14 @@
 //! `drive-loss`, `kill-target`, `kill-agent`: the device goes on when a part of what serves it is lost.
 
-use crate::error::{Error, Result};
-use crate::guest::Guest;
+use crate::error::{Context, Error, Result};
 use crate::guest::drives::NvmeDrive;
 use crate::guest::load::Fio;
 use crate::guest::product::{block_name, send_signal};
+use crate::guest::{Guest, Memory};
+use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
 use std::fs;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -169,14 +171,10 @@ fn written_sectors(device: &Path) -> Result<u64> {
 }
 
 /// One block from the device, past the page cache.
-fn read_direct(device: &Path) -> Result<()> {
-    let source = format!("if={}", device.display());
-    let output = std::process::Command::new("dd")
-        .args([source.as_str(), "of=/dev/null", "bs=4096", "count=1", "iflag=direct"])
-        .output();
-    match output {
-        Ok(output) if output.status.success() => Ok(()),
-        Ok(output) => Err(Error::failed(String::from_utf8_lossy(&output.stderr).trim().to_owned())),
-        Err(source) => Err(Error::failed(format!("cannot run dd: {source}"))),
-    }
+pub(super) fn read_direct(device: &Path) -> Result<()> {
+    let mut options = fs::File::options();
+    options.read(true).custom_flags(OFlag::O_DIRECT.bits());
+    let file = options.open(device).doing(|| format!("open {}", device.display()))?;
+    let mut memory = Memory::new();
+    file.read_exact_at(memory.take(4096), 0).doing(|| format!("read {}", device.display()))
 }

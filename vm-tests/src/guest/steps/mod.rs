@@ -7,12 +7,14 @@ mod exec;
 mod faults;
 mod files;
 mod power_cut;
+mod unit;
 mod verify;
 
 use super::Step;
 
 const STEPS: &[(&str, Step)] = &[
     ("boot", boot::run),
+    ("restart-unit", unit::run),
     ("exec", exec::run),
     ("demo", demo::run),
     ("attach-verify", verify::attach_verify),
