@@ -46,7 +46,8 @@ pub struct SpaceConfig {
     pub region_blocks: u32,
     /// `Class::Home` is served from the regions below this one.
     pub home_regions: u32,
-    /// Bitmaps kept in memory at once (14 KiB each). At least 4, so that each class can have a region.
+    /// Bitmaps kept in memory at once (14 KiB each). At least 4, so that each class can have a region; and more
+    /// than the blocks of the largest request, so that it finds its space though each region has one free block.
     pub max_loaded: u32,
     /// Regions that the group can grow to (100 bytes of memory each).
     pub max_regions: u32,

@@ -258,13 +258,22 @@ impl Space {
     }
 
     /// Recovery: a record above the checkpoint names these blocks, so they are used. The same block may be named
-    /// again. After `grow`, before the first region is loaded.
+    /// again. After `grow`, before the first take.
     pub fn mark(&mut self, pba: Pba, blocks: Blocks) {
         for i in 0..blocks.get() {
             let block = pba + Blocks::new(i);
-            let (region, _) = self.locate(block);
-            assert!(self.frame_of(region).is_none(), "marks come before the first region is loaded");
-            self.marks.push(block);
+            let (region, bit) = self.locate(block);
+            let Some(frame) = self.frame_of(region) else {
+                self.marks.push(block);
+                continue;
+            };
+            let held = &mut self.frames[frame as usize];
+            if !held.alloc().get(bit) {
+                held.take(bit, 1);
+                self.free -= 1;
+                self.loaded_free -= 1;
+                self.shelve(region);
+            }
         }
     }
 
