@@ -28,8 +28,11 @@ const BOUNCE_BLOCKS: usize = 64;
 pub enum Access {
     /// To look at; takes a shared lock, so that several tools may, and a target keeps them out.
     ReadOnly,
-    /// To serve or change; takes the exclusive lock.
+    /// To change as a whole; takes the exclusive lock.
     ReadWrite,
+    /// To serve one group of a pool, whose other groups are served by other targets from the same drive: excludes
+    /// every other target of this group (named by this number), and everybody who wants the drive as a whole.
+    Group(u64),
     /// To look at while another process may hold it; takes no lock. What is read may be in motion.
     Unlocked,
 }
@@ -136,10 +139,14 @@ impl Drive {
         }
         // Without O_CREAT, O_EXCL on a block device claims it: mounts, md and other claimants are refused.
         let exclusive = if kind.is_block_device() && access == Access::ReadWrite { libc::O_EXCL } else { 0 };
+        if kind.is_block_device() && matches!(access, Access::Group(_)) {
+            // The targets of a pool share its drives, so none can keep the claim; but one that is held refuses.
+            OpenOptions::new().read(true).custom_flags(libc::O_EXCL | libc::O_CLOEXEC).open(path).map_err(named)?;
+        }
         let open = |flags: i32| {
             OpenOptions::new()
                 .read(true)
-                .write(access == Access::ReadWrite)
+                .write(matches!(access, Access::ReadWrite | Access::Group(_)))
                 .custom_flags(flags | exclusive | libc::O_CLOEXEC)
                 .open(path)
         };
@@ -246,17 +253,41 @@ impl AsFd for Drive {
     }
 }
 
-/// Takes the advisory lock of `access` on the open file itself.
+/// Takes the advisory locks of `access` on the open file itself. Two kinds, which do not see each other: the lock
+/// of the whole file is exclusive for `ReadWrite` and shared for the rest; a group locks a byte of its own,
+/// exclusively, and `ReadOnly` all bytes, shared, so that a group keeps readers and a second target out, but not
+/// the other groups.
 fn lock(path: &Path, file: &File, access: Access) -> Result<(), DriveError> {
     let outcome = match access {
         Access::ReadWrite => file.try_lock(),
-        Access::ReadOnly => file.try_lock_shared(),
-        Access::Unlocked => Ok(()),
+        Access::ReadOnly | Access::Group(_) => file.try_lock_shared(),
+        Access::Unlocked => return Ok(()),
     };
     match outcome {
-        Ok(()) => Ok(()),
-        Err(TryLockError::WouldBlock) => Err(DriveError::InUse(path.to_owned())),
-        Err(TryLockError::Error(error)) => Err(classify(path, "lock it", error)),
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(DriveError::InUse(path.to_owned())),
+        Err(TryLockError::Error(error)) => return Err(classify(path, "lock it", error)),
+    }
+    match access {
+        Access::Group(group) => lock_bytes(path, file, libc::F_WRLCK, group as i64 & i64::MAX, 1),
+        Access::ReadOnly => lock_bytes(path, file, libc::F_RDLCK, 0, 0),
+        Access::ReadWrite | Access::Unlocked => Ok(()),
+    }
+}
+
+/// Locks bytes of an open file (length 0: to infinity); they need not exist.
+fn lock_bytes(path: &Path, file: &File, kind: i32, start: i64, length: i64) -> Result<(), DriveError> {
+    let wanted = libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: start,
+        l_len: length,
+        l_pid: 0,
+    };
+    match nix::fcntl::fcntl(file, nix::fcntl::FcntlArg::F_OFD_SETLK(&wanted)) {
+        Ok(_) => Ok(()),
+        Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES) => Err(DriveError::InUse(path.to_owned())),
+        Err(error) => Err(classify(path, "lock it", error.into())),
     }
 }
 
@@ -342,6 +373,19 @@ mod tests {
         let _one = Drive::open(file.path(), Access::ReadOnly).unwrap();
         let _two = Drive::open(file.path(), Access::ReadOnly).unwrap();
         assert!(matches!(Drive::open(file.path(), Access::ReadWrite), Err(DriveError::InUse(_))));
+    }
+
+    #[test]
+    fn groups_share_a_drive_but_each_is_served_once() {
+        let file = TempFile::new(1 << 16);
+        let open = |access| Drive::open_within(file.path(), access, Duration::ZERO);
+        let one = open(Access::Group(1)).unwrap();
+        let _two = open(Access::Group(u64::MAX)).unwrap();
+        for refused in [Access::Group(1), Access::ReadOnly, Access::ReadWrite] {
+            assert!(matches!(open(refused), Err(DriveError::InUse(_))), "{refused:?}");
+        }
+        drop(one);
+        assert!(open(Access::Group(1)).is_ok());
     }
 
     #[test]
