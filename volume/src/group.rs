@@ -299,11 +299,11 @@ impl Group {
                 self.writer.want();
                 self.again = true;
             } else if mapped {
+                self.again |= !self.flusher.due() && !self.flusher.running();
                 self.flusher.ticket();
-                self.again = true;
             } else {
-                self.checkpoint.force = true;
-                self.again = true;
+                // Asked for once: what it waits for (a repair, a reader) wakes us when it ends.
+                self.again |= !core::mem::replace(&mut self.checkpoint.force, true);
             }
         }
     }
@@ -313,6 +313,31 @@ impl Group {
         let fits = turn.fits(actions) && self.ops.room() >= actions && self.ops.job_room() >= 8;
         self.again |= !fits && self.ops.room() >= actions && self.ops.job_room() >= 8;
         fits
+    }
+
+    /// What is not finished, in words: for whoever waits for a close.
+    pub fn unfinished(&self) -> alloc::string::String {
+        alloc::format!(
+            "phase {:?}, halt {:?}, requests {:?}, checkpoint {:?}, log idle {}, delta {} + {}, operations idle {}, \
+             repairs idle {}, D {} of {}, superblock {} of {}, clean {}, opening {}, holds released {}, limbo {}",
+            self.phase,
+            self.halt,
+            self.slots.order.iter().map(|id| self.slots.get(*id).state).collect::<Vec<_>>(),
+            self.checkpoint,
+            self.log.idle(),
+            self.active.len(),
+            self.frozen.len(),
+            self.ops.idle(),
+            self.repairs.idle(),
+            self.durable,
+            self.completed,
+            self.writer.durable_version(),
+            self.writer.wanted(),
+            self.superblock.clean,
+            self.opening.is_some(),
+            self.holds.clone().all_released(),
+            self.space.limbo(),
+        )
     }
 
     /// What everybody may see.

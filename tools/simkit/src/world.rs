@@ -20,6 +20,8 @@ use std::collections::BinaryHeap;
 
 /// How far apart arrivals may lie to be handed in before one poll.
 const COALESCE: Duration = Duration::from_nanos(30_000);
+/// How long a poll takes: time goes on even while an engine asks to be called again at once.
+const POLL: Duration = Duration::from_nanos(1_000);
 /// How long the control plane takes at least and at most.
 const CONTROL: (u64, u64) = (100_000, 5_000_000);
 
@@ -206,7 +208,7 @@ impl<O: Open> World<O> {
             self.now = self.now.max(horizon);
             return Stepped::Horizon;
         }
-        self.now = self.now.max(next);
+        self.now = self.now.max(next) + POLL;
         self.steps += 1;
         let mut until = self.now;
         if self.rng.chance(1, 2) {

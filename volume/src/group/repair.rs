@@ -94,6 +94,7 @@ impl Group {
                 continue;
             }
             self.repairs.0[index].stage = Stage::Free;
+            self.again = true;
             for leg in self.legs().filter(|leg| repair.legs >> leg.get() & 1 == 1) {
                 let drive = self.drive_of(repair.pba, leg);
                 self.drives.get_mut(drive).stats.repaired_blocks += 1;

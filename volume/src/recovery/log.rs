@@ -15,6 +15,8 @@ pub(super) struct Verified {
     known: BTreeMap<[u8; 16], Blocks2>,
     /// What is being read: replayed index, leg, block, check, and the result that has it.
     reading: Vec<Reading>,
+    /// Per commit of the chain, the results that should have it: one for each leg.
+    commits: Vec<Vec<usize>>,
 }
 
 /// Per commit: each block with the legs that have it right.
@@ -113,18 +115,20 @@ impl Recovery {
         self.read_commits(chain)
     }
 
-    /// Reads the commits of the chain again, each from a leg that has it.
+    /// Reads the commits of the chain again, each from every leg that has it: a read that went well once may
+    /// fail the next time.
     fn read_commits(&mut self, chain: Chain) -> Result<(), Refusal> {
         self.script.clear();
+        self.verified.commits.clear();
         let geometry = self.geometry();
         for index in &chain.accepted {
             let candidate = &self.scan.as_ref().expect("a scan").candidates()[*index];
             let (row, block, _) = geometry.ring_place(candidate.fields.offset);
             let pba = geometry.pba(crate::Place { row, column: candidate.column, block });
-            let leg = candidate.legs.iter().find(|leg| self.locate(pba, *leg).is_some());
-            let (handle, at) = leg.and_then(|leg| self.locate(pba, leg)).expect("a leg that was just read");
             let blocks = candidate.blocks;
-            self.script.read(handle, at, blocks);
+            let copies: Vec<_> = candidate.legs.iter().filter_map(|leg| self.locate(pba, leg)).collect();
+            let read = copies.into_iter().map(|(handle, at)| self.script.read(handle, at, blocks));
+            self.verified.commits.push(read.collect());
         }
         self.chain = Some(chain);
         self.at(Stage::Commits);
@@ -136,14 +140,14 @@ impl Recovery {
         let chain = self.chain.as_ref().expect("a chain");
         let scan = self.scan.as_ref().expect("a scan");
         let mut replayed = Vec::with_capacity(chain.accepted.len());
-        for (id, index) in chain.accepted.iter().enumerate() {
-            let bytes = core::mem::take(&mut self.script.results[id].bytes);
-            let view = Commit::parse(&bytes).ok();
-            let same = view.as_ref().is_some_and(|v| v.check() == scan.candidates()[*index].check);
-            if !same {
+        for (copies, index) in self.verified.commits.iter().zip(&chain.accepted) {
+            let check = scan.candidates()[*index].check;
+            let is_it = |bytes: &[u8]| Commit::parse(bytes).is_ok_and(|view| view.check() == check);
+            let Some(id) = copies.iter().find(|id| is_it(&self.script.results[**id].bytes)) else {
                 return Err(Refusal::Unreadable("a commit that could be read a moment ago"));
-            }
-            let records = records_of(&view.expect("parsed above"));
+            };
+            let bytes = core::mem::take(&mut self.script.results[*id].bytes);
+            let records = Commit::parse(&bytes).map(|view| records_of(&view)).expect("parsed above");
             replayed.push(Replayed { candidate: *index, bytes, records });
         }
         self.script.clear();
