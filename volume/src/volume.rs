@@ -67,6 +67,11 @@ impl Volume {
         self.group().and_then(|group| group.halt)
     }
 
+    /// What is not finished, in words: for whoever waits.
+    pub fn unfinished(&self) -> alloc::string::String {
+        self.group().map_or_else(alloc::string::String::new, Group::unfinished)
+    }
+
     /// Size of the volume, once it is served.
     pub fn sectors(&self) -> Option<Sectors> {
         self.group().map(|group| group.volume.sectors)

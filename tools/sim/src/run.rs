@@ -240,7 +240,8 @@ impl<S: Subject> Run<S> {
 
     fn describe_waiting(&self) -> String {
         let requests: Vec<_> = self.slots.iter().flatten().map(|pending| pending.request).take(4).collect();
-        format!("{:?}, {requests:?}", self.world.phase())
+        let engine = S::refusal(self.world.engine());
+        format!("{:?}, {requests:?}, {engine}", self.world.phase())
     }
 
     pub(crate) fn free_slot(&self) -> Option<SlotId> {

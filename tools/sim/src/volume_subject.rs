@@ -136,7 +136,7 @@ impl Subject for VolumeGroup {
     }
 
     fn refusal(engine: &Volume) -> String {
-        format!("{:?}, {:?}", engine.refusal(), engine.halted())
+        format!("{:?}, {}", engine.refusal(), engine.unfinished())
     }
 }
 

@@ -44,6 +44,7 @@ enum Stage {
 }
 
 /// The checkpoint of a group.
+#[derive(Debug)]
 pub(crate) struct Checkpoint {
     /// One is wanted whether or not ring and delta ask for it.
     pub force: bool,

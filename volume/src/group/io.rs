@@ -238,9 +238,16 @@ impl Group {
 
     /// Hands settled jobs to their owners.
     pub fn settle_jobs<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+        // A halted group writes no more superblocks: what waits for a stale mark to become durable is lost.
+        let halted = self.halt.is_some();
+        if halted {
+            self.ops.recheck();
+        }
         loop {
             let failing = self.drives.set_of(Health::Failing);
-            let Some((kind, job)) = self.ops.next_settled(failing) else { return };
+            let waits_for = if halted { DriveSet::EMPTY } else { failing };
+            let Some((kind, mut job)) = self.ops.next_settled(waits_for) else { return };
+            job.lost |= halted && !job.missed.and(failing).is_empty();
             self.again = true;
             self.job_settled(turn, kind, job);
         }
