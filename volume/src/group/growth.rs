@@ -80,7 +80,8 @@ impl Growth {
 impl Group {
     /// Asks for a row when one is wanted, and takes a granted one into use step by step.
     pub fn advance_growth<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
-        if self.halt.is_some() || self.config.read_only || self.closing {
+        // While the directory is being read nobody knows how much is free, nor which rows the map may use.
+        if self.halt.is_some() || self.config.read_only || self.closing || self.opening.is_some() {
             return;
         }
         let low = self.space.free_now().get() < self.geometry.row_blocks() / 4 + self.reserve(1024);

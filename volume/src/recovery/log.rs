@@ -280,8 +280,19 @@ impl Recovery {
         let scan = self.scan.as_ref().expect("a scan");
         let candidate = &scan.candidates()[self.replayed[index].candidate];
         let durable = self.chain.as_ref().expect("a chain").durable;
-        let current = self.ring_legs(candidate.column);
-        let data = match self.verified.known.get(&candidate.check.0) {
+        // With several columns a leg can be current where the data lies and not where the commit does. Such a leg
+        // lacks no commit, but it may lack data.
+        let ring = self.ring_legs(candidate.column);
+        let known = self.verified.known.get(&candidate.check.0);
+        let mut current = ring;
+        for leg in known.into_iter().flatten().flat_map(|(_, asked, _)| asked.iter()) {
+            current.insert(leg);
+        }
+        let mut commit_on = candidate.legs;
+        for leg in current.without(ring).iter() {
+            commit_on.insert(leg);
+        }
+        let data = match known {
             _ if candidate.at_or_below(durable) => Data::NotRead,
             None => Data::intact(current),
             Some(blocks) => Data::Read {
@@ -294,7 +305,7 @@ impl Recovery {
             at_or_below_d: candidate.at_or_below(durable),
             predecessor: true,
             voided: false,
-            commit_on: candidate.legs,
+            commit_on,
             data,
         }
     }
