@@ -46,6 +46,10 @@ pub(crate) const AUTO_FLUSH_BYTES: u64 = 64 << 20;
 /// Long holes in one layer of the delta.
 pub(crate) const DELTA_RANGES: usize = 1024;
 
+/// Actions that a poll appends without asking for room: a completion for each slot, `WantRow`, `StoreStale`.
+const UNASKED: usize = base::limits::MAX_SLOTS + 2;
+const _: () = assert!(crate::config::MAX_UNIT_OPS + UNASKED <= base::limits::MAX_POLL_ACTIONS);
+
 /// What one `poll` works with.
 pub(crate) struct Turn<'a, M: Memory> {
     pub now: Instant,
@@ -54,9 +58,10 @@ pub(crate) struct Turn<'a, M: Memory> {
 }
 
 impl<M: Memory> Turn<'_, M> {
-    /// Whether a unit of work with so many actions fits.
+    /// Whether a unit of work with so many actions fits, beside the completion of every slot and the questions
+    /// to the control plane, which are handed over without asking.
     pub fn fits(&self, actions: usize) -> bool {
-        self.out.has_room(actions, actions * 2)
+        self.out.has_room(actions + UNASKED, actions * 2)
     }
 }
 
@@ -186,8 +191,14 @@ impl Group {
         if self.again || finished {
             return Some(now);
         }
-        let flush = self.unflushed_since.map(|since| since + AUTO_FLUSH_AFTER);
-        [flush, self.growth.deadline()].into_iter().flatten().min()
+        if self.halt.is_some() || self.config.read_only {
+            return None;
+        }
+        // A flush that is under way ends with an event; until then its successor's time may have come.
+        let since = self.unflushed_since.filter(|_| !self.flusher.running());
+        let flush = since.map(|since| since + AUTO_FLUSH_AFTER);
+        let growth = self.growth.deadline().filter(|_| !self.closing);
+        [flush, growth].into_iter().flatten().min()
     }
 
     /// Begins what waits: in order of arrival, behind overlapping changes.
@@ -313,6 +324,12 @@ impl Group {
         let fits = turn.fits(actions) && self.ops.room() >= actions && self.ops.job_room() >= 8;
         self.again |= !fits && self.ops.room() >= actions && self.ops.job_room() >= 8;
         fits
+    }
+
+    /// `room` for a read of a guest: leaves the operations that a commit can need, or a stream of scattered
+    /// reads would keep every write waiting.
+    pub fn room_beside_writes<M: Memory>(&mut self, turn: &Turn<'_, M>, actions: usize) -> bool {
+        self.room(turn, actions) && self.ops.room() >= actions + crate::config::MAX_UNIT_OPS
     }
 
     /// What is not finished, in words: for whoever waits for a close.

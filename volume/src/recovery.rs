@@ -149,6 +149,22 @@ pub(crate) struct Recovery {
     asked_catalogue: Option<u64>,
 }
 
+impl Stage {
+    /// Whether the superblock of the new activation is made: from here on a drive that fails is not in it yet.
+    fn is_composed(self) -> bool {
+        matches!(
+            self,
+            Self::HistoryPage
+                | Self::HistoryFlush
+                | Self::Catalogue
+                | Self::FirstSlot
+                | Self::FirstFlush
+                | Self::SecondSlot
+                | Self::SecondFlush
+        )
+    }
+}
+
 impl Recovery {
     pub fn new(config: Config, request: OpenRequest) -> Self {
         let buffers = Buffers::new(&config);
@@ -218,29 +234,35 @@ impl Recovery {
             self.script.ended(turn.memory, &self.buffers, chunk, done.result);
         }
         while self.script.done() && self.refusal.is_none() && self.stage != Stage::Done {
-            if self.asked_catalogue.is_some() || !self.drop_failed() {
+            if self.asked_catalogue.is_some() {
                 break;
             }
-            if let Err(refusal) = self.next_step(turn) {
+            let Some(dropped) = self.drop_failed() else { break };
+            let step =
+                if dropped && self.stage.is_composed() { self.compose_again() } else { self.next_step(turn) };
+            if let Err(refusal) = step {
                 self.refusal = Some(refusal);
             }
         }
         self.script.issue(turn, &mut self.ops, &self.buffers);
     }
 
-    /// Drives whose writes failed go out, if they can be done without. False if one cannot.
-    fn drop_failed(&mut self) -> bool {
+    /// Drives whose writes failed go out, if they can be done without: whether there was one. `None` if one
+    /// cannot.
+    fn drop_failed(&mut self) -> Option<bool> {
+        let mut dropped = false;
         let failed = core::mem::take(&mut self.script.failed);
         for handle in failed {
             let index = self.handles.iter().position(|h| *h == Some(handle)).map(|i| DriveIx::new(i as u8));
             let Some(index) = index.filter(|i| self.current.contains(*i)) else { continue };
             self.current.remove(index);
+            dropped = true;
             if !self.every_place_current() {
                 self.refusal = Some(Refusal::Unwritable);
-                return false;
+                return None;
             }
         }
-        true
+        Some(dropped)
     }
 
     fn next_step<M: Memory>(&mut self, turn: &mut Turn<'_, M>) -> Result<(), Refusal> {

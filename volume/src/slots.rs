@@ -51,6 +51,8 @@ pub(crate) struct Slot {
     pub cursor: u32,
     /// Drive operations outstanding.
     pub outstanding: u32,
+    /// A read: some blocks are to be read again, from another leg.
+    pub retry: bool,
     pub fault: Option<Fault>,
     /// The free batch that this slot holds back.
     pub hold: Option<u64>,
@@ -97,6 +99,7 @@ impl Slot {
         arrival: 0,
         cursor: 0,
         outstanding: 0,
+        retry: false,
         fault: None,
         hold: None,
         finished: false,
@@ -106,7 +109,8 @@ impl Slot {
     /// A slot with this request, not begun.
     pub fn new(request: Request, arrival: u64) -> Self {
         let first = request.sector.lba();
-        let end = request.sector.get() + request.sectors.get();
+        // What lies beyond any volume is refused when the request begins.
+        let end = request.sector.get().saturating_add(request.sectors.get());
         let blocks =
             if request.sectors.get() == 0 { 0 } else { end.div_ceil(base::SECTORS_PER_BLOCK) - first.get() };
         Self { state: State::Waiting, request, first, blocks, arrival, ..Self::FREE }

@@ -13,6 +13,14 @@ use crate::slots::State;
 use base::{Blocks, Check, Fault, Lba, LegId, Memory, Op, Segment, SlotId};
 use cow::{Leaf, Ref, tree};
 
+/// In the set of legs that a block was tried on: it is to be read again.
+const AGAIN: u8 = 1 << 7;
+/// Likewise: it is read alone from now on.
+const SINGLE: u8 = 1 << 6;
+/// The legs in such a set.
+const LEGS: u8 = SINGLE - 1;
+const _: () = assert!(base::limits::MAX_LEGS <= 6);
+
 /// What a look-up came to.
 pub(crate) enum Lookup {
     /// Data or a hole.
@@ -60,8 +68,11 @@ impl Group {
     pub fn advance_reads<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
         for i in 0..self.slots.order.len() {
             let id = self.slots.order[i];
-            if self.slots.get(id).state == State::Resolving && !self.slots.get(id).finished {
-                self.resolve(turn, id);
+            match self.slots.get(id).state {
+                _ if self.slots.get(id).finished => {}
+                State::Resolving => self.resolve(turn, id),
+                State::Reading if self.slots.get(id).retry => self.read_again(turn, id),
+                _ => {}
             }
         }
     }
@@ -79,7 +90,7 @@ impl Group {
             }
         }
         self.slots.get_mut(id).cursor = slot.blocks as u32;
-        if !self.room(turn, slot.blocks as usize + 1) {
+        if !self.room_beside_writes(turn, slot.blocks as usize + 1) {
             return;
         }
         self.slots.get_mut(id).state = State::Reading;
@@ -117,12 +128,44 @@ impl Group {
             return;
         };
         for block in &mut self.slots.tried(id)[first as usize..(first + count) as usize] {
-            *block |= 1 << leg.get();
+            *block = (*block | 1 << leg.get()) & !AGAIN;
         }
         self.slots.get_mut(id).outstanding += 1;
         let purpose = Purpose::Guest { slot: id, first: first as u8, count: count as u8, leg: leg.get() };
         let memory = Segment { buf: Buffers::slot(id).plus(first), blocks: count };
         self.read_leg(turn, purpose, leg, pba, memory);
+    }
+
+    /// Reads blocks again that were not right: from legs where they were not tried, side by side as they lie.
+    ///
+    /// Not where the read before ended: a leg that is lost under a deep queue fails more blocks at once than
+    /// there are operations, so each request waits here until there is room for all of its blocks.
+    fn read_again<M: Memory>(&mut self, turn: &mut Turn<'_, M>, id: SlotId) {
+        let count = self.slots.get(id).blocks as usize;
+        if !self.room_beside_writes(turn, count + 1) {
+            return;
+        }
+        self.slots.get_mut(id).retry = false;
+        let mut at = 0;
+        while at < count {
+            let (first, tried) = (self.slots.refs(id)[at], self.slots.tried(id)[at]);
+            if tried & AGAIN == 0 {
+                at += 1;
+                continue;
+            }
+            let alone = tried & SINGLE != 0;
+            let most = if alone { 1 } else { self.geometry.contiguous(first.pba).get() as usize };
+            let mut run = 1;
+            while run < most.min(count - at)
+                && self.slots.tried(id)[at + run] == tried
+                && self.slots.refs(id)[at + run].pba == first.pba + Blocks::new(run as u64)
+            {
+                run += 1;
+            }
+            self.read_run(turn, id, at as u32, run as u32);
+            at += run;
+        }
+        self.maybe_finish_read(turn, id);
     }
 
     /// A read of some blocks ended: each is checked, and tried on the next leg if it is not right.
@@ -148,7 +191,13 @@ impl Group {
             }
             let drive = self.drive_of(wanted.pba, LegId::new(leg));
             self.drives.get_mut(drive).stats.check_errors += u64::from(result.is_ok());
-            self.read_run(turn, id, i, 1);
+            let tried = &mut self.slots.tried(id)[i as usize];
+            *tried |= AGAIN;
+            // One bad sector fails the whole read: which one it is, reads of single blocks tell.
+            if result == Err(Fault::Medium) && count > 1 {
+                *tried = (*tried | SINGLE) & !(1 << leg);
+            }
+            self.slots.get_mut(id).retry = true;
         }
         self.maybe_finish_read(turn, id);
     }
@@ -162,7 +211,7 @@ impl Group {
         block: &Ref,
         leg: u8,
     ) {
-        let wrong = self.slots.tried(id)[index as usize] & !(1 << leg);
+        let wrong = self.slots.tried(id)[index as usize] & LEGS & !(1 << leg);
         if wrong != 0 {
             let batch = self.slots.get(id).hold.expect("a read holds what it reads");
             self.repair(turn, block.pba, Buffers::slot(id).plus(index), wrong, batch);
@@ -171,7 +220,7 @@ impl Group {
 
     fn maybe_finish_read<M: Memory>(&mut self, turn: &mut Turn<'_, M>, id: SlotId) {
         let slot = *self.slots.get(id);
-        if slot.outstanding == 0 {
+        if slot.outstanding == 0 && !slot.retry {
             self.finish(turn, id, slot.fault.map_or(Ok(()), Err));
         }
     }

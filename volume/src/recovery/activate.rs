@@ -102,6 +102,19 @@ impl Recovery {
         Ok(())
     }
 
+    /// A drive failed after the new superblock was made, which calls it current: another version says that it
+    /// is stale, and all steps from there on are done again.
+    ///
+    /// Crash story: were the group served without that, the drive could come back after a crash as a copy that
+    /// counts, without what was acknowledged meanwhile. What was written of the version before is flushed first,
+    /// or a crash could tear both slots of a drive.
+    pub(super) fn compose_again(&mut self) -> Result<(), Refusal> {
+        self.highest_version = self.superblock().version;
+        self.compose(None)?;
+        self.flush_all(Stage::HistoryFlush);
+        Ok(())
+    }
+
     /// A copy that is current by the table and not at hand (or failed just now) misses what comes after D.
     fn stale(&mut self, drive: base::DriveIx, at: (Seq, CkptNo), version: u64) {
         let entry = *self.table.get(drive);

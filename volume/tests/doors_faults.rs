@@ -1,0 +1,309 @@
+//! Drives that err: what is acknowledged stays, what misses something is marked, and the group goes on.
+mod world;
+use base::{DriveOp, Engine, ExtentNo, Fault, Op, Phase};
+use std::cell::Cell;
+use std::rc::Rc;
+use volume::{CopyHealth, Halt, Refusal};
+use world::{DriveIo, Shape, Verdict, World};
+
+/// A switch that a verdict looks at.
+fn switch() -> (Rc<Cell<bool>>, Rc<Cell<bool>>) {
+    let on = Rc::new(Cell::new(false));
+    (on.clone(), on)
+}
+
+fn fails_when(world: &mut World, fails: impl Fn(&DriveIo) -> bool + 'static) -> Rc<Cell<bool>> {
+    let (on, seen) = switch();
+    world.verdict = Box::new(move |io| if seen.get() && fails(io) { Verdict::Fail } else { Verdict::Do });
+    on
+}
+
+/// A block's place in the first extent of its drive.
+fn in_home(io: &DriveIo) -> Option<u64> {
+    let start = volume::label::extent_start(ExtentNo::new(0), 256).get();
+    io.at.checked_sub(start).filter(|block| *block < 256)
+}
+
+fn is_superblock(io: &DriveIo) -> bool {
+    let slots = volume::layout::extent::SUPERBLOCKS;
+    in_home(io).is_some_and(|block| slots.contains(&(block as u32)))
+}
+
+fn is_ring(io: &DriveIo) -> bool {
+    let first = u64::from(volume::layout::extent::RING_FIRST);
+    io.op == DriveOp::Write && in_home(io).is_some_and(|block| (first..first + 64).contains(&block))
+}
+
+fn health(world: &World, drive: usize) -> CopyHealth {
+    world.engine.stats().expect("served").drives[drive].health
+}
+
+#[test]
+fn a_lone_leg_that_errs_fails_the_request_and_goes_on() {
+    let mut world = World::new(Shape { legs: 1, ..Shape::MIRROR });
+    world.write(0, 64).expect("written");
+    world.settle();
+    // The commit or the data of one write fails; the void behind it does not.
+    let failed = Rc::new(Cell::new(0u64));
+    let seen = failed.clone();
+    world.verdict = Box::new(move |io| {
+        let fails = seen.get() > 0 && io.op == DriveOp::Write && is_ring(io) == (seen.get() == 1);
+        if fails {
+            seen.set(0);
+        }
+        if fails { Verdict::Fail } else { Verdict::Do }
+    });
+    for round in 0..20 {
+        world.settle();
+        failed.set(1 + round % 2);
+        let slot = world.begin(Op::Write, 512 * (round % 4), 64, round % 4 < 2);
+        assert_eq!(world.wait(slot), Err(Fault::Io), "round {round}");
+        world.write(4096 + round * 8, 8).expect("the next one is written");
+        world.flush().expect("flushed");
+    }
+    assert_eq!(world.engine.phase(), Phase::Serving);
+    world.check_all();
+    world.kill_and_reopen();
+    world.check_all();
+}
+
+#[test]
+fn a_lone_leg_whose_log_errs_for_good_takes_no_more_writes() {
+    let mut world = World::new(Shape { legs: 1, ..Shape::MIRROR });
+    world.write(0, 64).expect("written");
+    world.settle();
+    let fails = fails_when(&mut world, is_ring);
+    fails.set(true);
+    assert_eq!(world.write(0, 8), Err(Fault::Io));
+    assert_eq!(world.engine.halted(), Some(Halt::LogFailed));
+    assert_eq!(world.write(0, 8), Err(Fault::ReadOnly));
+    world.ask(Op::Read, 0, 64).expect("reads are served");
+    assert!(world.is_quiet(), "a group that halted keeps its thread busy");
+    fails.set(false);
+    world.close();
+    world.reopen();
+    world.check_all();
+}
+
+#[test]
+fn a_failed_flush_of_the_last_copy_is_never_acknowledged() {
+    let mut world = World::new(Shape { legs: 1, ..Shape::MIRROR });
+    world.write(0, 64).expect("written");
+    world.settle();
+    let fails = fails_when(&mut world, |io| io.op == DriveOp::Flush);
+    fails.set(true);
+    assert_eq!(world.flush(), Err(Fault::Io));
+    fails.set(false);
+    assert_eq!(world.engine.halted(), Some(Halt::FlushFailed));
+    assert_eq!(world.engine.phase(), Phase::ReadOnly);
+    assert_eq!(world.flush(), Err(Fault::ReadOnly));
+    assert_eq!(world.write(0, 8), Err(Fault::ReadOnly));
+    assert!(world.is_quiet(), "a group that halted keeps its thread busy");
+    world.cut_power();
+    world.reopen();
+    world.check_all();
+}
+
+/// What was unflushed when the group halted made its deadline lie in the past for ever.
+#[test]
+fn a_halted_group_with_unflushed_writes_is_quiet() {
+    let mut world = World::new(Shape { legs: 1, ..Shape::MIRROR });
+    world.settle();
+    world.write(0, 64).expect("written");
+    let fails = fails_when(&mut world, |io| io.op == DriveOp::Write);
+    fails.set(true);
+    assert_eq!(world.write(64, 8), Err(Fault::Io));
+    assert_eq!(world.engine.halted(), Some(Halt::LogFailed));
+    world.now += 5_000_000_000;
+    assert!(world.is_quiet(), "a group that halted keeps its thread busy");
+}
+
+#[test]
+fn a_leg_that_errs_is_marked_durably_before_it_is_left_behind() {
+    for op in [DriveOp::Write, DriveOp::Flush] {
+        let mut world = World::new(Shape::MIRROR);
+        world.write(0, 512).expect("written");
+        world.flush().expect("flushed");
+        let fails = fails_when(&mut world, move |io| io.drive == 1 && io.op == op);
+        world.catalogue_silent = true;
+        fails.set(true);
+        let slot = world.begin(Op::Write, 256, 64, true);
+        world.settle();
+        assert!(!world.answered(slot), "acknowledged before the catalogue knows");
+        assert_eq!(world.marks.len(), 1);
+        assert_eq!(world.marks[0].0, 2);
+        world.log = Some(Vec::new());
+        world.store_marks();
+        world.catalogue_silent = false;
+        world.wait(slot).expect("the write goes on with one leg");
+        let slots = world.take_log().iter().filter(|io| io.drive == 0 && io.op == DriveOp::Flush).count();
+        assert!(slots >= 2, "acknowledged before a superblock says so");
+        assert!(matches!(health(&world, 1), CopyHealth::Stale(_)));
+        assert!(world.engine.stats().expect("served").drives[1].stats.write_errors >= 1);
+        for round in 0..200 {
+            world.write(round * 16, 16).expect("one leg is enough");
+        }
+        world.flush().expect("flushed");
+        fails.set(false);
+        world.cut_power();
+        world.reopen();
+        assert!(matches!(health(&world, 1), CopyHealth::Stale(_)), "forgotten in the crash");
+        world.check_all();
+        world.kill();
+        world.absent = 1;
+        world.open_with(world.shape.config);
+        let refusal = world.engine.refusal();
+        assert!(matches!(refusal, Some(Refusal::NoCurrentCopy { .. })), "{refusal:?}");
+    }
+}
+
+#[test]
+fn both_legs_erring_one_after_the_other_leave_the_last() {
+    let mut world = World::new(Shape::MIRROR);
+    world.shuffle = true;
+    let fails = fails_when(&mut world, |io| io.op == DriveOp::Write && !is_ring(io));
+    for round in 0..50 {
+        world.write(round * 64, 64).expect("written");
+    }
+    fails.set(true);
+    for round in 0..8 {
+        world.begin(Op::Write, 8 * 512 + round * 64, 64, false);
+    }
+    for result in world.wait_all() {
+        assert!(matches!(result, Err(Fault::Io | Fault::ReadOnly)), "{result:?}");
+    }
+    fails.set(false);
+    let stale = (0..2).filter(|d| matches!(health(&world, *d), CopyHealth::Stale(_))).count();
+    assert!(stale <= 1, "the last copy was marked stale");
+    world.kill_and_reopen();
+    world.check_all();
+    world.write(0, 64).expect("written");
+    world.check_all();
+}
+
+/// A superblock that cannot be written anywhere halts the group; what waited for it must be answered.
+#[test]
+fn nothing_waits_for_ever_for_a_superblock_that_failed() {
+    let mut world = World::new(Shape::MIRROR);
+    world.write(0, 64).expect("written");
+    world.settle();
+    let fails = fails_when(&mut world, |io| io.op == DriveOp::Write && (io.drive == 1 || is_superblock(io)));
+    fails.set(true);
+    let slots: Vec<_> = (0..4).map(|i| world.begin(Op::Write, i * 64, 8, false)).collect();
+    for slot in slots {
+        let result = world.wait(slot);
+        assert!(matches!(result, Err(Fault::Io | Fault::ReadOnly)), "{result:?}");
+    }
+    fails.set(false);
+    world.close();
+    world.reopen();
+    world.check_all();
+}
+
+#[test]
+fn a_bad_copy_is_served_from_the_other_leg_and_repaired() {
+    let mut world = World::new(Shape::MIRROR);
+    for i in 0..64 {
+        world.write(i * 64, 64).expect("written");
+    }
+    world.close();
+    world.reopen();
+    world.settle();
+    // All of one leg's data and pages outside of the home extent.
+    let damaged: Vec<u64> = world.drives[0].written().filter(|at| *at > 2 * 256).collect();
+    for at in damaged {
+        world.drives[0].damage(at);
+    }
+    for _ in 0..4 {
+        world.check_all();
+        world.flush().expect("flushed");
+    }
+    let stats = world.engine.stats().expect("served").drives[0];
+    assert_eq!(stats.health, CopyHealth::Current);
+    assert!(stats.stats.check_errors > 0 && stats.stats.repaired_blocks > 0, "{stats:?}");
+    assert_eq!(world.engine.stats().expect("served").drives[1].stats.check_errors, 0);
+}
+
+#[test]
+fn a_leg_that_cannot_read_is_served_from_the_other() {
+    let mut world = World::new(Shape::MIRROR);
+    for i in 0..64 {
+        world.write(i * 64, 64).expect("written");
+    }
+    let fails = fails_when(&mut world, |io| io.drive == 0 && io.op == DriveOp::Read);
+    fails.set(true);
+    world.check_all();
+    world.write(3, 7).expect("a partial write reads from the other leg");
+    world.check_all();
+    world.flush().expect("flushed");
+    let stats = world.engine.stats().expect("served").drives[0];
+    assert!(stats.stats.read_errors > 0, "{stats:?}");
+    assert_eq!(stats.health, CopyHealth::Current, "a read error is no reason to leave a leg behind");
+    fails.set(false);
+    world.kill_and_reopen();
+    world.check_all();
+}
+
+/// A leg that is pulled out under a deep queue of large reads: every block of them is tried again on the other
+/// leg, which must neither overflow the list of actions nor the table of operations.
+#[test]
+fn a_leg_lost_under_a_deep_queue_of_reads() {
+    let config = volume::Config { slots: 128, ..world::SMALL };
+    let mut world = World::new(Shape { config, sectors: 128 * 512, rows: 100, ..Shape::MIRROR });
+    for i in 0..128 {
+        world.write(i * 512, 512).expect("written");
+    }
+    let fails = fails_when(&mut world, |io| io.drive == 0 && io.op == DriveOp::Read);
+    fails.set(true);
+    for _ in 0..3 {
+        for i in 0..128 {
+            world.begin(Op::Read, i * 512, 512, false);
+        }
+        assert!(world.wait_all().iter().all(Result::is_ok));
+    }
+}
+
+/// A drive dies at each of the steps of an open. Whatever was served after that, the drive must not come back
+/// as if it had it.
+#[test]
+fn a_drive_that_dies_while_the_group_is_opened_is_marked_stale() {
+    for step in 0..60 {
+        let mut world = World::new(Shape::MIRROR);
+        for i in 0..8 {
+            world.write(i * 64, 64).expect("written");
+        }
+        world.kill();
+        let left = Rc::new(Cell::new(step));
+        let seen = left.clone();
+        world.verdict = Box::new(move |io| {
+            if io.drive != 1 {
+                return Verdict::Do;
+            }
+            if seen.get() == 0 {
+                return Verdict::Fail;
+            }
+            seen.set(seen.get() - 1);
+            Verdict::Do
+        });
+        world.reopen();
+        let opened_whole = left.get() > 0;
+        for i in 0..8 {
+            world.write(i * 64 + 32, 64).expect("written");
+        }
+        world.flush().expect("flushed");
+        world.verdict = Box::new(|_| Verdict::Do);
+        world.cut_power();
+        world.reopen();
+        world.check_all();
+        assert!(matches!(health(&world, 1), CopyHealth::Stale(_)), "step {step}");
+        world.kill();
+        world.absent = 1;
+        world.open_with(world.shape.config);
+        let refusal = world.engine.refusal();
+        assert!(matches!(refusal, Some(Refusal::NoCurrentCopy { .. })), "step {step}: {refusal:?}");
+        if opened_whole {
+            break;
+        }
+        assert!(step < 59, "an open takes more steps than were tried");
+    }
+}

@@ -1,0 +1,668 @@
+//! A small world for tests of the engine: drives, a pool that hands out extents, a catalogue, a guest whose model
+//! knows what every sector must hold.
+//!
+//! What the guest writes is a stamp, repeated over each sector. Operations end in the order in which they were
+//! issued, or shuffled (`shuffle`); `verdict` decides how each ends.
+#![allow(dead_code, reason = "each test program uses a part of the world")]
+use base::{
+    Action, Actions, Blocks, BufId, DriveIx, DriveOp, Engine, Extent, ExtentNo, Fault, Gen, Instant, Memory,
+    Op, Phase, Reply, Request, RowGrant, SECTOR_BYTES, Sector, Sectors, Segment, Seq, SlotId, Uuid,
+    VecMemory,
+};
+use drive::Drive;
+use fence::{CopyEntry, CopyState};
+use std::cell::Cell;
+use std::collections::{HashMap, VecDeque};
+use volume::{Activation, Candidate, Config, DriveInfo, Geometry, NewVolume, OpenRequest, Volume, create};
+
+pub mod drive;
+
+thread_local! {
+    /// Whether the engine is running on this thread: what a counting allocator counts.
+    pub static INSIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs a call of the engine.
+fn inside<T>(call: impl FnOnce() -> T) -> T {
+    INSIDE.set(true);
+    let result = call();
+    INSIDE.set(false);
+    result
+}
+
+/// The shape of a world.
+#[derive(Clone, Copy)]
+pub struct Shape {
+    pub legs: u8,
+    pub columns: u8,
+    pub stripe: u32,
+    pub extent: u32,
+    pub ring: u32,
+    /// Size of the volume.
+    pub sectors: u64,
+    /// Extents of each drive: rows that the pool can give.
+    pub rows: u32,
+    /// Whether drives have volatile caches.
+    pub volatile: bool,
+    pub config: Config,
+}
+
+/// Small enough that everything happens often.
+pub const SMALL: Config = Config {
+    slots: 32,
+    cache_pages: 128,
+    delta_entries: 512,
+    loaded_regions: 16,
+    max_rows: 64,
+    ..Config::SERVED
+};
+
+impl Shape {
+    /// Two legs, one column, 8 MiB of volume on rows of 1 MiB.
+    pub const MIRROR: Self = Self {
+        legs: 2,
+        columns: 1,
+        stripe: 8,
+        extent: 256,
+        ring: 64,
+        sectors: 16384,
+        rows: 30,
+        volatile: true,
+        config: SMALL,
+    };
+
+    fn drives(&self) -> u8 {
+        self.legs * self.columns
+    }
+}
+
+/// An operation of a drive.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DriveIo {
+    pub drive: u8,
+    pub op: DriveOp,
+    pub at: u64,
+    pub blocks: u64,
+}
+
+/// How an operation ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    Do,
+    Fail,
+    /// An error is reported although it was done.
+    DoAndFail,
+    /// Not yet: asked again at the next step.
+    Later,
+}
+
+struct Pending {
+    token: base::IoToken,
+    io: DriveIo,
+    memory: Vec<Segment>,
+    issued: u64,
+}
+
+/// A request in flight.
+#[derive(Clone, Copy)]
+struct Asked {
+    op: Op,
+    sector: u64,
+    sectors: u64,
+    stamp: u64,
+    fua: bool,
+}
+
+impl Asked {
+    fn range(&self) -> core::ops::Range<u64> {
+        self.sector..self.sector + self.sectors
+    }
+    /// What it leaves in its sectors, if it changes them.
+    fn leaves(&self) -> Option<u64> {
+        match self.op {
+            Op::Write => Some(self.stamp),
+            Op::Discard | Op::WriteZeroes => Some(0),
+            Op::Read | Op::Flush => None,
+        }
+    }
+}
+
+/// The world.
+pub struct World {
+    pub shape: Shape,
+    pub drives: Vec<Drive>,
+    pub engine: Volume,
+    pub memory: VecMemory,
+    out: Actions,
+    pub now: u64,
+    pending: VecDeque<Pending>,
+    pub verdict: Box<dyn FnMut(&DriveIo) -> Verdict>,
+    /// Operations that ended, if they are logged.
+    pub log: Option<Vec<DriveIo>>,
+    /// Ends operations in random order, a few at a time.
+    pub shuffle: bool,
+    pub random: u64,
+    asked: Vec<Option<Asked>>,
+    results: Vec<Option<Result<(), Fault>>>,
+    stamps: u64,
+    /// What each sector holds.
+    pub model: Vec<u64>,
+    /// After a crash, what a sector may hold instead; the first read decides.
+    maybe: HashMap<u64, Vec<u64>>,
+    /// What sectors held before writes that no flush has covered, and the stamp by which that was.
+    unflushed: HashMap<u64, Vec<(u64, u64)>>,
+    /// What the pool has handed out.
+    pub next_extent: u32,
+    pub extents: u32,
+    pub catalogue: Vec<CopyEntry>,
+    /// The catalogue does not answer.
+    pub catalogue_silent: bool,
+    /// Marks that the catalogue was asked to store.
+    pub marks: Vec<(u32, u64)>,
+    pub generation: u64,
+    /// Drives that are not at hand.
+    pub absent: u32,
+    /// By the driver's number of a drive, which one it is.
+    handles: Vec<u8>,
+    pub polls: u64,
+}
+
+impl World {
+    /// A new group, opened.
+    pub fn new(shape: Shape) -> Self {
+        let mut world = Self::closed(shape);
+        world.run_until("the group is served", |w| w.engine.phase() == Phase::Serving);
+        world
+    }
+
+    /// A new group, about to be opened.
+    pub fn closed(shape: Shape) -> Self {
+        let mut drives: Vec<Drive> = (0..shape.drives()).map(|_| Drive::default()).collect();
+        let new = create::NewGroup {
+            pool: Uuid([8; 16]),
+            group: Uuid([9; 16]),
+            geometry: Geometry::new(shape.legs, shape.columns, shape.stripe, shape.extent, shape.ring),
+            drives: (0..shape.drives()).map(uuid).collect(),
+            home: row(&shape, 0),
+        };
+        for phase in create::plan(&new).expect("a possible shape") {
+            for (drive, at, block) in phase {
+                drives[usize::from(drive.get())].write(at.get(), &block[..], false);
+            }
+        }
+        let engine = inside(|| Volume::open(shape.config, request(&shape, 1, true, 0, &[])));
+        let slots = usize::from(shape.config.slots);
+        Self {
+            shape,
+            drives,
+            memory: VecMemory::new(engine.memory_blocks()),
+            engine,
+            out: Actions::with_capacity(base::limits::MAX_POLL_ACTIONS, base::limits::MAX_POLL_SEGMENTS),
+            now: 0,
+            pending: VecDeque::new(),
+            verdict: Box::new(|_| Verdict::Do),
+            log: None,
+            shuffle: false,
+            random: 0x9e37_79b9_7f4a_7c15,
+            asked: vec![None; slots],
+            results: vec![None; slots],
+            stamps: 0,
+            model: vec![0; shape.sectors as usize],
+            maybe: HashMap::new(),
+            unflushed: HashMap::new(),
+            handles: (0..shape.drives()).collect(),
+            next_extent: 1,
+            extents: shape.rows,
+            catalogue: Vec::new(),
+            catalogue_silent: false,
+            marks: Vec::new(),
+            generation: 1,
+            absent: 0,
+            polls: 0,
+        }
+    }
+
+    /// A random number.
+    pub fn random(&mut self) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random
+    }
+
+    /// The process dies: what was in flight ends somehow, or not at all. Then a new one opens the group.
+    pub fn kill_and_reopen(&mut self) {
+        self.kill();
+        self.reopen();
+    }
+
+    /// The process dies; nothing is lost that a drive has completed.
+    pub fn kill(&mut self) {
+        while let Some(pending) = self.pending.pop_front() {
+            if pending.io.op == DriveOp::Write {
+                let whole = self.random() % 2 == 0;
+                self.transfer(&pending, !whole);
+            }
+        }
+        self.forget();
+    }
+
+    /// The power is cut: drives lose what they like of what was not flushed.
+    pub fn cut_power(&mut self) {
+        self.kill();
+        let mut random = self.random;
+        for drive in &mut self.drives {
+            drive.cut(|| {
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                random
+            });
+        }
+        self.random = random;
+        for (sector, before) in core::mem::take(&mut self.unflushed) {
+            self.maybe.entry(sector).or_default().extend(before.iter().map(|(_, value)| *value));
+        }
+    }
+
+    fn forget(&mut self) {
+        for asked in self.asked.iter().flatten() {
+            for sector in asked.range() {
+                self.maybe.entry(sector).or_default().extend(asked.leaves());
+            }
+        }
+        self.asked.fill(None);
+        self.results.fill(None);
+        self.pending.clear();
+    }
+
+    /// Opens the group again, whatever happened; it must serve.
+    pub fn reopen(&mut self) {
+        let config = self.shape.config;
+        self.open_with(config);
+        assert_eq!(self.engine.phase(), Phase::Serving, "{:?}", self.engine.refusal());
+    }
+
+    /// Opens the group again and waits for the outcome.
+    pub fn open_with(&mut self, config: Config) {
+        assert!(self.pending.is_empty(), "a drive is still at work for the engine before");
+        self.begin_open(config);
+        self.run_until("the group is open or refused", |w| w.engine.phase() != Phase::Recovering);
+    }
+
+    /// Begins to open the group again.
+    pub fn begin_open(&mut self, config: Config) {
+        self.generation += 1;
+        let (shape, generation, absent) = (self.shape, self.generation, self.absent);
+        self.handles = (0..shape.drives()).filter(|d| absent >> d & 1 == 0).collect();
+        let request = request(&shape, generation, false, absent, &self.catalogue);
+        inside(|| self.engine = Volume::open(config, request));
+        self.memory = VecMemory::new(self.engine.memory_blocks());
+    }
+
+    /// Closes the group.
+    pub fn close(&mut self) {
+        inside(|| self.engine.close());
+        self.run_until("the group is closed", |w| w.engine.phase() == Phase::Closed);
+        assert!(self.pending.is_empty(), "a closed group has I/O in flight");
+    }
+
+    /// Steps until something is true; panics when the engine has nothing more to do before.
+    pub fn run_until(&mut self, what: &str, end: impl Fn(&Self) -> bool) {
+        let mut idle = 0;
+        while !end(self) {
+            idle = if self.step() { 0 } else { idle + 1 };
+            assert!(
+                idle < 1000,
+                "nothing more happens, but not: {what}; phase {:?}, halted {:?}, refused {:?}, in flight {}",
+                self.engine.phase(),
+                self.engine.halted(),
+                self.engine.refusal(),
+                self.pending.len()
+            );
+        }
+    }
+
+    /// Runs until the engine waits for nothing but time.
+    pub fn settle(&mut self) {
+        while self.step_to(self.now) {}
+    }
+
+    /// Whether the engine, once it has settled, waits for events or a later time only.
+    pub fn is_quiet(&mut self) -> bool {
+        self.settle();
+        self.out.clear();
+        let now = Instant::from_nanos(self.now);
+        let deadline = inside(|| self.engine.poll(now, &mut self.memory, &mut self.out));
+        assert!(self.out.actions.is_empty(), "an action after everything had settled");
+        deadline.is_none_or(|at| at > now)
+    }
+
+    /// One poll, and some of what it asked for. False if nothing happened.
+    pub fn step(&mut self) -> bool {
+        self.step_to(u64::MAX)
+    }
+
+    /// One poll; if the engine only waits for time, time passes up to `latest`.
+    fn step_to(&mut self, latest: u64) -> bool {
+        self.out.clear();
+        self.polls += 1;
+        let now = Instant::from_nanos(self.now);
+        let deadline = inside(|| self.engine.poll(now, &mut self.memory, &mut self.out));
+        let mut happened = !self.out.actions.is_empty();
+        self.take_actions();
+        happened |= self.end_operations();
+        match deadline.map(Instant::nanos) {
+            // Asked to be called again at once: that is progress, but not for ever (`run_until` counts).
+            Some(at) if at <= self.now => happened |= self.polls % 1024 != 0,
+            Some(at) if !happened && at <= latest => {
+                self.now = at;
+                happened = true;
+            }
+            _ => {}
+        }
+        happened
+    }
+
+    fn take_actions(&mut self) {
+        for i in 0..self.out.actions.len() {
+            match self.out.actions[i] {
+                Action::Complete { slot, result } => self.completed(slot, result),
+                Action::WantRow { row } => self.answer_row(row),
+                Action::StoreStale { drives, version } => {
+                    self.marks.push((drives, version));
+                    if !self.catalogue_silent {
+                        self.store_marks();
+                    }
+                }
+                Action::Drive { token, drive, op, at, blocks, segments } => {
+                    let drive = self.handles[usize::from(drive.get())];
+                    let issued = self.drives[usize::from(drive)].now();
+                    let io = DriveIo { drive, op, at: at.get(), blocks: blocks.get() };
+                    let memory = self.out.memory(segments).to_vec();
+                    self.pending.push_back(Pending { token, io, memory, issued });
+                }
+            }
+        }
+    }
+
+    fn answer_row(&mut self, wanted: base::RowNo) {
+        let reply = if self.next_extent < self.extents {
+            let extents = row(&self.shape, self.next_extent);
+            self.next_extent += 1;
+            Reply::Row(RowGrant { row: wanted, extents })
+        } else {
+            Reply::NoRow
+        };
+        inside(|| self.engine.reply(reply));
+    }
+
+    /// The catalogue stores what it was asked to store, and says so.
+    pub fn store_marks(&mut self) {
+        for (drives, version) in core::mem::take(&mut self.marks) {
+            for drive in (0..self.shape.drives()).filter(|d| drives >> d & 1 == 1) {
+                self.catalogue.retain(|entry| entry.drive != uuid(drive));
+                let state = CopyState::Stale { seq: Seq::ZERO, ckpt: base::CkptNo::ZERO };
+                self.catalogue.push(CopyEntry { drive: uuid(drive), state, version });
+            }
+            inside(|| self.engine.reply(Reply::StaleStored { version }));
+        }
+    }
+
+    /// Ends operations: all of them, or when shuffled one or two, any.
+    fn end_operations(&mut self) -> bool {
+        let count = self.pending.len();
+        let most = if self.shuffle { count.min(1 + (self.random() % 3) as usize) } else { count };
+        let mut ended = false;
+        for _ in 0..most {
+            let at = if self.shuffle { self.random() as usize % self.pending.len() } else { 0 };
+            let pending = self.pending.swap_remove_back(at).expect("in flight");
+            let verdict = (self.verdict)(&pending.io);
+            if verdict == Verdict::Later {
+                self.pending.push_back(pending);
+                continue;
+            }
+            ended = true;
+            if matches!(verdict, Verdict::Do | Verdict::DoAndFail) {
+                self.transfer(&pending, false);
+            }
+            if let Some(log) = &mut self.log {
+                log.push(pending.io);
+            }
+            let result = if verdict == Verdict::Do { Ok(()) } else { Err(Fault::Medium) };
+            inside(|| self.engine.drive_done(pending.token, result));
+        }
+        ended
+    }
+
+    /// Carries an operation out; a part of it if the process died meanwhile.
+    fn transfer(&mut self, pending: &Pending, partly: bool) {
+        let volatile = self.shape.volatile;
+        let mut at = pending.io.at;
+        if pending.io.op == DriveOp::Flush {
+            return self.drives[usize::from(pending.io.drive)].flush(pending.issued);
+        }
+        for segment in &pending.memory {
+            for i in 0..segment.blocks {
+                let buf = segment.buf.plus(i);
+                let skip = partly && self.random() % 2 == 0;
+                let media = &mut self.drives[usize::from(pending.io.drive)];
+                match pending.io.op {
+                    _ if skip => {}
+                    DriveOp::Write => media.write(at, self.memory.block(buf), volatile),
+                    _ => media.read(at, self.memory.block_mut(buf)),
+                }
+                at += 1;
+            }
+        }
+        assert_eq!(at, pending.io.at + pending.io.blocks);
+    }
+
+    // The guest.
+
+    fn completed(&mut self, slot: SlotId, result: Result<(), Fault>) {
+        let index = usize::from(slot.0);
+        let asked = self.asked[index].take().expect("a completion for a request");
+        match (asked.op, result) {
+            (Op::Read, Ok(())) => self.check_read(slot, &asked),
+            (Op::Flush, Ok(())) => self.flushed(asked.stamp),
+            (_, Ok(())) => self.changed(&asked),
+            (Op::Write | Op::Discard | Op::WriteZeroes, Err(Fault::Io)) => {
+                // A write that failed may have been done in part, and a crash may even bring it back.
+                for sector in asked.range() {
+                    self.maybe.entry(sector).or_default().extend(asked.leaves());
+                }
+            }
+            _ => {}
+        }
+        self.results[index] = Some(result);
+    }
+
+    fn changed(&mut self, asked: &Asked) {
+        self.stamps += 1;
+        let now = self.stamps;
+        for sector in asked.range() {
+            let held = &mut self.model[sector as usize];
+            if self.shape.volatile {
+                self.unflushed.entry(sector).or_default().push((now, *held));
+                let others = self.maybe.remove(&sector).unwrap_or_default();
+                self.unflushed.entry(sector).or_default().extend(others.iter().map(|v| (now, *v)));
+            }
+            *held = asked.leaves().expect("it changes sectors");
+        }
+        if asked.fua {
+            self.flushed(asked.stamp);
+            for sector in asked.range() {
+                self.unflushed.remove(&sector);
+            }
+        }
+    }
+
+    /// A flush that was asked for with this stamp has ended: what was acknowledged before is safe.
+    fn flushed(&mut self, stamp: u64) {
+        self.unflushed.retain(|_, before| {
+            before.retain(|(at, _)| *at > stamp);
+            !before.is_empty()
+        });
+    }
+
+    /// Every sector of a read holds what the model says; sectors with a write in flight hold either.
+    fn check_read(&mut self, slot: SlotId, asked: &Asked) {
+        let buf = self.engine.slot_buffer(slot);
+        let start = Sector::new(asked.sector).offset_in_block();
+        for sector in asked.range() {
+            let at = start + (sector - asked.sector) as usize * SECTOR_BYTES;
+            let bytes = self.memory.blocks(buf, base::limits::SLOT_DATA_BLOCKS);
+            let bytes = &bytes[at..at + SECTOR_BYTES];
+            let stamp = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes"));
+            assert!(bytes.chunks_exact(8).all(|c| c == &bytes[..8]), "sector {sector} is torn");
+            let wanted = self.model[sector as usize];
+            let others = self.maybe.remove(&sector).unwrap_or_default();
+            assert!(
+                stamp == wanted || others.contains(&stamp) || self.in_flight(sector, stamp),
+                "sector {sector} holds {stamp}, wanted is {wanted} or one of {others:?}"
+            );
+            if others.contains(&stamp) {
+                self.model[sector as usize] = stamp;
+            }
+        }
+    }
+
+    fn in_flight(&self, sector: u64, stamp: u64) -> bool {
+        let covers = |a: &&Asked| a.range().contains(&sector);
+        self.asked.iter().flatten().filter(covers).any(|asked| asked.leaves() == Some(stamp))
+    }
+
+    /// Hands a request in, in a free slot.
+    pub fn begin(&mut self, op: Op, sector: u64, sectors: u64, fua: bool) -> SlotId {
+        let index = (0..self.asked.len())
+            .find(|i| self.asked[*i].is_none() && self.results[*i].is_none())
+            .expect("a free slot");
+        let slot = SlotId(index as u16);
+        self.stamps += 1;
+        let stamp = self.stamps;
+        if op == Op::Write {
+            let buf = self.engine.slot_buffer(slot);
+            let start = Sector::new(sector).offset_in_block();
+            let bytes = self.memory.blocks_mut(buf, base::limits::SLOT_DATA_BLOCKS);
+            for chunk in bytes[start..start + sectors as usize * SECTOR_BYTES].chunks_exact_mut(8) {
+                chunk.copy_from_slice(&stamp.to_le_bytes());
+            }
+        }
+        self.asked[index] = Some(Asked { op, sector, sectors, stamp, fua });
+        let (sector, sectors) = (Sector::new(sector), Sectors::new(sectors));
+        let request = Request { slot, op, sector, sectors, fua };
+        inside(|| self.engine.submit(request));
+        slot
+    }
+
+    /// How many requests are in flight.
+    pub fn asked(&self) -> usize {
+        self.asked.iter().flatten().count()
+    }
+
+    /// Whether a request has been answered.
+    pub fn answered(&self, slot: SlotId) -> bool {
+        self.results[usize::from(slot.0)].is_some()
+    }
+
+    /// Waits for the answer of a request.
+    pub fn wait(&mut self, slot: SlotId) -> Result<(), Fault> {
+        self.run_until("the request is answered", |w| w.answered(slot));
+        self.results[usize::from(slot.0)].take().expect("answered")
+    }
+
+    /// Answers that came, in any order.
+    pub fn take_answers(&mut self) -> Vec<Result<(), Fault>> {
+        self.results.iter_mut().filter_map(Option::take).collect()
+    }
+
+    /// Waits for all answers.
+    pub fn wait_all(&mut self) -> Vec<Result<(), Fault>> {
+        self.run_until("all requests are answered", |w| w.asked() == 0);
+        self.take_answers()
+    }
+
+    /// One request, answered.
+    pub fn ask(&mut self, op: Op, sector: u64, sectors: u64) -> Result<(), Fault> {
+        let slot = self.begin(op, sector, sectors, false);
+        self.wait(slot)
+    }
+
+    /// A write of a fresh stamp.
+    pub fn write(&mut self, sector: u64, sectors: u64) -> Result<(), Fault> {
+        self.ask(Op::Write, sector, sectors)
+    }
+
+    /// A flush.
+    pub fn flush(&mut self) -> Result<(), Fault> {
+        self.ask(Op::Flush, 0, 0)
+    }
+
+    /// Reads everything, many requests at once, and compares it with the model.
+    pub fn check_all(&mut self) {
+        let step = 256;
+        let slots = usize::from(self.shape.config.slots).min(16);
+        for sector in (0..self.model.len() as u64).step_by(step) {
+            let sectors = (self.model.len() as u64 - sector).min(step as u64);
+            self.begin(Op::Read, sector, sectors, false);
+            if self.asked() == slots {
+                assert!(self.wait_all().iter().all(Result::is_ok), "a read fails near sector {sector}");
+            }
+        }
+        assert!(self.wait_all().iter().all(Result::is_ok), "a read fails at the end");
+    }
+
+    /// Free blocks once nothing is in flight and everything is checkpointed and flushed.
+    pub fn free_blocks(&self) -> u64 {
+        self.engine.stats().expect("served").free_blocks
+    }
+
+    /// The logged operations, forgotten.
+    pub fn take_log(&mut self) -> Vec<DriveIo> {
+        self.log.replace(Vec::new()).expect("operations are logged")
+    }
+
+    /// A block of memory, for checks of what was read.
+    pub fn block(&self, buf: BufId) -> &base::Block {
+        self.memory.block(buf)
+    }
+}
+
+/// Identity of a drive.
+pub fn uuid(drive: u8) -> Uuid {
+    Uuid([drive + 1; 16])
+}
+
+/// The extents of a row: the same number on every drive, each drive one place.
+pub fn row(shape: &Shape, extent: u32) -> Vec<Extent> {
+    let extent = ExtentNo::new(extent);
+    (0..shape.drives()).map(|d| Extent { drive: DriveIx::new(d), extent }).collect()
+}
+
+/// The request to open the group.
+pub fn request(
+    shape: &Shape,
+    generation: u64,
+    create: bool,
+    absent: u32,
+    catalogue: &[CopyEntry],
+) -> OpenRequest {
+    let candidate = |i: u8| Candidate {
+        info: DriveInfo { uuid: uuid(i), blocks: Blocks::new(1 << 40), volatile: shape.volatile },
+        homes: vec![ExtentNo::new(0)],
+    };
+    OpenRequest {
+        group: Uuid([9; 16]),
+        extent_blocks: shape.extent,
+        drives: (0..shape.drives()).filter(|i| absent >> i & 1 == 0).map(candidate).collect(),
+        catalogue: Some(catalogue.to_vec()),
+        forced: false,
+        activation: Activation {
+            generation: Gen::new(generation),
+            id: Uuid([generation as u8; 16]),
+            salt: [0; 16],
+        },
+        create: create.then_some(NewVolume { uuid: Uuid([7; 16]), sectors: Sectors::new(shape.sectors) }),
+    }
+}
