@@ -279,10 +279,6 @@ impl Seal {
             *height += 1;
         }
         let height = *height;
-        // A tree that grew has new pages above the old root, whichever region made it grow.
-        for level in self.old.root.tree_height..height {
-            self.place_page(level, 0, space, cache, memory)?;
-        }
         for level in (0..height).rev() {
             let index = u64::from(region) >> (PAGE_SHIFT * (u32::from(level) + 1));
             self.place_page(level, index as u32, space, cache, memory)?;
@@ -373,6 +369,11 @@ impl Seal {
             let root_level = usize::from(self.new.root.tree_height.saturating_sub(1));
             self.new.root.tree = self.pages[self.levels[root_level]];
             assert!(!self.new.root.tree.is_absent(), "a checkpoint changes at least its own pages' bitmaps");
+            // When the tree grows, its old root becomes a child. It need not be looked for: the old directory's
+            // root page is freed, and lies in a region below the old root, which is rewritten therefore.
+            let old_root = usize::from(self.old.root.tree_height.saturating_sub(1));
+            let carried = self.old.root.tree_height == 0 || !self.pages[self.levels[old_root]].is_absent();
+            assert!(carried, "a tree that grows loses what it had");
             self.done = 0;
             self.phase = Phase::Top;
             return Ok(SealStep::More);
@@ -405,11 +406,7 @@ impl Seal {
             memory.copy_block(from, buf);
             return Ok(());
         }
-        let page = memory.block_mut(buf);
-        page.fill(0);
-        if level == root.tree_height && index == 0 && level > 0 {
-            page::set(page, 0, &root.tree);
-        }
+        memory.block_mut(buf).fill(0);
         Ok(())
     }
 
