@@ -304,25 +304,7 @@ impl Agent {
             }
             group.record.name
         };
-        let granted = self.grant_row(&group_name, row)?;
-        self.note_new_drives(&group_name, &granted)?;
-        Ok(granted)
-    }
-
-    /// Adds the drives of a new row to the group's table.
-    fn note_new_drives(&self, group: &str, row: &Row) -> Result<()> {
-        let _space = self.lock();
-        let mut group = self.group(group)?;
-        let before = group.copies.len();
-        for extent in &row.extents {
-            if !group.copies.iter().any(|copy| copy.drive == extent.drive) {
-                group.copies.push(super::volumes::current_copy(&extent.drive));
-            }
-        }
-        if group.copies.len() > before {
-            self.store.txn().update(records::group_key(&group.name), &group).commit()?;
-        }
-        Ok(())
+        self.grant_row(&group_name, row)
     }
 
     /// The attachment is over: its target is gone.

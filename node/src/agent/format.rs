@@ -1,34 +1,58 @@
-//! The seam to the format of groups: writing a new group, and reading the groups of a pool from its drives.
+//! The seam to the format of groups: what a new group's drives must hold, and reading the groups of a pool back.
 use super::Agent;
+use super::pools::uuid;
 use crate::catalogue::{DriveRecord, GroupRecord, PoolRecord, RowRecord, VolumeRecord};
 use crate::drives::Media;
-use crate::error::Result;
-use base::{BLOCK_BYTES, Blocks, ExtentNo};
-use volume::label::extent_start;
-use volume::layout::extent::SUPERBLOCKS;
+use crate::error::{Error, Kind, Result};
+use base::{DriveIx, Extent, ExtentNo};
+use volume::Geometry;
+use volume::create::{NewGroup, plan};
 
 /// A group as its drives describe it.
 pub type FoundGroup = (GroupRecord, VolumeRecord, Vec<RowRecord>);
 
+/// The shape of a group, with the ring that it gets when it is made.
+pub fn geometry(pool: &PoolRecord, group: &GroupRecord) -> Geometry {
+    let ring = Geometry::default_ring(group.columns, pool.extent_blocks);
+    Geometry::new(group.legs, group.columns, group.stripe_blocks, pool.extent_blocks, ring)
+}
+
+/// The place of a drive in a group's table.
+pub fn drive_index(group: &GroupRecord, drive: &str) -> Result<DriveIx> {
+    let index = group.copies.iter().position(|copy| copy.drive == drive).and_then(|index| u8::try_from(index).ok());
+    index.map(DriveIx::new).ok_or_else(|| {
+        let message = format!("drive {drive} is not in the table of group {}", group.name);
+        Error::new(Kind::Damage, group.name.clone(), message)
+    })
+}
+
 impl Agent {
-    /// Writes and flushes everything that a new group needs besides its headers, which are durable already.
-    pub(super) fn write_group(
-        &self,
-        pool: &PoolRecord,
-        group: &GroupRecord,
-        _volume: &VolumeRecord,
-        home: &RowRecord,
-    ) -> Result<()> {
-        let opened = self.open_drives(home)?;
-        let _ = group;
-        for (id, extent) in &home.extents {
-            let media = &opened[id];
-            let start = extent_start(ExtentNo::new(*extent), pool.extent_blocks);
-            for slot in SUPERBLOCKS {
-                media.write(start + Blocks::new(u64::from(slot)), &[0; BLOCK_BYTES])?;
-            }
+    /// Writes a new group in its phases: headers, then one superblock slot everywhere, then the other, each
+    /// flushed before the next.
+    pub(super) fn write_group(&self, pool: &PoolRecord, group: &GroupRecord, home: &RowRecord) -> Result<()> {
+        let mut extents = Vec::with_capacity(home.extents.len());
+        for (drive, extent) in &home.extents {
+            extents.push(Extent { drive: drive_index(group, drive)?, extent: ExtentNo::new(*extent) });
         }
-        opened.values().try_for_each(Media::flush)
+        let drives: Result<Vec<_>> = group.copies.iter().map(|copy| uuid(&copy.drive)).collect();
+        let new = NewGroup {
+            pool: uuid(&pool.id)?,
+            group: uuid(&group.id)?,
+            geometry: geometry(pool, group),
+            drives: drives?,
+            home: extents,
+        };
+        let phases = plan(&new).map_err(|bad| {
+            Error::new(Kind::Invalid, group.name.clone(), format!("group {} cannot have this shape: {bad:?}", group.name))
+        })?;
+        let opened = self.open_drives(home)?;
+        for writes in phases {
+            for (index, at, block) in &writes {
+                opened[&group.copies[usize::from(index.get())].drive].write(*at, block)?;
+            }
+            opened.values().try_for_each(Media::flush)?;
+        }
+        Ok(())
     }
 
     /// Reads the groups of a pool from the superblocks on its drives.

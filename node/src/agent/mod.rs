@@ -22,6 +22,7 @@ use crate::catalogue::{
 use crate::error::{Error, Kind, Result};
 use crate::supervise::Supervisor;
 use space::Space;
+pub(crate) use pools::uuid as parse_id;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 

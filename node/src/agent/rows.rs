@@ -7,13 +7,12 @@
 use super::Agent;
 use super::placement::{Choice, place};
 use super::space::Space;
-use crate::catalogue::{DriveRecord, DriveState, ExtentRecord, GroupRecord, Life, PoolRecord, RowRecord, Txn, Versioned, records};
+use crate::catalogue::{CopyState, DriveRecord, DriveState, ExtentRecord, GroupRecord, Life, PoolRecord, RowRecord, Txn, Versioned, records};
 use crate::drives::{LabelState, Media, read_label};
 use crate::error::{Error, Kind, Result};
 use crate::target_spec::{Row, RowExtent};
-use base::{BLOCK_BYTES, Blocks, Column, ExtentNo, LegId, RowNo};
+use base::{BLOCK_BYTES, Blocks, ExtentNo};
 use std::collections::BTreeMap;
-use volume::Header;
 use volume::label::extent_start;
 use volume::layout::extent::SUPERBLOCKS;
 
@@ -30,7 +29,12 @@ impl Agent {
         row: u32,
         before: &[String],
     ) -> Result<RowRecord> {
-        let drives = self.pool_drives(pool)?;
+        let mut drives = self.pool_drives(pool)?;
+        if row > 0 {
+            // Only drives of the group's table that hold all that they should.
+            let fits = |id: &str| group.copies.iter().any(|c| c.drive == *id && c.state == CopyState::Current);
+            drives.retain(|drive| fits(&drive.id));
+        }
         let choices: Vec<Choice> = drives.iter().map(|drive| choice(space, drive)).collect();
         let places = place(&pool.name, &choices, group.legs, group.columns, before)?;
         let free: u64 = choices.iter().filter(|c| c.usable).map(|c| u64::from(c.free)).sum();
@@ -111,25 +115,6 @@ impl Agent {
     /// The rows of a group, in order.
     pub(super) fn rows_of(&self, group: &str) -> Result<Vec<Versioned<RowRecord>>> {
         self.store.list(&format!("rows/{group}/"))
-    }
-
-    /// Writes and flushes the headers of a row.
-    pub(super) fn write_headers(&self, pool: &PoolRecord, group: &GroupRecord, row: &RowRecord) -> Result<()> {
-        let mut opened = self.open_drives(row)?;
-        for (index, (id, extent)) in row.extents.iter().enumerate() {
-            let media = opened.get_mut(id).expect("opened above");
-            let header = Header {
-                pool: super::pools::uuid(&pool.id)?,
-                drive: super::pools::uuid(id)?,
-                group: super::pools::uuid(&group.id)?,
-                extent: ExtentNo::new(*extent),
-                row: RowNo::new(row.row),
-                leg: LegId::new((index / usize::from(group.columns)) as u8),
-                column: Column::new((index % usize::from(group.columns)) as u8),
-            };
-            media.write(extent_start(header.extent, pool.extent_blocks), &header.encode())?;
-        }
-        opened.values().try_for_each(Media::flush)
     }
 
     /// Opens the drives of a row, each checked to be the one it should be.

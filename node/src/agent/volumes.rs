@@ -6,12 +6,12 @@
 use super::Agent;
 use super::pools::unknown_property;
 use super::space::Space;
-use crate::catalogue::{CopyRecord, CopyState, GroupRecord, Life, PoolRecord, Severity, Versioned, VolumeRecord, records};
+use crate::catalogue::{CopyRecord, CopyState, GroupRecord, Life, PoolRecord, RowRecord, Severity, Versioned, VolumeRecord, records};
 use crate::error::{Error, Kind, Result};
 use crate::params::{CreateVolume, ResizeVolume};
 use crate::{files, model, text};
 use base::BLOCK_BYTES;
-use base::limits::{MAX_COLUMNS, MAX_LEGS};
+use base::limits::{MAX_COLUMNS, MAX_DRIVES, MAX_LEGS};
 use volume::Geometry;
 
 /// Copies in all unless said otherwise.
@@ -89,7 +89,7 @@ impl Agent {
             copies: Vec::new(),
         };
         let row = self.choose_row(space, pool, &group, 0, &[])?;
-        group.copies = row.extents.iter().map(|(drive, _)| current_copy(drive)).collect();
+        group.copies = drive_table(pool, &row).iter().map(|drive| current_copy(drive)).collect();
         let volume = VolumeRecord {
             id: files::random_id()?.to_string(),
             name: params.name.clone(),
@@ -148,8 +148,7 @@ impl Agent {
         let home = rows.first().ok_or_else(|| {
             Error::new(Kind::Damage, group.name.clone(), format!("the catalogue has no home row of group {}", group.name))
         })?;
-        self.write_headers(&pool, &group, home)?;
-        self.write_group(&pool, &group, &volume, home)?;
+        self.write_group(&pool, &group, home)?;
         group.life = Life::Ready;
         volume.life = Life::Ready;
         let txn = self.store.txn().update(records::group_key(&group.name), &group);
@@ -296,6 +295,15 @@ impl Agent {
         self.events.record(Severity::Info, "volume_delete", &volume.name, &message);
         Ok(())
     }
+}
+
+/// The drives of a new group: those of its home row, then the pool's others, on which it may grow.
+fn drive_table(pool: &PoolRecord, home: &RowRecord) -> Vec<String> {
+    let mut table: Vec<String> = home.extents.iter().map(|(drive, _)| drive.clone()).collect();
+    let others = pool.drives.iter().filter(|drive| !table.contains(drive)).cloned().collect::<Vec<_>>();
+    table.extend(others);
+    table.truncate(MAX_DRIVES);
+    table
 }
 
 /// The record of a copy that has everything.

@@ -26,11 +26,18 @@ const SEND_PATIENCE: Duration = Duration::from_secs(5);
 pub trait Serving: Send + Sync {
     /// How it stands.
     fn status(&self) -> TargetStatus;
+    /// Opens the volume to its users: the engine serves. May take long; called once, on a thread of its own.
+    ///
+    /// # Errors
+    /// The device does not start; the target then closes and ends.
+    fn open(&self) -> Result<()>;
     /// Begins to close: no new requests, the group is sealed, the device goes. The loop ends afterwards.
     ///
     /// # Errors
     /// `Refused` while something holds the device.
     fn detach(&self) -> Result<()>;
+    /// Ends the loop without looking at the device.
+    fn abandon(&self);
     /// The volume has this size from now on.
     ///
     /// # Errors
@@ -47,6 +54,8 @@ pub trait Serving: Send + Sync {
     fn space_added(&self);
     /// The stale marks of this superblock version are durable.
     fn stale_stored(&self, version: u64);
+    /// Where the control threads hand notes of their own.
+    fn notes(&self) -> Notes;
 }
 
 /// How a target ends.
@@ -61,8 +70,12 @@ pub enum Ending {
 /// What the loop says. Handing a note over never blocks.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Note {
-    /// Requests are served from now on.
+    /// The engine serves from now on.
     Serving,
+    /// The volume is open to its users from now on.
+    Opened,
+    /// The volume could not be opened to its users.
+    NotOpened(Error),
     /// The engine wants this row.
     WantRow(u32),
     /// The engine waits until it is durable that these drives are stale.
@@ -101,6 +114,8 @@ struct State {
     next: Option<u32>,
     /// An agent waits for the end.
     detaching: bool,
+    /// Why the target ends, if not because it was told to.
+    failure: Option<Error>,
 }
 
 struct Shared {
@@ -133,7 +148,7 @@ impl Control {
         let (notes, inbox) = channel();
         let kept = spec.rows.first().cloned();
         let state =
-            State { agent: None, serving: false, kept, wanted: None, next: None, detaching: false };
+            State { agent: None, serving: false, kept, wanted: None, next: None, detaching: false, failure: None };
         let shared = Arc::new(Shared { spec, state: Mutex::new(state) });
         Ok(Self { listener, shared, inbox, notes, _lock: lock })
     }
@@ -150,7 +165,8 @@ impl Control {
         let (for_agents, theirs) = (shared.clone(), serving.clone());
         // Ends with the process: an agent may connect until then.
         std::thread::spawn(move || accept(&listener, &for_agents, &theirs));
-        let ending = shared.hear(&inbox, &*serving);
+        let ending = shared.hear(&inbox, &serving);
+        let ending = shared.lock().failure.take().map_or(ending, Ending::Failed);
         shared.say_goodbye(&ending);
         drop(lock);
         ending
@@ -290,7 +306,7 @@ impl Shared {
     }
 
     /// Hears the loop until it has ended.
-    fn hear(&self, inbox: &Receiver<Note>, serving: &dyn Serving) -> Ending {
+    fn hear(&self, inbox: &Receiver<Note>, serving: &Arc<dyn Serving>) -> Ending {
         loop {
             let patience = self.lock().wanted.map(|(_, since)| ROW_PATIENCE.saturating_sub(since.elapsed()));
             let note = match patience {
@@ -312,9 +328,21 @@ impl Shared {
         }
     }
 
-    fn note(&self, note: Note, serving: &dyn Serving) {
+    fn note(&self, note: Note, serving: &Arc<dyn Serving>) {
         match note {
             Note::Serving => {
+                // Starting a device reads from it, and the engine may need this thread to answer.
+                let serving = serving.clone();
+                std::thread::spawn(move || {
+                    let note = serving.open().map_or_else(Note::NotOpened, |()| Note::Opened);
+                    let _ = serving.notes().send(note);
+                });
+            }
+            Note::NotOpened(error) => {
+                self.lock().failure = Some(error);
+                serving.abandon();
+            }
+            Note::Opened => {
                 let status = serving.status();
                 let mut state = self.lock();
                 // A row that the superblock names by now is in use, not in hand.
@@ -328,7 +356,7 @@ impl Shared {
             Note::WantRow(row) => {
                 let mut state = self.lock();
                 match state.kept.take() {
-                    Some(kept) if kept.row == row => state.hand_over(&kept, serving),
+                        Some(kept) if kept.row == row => state.hand_over(&kept, &**serving),
                     kept => {
                         state.kept = kept;
                         state.wanted = Some((row, Instant::now()));
@@ -336,7 +364,7 @@ impl Shared {
                     }
                 }
             }
-            Note::StoreStale { drives, version } => self.store_stale(Mark { drives, version }, serving),
+            Note::StoreStale { drives, version } => self.store_stale(Mark { drives, version }, &**serving),
             Note::Event { severity, kind, message } => self.lock().notify(Notice::Event { severity, kind, message }),
             Note::Ended(_) => {}
         }

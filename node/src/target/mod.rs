@@ -4,5 +4,7 @@
 //! durable before it answers. The loop itself never waits for any of this.
 pub mod control;
 pub mod marks;
+pub mod open;
+pub mod serve;
 
 pub use control::{Control, Ending, Note, Notes, Serving};

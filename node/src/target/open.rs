@@ -1,0 +1,214 @@
+//! Opening a group for serving: its drives, each checked and locked, and the engine over those at hand.
+use crate::agent::parse_id;
+use crate::drives::{LabelState, Media, read_label};
+use crate::error::{Error, Kind, Result};
+use crate::target_spec::{TargetDrive, TargetSpec};
+use base::limits::{MAX_POLL_ACTIONS, MAX_POLL_SEGMENTS, MAX_SLOTS};
+use base::{
+    Actions, BLOCK_BYTES, BufId, CkptNo, Duration, Engine, ExtentNo, Fault, Gen, Instant, IoToken, Memory, Phase, Reply,
+    Request, SECTOR_BYTES, Sectors, Seq, SlotId,
+};
+use fence::{CopyEntry, CopyState};
+use std::path::Path;
+use ublk_target::{Access, Allocation, Drive, DriveError, Options, Target, VolumeInfo};
+use volume::{Activation, Candidate, Config, DriveInfo, NewVolume, OpenRequest, Refusal, Volume};
+
+/// How long the kernel may take to let go of the drives of a target that was killed: its operations end first.
+const DRIVE_PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+/// The longest discard that the engine takes as one request: its record has one range.
+const MAX_DISCARD_SECTORS: u64 = 1 << 21;
+
+/// The engine as the loop runs it.
+pub struct Served(Volume);
+
+impl Served {
+    /// The engine.
+    pub fn volume(&self) -> &Volume {
+        &self.0
+    }
+
+    /// Raises the size, if it is less.
+    pub fn grow(&mut self, sectors: Sectors) -> bool {
+        self.0.sectors().is_some_and(|has| has >= sectors) || self.0.grow(sectors)
+    }
+}
+
+impl Allocation for Served {}
+
+impl Engine for Served {
+    fn memory_blocks(&self) -> u32 {
+        self.0.memory_blocks()
+    }
+    fn slot_buffer(&self, slot: SlotId) -> BufId {
+        self.0.slot_buffer(slot)
+    }
+    fn submit(&mut self, request: Request) {
+        self.0.submit(request);
+    }
+    fn drive_done(&mut self, token: IoToken, result: std::result::Result<(), Fault>) {
+        self.0.drive_done(token, result);
+    }
+    fn reply(&mut self, reply: Reply) {
+        self.0.reply(reply);
+    }
+    fn poll<M: Memory>(&mut self, now: Instant, memory: &mut M, out: &mut Actions) -> Option<Instant> {
+        self.0.poll(now, memory, out)
+    }
+    fn phase(&self) -> Phase {
+        self.0.phase()
+    }
+    fn close(&mut self) {
+        self.0.close();
+    }
+}
+
+/// A group that can be run.
+pub struct Opened {
+    /// The loop's parts.
+    pub target: Target<Served>,
+    /// The volume as its users see it.
+    pub volume: VolumeInfo,
+    /// What could not be opened, in sentences.
+    pub absent: Vec<String>,
+}
+
+/// Opens the drives and prepares the engine.
+///
+/// # Errors
+/// A drive is held by somebody else, or the spec is not one.
+pub fn open_group(spec: &TargetSpec) -> Result<Opened> {
+    let group = parse_id(&spec.group)?;
+    let lock = u64::from_le_bytes(group.0[..8].try_into().expect("eight bytes"));
+    let (mut drives, mut candidates, mut absent) = (Vec::new(), Vec::new(), Vec::new());
+    for drive in &spec.drives {
+        let Some(path) = &drive.path else {
+            absent.push(format!("drive {} is missing", drive.id));
+            continue;
+        };
+        let opened = open_drive(path, drive, lock)?;
+        candidates.push(Candidate {
+            info: DriveInfo {
+                uuid: parse_id(&drive.id)?,
+                blocks: opened.size(),
+                volatile: opened.properties().volatile_cache,
+            },
+            homes: drive.homes.iter().map(|extent| ExtentNo::new(*extent)).collect(),
+        });
+        drives.push(opened);
+    }
+    let sectors = Sectors::new(spec.volume.size_bytes / SECTOR_BYTES as u64);
+    let request = OpenRequest {
+        group,
+        extent_blocks: spec.extent_blocks,
+        drives: candidates,
+        catalogue: Some(spec.drives.iter().map(catalogue_entry).collect::<Result<_>>()?),
+        forced: false,
+        activation: Activation {
+            generation: Gen::new(spec.gen_number),
+            id: parse_id(&spec.activation)?,
+            salt: parse_salt(&spec.salt)?,
+        },
+        create: Some(NewVolume { uuid: parse_id(&spec.volume.id)?, sectors }),
+    };
+    let pages = (spec.cache_bytes / BLOCK_BYTES as u64).clamp(256, 1 << 24) as u32;
+    let config =
+        Config { slots: MAX_SLOTS as u16, cache_pages: pages, read_only: spec.read_only, ..Config::SERVED };
+    let volume = VolumeInfo {
+        sectors,
+        stripe_bytes: u32::from(spec.columns) * spec.stripe_blocks * BLOCK_BYTES as u32,
+        max_discard: Sectors::new(MAX_DISCARD_SECTORS),
+        read_only: spec.read_only,
+    };
+    let options = Options {
+        slots: MAX_SLOTS,
+        actions: MAX_POLL_ACTIONS,
+        segments: MAX_POLL_SEGMENTS,
+        slow_after: Duration::from_millis(2_000),
+        ..Options::default()
+    };
+    let engine = Served(Volume::open(config, request));
+    let target = Target::new(engine, drives, volume.clone(), options)
+        .map_err(|source| Error::general(Kind::Failed, format!("cannot prepare the loop: {source}")))?;
+    Ok(Opened { target, volume, absent })
+}
+
+/// Opens a drive, locks it for this group, and only then believes its label.
+fn open_drive(path: &Path, drive: &TargetDrive, lock: u64) -> Result<Drive> {
+    let opened = Drive::open_within(path, Access::Group(lock), DRIVE_PATIENCE).map_err(drive_error)?;
+    match read_label(&Media::open_read(path)?)? {
+        LabelState::Ours { label, .. } if label.drive.to_string() == drive.id => Ok(opened),
+        _ => {
+            let name = path.display().to_string();
+            Err(Error::new(Kind::NotFound, name.clone(), format!("{name} is not the drive {} any more", drive.id)))
+        }
+    }
+}
+
+/// The kernel's number of the drive at this place of the group's table: drives that are missing have none.
+pub fn driver_number(spec: &TargetSpec, index: usize) -> Option<usize> {
+    spec.drives[index].path.as_ref()?;
+    Some(spec.drives[..index].iter().filter(|drive| drive.path.is_some()).count())
+}
+
+/// What the catalogue knows of a copy.
+fn catalogue_entry(drive: &TargetDrive) -> Result<CopyEntry> {
+    let (state, version) = match drive.stale_version {
+        Some(version) => (CopyState::Stale { seq: Seq::ZERO, ckpt: CkptNo::ZERO }, version),
+        None => (CopyState::Current, 1),
+    };
+    Ok(CopyEntry { drive: parse_id(&drive.id)?, state, version })
+}
+
+fn parse_salt(text: &str) -> Result<[u8; 16]> {
+    let bytes: Option<Vec<u8>> =
+        (0..16).map(|i| u8::from_str_radix(text.get(2 * i..2 * i + 2)?, 16).ok()).collect();
+    bytes
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or_else(|| Error::invalid("salt", "the spec's salt is not 32 hexadecimal digits"))
+}
+
+fn drive_error(error: DriveError) -> Error {
+    let kind = match &error {
+        DriveError::NotFound(_) => Kind::NotFound,
+        DriveError::NotADrive(_) | DriveError::SectorSize { .. } => Kind::Invalid,
+        DriveError::Permission(_) | DriveError::ReadOnly(_) => Kind::Permission,
+        DriveError::InUse(_) => Kind::Refused,
+        DriveError::Io { .. } => Kind::Failed,
+    };
+    Error::general(kind, error.to_string())
+}
+
+/// Why a group does not open, for people.
+pub fn refused(refusal: &Refusal) -> Error {
+    let bring = "bring the missing drives back, then attach again";
+    match refusal {
+        Refusal::NewerFormat(version) => {
+            let message = format!("the group has format version {version}, which this plinth cannot read");
+            Error::general(Kind::NotSupported, message).hint("use a newer plinth")
+        }
+        Refusal::NoCurrentCopy { missing } => {
+            let missing: Vec<String> = missing.iter().map(ToString::to_string).collect();
+            let which = if missing.is_empty() { String::new() } else { format!(": missing are {}", missing.join(" ")) };
+            Error::general(Kind::Refused, format!("no complete copy of the group is there{which}")).hint(bring)
+        }
+        Refusal::NewerSuperblock { version } => {
+            let message = format!("a drive with a newer superblock (version {version}) is missing");
+            Error::general(Kind::Refused, message).hint(bring)
+        }
+        Refusal::NoSuperblock => {
+            Error::general(Kind::Damage, "no superblock of the group passes its check").hint("see plinth fsck")
+        }
+        Refusal::Damaged(what) => {
+            Error::general(Kind::Damage, format!("the group's superblock is damaged: {what}")).hint("see plinth fsck")
+        }
+        Refusal::LogDamaged { commit } => {
+            let message = format!("commit {commit} of the group's log cannot be read on any leg");
+            Error::general(Kind::Damage, message).hint("see plinth fsck")
+        }
+        Refusal::Unreadable(what) => {
+            Error::general(Kind::Damage, format!("cannot read on any leg: {what}")).hint("see plinth fsck")
+        }
+        Refusal::Unwritable => Error::general(Kind::Failed, "the drives could not be written while recovering")
+            .hint("check the drives and the kernel's log"),
+    }
+}

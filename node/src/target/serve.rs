@@ -1,0 +1,356 @@
+//! Serving a group: the engine over its drives, behind a ublk device or an NBD socket.
+//!
+//! Order of a start: the group's lock, the control socket, the drives with their locks, the front end, recovery on
+//! the loop's thread; and only when the engine serves does a ublk device open to the world. Order of an end: the
+//! device goes (refused while in use), the loop closes the group, the process ends. Killed in between, the next
+//! target finds device and drives and goes on.
+use super::control::{Control, Ending, Note, Notes, Serving};
+use super::open::{Opened, open_group};
+use crate::error::{Error, Kind, Result};
+use crate::protocol::{TargetDriveStatus, TargetPhase, TargetStatus};
+use crate::target_spec::{FrontEndSpec, Row, TargetSpec};
+use base::{DriveIx, ExtentNo, Extent, Phase, Reply, RowGrant, RowNo, SECTOR_BYTES, Sectors};
+use std::sync::mpsc::channel;
+use std::sync::Arc;
+use std::time::Duration;
+use ublk_target::ublk::{UblkDevice, UblkError, UblkQueue, harden_process};
+use ublk_target::{Handle, NbdServer, SlowEvent, Target, TargetError};
+use volume::{CopyHealth, Stats};
+
+/// The engine as the loop runs it.
+pub(super) type Engine = super::open::Served;
+/// The longest that a look at the engine may take: it is answered between two turns of the loop.
+const LOOK_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Serves a group until it is closed or cannot go on.
+///
+/// # Errors
+/// Why it does not open, or cannot go on.
+pub fn run(spec: TargetSpec) -> Result<()> {
+    end_on_panic();
+    // Before the first thread: what it sets is inherited.
+    let unhardened: Vec<String> = match spec.front_end {
+        FrontEndSpec::Ublk { .. } => harden_process().iter().map(ToString::to_string).collect(),
+        FrontEndSpec::Nbd { .. } => Vec::new(),
+    };
+    // A session of its own, so that nothing that ends the agent's terminal ends it. A leader has one already.
+    let _ = nix::unistd::setsid();
+    let control = Control::listen(spec.clone())?;
+    let notes = control.notes();
+    for message in unhardened {
+        let _ = notes.send(warning("not_hardened", message));
+    }
+    let Opened { target, volume, absent } = open_group(&spec)?;
+    for message in absent {
+        let _ = notes.send(warning("drive_missing", message));
+    }
+    let handle = target.handle();
+    let front = Front::prepare(&spec, &volume)?;
+    let device = front.device.clone();
+    let glue = Arc::new(Glue { spec: spec.clone(), handle, device: device.clone(), notes: notes.clone() });
+    let looped = std::thread::Builder::new().name("loop".into());
+    let looped = looped.spawn({
+        let notes = notes.clone();
+        let table = spec.drives.iter().map(|drive| drive.id.clone()).collect();
+        move || front.serve(target, Watcher { notes, table })
+    });
+    looped.map_err(|source| Error::general(Kind::Failed, format!("cannot start a thread: {source}")))?;
+    drop(notes);
+    match control.run(glue) {
+        Ending::Closed => Ok(()),
+        Ending::Failed(error) => Err(error),
+    }
+}
+
+/// A failed assertion on any thread ends the process: the next target recovers, a half-dead one would not.
+fn end_on_panic() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        print(info);
+        std::process::abort();
+    }));
+}
+
+fn warning(kind: &str, message: String) -> Note {
+    Note::Event { severity: crate::catalogue::Severity::Warning, kind: kind.to_owned(), message }
+}
+
+/// The front end, before its loop runs.
+struct Front {
+    queue: Option<UblkQueue>,
+    nbd: Option<NbdServer>,
+    device: Option<Arc<UblkDevice>>,
+}
+
+impl Front {
+    fn prepare(spec: &TargetSpec, volume: &ublk_target::VolumeInfo) -> Result<Self> {
+        match &spec.front_end {
+            FrontEndSpec::Nbd { socket } => {
+                let server = NbdServer::bind(socket).map_err(|source| Error::io("listen on", socket, &source))?;
+                Ok(Self { queue: None, nbd: Some(server), device: None })
+            }
+            FrontEndSpec::Ublk { .. } => {
+                let (device, queue) = UblkDevice::prepare(owner(spec)?, volume).map_err(ublk_error)?;
+                Ok(Self { queue: Some(queue), nbd: None, device: Some(Arc::new(device)) })
+            }
+        }
+    }
+
+    /// The loop's thread: serves, then says how it ended.
+    fn serve(self, target: Target<Engine>, mut watcher: Watcher) {
+        let Self { queue, nbd, device } = self;
+        let outcome = match (queue, nbd) {
+            (Some(mut queue), _) => target.run(&mut queue, &mut watcher),
+            (None, Some(mut nbd)) => target.run(&mut nbd, &mut watcher),
+            (None, None) => unreachable!("one of the two was prepared"),
+        };
+        let ending = match outcome {
+            Ok(ended) => judge_end(&ended.engine),
+            Err(error) => Ending::Failed(Error::general(target_error(&error), error.to_string())),
+        };
+        // The queue is dropped by now; the device was stopped before the loop was told to end.
+        if ending == Ending::Closed
+            && let Some(device) = device
+            && let Err(error) = device.delete()
+        {
+            let _ = watcher.notes.send(warning("device_left", format!("the device could not be removed: {error}")));
+        }
+        let _ = watcher.notes.send(Note::Ended(ending));
+    }
+}
+
+fn target_error(error: &TargetError) -> Kind {
+    match error {
+        TargetError::Setup(_) => Kind::NotSupported,
+        TargetError::Memory { .. } | TargetError::Ring(_) => Kind::Failed,
+    }
+}
+
+/// A closed group is fine; a refused one says why.
+fn judge_end(engine: &Engine) -> Ending {
+    match engine.volume().refusal() {
+        None => Ending::Closed,
+        Some(refusal) => Ending::Failed(super::open::refused(refusal)),
+    }
+}
+
+/// The number that identifies the volume among the ublk devices of this machine.
+fn owner(spec: &TargetSpec) -> Result<u64> {
+    let id = crate::agent::parse_id(&spec.volume.id)?;
+    let number = u64::from_le_bytes(id.0[..8].try_into().expect("eight bytes"));
+    Ok(number.max(1))
+}
+
+fn ublk_error(error: UblkError) -> Error {
+    let kind = match &error {
+        UblkError::NoDriver | UblkError::TooOld { .. } | UblkError::NotSupported { .. } => Kind::NotSupported,
+        UblkError::Permission => Kind::Permission,
+        UblkError::InUse { .. } => Kind::Refused,
+        UblkError::Timeout { .. } => Kind::Timeout,
+        _ => Kind::Failed,
+    };
+    Error::general(kind, error.to_string())
+}
+
+/// Hears the loop, on its thread: everything is handed on without waiting.
+struct Watcher {
+    notes: Notes,
+    /// The group's drives, in the order of its table.
+    table: Vec<String>,
+}
+
+impl Watcher {
+    fn drive(&self, drive: DriveIx) -> String {
+        self.table.get(usize::from(drive.get())).cloned().unwrap_or_else(|| drive.to_string())
+    }
+}
+
+impl ublk_target::Control<Engine> for Watcher {
+    fn phase(&mut self, phase: Phase, engine: &Engine) {
+        let note = match phase {
+            Phase::Serving => Note::Serving,
+            Phase::ReadOnly => match engine.volume().halted() {
+                Some(halt) => warning("read_only", format!("the group takes no writes any more: {halt:?}")),
+                None => Note::Serving,
+            },
+            _ => return,
+        };
+        let _ = self.notes.send(note);
+    }
+
+    fn want_row(&mut self, row: RowNo) {
+        let _ = self.notes.send(Note::WantRow(row.get()));
+    }
+
+    fn store_stale(&mut self, drives: u32, version: u64) {
+        let marked = (0..32u8).filter(|bit| drives >> bit & 1 == 1);
+        let drives = marked.map(|bit| self.drive(DriveIx::new(bit))).collect();
+        let _ = self.notes.send(Note::StoreStale { drives, version });
+    }
+
+    fn slow(&mut self, slow: SlowEvent) {
+        let message = match slow {
+            SlowEvent::Drive { drive, op, age, expired } => {
+                let end = if expired { ", its deadline has passed" } else { "" };
+                let drive = self.drive(drive);
+                format!("drive {drive}: {op:?} has been under way for {} ms{end}", age.nanos() / 1_000_000)
+            }
+            SlowEvent::Request { age, .. } => {
+                format!("a request has been under way for {} ms", age.nanos() / 1_000_000)
+            }
+        };
+        let _ = self.notes.send(warning("slow", message));
+    }
+}
+
+/// The loop and the device, as the control socket wants them.
+struct Glue {
+    spec: TargetSpec,
+    handle: Handle<Engine>,
+    device: Option<Arc<UblkDevice>>,
+    notes: Notes,
+}
+
+impl Glue {
+    /// Looks at the engine, on its thread.
+    fn look<T: Send + 'static>(&self, look: impl FnOnce(&mut Engine) -> T + Send + 'static) -> Option<T> {
+        let (reply, answer) = channel();
+        self.handle.with_engine(move |engine| {
+            let _ = reply.send(look(engine));
+        });
+        answer.recv_timeout(LOOK_DEADLINE).ok()
+    }
+
+    fn drive_status(&self, stats: Option<&Stats>) -> Vec<TargetDriveStatus> {
+        let figures = &self.handle.figures().drives;
+        let each = self.spec.drives.iter().enumerate().map(|(index, drive)| {
+            let view = stats.and_then(|stats| stats.drives.get(index));
+            let (state, since) = match view.map(|view| view.health) {
+                Some(CopyHealth::Current) => (crate::catalogue::CopyState::Current, None),
+                Some(CopyHealth::Failing) => (crate::catalogue::CopyState::Stale, None),
+                Some(CopyHealth::Stale(seq)) => (crate::catalogue::CopyState::Stale, Some(seq.get())),
+                Some(CopyHealth::Missing) => (crate::catalogue::CopyState::Missing, None),
+                None if drive.path.is_none() => (crate::catalogue::CopyState::Missing, None),
+                None if drive.stale_version.is_some() => (crate::catalogue::CopyState::Stale, None),
+                None => (crate::catalogue::CopyState::Current, None),
+            };
+            let number = super::open::driver_number(&self.spec, index);
+            TargetDriveStatus {
+                id: drive.id.clone(),
+                state,
+                stale_since_seq: since,
+                read_errors: view.map_or(0, |view| view.stats.read_errors),
+                write_errors: view.map_or(0, |view| view.stats.write_errors),
+                check_errors: view.map_or(0, |view| view.stats.check_errors),
+                repaired_blocks: view.map_or(0, |view| view.stats.repaired_blocks),
+                slow_events: number.map_or(0, |number| figures[number].slow_events.get()),
+            }
+        });
+        each.collect()
+    }
+}
+
+impl Serving for Glue {
+    fn status(&self) -> TargetStatus {
+        let seen = self.look(|engine| (engine.volume().stats(), engine.volume().sectors()));
+        let (stats, sectors) = seen.unwrap_or((None, None));
+        let used = |stats: &Stats| stats.space_blocks.saturating_sub(stats.free_blocks + stats.limbo_blocks);
+        TargetStatus {
+            phase: match self.handle.figures().phase() {
+                Phase::Recovering => TargetPhase::Recovering,
+                Phase::Serving => TargetPhase::Serving,
+                Phase::ReadOnly => TargetPhase::ReadOnly,
+                Phase::Closing => TargetPhase::Closing,
+                Phase::Closed | Phase::Refused => TargetPhase::Ended,
+            },
+            seq: stats.as_ref().map_or(0, |stats| stats.seq.get()),
+            durable_seq: stats.as_ref().map_or(0, |stats| stats.durable.get()),
+            gen_number: stats.as_ref().map_or(self.spec.gen_number, |stats| stats.generation.get()),
+            rows: stats.as_ref().map_or(1, |stats| stats.rows),
+            mapped_bytes: None,
+            used_bytes: stats.as_ref().map_or(0, used) * base::BLOCK_BYTES as u64,
+            size_bytes: sectors.map_or(self.spec.volume.size_bytes, |s| s.get() * SECTOR_BYTES as u64),
+            device_number: self.device.as_ref().map(|device| device.id()),
+            nbd_socket: match &self.spec.front_end {
+                FrontEndSpec::Nbd { socket } => Some(socket.clone()),
+                FrontEndSpec::Ublk { .. } => None,
+            },
+            memory_bytes: resident_bytes(),
+            drives: self.drive_status(stats.as_ref()),
+        }
+    }
+
+    fn open(&self) -> Result<()> {
+        let wanted = Sectors::new(self.spec.volume.size_bytes / SECTOR_BYTES as u64);
+        // The size was raised while no target ran, or the last one died before it could say so.
+        if !self.spec.read_only && self.look(move |engine| engine.grow(wanted)) == Some(false) {
+            return Err(Error::general(Kind::Failed, "the group does not take the volume's size"));
+        }
+        match &self.device {
+            Some(device) => device.start().map_err(ublk_error),
+            None => Ok(()),
+        }
+    }
+
+    fn detach(&self) -> Result<()> {
+        if let Some(device) = &self.device {
+            device.stop().map_err(ublk_error)?;
+        }
+        self.handle.stop();
+        Ok(())
+    }
+
+    fn abandon(&self) {
+        self.handle.stop();
+    }
+
+    fn resize(&self, size_bytes: u64) -> Result<()> {
+        let sectors = Sectors::new(size_bytes / SECTOR_BYTES as u64);
+        if self.look(move |engine| engine.grow(sectors)) != Some(true) {
+            return Err(Error::general(Kind::Failed, "the group does not take this size"));
+        }
+        self.handle.resize(sectors);
+        match &self.device {
+            Some(device) => device.resize(sectors).map_err(ublk_error),
+            None => Ok(()),
+        }
+    }
+
+    fn row(&self, row: &Row) -> Result<()> {
+        let place = |id: &str| self.spec.drives.iter().position(|drive| drive.id == id);
+        let mut extents = Vec::with_capacity(row.extents.len());
+        for extent in &row.extents {
+            let drive = place(&extent.drive).ok_or_else(|| {
+                let message = format!("drive {} is not in the group's table", extent.drive);
+                Error::new(Kind::NotSupported, extent.drive.clone(), message)
+            })?;
+            extents.push(Extent { drive: DriveIx::new(drive as u8), extent: ExtentNo::new(extent.extent) });
+        }
+        self.handle.reply(Reply::Row(RowGrant { row: RowNo::new(row.row), extents }));
+        Ok(())
+    }
+
+    fn no_row(&self) {
+        self.handle.reply(Reply::NoRow);
+    }
+
+    fn space_added(&self) {
+        self.handle.reply(Reply::SpaceAdded);
+    }
+
+    fn stale_stored(&self, version: u64) {
+        self.handle.reply(Reply::StaleStored { version });
+    }
+
+    fn notes(&self) -> Notes {
+        self.notes.clone()
+    }
+}
+
+/// Resident memory of this process, in bytes.
+fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").trim().parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}
