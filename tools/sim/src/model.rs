@@ -218,6 +218,8 @@ impl History {
             return;
         }
         self.acked = self.acked.max(index);
+        // What came back does not matter any more once a later write is durable.
+        self.unsettled &= self.durable < self.before_crash;
         if !self.unsettled || index >= self.before_crash {
             return;
         }

@@ -144,7 +144,14 @@ impl Recovery {
             let check = scan.candidates()[*index].check;
             let is_it = |bytes: &[u8]| Commit::parse(bytes).is_ok_and(|view| view.check() == check);
             let Some(id) = copies.iter().find(|id| is_it(&self.script.results[**id].bytes)) else {
-                return Err(Refusal::Unreadable("a commit that could be read a moment ago"));
+                // Above D it may be on a single leg, whose drive is losing its mind: then it never completed.
+                let lost = &scan.candidates()[*index];
+                if lost.at_or_below(chain.durable) {
+                    return Err(Refusal::Unreadable("a commit that could be read a moment ago"));
+                }
+                self.counts.count(replay::Row::NeverCompleted);
+                self.limit = lost.fields.no;
+                return self.follow_chain();
             };
             let bytes = core::mem::take(&mut self.script.results[*id].bytes);
             let records = Commit::parse(&bytes).map(|view| records_of(&view)).expect("parsed above");
