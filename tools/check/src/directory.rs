@@ -1,0 +1,167 @@
+//! The directory of the newest checkpoint, and everything that it leads to.
+use crate::group::GroupView;
+use crate::map::{Visit, Walk};
+use crate::overlay::Overlay;
+use crate::report::{Object, Report, Severity};
+use cow::directory::{decode_cuts, decode_volumes};
+use cow::{CutList, PAGE_REFS, Ref, Root, Volumes, page};
+use std::collections::BTreeMap;
+
+/// What the directory says.
+pub(crate) struct Found {
+    pub root: Root,
+    pub volumes: Volumes,
+    pub cuts: CutList,
+    /// Entries of bitmaps, by region.
+    pub bitmaps: BTreeMap<u32, Ref>,
+    /// Every page that could be reached was: free space can be compared.
+    pub whole: bool,
+}
+
+/// Walks everything below the superblock's directory, telling `visit` of every block. With `data` the data is
+/// verified too. `None` if there is no directory, or its root cannot be used.
+pub(crate) fn walk<'a>(
+    view: &'a GroupView<'_>,
+    overlay: &'a Overlay,
+    data: bool,
+    report: &'a mut Report,
+    visit: &'a mut Visit<'a>,
+) -> Option<Found> {
+    let at = view.superblock.directory;
+    if at.is_absent() {
+        return None;
+    }
+    let (ckpt, seq) = (view.superblock.ckpt, view.superblock.ckpt_seq);
+    let mut walk = Walk { view, overlay, data, ckpt, seq, report, visit };
+    let page = walk.page(&at, &Object::DirectoryRoot, Severity::Damage)?;
+    let root = match Root::decode(&page, view.space()) {
+        Ok(root) => root,
+        Err(bad) => {
+            walk.report.add(Severity::Damage, Object::DirectoryRoot, bad.to_string(), view.places(at.pba));
+            return None;
+        }
+    };
+    check_root(&mut walk, &root);
+    let mut found = Found {
+        root,
+        volumes: Volumes::default(),
+        cuts: CutList::default(),
+        bitmaps: BTreeMap::new(),
+        whole: true,
+    };
+    read_lists(&mut walk, &mut found);
+    if root.tree_height > 0 {
+        tree(&mut walk, &root.tree, root.tree_height - 1, 0, &mut found);
+    }
+    for entry in found.volumes.iter() {
+        walk.volume(entry);
+    }
+    for (index, entry) in found.cuts.iter().enumerate() {
+        walk.cut(index as u32, entry);
+    }
+    check_volumes(&mut walk, &found);
+    Some(found)
+}
+
+fn check_root(walk: &mut Walk<'_, '_>, root: &Root) {
+    let (view, superblock) = (walk.view, &walk.view.superblock);
+    let geometry = view.geometry();
+    let regions = superblock.rows * u32::from(geometry.columns);
+    let mut wrong = Vec::new();
+    if root.ckpt != superblock.ckpt || root.ckpt != superblock.directory.ckpt() {
+        wrong.push(format!("is of checkpoint {}, the superblock says {}", root.ckpt, superblock.ckpt));
+    }
+    if root.seq != superblock.ckpt_seq {
+        wrong.push(format!("covers Seq {}, the superblock says {}", root.seq, superblock.ckpt_seq));
+    }
+    if root.region_blocks != geometry.extent_blocks || root.regions > regions {
+        wrong.push(format!(
+            "has {} regions of {} blocks, the group has {regions}",
+            root.regions, root.region_blocks
+        ));
+    }
+    for what in wrong {
+        walk.report.add(Severity::Damage, Object::DirectoryRoot, what, view.places(superblock.directory.pba));
+    }
+}
+
+fn read_lists(walk: &mut Walk<'_, '_>, found: &mut Found) {
+    let (space, root) = (walk.view.space(), found.root);
+    match walk
+        .page(&root.volumes, &Object::Volumes, Severity::Damage)
+        .map(|page| decode_volumes(&page, space))
+    {
+        Some(Ok(volumes)) => found.volumes = volumes,
+        Some(Err(bad)) => lost(walk, found, Object::Volumes, bad.to_string()),
+        None => found.whole = false,
+    }
+    if root.cuts.is_absent() {
+        return;
+    }
+    match walk.page(&root.cuts, &Object::CutList, Severity::Damage).map(|page| decode_cuts(&page, space)) {
+        Some(Ok(cuts)) => found.cuts = cuts,
+        Some(Err(bad)) => lost(walk, found, Object::CutList, bad.to_string()),
+        None => found.whole = false,
+    }
+}
+
+fn lost(walk: &mut Walk<'_, '_>, found: &mut Found, object: Object, what: String) {
+    found.whole = false;
+    walk.report.add(Severity::Damage, object, what, Vec::new());
+}
+
+/// A page of the bitmap tree, and what it leads to.
+fn tree(walk: &mut Walk<'_, '_>, to: &Ref, level: u8, index: u32, found: &mut Found) {
+    let object = Object::BitmapPage(level, index);
+    let Some(block) = walk.page(to, &object, Severity::Damage) else {
+        found.whole = false;
+        return;
+    };
+    for i in 0..PAGE_REFS as u32 {
+        let child = page::get(&block, i as usize);
+        let below = u64::from(index) * PAGE_REFS as u64 + u64::from(i);
+        if child.is_absent() {
+            continue;
+        }
+        let Ok(below) = u32::try_from(below) else {
+            lost(walk, found, object.clone(), "leads beyond the regions that there can be".into());
+            continue;
+        };
+        if level > 0 {
+            tree(walk, &child, level - 1, below, found);
+        } else if below >= found.root.regions {
+            let what = format!("has an entry for region {below}, the group has {}", found.root.regions);
+            lost(walk, found, object.clone(), what);
+        } else {
+            found.bitmaps.insert(below, child);
+        }
+    }
+}
+
+fn check_volumes(walk: &mut Walk<'_, '_>, found: &Found) {
+    let mut ids = BTreeMap::new();
+    for entry in found.volumes.iter() {
+        if ids.insert(entry.id, ()).is_some() {
+            let what = format!("volume {} is listed twice", entry.id);
+            walk.report.add(Severity::Damage, Object::Volumes, what, Vec::new());
+        }
+        if entry.created > found.root.seq {
+            let what = format!(
+                "volume {} was created by Seq {}, the checkpoint covers {}",
+                entry.id, entry.created, found.root.seq
+            );
+            walk.report.add(Severity::Damage, Object::Volumes, what, Vec::new());
+        }
+    }
+    for volume in walk.overlay.volumes() {
+        let Some(entry) = found.volumes.iter().find(|entry| entry.id == volume) else {
+            let what = format!("the log names volume {volume}, which there is not");
+            walk.report.add(Severity::Damage, Object::Volumes, what, Vec::new());
+            continue;
+        };
+        if walk.overlay.end(volume) > base::Lba::new(entry.height.covers().get()) {
+            let what = format!("the log names blocks of volume {volume} that its map cannot hold");
+            walk.report.add(Severity::Damage, Object::Volumes, what, Vec::new());
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! The check: labels, then extents, then group by group everything that the newest superblock leads to.
+use crate::copies::{self, Item};
+use crate::directory;
+use crate::drive::Drive;
+use crate::group::GroupView;
+use crate::home::{self, Holders, HomePages};
+use crate::log::{self, Log};
+use crate::map::Visit;
+use crate::media::Media;
+use crate::overlay::Overlay;
+use crate::report::{Object, Report, Severity};
+use crate::scan::{Scan, find_groups};
+use crate::space::{self, Usage};
+use crate::supers;
+use base::{Pba, Uuid};
+use fence::CopyEntry;
+use std::collections::BTreeMap;
+
+/// Blocks of the log that are verified together.
+const LOG_BATCH: usize = 1024;
+
+/// What the caller knows besides the drives.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Options {
+    /// What the catalogue says of the copies of a group, by group; a group that is not listed has no catalogue.
+    pub catalogue: BTreeMap<Uuid, Vec<CopyEntry>>,
+}
+
+/// Checks drives: each with the name that findings use.
+pub fn fsck(drives: &[(&str, &dyn Media)], options: &Options) -> Report {
+    let mut report = Report::default();
+    let known = identify(drives, &mut report);
+    check(&known, options, &mut report);
+    report
+}
+
+/// Checks drives whose identity the caller knows.
+pub fn fsck_drives(drives: &[Drive<'_>], options: &Options) -> Report {
+    let mut report = Report::default();
+    check(drives, options, &mut report);
+    report
+}
+
+/// Reads the labels; a drive that is given twice, or a copy of another, is left out.
+pub(crate) fn identify<'a>(drives: &[(&str, &'a dyn Media)], report: &mut Report) -> Vec<Drive<'a>> {
+    let mut known: Vec<Drive<'a>> = Vec::new();
+    for (name, media) in drives {
+        let Some(drive) = Drive::identify(name, *media, report) else { continue };
+        match known.iter().find(|other| other.uuid == drive.uuid) {
+            Some(other) => {
+                let what =
+                    format!("{name} has the label of {}: it is a copy, or the same drive again", other.name);
+                report.add(Severity::Damage, Object::Drive, what, Vec::new());
+            }
+            None => known.push(drive),
+        }
+    }
+    known
+}
+
+fn check(drives: &[Drive<'_>], options: &Options, report: &mut Report) {
+    report.counts.drives += drives.len() as u64;
+    let scan = find_groups(drives, report);
+    let mut holders = Holders::new();
+    for homes in &scan.groups {
+        report.counts.groups += 1;
+        report.enter_group(Some(homes.group.to_string()));
+        match supers::read(drives, homes, options, report) {
+            Some(view) => check_group(view, &scan, &mut holders, report),
+            None => supers::report_none(drives, homes, report),
+        }
+        report.enter_group(None);
+    }
+    home::check_strays(drives, &scan, &holders, report);
+}
+
+fn check_group(mut view: GroupView<'_>, scan: &Scan, holders: &mut Holders, report: &mut Report) {
+    supers::check(&view, report);
+    let mut pages = HomePages::default();
+    home::read_rows(&mut view, &mut pages, report);
+    let covered = supers::check_covered(&view, report);
+    home::check_extents(&view, scan, holders, report);
+    let history = home::read_history(&view, &mut pages, report);
+    let log = log::read(&view, &history, report);
+    check_log_data(&view, &log, report);
+
+    let mut usage = Usage::default();
+    usage.take_log(&view, &log, report);
+    let region_blocks = view.geometry().extent_blocks;
+    let mut visit = |pba: Pba, _: &Object| {
+        let new = usage.reached.add(pba, region_blocks);
+        if !new {
+            usage.conflict(pba, "two Refs lead to it");
+        }
+        new
+    };
+    let found = directory::walk(&view, &log.overlay, true, report, &mut visit);
+    match found {
+        Some(found) if found.whole && covered => space::compare(&view, &found, &mut usage, report),
+        Some(_) => {
+            let what = "free space is not compared: parts of the directory cannot be read";
+            report.add(Severity::Note, Object::Group, what, Vec::new());
+        }
+        None => {}
+    }
+    let claims = claims(&view, &usage);
+    space::report_conflicts(&view, &usage, &claims, &log, report);
+}
+
+/// The blocks that a read would find in the log.
+fn check_log_data(view: &GroupView<'_>, log: &Log, report: &mut Report) {
+    let items: Vec<Item> = log
+        .overlay
+        .blocks()
+        .filter(|(_, _, block)| block.pba.get() < view.space().get())
+        .map(|(volume, lba, block)| {
+            let object = Object::LogData { volume: volume.get(), lba: lba.get() };
+            Item { may_lack: log::may_lack(log, block), ..Item::new(object, block.pba, block.check) }
+        })
+        .collect();
+    report.counts.data += items.len() as u64;
+    for batch in items.chunks(LOG_BATCH) {
+        copies::verify(view, batch, report);
+    }
+}
+
+/// Who claims the blocks that are in conflict: everything is walked again, without its data.
+fn claims(view: &GroupView<'_>, usage: &Usage) -> BTreeMap<Pba, Vec<Object>> {
+    let mut claims: BTreeMap<Pba, Vec<Object>> = BTreeMap::new();
+    if usage.conflicts.is_empty() {
+        return claims;
+    }
+    let mut visit = |pba: Pba, object: &Object| {
+        if usage.conflicts.contains_key(&pba) {
+            claims.entry(pba).or_default().push(object.clone());
+        }
+        true
+    };
+    let visit: &mut Visit<'_> = &mut visit;
+    directory::walk(view, &Overlay::default(), false, &mut Report::default(), visit);
+    claims
+}

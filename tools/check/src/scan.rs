@@ -1,0 +1,80 @@
+//! Which extents hold what, and so which groups are on the drives.
+//!
+//! An extent that is free has a header of zeroes; one that was never used may hold anything, from before the
+//! drive joined the pool. So a first block that is neither a header nor zero means something only if the
+//! superblock slots behind it hold a superblock that says that it lies just there.
+use crate::drive::Drive;
+use crate::report::{Object, Report, Severity};
+use base::{BLOCK_BYTES, Block, ExtentNo, RowNo, Uuid};
+use std::collections::BTreeMap;
+use volume::layout::extent::{HEADER, SUPERBLOCKS};
+use volume::{Bad, Header, Superblock};
+
+/// Where a group's home extents are, as far as the drives at hand tell.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GroupHomes {
+    /// The group.
+    pub group: Uuid,
+    /// Home extents: index of the drive, extent.
+    pub homes: Vec<(usize, ExtentNo)>,
+}
+
+/// What the headers of all extents say.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Scan {
+    /// Groups that have a home extent, in order of identity.
+    pub groups: Vec<GroupHomes>,
+    /// Headers by (index of the drive, extent).
+    pub headers: BTreeMap<(usize, u32), Header>,
+}
+
+/// Reads the header of every extent of every drive.
+pub fn find_groups(drives: &[Drive<'_>], report: &mut Report) -> Scan {
+    let mut scan = Scan::default();
+    let mut homes: BTreeMap<Uuid, Vec<(usize, ExtentNo)>> = BTreeMap::new();
+    for (index, drive) in drives.iter().enumerate() {
+        for extent in (0..drive.extents).map(ExtentNo::new) {
+            let at = drive.block_of(extent, HEADER);
+            let block = match drive.media().read(at) {
+                Ok(block) => block,
+                Err(error) => {
+                    let what = format!("cannot be read: {error}");
+                    report.add(Severity::Repairable, Object::Header(extent.get()), what, vec![drive.at(at)]);
+                    Box::new([u8::MAX; BLOCK_BYTES])
+                }
+            };
+            let home = match Header::decode(&block) {
+                Ok(header) => {
+                    scan.headers.insert((index, extent.get()), header);
+                    (header.row == RowNo::ZERO).then_some(header.group)
+                }
+                Err(Bad::Newer(version)) => {
+                    let what = format!("format version {version}: use a newer program");
+                    report.add(Severity::Damage, Object::Header(extent.get()), what, vec![drive.at(at)]);
+                    None
+                }
+                Err(_) if is_zero(&block) => None,
+                Err(_) => home_without_header(drive, extent),
+            };
+            if let Some(group) = home {
+                homes.entry(group).or_default().push((index, extent));
+            }
+        }
+    }
+    scan.groups = homes.into_iter().map(|(group, homes)| GroupHomes { group, homes }).collect();
+    scan
+}
+
+/// The group of an extent whose header is damaged, if a superblock in it says that it is a home extent.
+fn home_without_header(drive: &Drive<'_>, extent: ExtentNo) -> Option<Uuid> {
+    SUPERBLOCKS.iter().find_map(|slot| {
+        let block = drive.media().read(drive.block_of(extent, *slot)).ok()?;
+        let (superblock, home) = Superblock::decode(&block).ok()?;
+        let listed = superblock.drives.get(usize::from(home.extent.drive.get()))?;
+        (listed.drive == drive.uuid && home.extent.extent == extent).then_some(superblock.group)
+    })
+}
+
+pub(crate) fn is_zero(block: &Block) -> bool {
+    block.iter().all(|byte| *byte == 0)
+}

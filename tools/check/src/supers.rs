@@ -1,0 +1,315 @@
+//! Superblocks: all slots of all home extents, which one is the newest, and which copies are current.
+//!
+//! A version goes to one slot of every current copy, flushed, then to the other. So a crash explains, in a group
+//! that was not closed, one bad slot beside a good one, and older versions; it does not explain two bad slots of
+//! one copy, nor, in a group that was closed, a bad slot, nor a copy without the newest version when another has
+//! it twice (the second slots are written only after the first ones are flushed everywhere). A group that was
+//! closed an instant before the crash can have a torn second slot too; there the slot must look like one: whole
+//! sectors of an older version among those of the newest.
+use crate::drive::Drive;
+use crate::fsck::Options;
+use crate::group::GroupView;
+use crate::report::{Object, Report, Severity, Where};
+use crate::scan::{GroupHomes, is_zero};
+use base::{Block, DriveBlock, DriveIx, ExtentNo, Gen, SECTOR_BYTES, Uuid, codec};
+use fence::{CopyState, CopyTable, DriveSet};
+use volume::layout::OWN_CHECK;
+use volume::layout::extent::SUPERBLOCKS;
+use volume::layout::superblock as at;
+use volume::superblock::Home;
+use volume::{Bad, Superblock};
+
+/// What a slot holds.
+#[derive(Clone, Debug)]
+pub(crate) enum SlotState {
+    /// A superblock of the group that says that it lies here.
+    Valid(Box<Superblock>, Home),
+    /// One that passes its check and belongs elsewhere.
+    Foreign,
+    Zero,
+    Bad(Bad, Box<Block>),
+    Unreadable(String),
+}
+
+/// A slot.
+#[derive(Clone, Debug)]
+pub(crate) struct Slot {
+    pub drive: usize,
+    pub extent: ExtentNo,
+    pub slot: u8,
+    pub at: DriveBlock,
+    pub state: SlotState,
+}
+
+impl Slot {
+    /// (Gen, version) of what it holds.
+    pub fn newness(&self) -> Option<(Gen, u64)> {
+        match &self.state {
+            SlotState::Valid(superblock, _) => Some(superblock.newness()),
+            _ => None,
+        }
+    }
+
+    fn superblock(&self) -> Option<&Superblock> {
+        match &self.state {
+            SlotState::Valid(superblock, _) => Some(superblock),
+            _ => None,
+        }
+    }
+
+    /// What is wrong with it.
+    pub fn fault(&self) -> Option<String> {
+        match &self.state {
+            SlotState::Valid(..) => None,
+            SlotState::Foreign => Some("holds a superblock that belongs elsewhere".into()),
+            SlotState::Zero => Some("is empty".into()),
+            SlotState::Bad(Bad::Newer(version), _) => {
+                Some(format!("has format version {version}: use a newer program"))
+            }
+            SlotState::Bad(Bad::Magic, _) => Some("holds something else".into()),
+            SlotState::Bad(Bad::Check, _) => Some("fails its check".into()),
+            SlotState::Bad(Bad::Content, _) => Some("passes its check and says something impossible".into()),
+            SlotState::Unreadable(why) => Some(format!("cannot be read: {why}")),
+        }
+    }
+}
+
+/// Reads the superblocks of a group. `None`, with a finding, if none can be used.
+pub(crate) fn read<'a>(
+    drives: &'a [Drive<'a>],
+    homes: &GroupHomes,
+    options: &Options,
+    report: &mut Report,
+) -> Option<GroupView<'a>> {
+    let mut slots = Vec::new();
+    for (drive, extent) in &homes.homes {
+        read_slots(drives, homes.group, (*drive, *extent), &mut slots);
+    }
+    let first = newest(&slots)?.clone();
+    // Home extents whose headers are gone are known from the superblock alone.
+    for home in first.homes() {
+        let uuid = first.drives[usize::from(home.extent.drive.get())].drive;
+        let drive = drives.iter().position(|drive| drive.uuid == uuid);
+        let known = |drive| homes.homes.contains(&(drive, home.extent.extent));
+        if let Some(drive) = drive.filter(|drive| !known(*drive)) {
+            read_slots(drives, homes.group, (drive, home.extent.extent), &mut slots);
+        }
+    }
+    let superblock = newest(&slots)?.clone();
+    let mut table = match CopyTable::from_entries(&superblock.drives) {
+        Some(table) => table,
+        None => {
+            report.add(Severity::Damage, Object::Group, "the superblock lists a drive twice", Vec::new());
+            return None;
+        }
+    };
+    for slot in slots.iter().filter(|slot| slot.newness() != Some(superblock.newness())) {
+        table.merge(slot.superblock().map_or(&[][..], |older| &older.drives));
+    }
+    if let Some(view) = options.catalogue.get(&homes.group) {
+        table.merge_catalogue(view);
+    }
+    let at_hand = |uuid: Uuid| drives.iter().position(|drive| drive.uuid == uuid);
+    let handles: Vec<Option<usize>> = table.entries().iter().map(|entry| at_hand(entry.drive)).collect();
+    let mut current = DriveSet::EMPTY;
+    for index in table.current().iter().filter(|index| handles[usize::from(index.get())].is_some()) {
+        current.insert(index);
+    }
+    let rows = superblock.home.clone();
+    let group = homes.group;
+    Some(GroupView { drives, group, superblock, slots, table, handles, current, rows })
+}
+
+/// A group has home extents and no superblock: its creation was not finished, or every slot is damaged.
+pub(crate) fn report_none(drives: &[Drive<'_>], homes: &GroupHomes, report: &mut Report) {
+    let mut slots = Vec::new();
+    for home in &homes.homes {
+        read_slots(drives, homes.group, *home, &mut slots);
+    }
+    let at: Vec<Where> = slots.iter().map(|slot| drives[slot.drive].at(slot.at)).collect();
+    if slots.iter().all(|slot| matches!(slot.state, SlotState::Zero)) {
+        let what = "has headers and no superblock: it was being made or deleted, and its extents go back";
+        report.add(Severity::Note, Object::Group, what, at);
+    } else {
+        let faults: Vec<String> = slots.iter().filter_map(Slot::fault).collect();
+        let what = format!("has no superblock that can be used: {}", faults.join(", "));
+        report.add(Severity::Damage, Object::Group, what, at);
+    }
+}
+
+fn read_slots(drives: &[Drive<'_>], group: Uuid, home: (usize, ExtentNo), slots: &mut Vec<Slot>) {
+    let (index, extent) = home;
+    let drive = &drives[index];
+    if extent.get() >= drive.extents {
+        return;
+    }
+    for (slot, block) in SUPERBLOCKS.iter().enumerate() {
+        let at = drive.block_of(extent, *block);
+        let state = match drive.media().read(at) {
+            Err(error) => SlotState::Unreadable(error.to_string()),
+            Ok(block) => match Superblock::decode(&block) {
+                Ok((superblock, home)) => {
+                    let listed = superblock.drives.get(usize::from(home.extent.drive.get()));
+                    let belongs = superblock.group == group
+                        && home.extent.extent == extent
+                        && listed.is_some_and(|entry| entry.drive == drive.uuid);
+                    if belongs { SlotState::Valid(Box::new(superblock), home) } else { SlotState::Foreign }
+                }
+                Err(_) if is_zero(&block) => SlotState::Zero,
+                Err(bad) => SlotState::Bad(bad, block),
+            },
+        };
+        slots.push(Slot { drive: index, extent, slot: slot as u8, at, state });
+    }
+}
+
+fn newest(slots: &[Slot]) -> Option<&Superblock> {
+    slots.iter().filter_map(Slot::superblock).max_by_key(|superblock| superblock.newness())
+}
+
+/// Judges the slots, the drive table and the drives at hand.
+pub(crate) fn check(view: &GroupView<'_>, report: &mut Report) {
+    check_drives(view, report);
+    let superblock = &view.superblock;
+    let newest = Some(superblock.newness());
+    let copies: Vec<(Home, [Option<&Slot>; 2])> = superblock
+        .homes()
+        .filter(|home| view.current.contains(home.extent.drive))
+        .map(|home| (home, [0, 1].map(|slot| slot_of(view, home, slot))))
+        .collect();
+    let holds = |slot: &Option<&Slot>| slot.and_then(Slot::newness) == newest;
+    let second_begun = copies.iter().any(|(_, slots)| slots.iter().all(holds));
+    for (home, slots) in &copies {
+        let good = slots.iter().flatten().filter(|slot| slot.newness().is_some()).count();
+        for slot in slots.iter().flatten() {
+            let Some(fault) = slot.fault() else { continue };
+            let readable = !matches!(slot.state, SlotState::Unreadable(_));
+            let torn = good > 0 && readable && (!superblock.clean || is_torn(slot, superblock, *home));
+            let severity = if torn { Severity::Note } else { Severity::Repairable };
+            let tail = if torn { ": torn by a crash, or damaged" } else { "" };
+            report.add(severity, object(*home, slot.slot), format!("{fault}{tail}"), places(view, slot));
+        }
+        if good > 0 && superblock.clean && second_begun && !slots.iter().any(holds) {
+            let what = "holds an older version although the newest was written everywhere";
+            for slot in slots.iter().flatten().filter(|slot| slot.newness().is_some()) {
+                report.add(Severity::Repairable, object(*home, slot.slot), what, places(view, slot));
+            }
+        }
+    }
+    check_numbers(view, report);
+}
+
+/// Whether a bad slot looks like the newest version written over an older one and cut short: sectors are whole, the
+/// first has the older number, and the last, which holds the check, has another check altogether.
+fn is_torn(slot: &Slot, newest: &Superblock, home: Home) -> bool {
+    const LAST: usize = OWN_CHECK / SECTOR_BYTES * SECTOR_BYTES;
+    let SlotState::Bad(Bad::Check, block) = &slot.state else { return false };
+    let whole = newest.encode(home);
+    let number = (Gen::new(codec::u64_at(&block[..], at::GEN_AT)), codec::u64_at(&block[..], at::NUMBER_AT));
+    let first_new = block[..SECTOR_BYTES] == whole[..SECTOR_BYTES];
+    let last_new = block[LAST..] == whole[LAST..];
+    let first_old = block[..at::VERSION_AT + 2] == whole[..at::VERSION_AT + 2] && number < newest.newness();
+    let other = (OWN_CHECK..OWN_CHECK + 16).filter(|i| block[*i] != whole[*i]).count();
+    let last_old = block[LAST..OWN_CHECK] == whole[LAST..OWN_CHECK] && other >= 12;
+    (first_new || first_old) && (last_new || last_old) && !(first_new && last_new)
+}
+
+fn check_numbers(view: &GroupView<'_>, report: &mut Report) {
+    let superblock = &view.superblock;
+    let mut wrong = |what: String| report.add(Severity::Damage, Object::Group, what, Vec::new());
+    if superblock.ckpt_seq > superblock.durable {
+        wrong(format!(
+            "the checkpoint covers Seq {}, and only {} is durable",
+            superblock.ckpt_seq, superblock.durable
+        ));
+    }
+    if superblock.directory.is_absent() && superblock.ckpt.get() != 0 {
+        wrong(format!("checkpoint {} has no directory", superblock.ckpt));
+    }
+    // The very same version with other content would be two histories under one name.
+    let same = view.slots.iter().filter(|slot| slot.newness() == Some(superblock.newness()));
+    if same.filter_map(Slot::superblock).any(|other| other != superblock) {
+        wrong(format!(
+            "there are two different superblocks of Gen {} version {}",
+            superblock.generation, superblock.version
+        ));
+    }
+}
+
+/// Drives that are stale, missing or of another shape.
+fn check_drives(view: &GroupView<'_>, report: &mut Report) {
+    for (index, entry) in view.table.entries().iter().enumerate() {
+        let name = view.drive_name(index);
+        let Some(handle) = view.handles[index] else {
+            let stale = if entry.state.is_current() { "is current and" } else { "is stale and" };
+            let what = format!("{name} {stale} not among the drives given: its copies are not checked");
+            report.add(Severity::Note, Object::Group, what, Vec::new());
+            continue;
+        };
+        let drive = &view.drives[handle];
+        match entry.state {
+            CopyState::Current => {}
+            CopyState::Stale { seq, .. } => {
+                let what = format!("{name} is stale since Seq {seq}: its copies are not checked");
+                report.add(Severity::Note, Object::Group, what, Vec::new());
+            }
+            CopyState::Resyncing { seq, .. } => {
+                let what =
+                    format!("{name} was being resynced, from Seq {seq} on: its copies are not checked");
+                report.add(Severity::Note, Object::Group, what, Vec::new());
+            }
+        }
+        if drive.extent_blocks != view.geometry().extent_blocks {
+            let what = format!(
+                "{name} has extents of {} blocks, the group's have {}",
+                drive.extent_blocks,
+                view.geometry().extent_blocks
+            );
+            report.add(Severity::Damage, Object::Group, what, Vec::new());
+        }
+        if drive.pool.is_some_and(|pool| pool != view.superblock.pool) {
+            report.add(
+                Severity::Damage,
+                Object::Group,
+                format!("{name} belongs to another pool"),
+                Vec::new(),
+            );
+        }
+    }
+}
+
+fn slot_of<'v>(view: &'v GroupView<'_>, home: Home, slot: u8) -> Option<&'v Slot> {
+    let drive = view.handles[usize::from(home.extent.drive.get())]?;
+    view.slots.iter().find(|one| one.drive == drive && one.extent == home.extent.extent && one.slot == slot)
+}
+
+fn object(home: Home, slot: u8) -> Object {
+    Object::Superblock { leg: home.leg.get(), column: home.column.get(), slot }
+}
+
+fn places(view: &GroupView<'_>, slot: &Slot) -> Vec<Where> {
+    vec![view.drives[slot.drive].at(slot.at)]
+}
+
+/// Whether every place of every row has a copy that counts; reported once if not.
+pub(crate) fn check_covered(view: &GroupView<'_>, report: &mut Report) -> bool {
+    let (legs, columns) = (usize::from(view.geometry().legs), usize::from(view.geometry().columns));
+    let mut uncovered = 0;
+    let mut lacking = DriveSet::EMPTY;
+    for row in view.rows.chunks_exact(legs * columns) {
+        for column in 0..columns {
+            let drives: Vec<DriveIx> = (0..legs).map(|leg| row[leg * columns + column].drive).collect();
+            if !drives.iter().any(|drive| view.current.contains(*drive)) {
+                uncovered += 1;
+                drives.into_iter().for_each(|drive| lacking.insert(drive));
+            }
+        }
+    }
+    if uncovered == 0 {
+        return true;
+    }
+    let names: Vec<String> = lacking.iter().map(|drive| view.drive_name(usize::from(drive.get()))).collect();
+    let what = format!("no current copy of {uncovered} places is at hand: they are on {}", names.join(", "));
+    report.add(Severity::Damage, Object::Group, what, Vec::new());
+    false
+}

@@ -1,0 +1,90 @@
+//! What the engine leaves on the drives is right, closed or not: the check finds nothing but notes.
+mod world;
+
+use base::{Engine, Op, Phase};
+use plinth_check::{Object, Severity};
+use world::{Drives, Rng, World};
+
+const SHAPES: [(u8, u8); 4] = [(1, 1), (2, 1), (1, 3), (2, 2)];
+
+#[test]
+fn a_group_that_was_made_and_never_opened_is_clean() {
+    for (legs, columns) in SHAPES {
+        let report = Drives::new(legs, columns).assert_clean("new");
+        assert_eq!(report.counts.groups, 1);
+        assert_eq!(report.counts.drives, u64::from(legs * columns));
+    }
+}
+
+#[test]
+fn a_closed_group_has_not_even_a_note() {
+    for (legs, columns) in SHAPES {
+        let mut rng = Rng(77);
+        let mut drives = Drives::new(legs, columns);
+        for round in 0..4 {
+            let mut world = World::serve(drives);
+            world.work(&mut rng, 250);
+            drives = world.close();
+            let report = drives.assert_clean("closed");
+            assert!(report.findings.is_empty(), "{legs}x{columns} round {round}: {:#?}", report.findings);
+            assert!(report.counts.data > 100 && report.counts.pages > 10, "{:?}", report.counts);
+            assert_eq!(report.counts.commits, 0);
+        }
+        assert!(drives.extents > 2, "rows were added");
+    }
+}
+
+/// Each write, each step of a checkpoint, of an opening and of a close is a place to crash at, with whatever was
+/// not flushed kept, lost or torn.
+#[test]
+fn after_a_crash_anywhere_there_is_nothing_but_notes() {
+    let mut replayed = 0;
+    for seed in 1..=100u64 {
+        let (legs, columns) = SHAPES[seed as usize % SHAPES.len()];
+        let mut rng = Rng(seed * 0x9e37_79b9);
+        let mut drives = Drives::new(legs, columns);
+        for round in 0..6 {
+            let mut world = World::open(drives);
+            if rng.below(4) > 0 {
+                world.run_until(|w| w.engine.phase() != Phase::Recovering);
+                assert_eq!(world.engine.phase(), Phase::Serving, "{:?}", world.engine.refusal());
+                let requests = rng.below(150);
+                world.work(&mut rng, requests);
+                for slot in 0..rng.below(6) as u16 {
+                    let (sector, stamp) = (rng.below(16_000), rng.below(1 << 40));
+                    world.fill(slot, sector, 40, stamp);
+                    world.submit(slot, Op::Write, sector, 40);
+                }
+                if rng.below(4) == 0 {
+                    world.engine.close();
+                }
+            }
+            for _ in 0..rng.below(40) {
+                world.step();
+            }
+            drives = world.crash(&mut rng);
+            let report = drives.assert_clean(&format!("seed {seed} round {round}"));
+            replayed += report.counts.commits;
+        }
+        drives = World::serve(drives).close();
+        let report = drives.assert_clean(&format!("seed {seed}, closed"));
+        // An extent that was handed out and not yet named when the power failed stays out: nobody takes it back here.
+        let strays = |finding: &&plinth_check::Finding| matches!(finding.object, Object::Header(_));
+        let others: Vec<_> = report.findings.iter().filter(|finding| !strays(finding)).collect();
+        assert!(others.is_empty(), "seed {seed}: {others:#?}");
+    }
+    assert!(replayed > 800, "crashes leave logs to replay: {replayed}");
+}
+
+#[test]
+fn a_drive_that_is_not_given_is_a_note_and_a_leg_is_enough() {
+    let mut world = World::serve(Drives::new(2, 2));
+    world.work(&mut Rng(5), 100);
+    let mut drives = world.close();
+    drives.media.truncate(2);
+    let report = drives.assert_clean("one leg");
+    assert_eq!(report.findings.iter().filter(|f| f.severity == Severity::Note).count(), 2);
+    drives.media.remove(0);
+    let report = drives.fsck();
+    assert_eq!(report.worst(), Some(Severity::Damage), "a column is missing: {report:#?}");
+}
