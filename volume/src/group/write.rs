@@ -360,8 +360,10 @@ impl Group {
         if self.growth.possible() {
             return Wait::Row;
         }
+        // What is being collected replaces blocks as well.
         let pending = !self.active.is_empty()
             || !self.log.idle()
+            || !self.log.builder.is_empty()
             || !self.checkpoint.idle()
             || !self.directory.cuts.is_empty()
             || self.space.limbo() > Blocks::ZERO;
