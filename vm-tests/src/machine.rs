@@ -247,6 +247,8 @@ fn command_line(plan: &Plan<'_>, accel: Accel, console: &Path) -> Command {
     command.args(accel.args()).args(["-smp", "2", "-m"]).arg(plan.memory_mib.to_string());
     command.arg("-kernel").arg(&plan.kernel.image).arg("-initrd").arg(plan.initramfs);
     let mut words = "console=ttyS0 loglevel=5 panic=-1 rdinit=/init".to_owned();
+    // Read only where systemd is init: it starts the runner, and waits for no login.
+    words.push_str(" systemd.wants=plinth-scenario.service systemd.getty_auto=no");
     for (key, value) in plan.parameters {
         words.push_str(&format!(" plinth.{key}={value}"));
     }

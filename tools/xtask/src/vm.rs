@@ -29,6 +29,8 @@ pub struct Wish {
     pub exec: Option<String>,
     /// Its words.
     pub exec_words: Vec<String>,
+    /// A binary of the product to take instead of building one.
+    pub product: Option<String>,
     /// A bug that the product was built with.
     pub planted: Option<String>,
     /// Whether checks are printed as they are made.
@@ -51,6 +53,7 @@ fn parse(words: &[String]) -> Result<Wish> {
             }
             "--seed" => wish.seed = Some(number("--seed", words.next())?),
             "--rounds" => wish.rounds = Some(number("--rounds", words.next())?),
+            "--product" => wish.product = words.next().cloned(),
             "--exec" => wish.exec = words.next().cloned(),
             "--word" => wish.exec_words.extend(words.next().cloned()),
             flag if flag.starts_with('-') => return Err(Error::invalid(format!("vm knows no flag {flag}"))),
@@ -222,7 +225,10 @@ pub fn bench(workspace: &Workspace, runs: &[Run], wish: &Wish) -> Result<Bench> 
     let agent = build::program(workspace, "vm-tests", "plinth-guest", false)?;
     // A product with a planted bug is built by whoever asked for it.
     let product = runs.iter().any(|(row, _)| row.product) && wish.planted.is_none();
-    let plinth = product.then(|| build::program(workspace, "plinth", "plinth", true)).transpose()?;
+    let plinth = match &wish.product {
+        Some(path) => Some(std::path::absolute(path).doing(|| format!("resolve {path}"))?),
+        None => product.then(|| build::program(workspace, "plinth", "plinth", true)).transpose()?,
+    };
     // A new seed each time finds more over the weeks; it is printed with a failure and repeats the run.
     let fresh = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |d| d.as_secs());
     let exec = match &wish.exec {

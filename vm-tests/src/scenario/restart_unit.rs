@@ -26,8 +26,7 @@ pub fn run(session: &mut Session<'_>) -> Result<()> {
         ("/usr/bin/plinth-guest".to_owned(), bench.agent.clone(), 0o755),
         ("/usr/bin/plinth".to_owned(), plinth.clone(), 0o755),
         (format!("{system}/plinth.service"), bench.unit.clone(), 0o644),
-        (format!("{system}/plinth-scenario.service"), runner.clone(), 0o644),
-        (format!("{system}/multi-user.target.wants/plinth-scenario.service"), runner, 0o644),
+        (format!("{system}/plinth-scenario.service"), runner, 0o644),
     ];
     if program != "/usr/bin/plinth" {
         extras.push((program.to_owned(), plinth, 0o755));
