@@ -220,7 +220,10 @@ impl History {
         self.acked = self.acked.max(index);
         // What came back does not matter any more once a later write is durable.
         self.unsettled &= self.durable < self.before_crash;
-        if !self.unsettled || index >= self.before_crash {
+        // Zeroes may be those of a later write.
+        let later = self.states[self.before_crash as usize..].iter();
+        let by_later = later.filter(|s| s.void.is_none()).any(|s| look.shows(&s.content));
+        if !self.unsettled || index >= self.before_crash || by_later {
             return;
         }
         let mut first: Option<usize> = None;

@@ -58,6 +58,8 @@ pub struct Run<S: Subject> {
     pub(crate) errors_allowed: bool,
     /// The next block to read while everything is being read.
     verify: Option<u64>,
+    /// No fault strikes any more.
+    calm: bool,
     /// Nothing was written since the last crash.
     untouched: bool,
     /// Turns until a recovery is cut short.
@@ -103,6 +105,7 @@ impl<S: Subject> Run<S> {
             progress,
             errors_allowed,
             verify: None,
+            calm: false,
             untouched: false,
             recovery_left: None,
             was: Phase::Recovering,
@@ -223,7 +226,7 @@ impl<S: Subject> Run<S> {
         if waits && self.waits() && phase != Phase::Refused {
             let waiting = || self.describe_waiting();
             let asleep = asleep && self.world.is_asleep();
-            self.progress.check(self.world.steps, self.world.now(), asleep, waiting)?;
+            self.progress.check(self.world.steps, self.world.now(), asleep, self.calm, waiting)?;
         }
         Ok(())
     }
@@ -415,6 +418,7 @@ impl<S: Subject> Run<S> {
     fn calm_down(&mut self) {
         self.world.slow_control = 0;
         self.shape.eager = true;
+        self.calm = true;
         self.world.drives.iter_mut().for_each(simkit::SimDrive::heal);
         self.left = 0;
     }

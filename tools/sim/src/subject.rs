@@ -14,6 +14,10 @@ pub trait Subject: Open + Clone {
     fn plantable() -> Vec<&'static str>;
     /// How often each row of the recovery table fired in this engine, by name; in the same order always.
     fn recovery_rows(engine: &Self::Engine) -> Vec<(&'static str, u64)>;
+    /// Rows that this engine cannot reach, whatever happens; why is for its own documentation to say.
+    fn unreachable_rows() -> &'static [&'static str] {
+        &[]
+    }
     /// Where each mapped block of a closed group lies on each current leg; an error says what is damaged.
     fn mapped(&self, drives: &[SimDrive], catalogue: &Catalogue) -> Result<Vec<Places>, Violation>;
     /// Why the engine refused to open, for messages.

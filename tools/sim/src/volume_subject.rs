@@ -131,6 +131,12 @@ impl Subject for VolumeGroup {
         replay::Row::ALL.iter().map(|row| (row_name(*row), counts.of(*row))).collect()
     }
 
+    /// At or below D the engine does not read data while it recovers, so it never knows of damage there: a read
+    /// finds it later.
+    fn unreachable_rows() -> &'static [&'static str] {
+        &["promised-damaged"]
+    }
+
     fn mapped(&self, drives: &[SimDrive], catalogue: &Catalogue) -> Result<Vec<Places>, Violation> {
         Ok(Offline::walk(drives, &self.home, self.extent_blocks, catalogue)?.into_places())
     }

@@ -88,6 +88,8 @@ impl<S: Subject> Run<S> {
         }
         let target = &mut self.world.drives[drive];
         match kind {
+            // Beyond the budget damage comes in swarms, so that it hits logs as well.
+            F::BitRot if beyond => (0..8).for_each(|_| target.rot(&mut self.rng)),
             F::BitRot => target.rot(&mut self.rng),
             F::Death => target.kill(),
             _ if self.rng.chance(1, 6) && kind != F::Hang => target.arm(Armed::for_ever(kind)),

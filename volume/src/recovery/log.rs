@@ -110,6 +110,7 @@ impl Recovery {
             return Err(Refusal::NewerSuperblock { version: newer.version });
         }
         if let Some(commit) = chain.missing_below_d {
+            self.counts.count(replay::Row::PromisedMissing);
             return Err(Refusal::LogDamaged { commit: commit.get() });
         }
         self.read_commits(chain)
