@@ -14,7 +14,9 @@ pub(crate) struct Found {
     pub cuts: CutList,
     /// Entries of bitmaps, by region.
     pub bitmaps: BTreeMap<u32, Ref>,
-    /// Every page that could be reached was: free space can be compared.
+    /// Every page of the bitmap tree was read: the bitmaps are known.
+    pub bitmaps_known: bool,
+    /// Every page was read: what was not reached is a leak.
     pub whole: bool,
 }
 
@@ -32,7 +34,7 @@ pub(crate) fn walk<'a>(
         return None;
     }
     let (ckpt, seq) = (view.superblock.ckpt, view.superblock.ckpt_seq);
-    let mut walk = Walk { view, overlay, data, ckpt, seq, report, visit };
+    let mut walk = Walk { view, overlay, data, ckpt, seq, report, lost: 0, visit };
     let page = walk.page(&at, &Object::DirectoryRoot, Severity::Damage)?;
     let root = match Root::decode(&page, view.space()) {
         Ok(root) => root,
@@ -47,7 +49,8 @@ pub(crate) fn walk<'a>(
         volumes: Volumes::default(),
         cuts: CutList::default(),
         bitmaps: BTreeMap::new(),
-        whole: true,
+        bitmaps_known: true,
+        whole: false,
     };
     read_lists(&mut walk, &mut found);
     if root.tree_height > 0 {
@@ -60,6 +63,7 @@ pub(crate) fn walk<'a>(
         walk.cut(index as u32, entry);
     }
     check_volumes(&mut walk, &found);
+    found.whole = walk.lost == 0;
     Some(found)
 }
 
@@ -92,21 +96,21 @@ fn read_lists(walk: &mut Walk<'_, '_>, found: &mut Found) {
         .map(|page| decode_volumes(&page, space))
     {
         Some(Ok(volumes)) => found.volumes = volumes,
-        Some(Err(bad)) => lost(walk, found, Object::Volumes, bad.to_string()),
-        None => found.whole = false,
+        Some(Err(bad)) => lost(walk, Object::Volumes, bad.to_string()),
+        None => {}
     }
     if root.cuts.is_absent() {
         return;
     }
     match walk.page(&root.cuts, &Object::CutList, Severity::Damage).map(|page| decode_cuts(&page, space)) {
         Some(Ok(cuts)) => found.cuts = cuts,
-        Some(Err(bad)) => lost(walk, found, Object::CutList, bad.to_string()),
-        None => found.whole = false,
+        Some(Err(bad)) => lost(walk, Object::CutList, bad.to_string()),
+        None => {}
     }
 }
 
-fn lost(walk: &mut Walk<'_, '_>, found: &mut Found, object: Object, what: String) {
-    found.whole = false;
+fn lost(walk: &mut Walk<'_, '_>, object: Object, what: String) {
+    walk.lost += 1;
     walk.report.add(Severity::Damage, object, what, Vec::new());
 }
 
@@ -114,7 +118,7 @@ fn lost(walk: &mut Walk<'_, '_>, found: &mut Found, object: Object, what: String
 fn tree(walk: &mut Walk<'_, '_>, to: &Ref, level: u8, index: u32, found: &mut Found) {
     let object = Object::BitmapPage(level, index);
     let Some(block) = walk.page(to, &object, Severity::Damage) else {
-        found.whole = false;
+        found.bitmaps_known = false;
         return;
     };
     for i in 0..PAGE_REFS as u32 {
@@ -124,14 +128,14 @@ fn tree(walk: &mut Walk<'_, '_>, to: &Ref, level: u8, index: u32, found: &mut Fo
             continue;
         }
         let Ok(below) = u32::try_from(below) else {
-            lost(walk, found, object.clone(), "leads beyond the regions that there can be".into());
+            lost(walk, object.clone(), "leads beyond the regions that there can be".into());
             continue;
         };
         if level > 0 {
             tree(walk, &child, level - 1, below, found);
         } else if below >= found.root.regions {
             let what = format!("has an entry for region {below}, the group has {}", found.root.regions);
-            lost(walk, found, object.clone(), what);
+            lost(walk, object.clone(), what);
         } else {
             found.bitmaps.insert(below, child);
         }

@@ -78,7 +78,7 @@ fn check_group(mut view: GroupView<'_>, scan: &Scan, holders: &mut Holders, repo
     supers::check(&view, report);
     let mut pages = HomePages::default();
     home::read_rows(&mut view, &mut pages, report);
-    let covered = supers::check_covered(&view, report);
+    supers::check_covered(&view, report);
     home::check_extents(&view, scan, holders, report);
     let history = home::read_history(&view, &mut pages, report);
     let log = log::read(&view, &history, report);
@@ -95,13 +95,8 @@ fn check_group(mut view: GroupView<'_>, scan: &Scan, holders: &mut Holders, repo
         new
     };
     let found = directory::walk(&view, &log.overlay, true, report, &mut visit);
-    match found {
-        Some(found) if found.whole && covered => space::compare(&view, &found, &mut usage, report),
-        Some(_) => {
-            let what = "free space is not compared: parts of the directory cannot be read";
-            report.add(Severity::Note, Object::Group, what, Vec::new());
-        }
-        None => {}
+    if let Some(found) = found.filter(|found| found.bitmaps_known) {
+        space::compare(&view, &found, &mut usage, report);
     }
     let claims = claims(&view, &usage);
     space::report_conflicts(&view, &usage, &claims, &log, report);

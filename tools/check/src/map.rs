@@ -1,7 +1,7 @@
 //! The walk over maps and cut subtrees, page by page from the root.
 //!
 //! Recursion is as deep as a tree is high. Each page is verified on every copy before what it says is believed;
-//! below a page that no copy has right nothing is known, and what lies there will look like a leak.
+//! below a page that no copy has right nothing is known, and then nothing can be called a leak.
 use crate::copies::{self, Item};
 use crate::group::GroupView;
 use crate::overlay::Overlay;
@@ -23,6 +23,8 @@ pub(crate) struct Walk<'a, 'v> {
     pub ckpt: CkptNo,
     pub seq: Seq,
     pub report: &'a mut Report,
+    /// Pages that no copy has right: what lies below is not known.
+    pub lost: u64,
     pub visit: &'a mut Visit<'a>,
 }
 
@@ -43,6 +45,7 @@ impl Walk<'_, '_> {
     pub fn page(&mut self, to: &Ref, object: &Object, most: Severity) -> Option<Box<Block>> {
         if to.is_hole() || !to.valid(self.view.space()) {
             self.wrong(object, format!("the Ref to it makes no sense: {to:?}"), Pba::ZERO);
+            self.lost += 1;
             return None;
         }
         if to.ckpt() == CkptNo::ZERO || to.ckpt() > self.ckpt || to.when > self.seq {
@@ -58,7 +61,9 @@ impl Walk<'_, '_> {
         let first = (self.visit)(to.pba, object);
         self.report.counts.pages += 1;
         let item = Item { most, ..Item::new(object.clone(), to.pba, to.check) };
-        let page = copies::page(self.view, &item, self.report)?;
+        let page = copies::page(self.view, &item, self.report);
+        self.lost += u64::from(page.is_none());
+        let page = page?;
         first.then_some(page)
     }
 

@@ -91,9 +91,17 @@ pub(crate) fn compare(view: &GroupView<'_>, found: &Found, usage: &mut Usage, re
             continue;
         };
         used += if region < found.root.regions { u64::from(bits.used()) } else { 0 };
-        compare_region(view, region, &bits, &fixed, usage, report);
+        let leaks = compare_region(view, region, &bits, &fixed, usage, report);
+        for (first, count) in leaks.into_iter().filter(|_| found.whole) {
+            let what = "marked used and nothing leads there";
+            report.add(Severity::Leak, Object::Space(first, count), what, Vec::new());
+        }
     }
     report.counts.used += used;
+    if !found.whole {
+        let what = "leaks are not looked for: some pages cannot be read";
+        report.add(Severity::Note, Object::Group, what, Vec::new());
+    }
     if all_read && used != found.root.used.get() {
         let what = format!("says that {} blocks are used, the bitmaps say {used}", found.root.used);
         report.add(Severity::Damage, Object::DirectoryRoot, what, Vec::new());
@@ -150,6 +158,7 @@ fn read(
     Some(bits)
 }
 
+/// Notes conflicts; returns runs of blocks that are used and that nothing leads to.
 fn compare_region(
     view: &GroupView<'_>,
     region: u32,
@@ -157,8 +166,8 @@ fn compare_region(
     fixed: &Bitmap,
     usage: &mut Usage,
     report: &mut Report,
-) {
-    let mut leaks: Option<(u64, u64)> = None;
+) -> Vec<(u64, u64)> {
+    let mut leaks: Vec<(u64, u64)> = Vec::new();
     for i in 0..WORDS.min((view.geometry().extent_blocks / WORD_BITS) as usize) {
         let (used, fixed) = (bits.word(i), fixed.word(i));
         let (reached, named) = (usage.reached.word(region, i), usage.named.word(region, i));
@@ -177,25 +186,12 @@ fn compare_region(
             let what = format!("says that Pba {} is free, a fixed block", at(bit));
             report.add(Severity::Damage, Object::Bitmap(region), what, Vec::new());
         });
-        each_bit(used & !fixed & !reached & !named, |bit| match &mut leaks {
+        each_bit(used & !fixed & !reached & !named, |bit| match leaks.last_mut() {
             Some((first, count)) if *first + *count == at(bit).get() => *count += 1,
-            other => {
-                report_leak(other.replace((at(bit).get(), 1)), report);
-            }
+            _ => leaks.push((at(bit).get(), 1)),
         });
     }
-    report_leak(leaks, report);
-}
-
-fn report_leak(run: Option<(u64, u64)>, report: &mut Report) {
-    if let Some((first, count)) = run {
-        report.add(
-            Severity::Leak,
-            Object::Space(first, count),
-            "marked used and nothing leads there",
-            Vec::new(),
-        );
-    }
+    leaks
 }
 
 fn each_bit(word: u64, mut each: impl FnMut(u32)) {

@@ -292,7 +292,7 @@ fn places(view: &GroupView<'_>, slot: &Slot) -> Vec<Where> {
 }
 
 /// Whether every place of every row has a copy that counts; reported once if not.
-pub(crate) fn check_covered(view: &GroupView<'_>, report: &mut Report) -> bool {
+pub(crate) fn check_covered(view: &GroupView<'_>, report: &mut Report) {
     let (legs, columns) = (usize::from(view.geometry().legs), usize::from(view.geometry().columns));
     let mut uncovered = 0;
     let mut lacking = DriveSet::EMPTY;
@@ -306,10 +306,9 @@ pub(crate) fn check_covered(view: &GroupView<'_>, report: &mut Report) -> bool {
         }
     }
     if uncovered == 0 {
-        return true;
+        return;
     }
     let names: Vec<String> = lacking.iter().map(|drive| view.drive_name(usize::from(drive.get()))).collect();
     let what = format!("no current copy of {uncovered} places is at hand: they are on {}", names.join(", "));
     report.add(Severity::Damage, Object::Group, what, Vec::new());
-    false
 }
