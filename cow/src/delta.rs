@@ -220,6 +220,11 @@ impl Delta {
         self.entries.len() + self.ranges.len()
     }
 
+    /// Long holes, as newer ones have cut them up.
+    pub fn ranges(&self) -> usize {
+        self.ranges.len()
+    }
+
     /// The newest Seq that was put; 0 when empty.
     pub fn newest(&self) -> Seq {
         self.newest

@@ -73,14 +73,15 @@ impl Drives {
         set
     }
 
-    /// Takes a failed drive out, unless some place of a row would be left without a current copy. Returns
-    /// whether it is out (now or already).
-    pub fn fail(&mut self, drive: DriveIx, rows: &[Extent], legs: u8, columns: u8) -> bool {
+    /// Takes a failed drive out, unless some place of a row (or of a row that is being added) would be left
+    /// without a current copy. Returns whether it is out (now or already).
+    pub fn fail(&mut self, drive: DriveIx, rows: [&[Extent]; 2], legs: u8, columns: u8) -> bool {
         if !self.current(drive) {
             return true;
         }
         let (legs, columns) = (usize::from(legs), usize::from(columns));
-        let spared = rows.chunks_exact(legs * columns).all(|row| {
+        let mut rows = rows.into_iter().flat_map(|rows| rows.chunks_exact(legs * columns));
+        let spared = rows.all(|row| {
             (0..columns).all(|column| {
                 let mut place = (0..legs).map(|leg| row[leg * columns + column].drive);
                 !place.clone().any(|d| d == drive) || place.any(|d| d != drive && self.current(d))

@@ -108,8 +108,10 @@ pub(crate) struct Group {
     pub opening: Option<Open>,
     pub top_read: bool,
     pub open_failed: bool,
-    /// The volume's size changed since the last checkpoint began.
-    pub resized: bool,
+    /// The size that the volume is growing to: durable before it counts.
+    pub grown: base::Sectors,
+    /// The size that the running checkpoint says.
+    pub new_sectors: base::Sectors,
     /// Blocks of long holes in the active layer, as far as a checkpoint may have to free them one by one.
     pub hole_changes: u64,
     pub row_pages: RowPages,
@@ -206,7 +208,7 @@ impl Group {
         for i in 0..self.slots.order.len() {
             let id = self.slots.order[i];
             let slot = *self.slots.get(id);
-            if slot.state != State::Waiting || slot.finished {
+            if slot.state != State::Waiting || slot.finished || self.waits_for_growth(&slot) {
                 continue;
             }
             if let Err(fault) = self.admit(&slot.request) {

@@ -77,7 +77,8 @@ impl Volume {
         self.group().map(|group| group.volume.sectors)
     }
 
-    /// Grows the volume; what is new reads as zero. False if that is not growth, or beyond the map.
+    /// Grows the volume; what is new reads as zero. The new size is durable as soon as `sectors` says so; until
+    /// then requests beyond the old one wait. False if that is not growth, or beyond the map.
     pub fn grow(&mut self, sectors: Sectors) -> bool {
         match &mut self.stage {
             Stage::Serving(group) => group.grow_volume(sectors),

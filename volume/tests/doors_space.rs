@@ -201,11 +201,12 @@ fn a_volume_grows() {
     assert_eq!(world.write(16384 - 8, 16), Err(Fault::Invalid));
     assert!(!world.engine.grow(Sectors::new(16376)), "a volume shrank");
     assert!(world.engine.grow(Sectors::new(20000)));
-    world.write(20000 - 16, 16).expect("in the new part");
+    world.write(20000 - 16, 16).expect("in the new part, as soon as its size is durable");
+    assert_eq!(world.engine.sectors(), Some(Sectors::new(20000)));
     assert_eq!(world.write(20000 - 8, 16), Err(Fault::Invalid));
     world.ask(Op::Read, 16384, 512).expect("what is new is zero");
-    world.settle();
-    world.kill_and_reopen();
+    world.cut_power();
+    world.reopen();
     assert_eq!(world.engine.sectors(), Some(Sectors::new(20000)));
     world.ask(Op::Read, 20000 - 16, 16).expect("read");
     assert!(!world.engine.grow(Sectors::new(u64::MAX)), "beyond the map");

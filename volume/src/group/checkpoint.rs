@@ -162,7 +162,7 @@ impl Group {
             || mark.next != self.superblock.next_commit
             || !self.log.abandoned.is_empty()
             || !self.directory.cuts.is_empty()
-            || self.resized
+            || self.grown != self.volume.sectors
             || self.directory.at.is_absent();
         if !gains {
             return;
@@ -170,7 +170,6 @@ impl Group {
         assert!(self.frozen.is_empty());
         core::mem::swap(&mut self.active, &mut self.frozen);
         self.hole_changes = 0;
-        self.resized = false;
         self.cuts = self.directory.cuts.clone();
         self.planted_freed = 0;
         self.checkpoint.number = self.checkpoint.number.next();
@@ -302,7 +301,8 @@ impl Group {
 
     fn begin_seal(&mut self) -> bool {
         let mut volumes = Volumes::default();
-        volumes.push(VolumeEntry { root: self.new_root, ..self.volume });
+        self.new_sectors = self.grown;
+        volumes.push(VolumeEntry { root: self.new_root, sectors: self.new_sectors, ..self.volume });
         let (number, seq) = (self.checkpoint.number, self.checkpoint.seq);
         self.seal.begin(&self.directory, number, seq, &volumes, &self.cuts);
         self.checkpoint.stage = Stage::Seal;
@@ -354,6 +354,7 @@ impl Group {
         }
         let mark = self.checkpoint.mark.take().expect("a checkpoint under way");
         self.volume.root = self.new_root;
+        self.volume.sectors = self.new_sectors;
         self.directory = self.seal.directory().clone();
         self.frozen.clear();
         if !self.config.bug(Planted::TrimEarly) {

@@ -9,7 +9,7 @@ use crate::header::Header;
 use crate::ops::{JobId, JobKind, Run};
 use crate::planted::Planted;
 use crate::rows::RowPages;
-use base::{Action, Column, Duration, Instant, LegId, Memory, RowGrant, RowNo, Segment};
+use base::{Action, Column, Duration, Extent, Instant, LegId, Memory, RowGrant, RowNo, Segment};
 
 /// After a refusal the pool is asked again after so long.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(10_000);
@@ -48,6 +48,15 @@ impl Growth {
     /// Whether the group may still grow: nobody has said no.
     pub fn possible(&self) -> bool {
         self.rows_left && (!self.refused || self.stage != Stage::Idle)
+    }
+
+    /// The row that is being taken into use: its places must not lose their last current copy either.
+    pub fn pending(&self) -> &[Extent] {
+        match &self.stage {
+            Stage::Idle | Stage::Asked => &[],
+            Stage::Granted(grant) | Stage::Writing(grant) => &grant.extents,
+            Stage::Flush(grant, _) | Stage::Naming(grant, _) => &grant.extents,
+        }
     }
 
     /// When to ask again.
@@ -116,11 +125,16 @@ impl Group {
     fn write_row<M: Memory>(&mut self, turn: &mut Turn<'_, M>, grant: RowGrant) {
         let fitting = grant.row.get() == self.superblock.rows
             && grant.extents.len() == self.geometry.row_extents()
-            && grant.extents.iter().all(|e| usize::from(e.drive.get()) < self.drives.list.len());
-        if !fitting || !self.room(turn, 64) {
-            if fitting {
-                self.growth.stage = Stage::Granted(grant);
-            }
+            && grant.extents.iter().all(|e| usize::from(e.drive.get()) < self.drives.list.len())
+            && self.every_place_current(&grant.extents);
+        if !fitting {
+            // Asked again after a while, like after a refusal: the next grant may be better.
+            self.growth.refused = true;
+            self.again = true;
+            return;
+        }
+        if !self.room(turn, 64) {
+            self.growth.stage = Stage::Granted(grant);
             return;
         }
         let mut rows = self.rows.clone();
@@ -131,6 +145,7 @@ impl Group {
             self.growth.rows_left = false;
             self.ops.seal_job(job);
             self.growth.stage = Stage::Idle;
+            self.again = true;
             return;
         };
         self.write_headers(turn, job, &grant);
@@ -145,6 +160,14 @@ impl Group {
         self.growth.written = None;
         self.growth.stage = Stage::Writing(grant);
         self.ops.seal_job(job);
+    }
+
+    /// Whether every column of a row has a leg on a current drive: what is written to a place without one is
+    /// nowhere.
+    fn every_place_current(&self, row: &[Extent]) -> bool {
+        let columns = usize::from(self.geometry.columns);
+        let place = |column: usize| row.iter().skip(column).step_by(columns);
+        (0..columns).all(|column| place(column).any(|e| self.drives.current(e.drive)))
     }
 
     fn write_headers<M: Memory>(&mut self, turn: &mut Turn<'_, M>, job: JobId, grant: &RowGrant) {

@@ -110,10 +110,13 @@ impl Group {
         block: u32,
         memory: &[Segment],
     ) {
+        let mut reached = false;
         for leg in self.legs() {
             let extent = self.extent(row, leg, column);
+            reached |= self.drives.current(extent.drive);
             self.write_extent(turn, job, extent, block, memory);
         }
+        assert!(reached, "row {row}, column {column} has no current copy to write to");
     }
 
     /// Writes blocks of one extent, if its drive is current; notes that it missed them if it is failing.
@@ -229,7 +232,8 @@ impl Group {
     fn drive_failed(&mut self, drive: DriveIx) -> bool {
         self.drives.get_mut(drive).stats.write_errors += 1;
         let was_current = self.drives.current(drive);
-        let out = self.drives.fail(drive, &self.rows, self.geometry.legs, self.geometry.columns);
+        let rows = [&self.rows[..], self.growth.pending()];
+        let out = self.drives.fail(drive, rows, self.geometry.legs, self.geometry.columns);
         if out && was_current {
             self.mark_stale(drive);
         }

@@ -1,5 +1,5 @@
 //! The end of an open: the directory is read, the accepted log enters the delta, requests are served.
-use super::{Group, Turn};
+use super::{Group, Halt, Turn};
 use crate::planted::Planted;
 use crate::recovery::Record;
 use base::{Blocks, Memory, Phase};
@@ -16,7 +16,7 @@ impl Group {
             match open.step(&mut self.space, &mut self.cache, turn.memory, &self.geometry) {
                 OpenStep::NeedPage(page) => {
                     if !self.fetch_page(turn, &page) {
-                        self.open_failed = true;
+                        self.open_fails();
                     }
                     return;
                 }
@@ -36,13 +36,19 @@ impl Group {
                     self.opening = None;
                     self.again = true;
                 }
-                OpenStep::Bad(_) => {
-                    self.open_failed = true;
-                    return;
-                }
+                OpenStep::Bad(_) => return self.open_fails(),
             }
         }
         self.again = true;
+    }
+
+    /// A page of the directory is lost: the group does not open; if it is served already, it takes no more
+    /// writes, because no checkpoint can be taken without the page.
+    fn open_fails(&mut self) {
+        self.open_failed = true;
+        if self.phase != Phase::Recovering {
+            self.halt(Halt::MapFailed);
+        }
     }
 
     /// Whether the log can enter the delta.
@@ -54,6 +60,7 @@ impl Group {
     pub fn replay(&mut self, records: &[Record]) {
         if let Some(volume) = self.directory.volumes.iter().next() {
             self.volume = *volume;
+            self.grown = volume.sectors;
         }
         let regions = self.superblock.rows * u32::from(self.geometry.columns);
         let known = self.space.regions();

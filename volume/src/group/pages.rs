@@ -23,13 +23,16 @@ struct PageRead {
     batch: u64,
 }
 
-/// A bitmap on its way.
+/// A bitmap on its way. It holds a batch although nothing is freed by it: a slot is written again by the second
+/// checkpoint from here, which must not begin while a leg's old content could still be taken for the right one
+/// and be written over what that checkpoint wrote on another leg.
 #[derive(Clone, Copy)]
 struct BitmapRead {
     region: RegionNo,
     bitmap: Ref,
     buf: BufId,
     tried: u8,
+    batch: u64,
     for_seal: bool,
 }
 
@@ -133,7 +136,8 @@ impl Group {
         buf: BufId,
         for_seal: bool,
     ) {
-        self.reads.bitmaps.push(BitmapRead { region, bitmap, buf, tried: 0, for_seal });
+        let batch = self.holds.take();
+        self.reads.bitmaps.push(BitmapRead { region, bitmap, buf, tried: 0, batch, for_seal });
         self.read_bitmap(turn, self.reads.bitmaps.len() - 1);
     }
 
@@ -148,6 +152,7 @@ impl Group {
     /// No leg has the bitmap: a checkpoint cannot do without, free space does without the region.
     fn bitmap_lost(&mut self, index: usize) {
         let read = self.reads.bitmaps.swap_remove(index);
+        self.holds.release(read.batch);
         if read.for_seal {
             self.halt(Halt::MapFailed);
         } else {
@@ -173,10 +178,9 @@ impl Group {
         }
         let wrong = read.tried & !(1 << leg);
         if wrong != 0 {
-            let batch = self.holds.take();
-            self.repair(turn, read.bitmap.pba, buf, wrong, batch);
-            self.holds.release(batch);
+            self.repair(turn, read.bitmap.pba, buf, wrong, read.batch);
         }
+        self.holds.release(read.batch);
         self.reads.bitmaps.swap_remove(index);
         self.again = true;
         if read.for_seal {

@@ -1,20 +1,28 @@
 //! The volume's size, and what it says of a range without reading it.
 use super::Group;
+use crate::slots::Slot;
 use base::{Memory, Sector, Sectors};
 use cow::{Leaf, page, tree};
 
 impl Group {
-    /// Grows the volume; durable with the next checkpoint, which is forced.
+    /// Begins to grow the volume. Crash story: what was acknowledged in the new part would lie beyond the end
+    /// after a crash, so requests there wait until a checkpoint that says the new size is durable; one is forced.
     pub fn grow_volume(&mut self, sectors: Sectors) -> bool {
         let blocks = sectors.get().div_ceil(base::SECTORS_PER_BLOCK);
-        let fits = sectors >= self.volume.sectors && blocks <= self.volume.height.covers().get();
-        if fits && sectors > self.volume.sectors {
-            self.volume.sectors = sectors;
-            self.resized = true;
+        let takes_writes = self.halt.is_none() && !self.config.read_only;
+        let fits = takes_writes && sectors >= self.grown && blocks <= self.volume.height.covers().get();
+        if fits && sectors > self.grown {
+            self.grown = sectors;
             self.checkpoint.force = true;
             self.again = true;
         }
         fits
+    }
+
+    /// Whether a request lies in the part that the volume is growing by: it waits until that is durable.
+    pub fn waits_for_growth(&self, slot: &Slot) -> bool {
+        let end = slot.request.sector.get().saturating_add(slot.request.sectors.get());
+        self.halt.is_none() && end > self.volume.sectors.get() && end <= self.grown.get()
     }
 
     /// Whether the block at `sector` is a hole, and how many sectors from there on are alike, as far as memory

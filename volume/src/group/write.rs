@@ -31,6 +31,9 @@ const BASE_RESERVE: u64 = 32;
 const MAX_HOLE_CHANGES: u64 = 2 * 128 * 128 + 2 * 128;
 /// Blocks under long holes that one checkpoint frees one by one at most.
 pub(crate) const HOLE_CHANGES: u64 = 1 << 18;
+/// A long hole costs on each level as many pages as so many blocks, and one: those at its two ends, and those in
+/// which the subtrees below it are gathered.
+const RANGE_WEIGHT: usize = 3;
 /// Voids that may fail one after the other before the log is given up.
 const MAX_VOID_FAILURES: u32 = 4;
 
@@ -319,9 +322,9 @@ impl Group {
 
     /// Blocks that must stay free so that every change up to now, and these, can be checkpointed.
     pub fn reserve(&self, more: u64) -> u64 {
-        let changes = |layer: &cow::Delta| layer.len() as u64;
-        self.pages_for(changes(&self.frozen))
-            + self.pages_for(changes(&self.active) + (self.log.puts as u64) + more)
+        let changes = |layer: &cow::Delta| (layer.len() + RANGE_WEIGHT * layer.ranges()) as u64;
+        let in_flight = (self.log.puts + RANGE_WEIGHT * self.log.ranges) as u64;
+        self.pages_for(changes(&self.frozen)) + self.pages_for(changes(&self.active) + in_flight + more)
     }
 
     /// Takes space for a request's data; notes the blocks in its Refs and the runs to write.

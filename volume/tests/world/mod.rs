@@ -149,6 +149,8 @@ pub struct World {
     pub model: HashMap<u64, u64>,
     /// After a crash, what a sector may hold instead; the first read decides.
     maybe: HashMap<u64, Vec<u64>>,
+    /// By slot and sector: what reads in flight may find besides, because it was there when they began.
+    overtaken: HashMap<(u16, u64), Vec<u64>>,
     /// What sectors held before writes that no flush has covered, and the stamp by which that was.
     unflushed: HashMap<u64, Vec<(u64, u64)>>,
     /// What the pool has handed out.
@@ -209,6 +211,7 @@ impl World {
             stamps: 0,
             model: HashMap::new(),
             maybe: HashMap::new(),
+            overtaken: HashMap::new(),
             unflushed: HashMap::new(),
             handles: (0..shape.drives()).collect(),
             next_extent: 1,
@@ -273,6 +276,7 @@ impl World {
         }
         self.asked.fill(None);
         self.results.fill(None);
+        self.overtaken.clear();
         self.pending.clear();
     }
 
@@ -482,11 +486,16 @@ impl World {
         self.stamps += 1;
         let now = self.stamps;
         for sector in asked.range() {
-            let held = self.model.get(&sector).copied().unwrap_or(0);
+            let mut before = self.maybe.remove(&sector).unwrap_or_default();
+            before.push(self.model.get(&sector).copied().unwrap_or(0));
+            for (slot, other) in self.asked.iter().enumerate() {
+                if other.is_some_and(|a| a.op == Op::Read && a.range().contains(&sector)) {
+                    self.overtaken.entry((slot as u16, sector)).or_default().extend(&before);
+                }
+            }
             if self.shape.volatile {
-                self.unflushed.entry(sector).or_default().push((now, held));
-                let others = self.maybe.remove(&sector).unwrap_or_default();
-                self.unflushed.entry(sector).or_default().extend(others.iter().map(|v| (now, *v)));
+                let before = before.into_iter().map(|value| (now, value));
+                self.unflushed.entry(sector).or_default().extend(before);
             }
             self.set(sector, asked.leaves().expect("it changes sectors"));
         }
@@ -525,9 +534,13 @@ impl World {
             let stamp = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes"));
             assert!(bytes.chunks_exact(8).all(|c| c == &bytes[..8]), "sector {sector} is torn");
             let wanted = self.model.get(&sector).copied().unwrap_or(0);
+            let overtaken = self.overtaken.remove(&(slot.0, sector)).unwrap_or_default();
+            if stamp != wanted && (overtaken.contains(&stamp) || self.in_flight(sector, stamp)) {
+                continue;
+            }
             let others = self.maybe.remove(&sector).unwrap_or_default();
             assert!(
-                stamp == wanted || others.contains(&stamp) || self.in_flight(sector, stamp),
+                stamp == wanted || others.contains(&stamp),
                 "sector {sector} holds {stamp}, wanted is {wanted} or one of {others:?}"
             );
             if others.contains(&stamp) {
