@@ -1,3 +1,4 @@
+//! Tests of `open`.
 use super::*;
 use crate::copy::CopyEntry;
 use alloc::vec::Vec;

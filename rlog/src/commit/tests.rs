@@ -1,3 +1,4 @@
+//! Tests of `commit`.
 use super::*;
 use crate::builder::{CommitBuilder, Sealed};
 use alloc::vec;

@@ -1,3 +1,4 @@
+//! Tests of `replay`.
 use super::*;
 use alloc::vec::Vec;
 use base::LegId;

@@ -1,3 +1,4 @@
+//! Tests of `ring`.
 use super::*;
 use alloc::vec;
 use proptest::prelude::*;
