@@ -151,9 +151,9 @@ fn crashes_leak_nothing() {
     for crash in 0..40 {
         for _ in 0..30 {
             let (at, sectors) = (world.random() % 7600, 1 + world.random() % 512);
-            let op = if world.random() % 4 == 0 { Op::WriteZeroes } else { Op::Write };
+            let op = if world.one_in(4) { Op::WriteZeroes } else { Op::Write };
             world.begin(op, at, sectors, false);
-            if world.random() % 3 == 0 {
+            if world.one_in(3) {
                 assert!(world.wait_all().iter().all(Result::is_ok));
             }
             if world.asked() > 20 {

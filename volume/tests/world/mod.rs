@@ -149,6 +149,8 @@ pub struct World {
     pub model: HashMap<u64, u64>,
     /// After a crash, what a sector may hold instead; the first read decides.
     maybe: HashMap<u64, Vec<u64>>,
+    /// What writes that failed would have left, and when they did: a crash can still bring it.
+    failed: HashMap<u64, Vec<(u64, u64)>>,
     /// By slot and sector: what reads in flight may find besides, because it was there when they began.
     overtaken: HashMap<(u16, u64), Vec<u64>>,
     /// What sectors held before writes that no flush has covered, and the stamp by which that was.
@@ -156,6 +158,8 @@ pub struct World {
     /// What the pool has handed out.
     pub next_extent: u32,
     pub extents: u32,
+    /// The pool hands out rows whose legs all lie on the last drive.
+    pub bad_row: bool,
     pub catalogue: Vec<CopyEntry>,
     /// The catalogue does not answer.
     pub catalogue_silent: bool,
@@ -211,11 +215,13 @@ impl World {
             stamps: 0,
             model: HashMap::new(),
             maybe: HashMap::new(),
+            failed: HashMap::new(),
             overtaken: HashMap::new(),
             unflushed: HashMap::new(),
             handles: (0..shape.drives()).collect(),
             next_extent: 1,
             extents: shape.rows,
+            bad_row: false,
             catalogue: Vec::new(),
             catalogue_silent: false,
             marks: Vec::new(),
@@ -233,6 +239,11 @@ impl World {
         self.random
     }
 
+    /// True once in `n` times.
+    pub fn one_in(&mut self, n: u64) -> bool {
+        self.random().is_multiple_of(n)
+    }
+
     /// The process dies: what was in flight ends somehow, or not at all. Then a new one opens the group.
     pub fn kill_and_reopen(&mut self) {
         self.kill();
@@ -243,7 +254,7 @@ impl World {
     pub fn kill(&mut self) {
         while let Some(pending) = self.pending.pop_front() {
             if pending.io.op == DriveOp::Write {
-                let whole = self.random() % 2 == 0;
+                let whole = self.one_in(2);
                 self.transfer(&pending, !whole);
             }
         }
@@ -269,6 +280,9 @@ impl World {
     }
 
     fn forget(&mut self) {
+        for (sector, values) in core::mem::take(&mut self.failed) {
+            self.maybe.entry(sector).or_default().extend(values.iter().map(|(_, value)| *value));
+        }
         for asked in self.asked.iter().flatten() {
             for sector in asked.range() {
                 self.maybe.entry(sector).or_default().extend(asked.leaves());
@@ -358,7 +372,7 @@ impl World {
         happened |= self.end_operations();
         match deadline.map(Instant::nanos) {
             // Asked to be called again at once: that is progress, but not for ever (`run_until` counts).
-            Some(at) if at <= self.now => happened |= self.polls % 1024 != 0,
+            Some(at) if at <= self.now => happened |= !self.polls.is_multiple_of(1024),
             Some(at) if !happened && at <= latest => {
                 self.now = at;
                 happened = true;
@@ -392,7 +406,11 @@ impl World {
 
     fn answer_row(&mut self, wanted: base::RowNo) {
         let reply = if self.next_extent < self.extents {
-            let extents = row(&self.shape, self.next_extent);
+            let mut extents = row(&self.shape, self.next_extent);
+            if self.bad_row {
+                let last = *extents.last().expect("a leg");
+                extents.fill(last);
+            }
             self.next_extent += 1;
             Reply::Row(RowGrant { row: wanted, extents })
         } else {
@@ -449,7 +467,7 @@ impl World {
         for segment in &pending.memory {
             for i in 0..segment.blocks {
                 let buf = segment.buf.plus(i);
-                let skip = partly && self.random() % 2 == 0;
+                let skip = partly && self.one_in(2);
                 let media = &mut self.drives[usize::from(pending.io.drive)];
                 match pending.io.op {
                     _ if skip => {}
@@ -473,8 +491,11 @@ impl World {
             (_, Ok(())) => self.changed(&asked),
             (Op::Write | Op::Discard | Op::WriteZeroes, Err(Fault::Io)) => {
                 // A write that failed may have been done in part, and a crash may even bring it back.
+                self.stamps += 1;
                 for sector in asked.range() {
-                    self.maybe.entry(sector).or_default().extend(asked.leaves());
+                    let leaves = asked.leaves().expect("it changes sectors");
+                    self.maybe.entry(sector).or_default().push(leaves);
+                    self.failed.entry(sector).or_default().push((self.stamps, leaves));
                 }
             }
             _ => {}
@@ -517,10 +538,12 @@ impl World {
 
     /// A flush that was asked for with this stamp has ended: what was acknowledged before is safe.
     fn flushed(&mut self, stamp: u64) {
-        self.unflushed.retain(|_, before| {
-            before.retain(|(at, _)| *at > stamp);
-            !before.is_empty()
-        });
+        for of in [&mut self.unflushed, &mut self.failed] {
+            of.retain(|_, values| {
+                values.retain(|(at, _)| *at > stamp);
+                !values.is_empty()
+            });
+        }
     }
 
     /// Every sector of a read holds what the model says; sectors with a write in flight hold either.
