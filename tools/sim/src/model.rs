@@ -55,8 +55,9 @@ pub struct History {
     pub before_crash: u32,
     /// Whether several different contents are possible since the last crash.
     pub unsettled: bool,
-    /// States up to the last failed write (not a refused one), which may show or not, now or after a crash;
-    /// nothing is learnt before a later write is acknowledged.
+    /// States up to the last one that was issued when a write failed (not when one was refused). The failed write
+    /// may show or not, now or after a crash, and those behind it were built on either: until a write of the
+    /// whole block that was issued later is acknowledged, any sector that was ever written here is right.
     pub doubt: u32,
 }
 
@@ -189,13 +190,16 @@ impl History {
 
     /// How what was found fits, for a read that started when `floor` was acknowledged.
     pub fn find(&self, look: &Look, floor: u32) -> Found {
-        let seen = look.sectors.iter().enumerate().filter(|(i, _)| look.mask & (1 << i) != 0);
-        if seen.clone().any(|(_, seen)| *seen == Seen::Noise) {
+        let mut seen = look.sectors.iter().enumerate().filter(|(i, _)| look.mask & (1 << i) != 0);
+        if seen.any(|(_, seen)| *seen == Seen::Noise) {
             return Found::Foreign;
         }
         let live = |i: &usize| self.states[*i].void.is_none() && look.shows(&self.states[*i].content);
         if let Some(i) = (floor as usize..self.states.len()).find(live) {
             return Found::Allowed(i as u32);
+        }
+        if floor < self.doubt && self.all_known(look) {
+            return Found::Allowed(floor);
         }
         if let Some(i) = (0..floor as usize).rev().find(live) {
             return Found::Older(i as u32);
@@ -203,13 +207,18 @@ impl History {
         if let Some(i) = (0..self.states.len()).rev().find(|i| look.shows(&self.states[*i].content)) {
             return Found::Voided(i as u32);
         }
+        if self.all_known(look) { Found::Torn } else { Found::Foreign }
+    }
+
+    /// Whether every sector was written here at some time.
+    fn all_known(&self, look: &Look) -> bool {
         let known = |i: usize, write: WriteId| self.states.iter().any(|s| s.content[i] == write);
-        let all_known = seen.clone().all(|(i, seen)| match seen {
+        look.sectors.iter().enumerate().filter(|(i, _)| look.mask & (1 << i) != 0).all(|(i, seen)| match seen
+        {
             Seen::Zero => known(i, 0),
             Seen::Stamp { write, .. } => known(i, *write),
             Seen::Noise => false,
-        });
-        if all_known { Found::Torn } else { Found::Foreign }
+        })
     }
 
     /// Learns from a look that was allowed: what it rules out is lost for ever.

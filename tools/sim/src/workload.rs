@@ -99,8 +99,14 @@ impl<S: Subject> Run<S> {
 
     /// What a crash does to faulty drives: some come back, some are well again.
     pub(crate) fn weather_after_crash(&mut self) {
+        // The crash may be the end of the faulty leg as well: the others must have all that was promised.
+        let doomed = self.shape.weather == Weather::OneLeg && self.rng.chance(1, 4);
         for (i, drive) in self.world.drives.iter_mut().enumerate() {
             if !self.shape.is_bad(i) {
+                continue;
+            }
+            if doomed {
+                drive.kill();
                 continue;
             }
             if drive.is_dead() && self.rng.chance(1, 2) {
