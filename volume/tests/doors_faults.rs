@@ -412,3 +412,54 @@ fn a_row_without_a_current_copy_is_not_used() {
     world.write(8, 512).expect("written");
     world.check_range(0, 1 << 13);
 }
+
+/// Commits that failed on the last copy, whether or not they reached it, and crashes right behind: what the void
+/// names does not count, and what follows it does.
+#[test]
+fn voids_hold_over_crashes() {
+    let mut voided = 0;
+    for seed in 1..60u64 {
+        let mut world = World::new(Shape { legs: 1, columns: 1 + (seed % 2) as u8, ..Shape::MIRROR });
+        world.settle();
+        world.random ^= seed << 40;
+        world.shuffle = seed % 3 == 0;
+        for _ in 0..6 {
+            let left = Rc::new(Cell::new(1 + world.random() % 3));
+            let data = world.one_in(2);
+            let done = world.one_in(2);
+            let seen = left.clone();
+            world.verdict = Box::new(move |io| {
+                if seen.get() == 0 || io.op != DriveOp::Write || is_ring(io) == data || is_superblock(io) {
+                    return Verdict::Do;
+                }
+                seen.set(seen.get() - 1);
+                if done { Verdict::DoAndFail } else { Verdict::Fail }
+            });
+            for _ in 0..12 {
+                let (at, sectors) = (world.random() % 2000, 1 + world.random() % 64);
+                let fua = world.one_in(5);
+                world.begin(Op::Write, at, sectors, fua);
+                for _ in 0..world.random() % 3 {
+                    world.step();
+                }
+            }
+            if world.one_in(2) {
+                world.wait_all();
+            }
+            if world.one_in(2) {
+                world.kill()
+            } else {
+                world.cut_power()
+            }
+            world.verdict = Box::new(|_| Verdict::Do);
+            world.reopen();
+            voided += world.engine.recovery_rows().of(rlog::replay::Row::Voided);
+            world.check_range(0, 2100);
+            world.settle();
+        }
+        world.close();
+        world.reopen();
+        world.check_all();
+    }
+    assert!(voided > 20, "only {voided} voided commits were found");
+}
