@@ -78,7 +78,8 @@ impl Client {
                 None => asked.await,
                 Some(timeout) => tokio::time::timeout(timeout, asked).await.unwrap_or_else(|_| {
                     let message = format!("the agent did not answer within {} ms", timeout.as_millis());
-                    Err(Error::general(Kind::Timeout, message).hint("it goes on; repeat the command to see the outcome"))
+                    Err(Error::general(Kind::Timeout, message)
+                        .hint("it goes on; repeat the command to see the outcome"))
                 }),
             }
         })
@@ -87,8 +88,12 @@ impl Client {
     async fn ask(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Value> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|source| self.unreachable(&source))?;
         let broken = |source: hyper::Error| {
-            Error::new(Kind::Unreachable, self.name(), format!("the agent at {} hung up: {source}", self.name()))
-                .hint("repeat the command; see the agent's log")
+            Error::new(
+                Kind::Unreachable,
+                self.name(),
+                format!("the agent at {} hung up: {source}", self.name()),
+            )
+            .hint("repeat the command; see the agent's log")
         };
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
@@ -112,8 +117,9 @@ impl Client {
         if bytes.is_empty() {
             return Ok(Value::Null);
         }
-        serde_json::from_slice(&bytes)
-            .map_err(|error| Error::general(Kind::Failed, format!("the agent's answer is not understood: {error}")))
+        serde_json::from_slice(&bytes).map_err(|error| {
+            Error::general(Kind::Failed, format!("the agent's answer is not understood: {error}"))
+        })
     }
 
     fn name(&self) -> String {
@@ -123,8 +129,12 @@ impl Client {
     fn unreachable(&self, source: &std::io::Error) -> Error {
         let name = self.name();
         if source.kind() == std::io::ErrorKind::PermissionDenied {
-            return Error::new(Kind::Permission, name.clone(), format!("no permission to talk to the agent at {name}"))
-                .hint("run as the user that runs the agent");
+            return Error::new(
+                Kind::Permission,
+                name.clone(),
+                format!("no permission to talk to the agent at {name}"),
+            )
+            .hint("run as the user that runs the agent");
         }
         Error::new(Kind::Unreachable, name.clone(), format!("no agent answers at {name}: {source}"))
             .hint("start it with plinth node, or give its socket with --socket")
@@ -140,8 +150,9 @@ fn encode(body: &impl Serialize) -> Vec<u8> {
 /// # Errors
 /// `Failed` when the agent is of another version than the client.
 pub fn from_value<T: DeserializeOwned>(value: Value) -> Result<T> {
-    serde_json::from_value(value)
-        .map_err(|error| Error::general(Kind::Failed, format!("the agent's answer is not understood: {error}")))
+    serde_json::from_value(value).map_err(|error| {
+        Error::general(Kind::Failed, format!("the agent's answer is not understood: {error}"))
+    })
 }
 
 /// Encodes a name as one part of a path.

@@ -25,7 +25,8 @@ pub fn check_ublk() -> Result<()> {
     match OpenOptions::new().read(true).write(true).open(CONTROL) {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-            Err(Error::new(Kind::Permission, CONTROL, format!("no permission to open {CONTROL}")).hint("run the agent as root"))
+            Err(Error::new(Kind::Permission, CONTROL, format!("no permission to open {CONTROL}"))
+                .hint("run the agent as root"))
         }
         Err(error) => {
             let message = format!("this kernel has no ublk driver loaded ({CONTROL}: {error})");
@@ -45,7 +46,11 @@ pub async fn wait_until_open(number: u32) -> Result<()> {
             Ok(_) => return Ok(()),
             Err(error) if Instant::now() > deadline => {
                 let name = device.display().to_string();
-                return Err(Error::new(Kind::Timeout, name.clone(), format!("the device {name} does not open: {error}")));
+                return Err(Error::new(
+                    Kind::Timeout,
+                    name.clone(),
+                    format!("the device {name} does not open: {error}"),
+                ));
             }
             Err(_) => tokio::time::sleep(LOOK).await,
         }
@@ -88,7 +93,9 @@ pub fn check_unused(volume: &str, number: u32) -> Result<()> {
 fn partitions(number: u32) -> Vec<u64> {
     let Ok(entries) = std::fs::read_dir(format!("/sys/block/ublkb{number}")) else { return Vec::new() };
     let names = entries.flatten().filter(|entry| entry.path().join("partition").exists());
-    names.filter_map(|entry| Some(std::fs::metadata(Path::new("/dev").join(entry.file_name())).ok()?.rdev())).collect()
+    names
+        .filter_map(|entry| Some(std::fs::metadata(Path::new("/dev").join(entry.file_name())).ok()?.rdev()))
+        .collect()
 }
 
 /// Where one of these devices is mounted in our mount namespace.

@@ -52,7 +52,9 @@ fn ends_in_half_line(file: &File) -> std::io::Result<bool> {
 /// Makes a folder's entries durable.
 fn sync_folder(path: &Path) -> Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(|source| Error::io("flush", folder, &source))
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(|source| Error::io("flush", folder, &source))
 }
 
 /// The whole lines of a file; none if it does not exist.
@@ -96,7 +98,9 @@ pub fn random_salt() -> Result<String> {
 fn read_random(into: &mut [u8]) -> Result<()> {
     use std::io::Read;
     let path = Path::new("/dev/urandom");
-    File::open(path).and_then(|mut file| file.read_exact(into)).map_err(|source| Error::io("read", path, &source))
+    File::open(path)
+        .and_then(|mut file| file.read_exact(into))
+        .map_err(|source| Error::io("read", path, &source))
 }
 
 /// Parses the usual form of a UUID.

@@ -1,18 +1,27 @@
 //! What works on drives without an agent: `plinth fsck` and `plinth inspect`.
 //!
-//! Both link the format code, not the server. They open drives for reading unless told to repair.
+//! Both link the format code, not the server. Drives are opened for reading, under a lock that keeps targets out
+//! and that a target keeps them from; only labels are ever written, when told to repair. Everything else is put
+//! right by the next opening of its group, from a copy that is right.
+use crate::drives::label::repair_label;
 use crate::drives::{LabelState, Media, read_label};
 use crate::error::{Error, Kind, Result};
-use base::BLOCK_BYTES;
+use crate::target::drive_error;
+use base::{Blocks, DriveBlock};
+use plinth_check::{Object, Options, Severity};
 use serde::Serialize;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
+use ublk_target::{Access, Drive};
 
 /// One thing that `fsck` found.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Finding {
-    /// The drive or group concerned.
+    /// How bad it is; a note is nothing to act on.
+    pub severity: Severity,
+    /// What is concerned, and whose it is.
     pub object: String,
-    /// What is wrong, in one sentence.
+    /// What is wrong, in one sentence, and where.
     pub message: String,
     /// Whether it was put right.
     pub repaired: bool,
@@ -21,7 +30,9 @@ pub struct Finding {
 /// What `fsck` found in all.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize)]
 pub struct Report {
-    /// What is wrong.
+    /// Whether nothing is left but notes.
+    pub clean: bool,
+    /// What was found.
     pub findings: Vec<Finding>,
     /// What was looked at, one line each: drives, groups, counts.
     pub checked: Vec<String>,
@@ -30,72 +41,117 @@ pub struct Report {
 impl Report {
     /// Whether damage is left.
     pub fn damaged(&self) -> bool {
-        self.findings.iter().any(|finding| !finding.repaired)
+        !self.clean
     }
 }
 
-/// Checks drives; with `repair`, puts right what a good copy allows.
+/// A drive as the check reads it: past the page cache, locked.
+struct Locked(Drive);
+
+impl plinth_check::Media for Locked {
+    fn blocks(&self) -> Blocks {
+        self.0.size()
+    }
+
+    fn read_into(&self, at: DriveBlock, into: &mut [u8]) -> io::Result<()> {
+        self.0.read_blocks(at, into).map_err(io::Error::other)
+    }
+}
+
+/// Checks drives; with `repair`, puts labels right.
 ///
 /// # Errors
-/// `NotFound`, `Invalid` and the like when a drive cannot be looked at at all.
+/// `NotFound`, `Invalid` (no drive of a pool), `Refused` (in use) and the like when a drive cannot be looked at at
+/// all.
 pub fn fsck(drives: &[PathBuf], repair: bool) -> Result<Report> {
+    let locked = open(drives)?;
     let mut report = Report::default();
     for path in drives {
         check_label(path, repair, &mut report)?;
     }
+    let names: Vec<String> = drives.iter().map(|path| path.display().to_string()).collect();
+    let found = plinth_check::fsck(&given(&names, &locked), &Options::default());
+    report.clean = found.is_clean();
+    report.findings.extend(found.findings.iter().map(describe));
+    let counts = found.counts;
+    if counts.not_kept > 0 {
+        report.checked.push(format!("{} more findings are not listed", counts.not_kept));
+    }
+    report.checked.push(format!(
+        "{} groups: {} extents, {} pages, {} bitmaps, {} blocks of data ({} copies read), {} commits to replay",
+        counts.groups, counts.extents, counts.pages, counts.bitmaps, counts.data, counts.copies, counts.commits
+    ));
     Ok(report)
 }
 
-fn check_label(path: &Path, repair: bool, report: &mut Report) -> Result<()> {
-    let media = if repair { Media::open(path)? } else { Media::open_read(path)? };
-    let object = path.display().to_string();
-    match read_label(&media) {
-        Ok(LabelState::Ours { label, bad_copy }) => {
-            report.checked.push(format!("{object}: drive {} of pool {}", label.drive, label.pool_name));
-            if let Some(copy) = bad_copy {
-                if repair {
-                    crate::drives::label::repair_label(&media, &label, copy)?;
-                }
-                let message = format!("label copy {copy} is damaged");
-                report.findings.push(Finding { object, message, repaired: repair });
-            }
-        }
-        Ok(LabelState::None) => {
-            return Err(Error::new(Kind::Invalid, object.clone(), format!("{object} is not a drive of a pool")));
-        }
-        Err(error) if error.kind == Kind::Damage => {
-            report.findings.push(Finding { object, message: error.message, repaired: false });
-        }
-        Err(error) => return Err(error),
-    }
-    Ok(())
-}
-
-/// Describes drives as JSON: labels, and what the format code can say of their groups.
+/// Describes drives as JSON: labels, superblocks, log, directory, maps.
 ///
 /// # Errors
-/// As `fsck`.
+/// As `fsck`, and `Damage` for a drive whose label is lost.
 pub fn inspect(drives: &[PathBuf]) -> Result<serde_json::Value> {
-    let mut all = Vec::new();
+    let locked = open(drives)?;
     for path in drives {
-        let media = Media::open_read(path)?;
-        let name = path.display().to_string();
-        let label = match read_label(&media)? {
-            LabelState::Ours { label, bad_copy } => serde_json::json!({
-                "pool": label.pool.to_string(),
-                "pool_name": label.pool_name,
-                "drive": label.drive.to_string(),
-                "size_bytes": label.blocks.get() * BLOCK_BYTES as u64,
-                "extent_bytes": u64::from(label.extent_blocks) * BLOCK_BYTES as u64,
-                "written": label.written,
-                "node": label.node, "rack": label.rack, "zone": label.zone, "class": label.class,
-                "bad_copy": bad_copy,
-            }),
-            LabelState::None => {
-                return Err(Error::new(Kind::Invalid, name.clone(), format!("{name} is not a drive of a pool")));
-            }
-        };
-        all.push(serde_json::json!({ "path": name, "label": label }));
+        label_of(path, &Media::open_read(path)?)?;
     }
-    Ok(serde_json::Value::Array(all))
+    let names: Vec<String> = drives.iter().map(|path| path.display().to_string()).collect();
+    Ok(plinth_check::inspect(&given(&names, &locked)))
+}
+
+fn open(drives: &[PathBuf]) -> Result<Vec<Locked>> {
+    let open = |path: &PathBuf| Drive::open(path, Access::ReadOnly).map(Locked).map_err(drive_error);
+    drives.iter().map(open).collect()
+}
+
+fn given<'a>(names: &'a [String], drives: &'a [Locked]) -> Vec<(&'a str, &'a dyn plinth_check::Media)> {
+    let pairs = names.iter().zip(drives);
+    pairs.map(|(name, drive)| (name.as_str(), drive as &dyn plinth_check::Media)).collect()
+}
+
+fn describe(finding: &plinth_check::Finding) -> Finding {
+    let object = match (&finding.group, &finding.object) {
+        (Some(group), Object::Group) => format!("group {group}"),
+        (Some(group), object) => format!("group {group}, {object}"),
+        (None, object) => object.to_string(),
+    };
+    let places: Vec<String> =
+        finding.at.iter().map(|at| format!("{} block {}", at.drive, at.block)).collect();
+    let places = if places.is_empty() { String::new() } else { format!(" ({})", places.join(", ")) };
+    let message = format!("{}{places}", finding.what);
+    Finding { severity: finding.severity, object, message, repaired: false }
+}
+
+fn label_of(path: &std::path::Path, media: &Media) -> Result<LabelState> {
+    match read_label(media)? {
+        LabelState::None => {
+            let name = path.display().to_string();
+            Err(Error::invalid(name.clone(), format!("{name} is not a drive of a pool")))
+        }
+        ours => Ok(ours),
+    }
+}
+
+/// What only a command can do about a label: refuse what is none, and write a bad copy again.
+fn check_label(path: &std::path::Path, repair: bool, report: &mut Report) -> Result<()> {
+    let media = if repair { Media::open(path)? } else { Media::open_read(path)? };
+    let object = path.display().to_string();
+    match label_of(path, &media) {
+        Ok(LabelState::Ours { label, bad_copy }) => {
+            report.checked.push(format!("{object}: drive {} of pool {}", label.drive, label.pool_name));
+            if let Some(copy) = bad_copy.filter(|_| repair) {
+                repair_label(&media, &label, copy)?;
+                let message = format!("label copy {copy} was damaged");
+                report.findings.push(Finding {
+                    severity: Severity::Repairable,
+                    object,
+                    message,
+                    repaired: true,
+                });
+            }
+            Ok(())
+        }
+        // The check tells it, with everything else.
+        Err(error) if error.kind == Kind::Damage => Ok(()),
+        Ok(LabelState::None) => unreachable!("refused by label_of"),
+        Err(error) => Err(error),
+    }
 }

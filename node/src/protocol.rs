@@ -186,7 +186,10 @@ mod tests {
         assert_eq!(line(&Request::Status), r#""status""#);
         assert_eq!(line(&Request::Resize { size_bytes: 5 }), r#"{"resize":{"size_bytes":5}}"#);
         assert_eq!(line(&Request::NoRow { row: 2 }), r#"{"no_row":{"row":2}}"#);
-        assert_eq!(line(&FromTarget::Notice(Notice::WantRow { row: 1 })), r#"{"notice":{"want_row":{"row":1}}}"#);
+        assert_eq!(
+            line(&FromTarget::Notice(Notice::WantRow { row: 1 })),
+            r#"{"notice":{"want_row":{"row":1}}}"#
+        );
         assert_eq!(line(&FromTarget::Answer(Answer::Detached)), r#"{"answer":"detached"}"#);
     }
 

@@ -69,9 +69,13 @@ fn closed(path: &Path, about: &std::fs::Metadata) -> Result<()> {
     let name = path.display().to_string();
     let mode = about.mode() & 0o777;
     if mode & 0o077 != 0 {
-        let message = format!("{name} is open to others (mode {mode:04o}); whoever can write there controls all volumes");
+        let message = format!(
+            "{name} is open to others (mode {mode:04o}); whoever can write there controls all volumes"
+        );
         let wanted = if about.is_dir() { "0700" } else { "0600" };
-        return Err(Error::new(Kind::Permission, name.clone(), message).hint(format!("chmod {wanted} {name}")));
+        return Err(
+            Error::new(Kind::Permission, name.clone(), message).hint(format!("chmod {wanted} {name}"))
+        );
     }
     if about.uid() != nix::unistd::geteuid().as_raw() {
         let message = format!("{name} belongs to another user (uid {})", about.uid());
@@ -92,6 +96,7 @@ async fn serve(options: Options) -> Result<()> {
     };
     let (mut terminate, mut interrupt) = (on(SignalKind::terminate())?, on(SignalKind::interrupt())?);
     tracing::info!("serving at {}", socket.display());
+    tell_service_manager();
     let serving = http::serve(agent, listener, stop.clone());
     tokio::pin!(serving);
     tokio::select! {
@@ -107,6 +112,21 @@ async fn serve(options: Options) -> Result<()> {
     let _ = std::fs::remove_file(&socket);
     tracing::info!("ended; targets go on");
     Ok(())
+}
+
+/// Tells systemd that requests are taken, if it started us and wants to know (`sd_notify(3)`).
+fn tell_service_manager() {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+    let Ok(name) = std::env::var("NOTIFY_SOCKET") else { return };
+    let address = match name.strip_prefix('@') {
+        Some(name) => SocketAddr::from_abstract_name(name),
+        None => SocketAddr::from_pathname(&name),
+    };
+    let told = address.and_then(|address| UnixDatagram::unbound()?.send_to_addr(b"READY=1", &address));
+    if let Err(error) = told {
+        tracing::warn!("cannot tell the service manager that the agent is ready: {error}");
+    }
 }
 
 /// Sends the agent's log to standard error; `PLINTH_LOG` is error, warn, info (the default), debug or trace.

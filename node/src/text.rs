@@ -11,7 +11,8 @@ pub const MAX_NAME: usize = 128;
 /// The last rules keep names usable as arguments and as the last part of `/dev/plinth/NAME`.
 pub fn check_name(what: &str, name: &str) -> Result<()> {
     let hint = "use 1 to 128 of A-Z a-z 0-9 . _ -";
-    let refuse = |why: &str| Err(Error::invalid(name, format!("{name:?} is no {what} name: {why}")).hint(hint));
+    let refuse =
+        |why: &str| Err(Error::invalid(name, format!("{name:?} is no {what} name: {why}")).hint(hint));
     if name.is_empty() {
         return refuse("it is empty");
     }
@@ -77,7 +78,10 @@ pub fn show_size(bytes: u64) -> String {
 
 /// Parses a length of time: `500ms`, `30s`, `5m`, `2h`; a bare number is seconds.
 pub fn parse_duration(text: &str) -> Result<Duration> {
-    let refuse = || Error::invalid(text, format!("{text:?} is no length of time")).hint("write it as 500ms, 30s, 5m or 2h");
+    let refuse = || {
+        Error::invalid(text, format!("{text:?} is no length of time"))
+            .hint("write it as 500ms, 30s, 5m or 2h")
+    };
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);
     let number: u64 = number.parse().map_err(|_| refuse())?;
@@ -136,7 +140,8 @@ pub fn parse_since(text: &str) -> Result<String> {
     if fits {
         return Ok(text.trim_end_matches(['Z', 'z']).to_uppercase());
     }
-    Err(Error::invalid(text, format!("{text:?} is no point in time")).hint("write it as 10m, 2h or 2026-11-20T09:40:00Z"))
+    Err(Error::invalid(text, format!("{text:?} is no point in time"))
+        .hint("write it as 10m, 2h or 2026-11-20T09:40:00Z"))
 }
 
 /// Days since 1970-01-01 to year, month, day (Howard Hinnant's civil-calendar algorithm).

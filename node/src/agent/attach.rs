@@ -4,13 +4,15 @@
 //! only when the target's process is gone; an agent that starts goes on where the last one was. Each start of a
 //! target has a Gen of its own, taken by compare-and-swap before the process exists.
 use super::Agent;
-use crate::catalogue::{Attachment, CopyState, FrontendKind, GroupRecord, Severity, Versioned, VolumeRecord, records};
+use crate::catalogue::{
+    Attachment, CopyState, FrontendKind, GroupRecord, Severity, Versioned, VolumeRecord, records,
+};
 use crate::device;
 use crate::error::{Error, Kind, Result};
 use crate::params::AttachVolume;
 use crate::target::marks;
 use crate::target_spec::{FrontEndSpec, Row, TargetDrive, TargetSpec, TargetVolume};
-use crate::{drives, files, model};
+use crate::{files, model};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -22,7 +24,12 @@ impl Agent {
     ///
     /// # Errors
     /// `NotFound`, `Refused` (attached in another way), `NotSupported` (no ublk), or the target's.
-    pub async fn attach_volume(self: &Arc<Self>, name: &str, params: AttachVolume, dry: bool) -> Result<model::Volume> {
+    pub async fn attach_volume(
+        self: &Arc<Self>,
+        name: &str,
+        params: AttachVolume,
+        dry: bool,
+    ) -> Result<model::Volume> {
         let (this, volume) = (self.clone(), name.to_owned());
         let record = super::blocking(move || this.announce_attachment(&volume, &params, dry)).await?;
         if !dry {
@@ -80,10 +87,15 @@ impl Agent {
             return Err(Error::new(Kind::NotFound, path, message));
         }
         let used = self.store.list::<VolumeRecord>("volumes/")?.into_iter().find(|other| {
-            other.name != name && other.attachment.as_ref().is_some_and(|a| a.nbd_socket.as_deref() == Some(socket))
+            other.name != name
+                && other.attachment.as_ref().is_some_and(|a| a.nbd_socket.as_deref() == Some(socket))
         });
         if let Some(other) = used {
-            return Err(Error::new(Kind::Refused, path.clone(), format!("{path} serves volume {}", other.name)));
+            return Err(Error::new(
+                Kind::Refused,
+                path.clone(),
+                format!("{path} serves volume {}", other.name),
+            ));
         }
         use std::os::unix::fs::FileTypeExt;
         match std::fs::symlink_metadata(socket) {
@@ -150,11 +162,16 @@ impl Agent {
         let this = self.clone();
         let attached = super::blocking(move || {
             let volumes = this.store.list::<VolumeRecord>("volumes/")?;
-            let held = volumes.iter().filter_map(|v| Some((v.name.as_str(), v.attachment.as_ref()?.device_number?)));
+            let held =
+                volumes.iter().filter_map(|v| Some((v.name.as_str(), v.attachment.as_ref()?.device_number?)));
             for (name, number) in held {
                 device::check_unused(name, number)?;
             }
-            Ok(volumes.into_iter().filter(|v| v.attachment.is_some()).map(|v| v.record.name).collect::<Vec<_>>())
+            Ok(volumes
+                .into_iter()
+                .filter(|v| v.attachment.is_some())
+                .map(|v| v.record.name)
+                .collect::<Vec<_>>())
         });
         for name in attached.await? {
             self.detach_volume(&name, false).await?;
@@ -198,7 +215,12 @@ impl Agent {
         if lost { self.rescan() } else { Ok(()) }
     }
 
-    fn target_spec_of(&self, volume: &VolumeRecord, group: &GroupRecord, attachment: Attachment) -> Result<TargetSpec> {
+    fn target_spec_of(
+        &self,
+        volume: &VolumeRecord,
+        group: &GroupRecord,
+        attachment: Attachment,
+    ) -> Result<TargetSpec> {
         let pool = self.pool(&volume.pool)?;
         let rows = self.rows_of(&group.id)?;
         let home = rows.first().map(|row| row.extents.clone()).unwrap_or_default();
@@ -229,7 +251,11 @@ impl Agent {
             extent_blocks: pool.extent_blocks,
             drives,
             rows: granted?,
-            volume: TargetVolume { id: volume.id.clone(), name: volume.name.clone(), size_bytes: volume.size_bytes },
+            volume: TargetVolume {
+                id: volume.id.clone(),
+                name: volume.name.clone(),
+                size_bytes: volume.size_bytes,
+            },
             front_end: match attachment.nbd_socket {
                 Some(socket) => FrontEndSpec::Nbd { socket },
                 None => FrontEndSpec::Ublk { device_number: attachment.device_number },
@@ -259,7 +285,8 @@ impl Agent {
         if apply_mark(&mut group, drives, version) {
             self.store.txn().update(records::group_key(&group.name), &group).commit()?;
             for id in drives {
-                let path = self.drive(id).map_or_else(|_| id.clone(), |drive| drive.path.display().to_string());
+                let path =
+                    self.drive(id).map_or_else(|_| id.clone(), |drive| drive.path.display().to_string());
                 let message = format!("drive {path} is stale in group {}: it misses writes", group.name);
                 self.events.record(Severity::Error, "drive_stale", &volume.name, &message);
             }
@@ -325,54 +352,6 @@ impl Agent {
         }
         Ok(())
     }
-
-    /// Looks for drives under other paths and notes where they are; repairs labels of which a copy is bad.
-    ///
-    /// # Errors
-    /// The catalogue's.
-    pub(crate) fn rescan(&self) -> Result<()> {
-        let records_now = self.store.list::<crate::catalogue::DriveRecord>("drives/")?;
-        let known: Vec<_> = records_now.iter().map(|drive| drive.path.clone()).collect();
-        let scan = drives::scan(&known, self.options.scan_devices, true);
-        for (id, paths) in &scan.doubled {
-            if records_now.iter().any(|drive| drive.id == *id) {
-                let paths: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
-                let message = format!("drive {id} is there more than once: {}", paths.join(" "));
-                self.events.record(Severity::Warning, "drive_doubled", id, &message);
-            }
-        }
-        for drive in records_now {
-            let Some(seen) = scan.seen.get(&drive.id) else { continue };
-            if let Some(copy) = seen.bad_copy {
-                self.repair_label(seen, copy);
-            }
-            if seen.path != drive.path {
-                let (from, to) = (drive.path.display().to_string(), seen.path.display().to_string());
-                let mut moved = drive;
-                moved.path.clone_from(&seen.path);
-                self.store.txn().update(records::drive_key(&moved.id), &moved).commit()?;
-                let message = format!("drive {} moved from {from} to {to}", moved.id);
-                self.events.record(Severity::Info, "drive_moved", &moved.id, &message);
-            }
-        }
-        Ok(())
-    }
-
-    fn repair_label(&self, seen: &drives::Seen, copy: u8) {
-        let repaired = drives::Media::open(&seen.path)
-            .and_then(|media| drives::label::repair_label(&media, &seen.label, copy));
-        let (path, place) = (seen.path.display().to_string(), if copy == 0 { "first" } else { "second" });
-        match repaired {
-            Ok(()) => {
-                let message = format!("the {place} label of {path} was damaged; it was repaired from the other");
-                self.events.record(Severity::Warning, "label_repaired", &path, &message);
-            }
-            Err(error) => {
-                let message = format!("the {place} label of {path} is damaged and could not be repaired: {error}");
-                self.events.record(Severity::Error, "label_damaged", &path, &message);
-            }
-        }
-    }
 }
 
 /// Marks copies as stale. Returns whether that is news.
@@ -394,7 +373,9 @@ fn same_attachment(name: &str, has: &Attachment, wanted: &Attachment) -> Result<
         return Err(Error::new(Kind::Busy, name, format!("volume {name} is being detached"))
             .hint(format!("repeat plinth volume detach {name}")));
     }
-    if (has.frontend, &has.nbd_socket, has.read_only) == (wanted.frontend, &wanted.nbd_socket, wanted.read_only) {
+    if (has.frontend, &has.nbd_socket, has.read_only)
+        == (wanted.frontend, &wanted.nbd_socket, wanted.read_only)
+    {
         return Ok(());
     }
     let how = match (&has.nbd_socket, has.read_only) {

@@ -27,7 +27,8 @@ impl EventLog {
     /// The catalogue's.
     pub fn open(store: Store) -> Result<Self> {
         let keys = store.keys("events/")?;
-        let last = keys.last().and_then(|key| u64::from_str_radix(key.trim_start_matches("events/"), 16).ok());
+        let last =
+            keys.last().and_then(|key| u64::from_str_radix(key.trim_start_matches("events/"), 16).ok());
         Ok(Self { store, next: AtomicU64::new(last.map_or(1, |last| last + 1)) })
     }
 

@@ -19,7 +19,8 @@ pub fn geometry(pool: &PoolRecord, group: &GroupRecord) -> Geometry {
 
 /// The place of a drive in a group's table.
 pub fn drive_index(group: &GroupRecord, drive: &str) -> Result<DriveIx> {
-    let index = group.copies.iter().position(|copy| copy.drive == drive).and_then(|index| u8::try_from(index).ok());
+    let index =
+        group.copies.iter().position(|copy| copy.drive == drive).and_then(|index| u8::try_from(index).ok());
     index.map(DriveIx::new).ok_or_else(|| {
         let message = format!("drive {drive} is not in the table of group {}", group.name);
         Error::new(Kind::Damage, group.name.clone(), message)
@@ -43,7 +44,11 @@ impl Agent {
             home: extents,
         };
         let phases = plan(&new).map_err(|bad| {
-            Error::new(Kind::Invalid, group.name.clone(), format!("group {} cannot have this shape: {bad:?}", group.name))
+            Error::new(
+                Kind::Invalid,
+                group.name.clone(),
+                format!("group {} cannot have this shape: {bad:?}", group.name),
+            )
         })?;
         let opened = self.open_drives(home)?;
         for writes in phases {

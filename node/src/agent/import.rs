@@ -39,7 +39,9 @@ impl Agent {
             self.store.list::<VolumeRecord>("volumes/")?.into_iter().filter(|v| v.pool == name).collect();
         if let Some(busy) = volumes.iter().find(|v| v.attachment.is_some() || v.life != Life::Ready) {
             let message = format!("volume {} of pool {name} is attached or not complete", busy.name);
-            return Err(Error::new(Kind::Refused, name, message).hint("detach every volume of the pool first"));
+            return Err(
+                Error::new(Kind::Refused, name, message).hint("detach every volume of the pool first")
+            );
         }
         if dry {
             return Ok(());
@@ -115,8 +117,12 @@ impl Agent {
             // A repeated import finds the pool in the catalogue.
             return match self.store.get::<PoolRecord>(&records::pool_key(name))? {
                 Some(_) => Ok(vec![self.view_pool(&space, name)?]),
-                None => Err(Error::new(Kind::NotFound, name.clone(), format!("no drive of a pool {name} is found"))
-                    .hint("name its drives: plinth pool import DRIVE...")),
+                None => Err(Error::new(
+                    Kind::NotFound,
+                    name.clone(),
+                    format!("no drive of a pool {name} is found"),
+                )
+                .hint("name its drives: plinth pool import DRIVE...")),
             };
         }
         if wanted.is_empty() {

@@ -10,6 +10,7 @@ mod format;
 pub mod import;
 pub mod placement;
 pub mod pools;
+mod rescan;
 pub mod resume;
 pub mod rows;
 pub mod space;
@@ -21,8 +22,9 @@ use crate::catalogue::{
 };
 use crate::error::{Error, Kind, Result};
 use crate::supervise::Supervisor;
-use space::Space;
 pub(crate) use pools::uuid as parse_id;
+use space::Space;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -80,6 +82,8 @@ pub struct Agent {
     /// When it started.
     pub started_at: String,
     space: Mutex<Space>,
+    /// Drives that the last scan did not find.
+    unseen: Mutex<BTreeSet<String>>,
 }
 
 impl Agent {
@@ -92,7 +96,8 @@ impl Agent {
         let space = Mutex::new(Space::load(&store)?);
         let events = events::EventLog::open(store.clone())?;
         let started_at = crate::text::now();
-        Ok(Arc::new(Self { options, store, supervisor: Supervisor::default(), events, started_at, space }))
+        let (supervisor, unseen) = (Supervisor::default(), Mutex::default());
+        Ok(Arc::new(Self { options, store, supervisor, events, started_at, space, unseen }))
     }
 
     /// Takes the verbs' lock.
@@ -100,6 +105,12 @@ impl Agent {
         // A verb that panicked left the catalogue in a state that its repetition finishes, and the index may
         // only lack extents that are taken: the catalogue refuses to take them twice.
         self.space.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Whether a drive seems to be there: found by the last scan, and its path leads somewhere.
+    pub(crate) fn is_there(&self, drive: &DriveRecord) -> bool {
+        let unseen = self.unseen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        drive.path.exists() && !unseen.contains(&drive.id)
     }
 
     /// A pool that is complete.
@@ -111,8 +122,10 @@ impl Agent {
                 Err(Error::new(Kind::Busy, name, format!("pool {name} is not complete"))
                     .hint("repeat plinth pool create, or remove it with plinth pool delete"))
             }
-            records::Life::Deleting => Err(Error::new(Kind::Busy, name, format!("pool {name} is being deleted"))
-                .hint("repeat plinth pool delete")),
+            records::Life::Deleting => {
+                Err(Error::new(Kind::Busy, name, format!("pool {name} is being deleted"))
+                    .hint("repeat plinth pool delete"))
+            }
         }
     }
 
@@ -126,7 +139,8 @@ impl Agent {
     /// A volume, complete or not.
     pub(crate) fn volume(&self, name: &str) -> Result<Versioned<VolumeRecord>> {
         self.store.get(&records::volume_key(name))?.ok_or_else(|| {
-            Error::new(Kind::NotFound, name, format!("there is no volume {name}")).hint("see plinth volume list")
+            Error::new(Kind::NotFound, name, format!("there is no volume {name}"))
+                .hint("see plinth volume list")
         })
     }
 
@@ -135,10 +149,14 @@ impl Agent {
         let volume = self.volume(name)?;
         match volume.life {
             records::Life::Ready => Ok(volume),
-            records::Life::Creating => Err(Error::new(Kind::Busy, name, format!("volume {name} is not complete"))
-                .hint("repeat plinth volume create, or remove it with plinth volume delete")),
-            records::Life::Deleting => Err(Error::new(Kind::Busy, name, format!("volume {name} is being deleted"))
-                .hint("repeat plinth volume delete")),
+            records::Life::Creating => {
+                Err(Error::new(Kind::Busy, name, format!("volume {name} is not complete"))
+                    .hint("repeat plinth volume create, or remove it with plinth volume delete"))
+            }
+            records::Life::Deleting => {
+                Err(Error::new(Kind::Busy, name, format!("volume {name} is being deleted"))
+                    .hint("repeat plinth volume delete"))
+            }
         }
     }
 
@@ -155,7 +173,11 @@ impl Agent {
         for id in &pool.drives {
             let drive = self.store.get(&records::drive_key(id))?;
             drives.push(drive.ok_or_else(|| {
-                Error::new(Kind::Damage, id.clone(), format!("the catalogue lists drive {id} without its entry"))
+                Error::new(
+                    Kind::Damage,
+                    id.clone(),
+                    format!("the catalogue lists drive {id} without its entry"),
+                )
             })?);
         }
         Ok(drives)
@@ -163,7 +185,9 @@ impl Agent {
 }
 
 /// Runs what waits for catalogue or drives on a thread of its own.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| {
         Err(Error::general(Kind::Failed, "a step of the agent was cut short").hint("see its log"))
     })

@@ -47,7 +47,8 @@ impl Domain {
 
 /// The domain that the drives of a pool call for.
 pub fn domain(drives: &[Choice]) -> Domain {
-    let differ = |label: fn(&Choice) -> &String| drives.windows(2).any(|pair| label(&pair[0]) != label(&pair[1]));
+    let differ =
+        |label: fn(&Choice) -> &String| drives.windows(2).any(|pair| label(&pair[0]) != label(&pair[1]));
     if differ(|drive| &drive.node) {
         Domain::Node
     } else if differ(|drive| &drive.rack) {
@@ -90,7 +91,9 @@ pub fn place(
     for places in &mut chosen {
         places.truncate(columns);
     }
-    chosen.sort_by_key(|places| std::cmp::Reverse(places.iter().map(|index| u64::from(drives[*index].free)).sum::<u64>()));
+    chosen.sort_by_key(|places| {
+        std::cmp::Reverse(places.iter().map(|index| u64::from(drives[*index].free)).sum::<u64>())
+    });
     if chosen.len() < legs {
         return Err(shortage(pool, drives, level, legs, columns));
     }
@@ -114,15 +117,27 @@ fn shortage(pool: &str, drives: &[Choice], level: Domain, legs: usize, columns: 
         let usable: Vec<usize> = (0..drives.len()).filter(|index| wanted(&drives[*index])).collect();
         match level {
             Domain::Drive => usable.len(),
-            Domain::Node => by_label(drives, &usable, |d| &d.node).iter().filter(|g| g.len() >= columns).count(),
-            Domain::Rack => by_label(drives, &usable, |d| &d.rack).iter().filter(|g| g.len() >= columns).count(),
+            Domain::Node => {
+                by_label(drives, &usable, |d| &d.node).iter().filter(|g| g.len() >= columns).count()
+            }
+            Domain::Rack => {
+                by_label(drives, &usable, |d| &d.rack).iter().filter(|g| g.len() >= columns).count()
+            }
         }
     };
     let needed = if level == Domain::Drive { legs * columns } else { legs };
     let present = count(&|drive| drive.usable);
     let with_space = count(&|drive| drive.usable && drive.free > 0);
-    let each = if level != Domain::Drive && columns > 1 { format!(" with {columns} drives each") } else { String::new() };
-    let needs = format!("{legs} leg{}{wide} need {needed} {}{each}", plural_s(legs), if needed == 1 { word } else { plural });
+    let each = if level != Domain::Drive && columns > 1 {
+        format!(" with {columns} drives each")
+    } else {
+        String::new()
+    };
+    let needs = format!(
+        "{legs} leg{}{wide} need {needed} {}{each}",
+        plural_s(legs),
+        if needed == 1 { word } else { plural }
+    );
     let message = if present < needed {
         format!("{needs}, pool {pool} has {present}: label {word} is short")
     } else {
@@ -173,7 +188,10 @@ mod tests {
         assert!(error.message.contains("label rack is short of space"), "{error}");
         let one = [drive("a", "", "", 9)];
         let error = place("p", &one, 2, 1, &[]).expect_err("one drive");
-        assert!(error.to_string().contains("label drive is short") && error.to_string().contains("--legs 1"), "{error}");
+        assert!(
+            error.to_string().contains("label drive is short") && error.to_string().contains("--legs 1"),
+            "{error}"
+        );
     }
 
     #[test]

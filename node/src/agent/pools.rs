@@ -109,13 +109,23 @@ impl Agent {
     }
 
     /// Whether a repetition of `pool create` asks for what there is.
-    fn same_pool(&self, pool: &PoolRecord, paths: &[PathBuf], labels: &Labels, extent_blocks: u32) -> Result<()> {
+    fn same_pool(
+        &self,
+        pool: &PoolRecord,
+        paths: &[PathBuf],
+        labels: &Labels,
+        extent_blocks: u32,
+    ) -> Result<()> {
         if pool.life == Life::Deleting {
             self.ready_pool(&pool.name)?;
         }
         let taken = || {
-            Error::new(Kind::Exists, pool.name.clone(), format!("pool {} exists with other drives or labels", pool.name))
-                .hint("see plinth pool status, or choose another name")
+            Error::new(
+                Kind::Exists,
+                pool.name.clone(),
+                format!("pool {} exists with other drives or labels", pool.name),
+            )
+            .hint("see plinth pool status, or choose another name")
         };
         let drives = self.pool_drives(pool)?;
         if drives.len() != paths.len() || pool.extent_blocks != extent_blocks {
@@ -129,7 +139,12 @@ impl Agent {
     }
 
     /// Writes the labels that were announced and marks pool and drives ready.
-    pub(super) fn finish_pool(&self, space: &mut Space, mut pool: Versioned<PoolRecord>, force: bool) -> Result<()> {
+    pub(super) fn finish_pool(
+        &self,
+        space: &mut Space,
+        mut pool: Versioned<PoolRecord>,
+        force: bool,
+    ) -> Result<()> {
         let mut drives = self.pool_drives(&pool)?;
         let mut added = Vec::new();
         for drive in drives.iter_mut().filter(|drive| drive.life == Life::Creating) {
@@ -179,7 +194,11 @@ impl Agent {
     fn check_unused(&self, media: &Media, force: bool) -> Result<()> {
         let name = media.path().display().to_string();
         if media.is_held() {
-            return Err(Error::new(Kind::Refused, name.clone(), format!("{name} is mounted or otherwise in use")));
+            return Err(Error::new(
+                Kind::Refused,
+                name.clone(),
+                format!("{name} is mounted or otherwise in use"),
+            ));
         }
         match read_label(media) {
             Ok(LabelState::Ours { label, .. }) => self.check_foreign(&name, &label, force)?,
@@ -214,7 +233,10 @@ impl Agent {
     /// Name of the pool with this identity.
     pub(super) fn pool_name(&self, id: &str) -> Result<String> {
         let pools = self.store.list::<PoolRecord>("pools/")?;
-        Ok(pools.into_iter().find(|pool| pool.id == id).map_or_else(|| id.to_owned(), |pool| pool.record.name))
+        Ok(pools
+            .into_iter()
+            .find(|pool| pool.id == id)
+            .map_or_else(|| id.to_owned(), |pool| pool.record.name))
     }
 
     /// `pool set`.
@@ -245,7 +267,9 @@ impl Agent {
         let volumes = self.volumes_of(name)?;
         if !volumes.is_empty() {
             let message = format!("pool {name} has {} volumes: {}", volumes.len(), volumes.join(" "));
-            return Err(Error::new(Kind::Refused, name, message).hint("delete them first, or use plinth pool export"));
+            return Err(
+                Error::new(Kind::Refused, name, message).hint("delete them first, or use plinth pool export")
+            );
         }
         if dry {
             return Ok(());
@@ -271,12 +295,15 @@ impl Agent {
         let wipe = || -> Result<()> {
             let media = Media::open(&drive.path)?;
             match read_label(&media)? {
-                LabelState::Ours { label, .. } if label.drive.to_string() == drive.id => labels::clear_ends(&media),
+                LabelState::Ours { label, .. } if label.drive.to_string() == drive.id => {
+                    labels::clear_ends(&media)
+                }
                 _ => Ok(()),
             }
         };
         if let Err(error) = wipe() {
-            let message = format!("drive {} of pool {} kept its label: {error}", drive.path.display(), pool.name);
+            let message =
+                format!("drive {} of pool {} kept its label: {error}", drive.path.display(), pool.name);
             self.events.record(Severity::Warning, "label_kept", &drive.id, &message);
         }
     }
@@ -318,7 +345,11 @@ impl Agent {
         let media = Media::open(&paths[0])?;
         let name = media.path().display().to_string();
         if media.is_held() {
-            return Err(Error::new(Kind::Refused, name.clone(), format!("{name} is mounted or otherwise in use")));
+            return Err(Error::new(
+                Kind::Refused,
+                name.clone(),
+                format!("{name} is mounted or otherwise in use"),
+            ));
         }
         if let Ok(LabelState::Ours { label, .. }) = read_label(&media) {
             self.check_foreign(&name, &label, true)?;
@@ -339,7 +370,10 @@ fn find_drive<'a>(drives: &'a [Versioned<DriveRecord>], path: &Path) -> Result<O
         let id = label.drive.to_string();
         return Ok(drives.iter().find(|drive| drive.id == id).map(|drive| &drive.record));
     }
-    Ok(drives.iter().find(|drive| drive.path == path && drive.life == Life::Creating).map(|drive| &drive.record))
+    Ok(drives
+        .iter()
+        .find(|drive| drive.path == path && drive.life == Life::Creating)
+        .map(|drive| &drive.record))
 }
 
 /// Refuses labels that contradict those that a drive has.
@@ -358,14 +392,21 @@ fn same_labels(pool: &str, drive: &DriveRecord, labels: &Labels) -> Result<()> {
 }
 
 /// Makes records of the drives, with new identities, and adds them to the pool's list.
-fn announce(mut pool: PoolRecord, candidates: &[Candidate], labels: &Labels) -> Result<(PoolRecord, Vec<DriveRecord>)> {
+fn announce(
+    mut pool: PoolRecord,
+    candidates: &[Candidate],
+    labels: &Labels,
+) -> Result<(PoolRecord, Vec<DriveRecord>)> {
     let mut drives = Vec::with_capacity(candidates.len());
     for candidate in candidates {
         let blocks = candidate.media.blocks();
         let count = extents(blocks, pool.extent_blocks);
         if count == 0 {
             let name = candidate.path.display().to_string();
-            return Err(Error::invalid(name.clone(), format!("{name} is smaller than one extent of the pool")));
+            return Err(Error::invalid(
+                name.clone(),
+                format!("{name} is smaller than one extent of the pool"),
+            ));
         }
         let drive = DriveRecord {
             id: files::random_id()?.to_string(),
@@ -404,7 +445,11 @@ fn prepare_drive(pool: &PoolRecord, drive: &DriveRecord, force: bool) -> Result<
     }
     if media.blocks().get() < drive.blocks {
         let name = drive.path.display().to_string();
-        return Err(Error::new(Kind::Refused, name.clone(), format!("{name} is smaller than when it was announced")));
+        return Err(Error::new(
+            Kind::Refused,
+            name.clone(),
+            format!("{name} is smaller than when it was announced"),
+        ));
     }
     labels::clear_ends(&media)?;
     write_label(&media, &wanted)
@@ -428,8 +473,9 @@ pub(super) fn label_of(pool: &PoolRecord, drive: &DriveRecord) -> Result<Label> 
 
 /// Parses an identity of the catalogue.
 pub(crate) fn uuid(text: &str) -> Result<Uuid> {
-    files::parse_uuid(text)
-        .ok_or_else(|| Error::new(Kind::Damage, text, format!("the catalogue holds {text:?} where an identity should be")))
+    files::parse_uuid(text).ok_or_else(|| {
+        Error::new(Kind::Damage, text, format!("the catalogue holds {text:?} where an identity should be"))
+    })
 }
 
 pub(super) fn unknown_property(what: &str, name: &str, key: &str, known: &str) -> Error {
@@ -447,7 +493,8 @@ fn check_size(media: &Media) -> Result<()> {
 }
 
 fn check_labels(labels: &Labels) -> Result<()> {
-    let given = [("node", &labels.node), ("rack", &labels.rack), ("zone", &labels.zone), ("class", &labels.class)];
+    let given =
+        [("node", &labels.node), ("rack", &labels.rack), ("zone", &labels.zone), ("class", &labels.class)];
     for (key, value) in given {
         if let Some(value) = value
             && (value.is_empty() || value.len() > NAME_BYTES || value.chars().any(char::is_control))
@@ -462,7 +509,9 @@ fn check_labels(labels: &Labels) -> Result<()> {
 fn extent_blocks(bytes: Option<u64>) -> Result<u32> {
     let bytes = bytes.unwrap_or(DEFAULT_EXTENT_BYTES);
     let blocks = bytes / BLOCK_BYTES as u64;
-    let fits = bytes.is_multiple_of(BLOCK_BYTES as u64) && (64..=32_768).contains(&blocks) && blocks.is_multiple_of(64);
+    let fits = bytes.is_multiple_of(BLOCK_BYTES as u64)
+        && (64..=32_768).contains(&blocks)
+        && blocks.is_multiple_of(64);
     if !fits {
         let message = format!("an extent of {} is not possible", text::show_size(bytes));
         return Err(Error::invalid("extent size", message).hint("multiples of 256KiB up to 128MiB are"));

@@ -7,7 +7,10 @@
 use super::Agent;
 use super::placement::{Choice, place};
 use super::space::Space;
-use crate::catalogue::{CopyState, DriveRecord, DriveState, ExtentRecord, GroupRecord, Life, PoolRecord, RowRecord, Txn, Versioned, records};
+use crate::catalogue::{
+    CopyState, DriveRecord, DriveState, ExtentRecord, GroupRecord, Life, PoolRecord, RowRecord, Txn,
+    Versioned, records,
+};
 use crate::drives::{LabelState, Media, read_label};
 use crate::error::{Error, Kind, Result};
 use crate::target_spec::{Row, RowExtent};
@@ -32,10 +35,13 @@ impl Agent {
         let mut drives = self.pool_drives(pool)?;
         if row > 0 {
             // Only drives of the group's table that hold all that they should.
-            let fits = |id: &str| group.copies.iter().any(|c| c.drive == *id && c.state == CopyState::Current);
+            let fits =
+                |id: &str| group.copies.iter().any(|c| c.drive == *id && c.state == CopyState::Current);
             drives.retain(|drive| fits(&drive.id));
         }
-        let choices: Vec<Choice> = drives.iter().map(|drive| choice(space, drive)).collect();
+        // A new group's drives are written by the agent at once, so they are looked at more closely.
+        let fits = |drive: &DriveRecord| self.is_there(drive) && (row > 0 || self.open_drive(drive).is_ok());
+        let choices: Vec<Choice> = drives.iter().map(|drive| choice(space, drive, fits(drive))).collect();
         let places = place(&pool.name, &choices, group.legs, group.columns, before)?;
         let free: u64 = choices.iter().filter(|c| c.usable).map(|c| u64::from(c.free)).sum();
         let extent_bytes = u64::from(pool.extent_blocks) * BLOCK_BYTES as u64;
@@ -84,7 +90,8 @@ impl Agent {
             Some(last) => self.store.get::<RowRecord>(&records::row_key(&group.id, last))?,
             None => None,
         };
-        let before: Vec<String> = last.map_or_else(Vec::new, |last| last.extents.iter().map(|(d, _)| d.clone()).collect());
+        let before: Vec<String> =
+            last.map_or_else(Vec::new, |last| last.extents.iter().map(|(d, _)| d.clone()).collect());
         let chosen = self.choose_row(&space, &pool, &group, row, &before)?;
         Self::take_row(self.store.txn(), &group, &chosen).commit()?;
         for (drive, extent) in &chosen.extents {
@@ -100,7 +107,12 @@ impl Agent {
         for (id, extent) in &row.extents {
             let drive = self.drive(id)?;
             let extent = *extent;
-            extents.push(RowExtent { drive: id.clone(), path: drive.path.clone(), blocks: drive.blocks, extent });
+            extents.push(RowExtent {
+                drive: id.clone(),
+                path: drive.path.clone(),
+                blocks: drive.blocks,
+                extent,
+            });
         }
         Ok(Row { row: row.row, extents })
     }
@@ -136,7 +148,8 @@ impl Agent {
             _ => {
                 let name = drive.path.display().to_string();
                 let message = format!("{name} is not the drive {} any more", drive.id);
-                Err(Error::new(Kind::NotFound, name, message).hint("plinth status looks for it under other paths"))
+                Err(Error::new(Kind::NotFound, name, message)
+                    .hint("plinth status looks for it under other paths"))
             }
         }
     }
@@ -194,8 +207,8 @@ fn wipe_extents(media: &Media, extent_blocks: u32, extents: &[(u32, bool)]) -> R
 }
 
 /// A drive as placement sees it.
-fn choice(space: &Space, drive: &DriveRecord) -> Choice {
-    let usable = drive.life == Life::Ready && drive.state == DriveState::Online && drive.path.exists();
+fn choice(space: &Space, drive: &DriveRecord, there: bool) -> Choice {
+    let usable = drive.life == Life::Ready && drive.state == DriveState::Online && there;
     Choice {
         id: drive.id.clone(),
         node: drive.node.clone(),

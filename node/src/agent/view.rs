@@ -31,16 +31,20 @@ impl Agent {
         let extent_bytes = extent_bytes(&pool);
         let mut drives: Vec<Drive> = records
             .iter()
-            .map(|drive| view_drive(drive, extent_bytes, u64::from(space.taken(&drive.id))))
+            .map(|drive| {
+                view_drive(drive, extent_bytes, u64::from(space.taken(&drive.id)), self.is_there(drive))
+            })
             .collect();
         let (mut provisioned, mut reclaimable) = (0u64, 0u64);
         for volume in &volumes {
             let group = self.group(&volume.group)?;
             provisioned = provisioned.saturating_add(volume.size_bytes.saturating_mul(u64::from(group.legs)));
-            let ahead = self.rows_of(&group.id)?.len() as u64 - u64::from(group.rows_used).min(self.rows_of(&group.id)?.len() as u64);
+            let ahead = self.rows_of(&group.id)?.len() as u64
+                - u64::from(group.rows_used).min(self.rows_of(&group.id)?.len() as u64);
             reclaimable += ahead * row_bytes(&pool, &group);
             let live = self.supervisor.live(&volume.name);
-            for seen in live.iter().filter_map(|live| live.status.as_ref()).flat_map(|status| &status.drives) {
+            for seen in live.iter().filter_map(|live| live.status.as_ref()).flat_map(|status| &status.drives)
+            {
                 add_counters(&mut drives, seen);
             }
         }
@@ -72,7 +76,15 @@ impl Agent {
     /// As `view_pool`.
     pub fn show_pool(&self, name: &str) -> Result<Pool> {
         let space = self.lock();
+        self.look_for_missing()?;
         self.view_pool(&space, name)
+    }
+
+    /// Scans if any drive is missing: it may be back, perhaps under another path.
+    fn look_for_missing(&self) -> Result<()> {
+        let drives = self.store.list::<DriveRecord>("drives/")?;
+        let lost = |drive: &DriveRecord| drive.life == Life::Ready && !self.is_there(drive);
+        if drives.iter().any(|drive| lost(drive)) { self.rescan() } else { Ok(()) }
     }
 
     /// All pools.
@@ -81,6 +93,7 @@ impl Agent {
     /// The catalogue's.
     pub fn list_pools(&self) -> Result<Vec<Pool>> {
         let space = self.lock();
+        self.look_for_missing()?;
         let pools = self.store.list::<PoolRecord>("pools/")?;
         pools.iter().map(|pool| self.view_pool(&space, &pool.name)).collect()
     }
@@ -117,8 +130,9 @@ impl Agent {
 
     fn view_legs(&self, group: &GroupRecord, home: &RowRecord, live: Option<&Live>) -> Vec<Leg> {
         let columns = usize::from(group.columns);
-        let seen = |id: &str| live.and_then(|live| live.status.as_ref())?.drives.iter().find(|drive| drive.id == id);
-        let there = |id: &str| self.drive(id).is_ok_and(|drive| drive.path.exists());
+        let seen =
+            |id: &str| live.and_then(|live| live.status.as_ref())?.drives.iter().find(|drive| drive.id == id);
+        let there = |id: &str| self.drive(id).is_ok_and(|drive| self.is_there(&drive));
         let legs = home.extents.chunks(columns).enumerate().map(|(leg, extents)| Leg {
             leg: leg as u8,
             drives: extents
@@ -136,7 +150,9 @@ impl Agent {
                     LegDrive {
                         id: id.clone(),
                         state,
-                        stale_since_seq: seen.and_then(|s| s.stale_since_seq).or(record.and_then(|c| c.stale_since_seq)),
+                        stale_since_seq: seen
+                            .and_then(|s| s.stale_since_seq)
+                            .or(record.and_then(|c| c.stale_since_seq)),
                         read_errors: seen.map(|seen| seen.read_errors),
                         write_errors: seen.map(|seen| seen.write_errors),
                         check_errors: seen.map(|seen| seen.check_errors),
@@ -168,9 +184,17 @@ impl Agent {
         let pool_health = worst_pool.map_or(Health::Online, |pool| pool.health);
         let volume_health = worst_volume.map_or(Health::Online, |volume| volume.health);
         let (health, status, action) = if volume_health >= pool_health {
-            (volume_health, worst_volume.and_then(|v| v.status.clone()), worst_volume.and_then(|v| v.action.clone()))
+            (
+                volume_health,
+                worst_volume.and_then(|v| v.status.clone()),
+                worst_volume.and_then(|v| v.action.clone()),
+            )
         } else {
-            (pool_health, worst_pool.and_then(|p| p.status.clone()), worst_pool.and_then(|p| p.action.clone()))
+            (
+                pool_health,
+                worst_pool.and_then(|p| p.status.clone()),
+                worst_pool.and_then(|p| p.action.clone()),
+            )
         };
         let agent = AgentInfo {
             pid: std::process::id(),
@@ -195,8 +219,8 @@ fn said(label: &str) -> Option<String> {
     (!label.is_empty()).then(|| label.to_owned())
 }
 
-fn view_drive(drive: &DriveRecord, extent_bytes: u64, taken: u64) -> Drive {
-    let missing = drive.life == Life::Ready && drive.state == DriveState::Online && !drive.path.exists();
+fn view_drive(drive: &DriveRecord, extent_bytes: u64, taken: u64, there: bool) -> Drive {
+    let missing = drive.life == Life::Ready && drive.state == DriveState::Online && !there;
     Drive {
         id: drive.id.clone(),
         path: drive.path.display().to_string(),
@@ -242,8 +266,17 @@ fn judge_pool(pool: &PoolRecord, drives: &[Drive]) -> (Health, Option<String>, O
     }
     let health = if absent.len() == drives.len() { Health::Faulted } else { Health::Degraded };
     let paths: Vec<&str> = absent.iter().map(|drive| drive.path.as_str()).collect();
-    let status = format!("{} of {} drives of pool {name} cannot be used: {}", absent.len(), drives.len(), paths.join(" "));
-    (health, Some(status), Some("plug the drive in again or check its path; it is recognised by its label".into()))
+    let status = format!(
+        "{} of {} drives of pool {name} cannot be used: {}",
+        absent.len(),
+        drives.len(),
+        paths.join(" ")
+    );
+    (
+        health,
+        Some(status),
+        Some("plug the drive in again or check its path; it is recognised by its label".into()),
+    )
 }
 
 /// Fills in what a look at the target told.
@@ -317,7 +350,8 @@ fn judge_volume(view: &mut Volume, record: &VolumeRecord, live: Option<&Live>) {
 
 /// A pool as it would be.
 pub(super) fn planned_pool(pool: &PoolRecord, drives: &[DriveRecord]) -> Pool {
-    let drives: Vec<Drive> = drives.iter().map(|drive| view_drive(drive, extent_bytes(pool), 0)).collect();
+    let drives: Vec<Drive> =
+        drives.iter().map(|drive| view_drive(drive, extent_bytes(pool), 0, true)).collect();
     let size: u64 = drives.iter().map(|drive| drive.size_bytes).sum();
     Pool {
         name: pool.name.clone(),

@@ -6,7 +6,10 @@
 use super::Agent;
 use super::pools::unknown_property;
 use super::space::Space;
-use crate::catalogue::{CopyRecord, CopyState, GroupRecord, Life, PoolRecord, RowRecord, Severity, Versioned, VolumeRecord, records};
+use crate::catalogue::{
+    CopyRecord, CopyState, GroupRecord, Life, PoolRecord, RowRecord, Severity, Versioned, VolumeRecord,
+    records,
+};
 use crate::error::{Error, Kind, Result};
 use crate::params::{CreateVolume, ResizeVolume};
 use crate::{files, model, text};
@@ -55,8 +58,13 @@ impl Agent {
         let pool = self.ready_pool(&params.pool)?;
         check_geometry(&params.name, &pool, &shape)?;
         if self.store.get::<GroupRecord>(&records::group_key(&shape.group))?.is_some() {
-            let message = format!("group {} has a volume already; groups of several volumes are not supported yet", shape.group);
-            return Err(Error::new(Kind::NotSupported, shape.group.clone(), message).hint("leave --group away"));
+            let message = format!(
+                "group {} has a volume already; groups of several volumes are not supported yet",
+                shape.group
+            );
+            return Err(
+                Error::new(Kind::NotSupported, shape.group.clone(), message).hint("leave --group away")
+            );
         }
         let (group, volume) = self.announce_volume(&mut space, &pool, params, &shape, dry)?;
         if dry {
@@ -124,7 +132,8 @@ impl Agent {
         let same = volume.pool == params.pool
             && volume.size_bytes == params.size_bytes
             && (params.group.is_none() || volume.group == shape.group)
-            && (group.legs, group.columns, group.stripe_blocks) == (shape.legs, shape.columns, shape.stripe_blocks);
+            && (group.legs, group.columns, group.stripe_blocks)
+                == (shape.legs, shape.columns, shape.stripe_blocks);
         if same {
             return Ok(());
         }
@@ -146,7 +155,11 @@ impl Agent {
         let pool = self.pool(&volume.pool)?;
         let rows = self.rows_of(&group.id)?;
         let home = rows.first().ok_or_else(|| {
-            Error::new(Kind::Damage, group.name.clone(), format!("the catalogue has no home row of group {}", group.name))
+            Error::new(
+                Kind::Damage,
+                group.name.clone(),
+                format!("the catalogue has no home row of group {}", group.name),
+            )
         })?;
         self.write_group(&pool, &group, home)?;
         group.life = Life::Ready;
@@ -231,7 +244,9 @@ impl Agent {
             return self.view_volume(name);
         }
         if taken.is_some() || self.store.get::<GroupRecord>(&records::group_key(new))?.is_some() {
-            return Err(Error::new(Kind::Exists, new, format!("the name {new} is taken")).hint("choose another name"));
+            return Err(
+                Error::new(Kind::Exists, new, format!("the name {new} is taken")).hint("choose another name")
+            );
         }
         if volume.attachment.is_some() {
             return Err(Error::new(Kind::Refused, name, format!("volume {name} is attached"))
@@ -254,7 +269,12 @@ impl Agent {
         txn.create(records::volume_key(new), &renamed).commit()?;
         let pool = self.pool(&renamed.pool)?;
         self.events.history(&pool.id, &format!("volume rename {name} {new}"), "renamed");
-        self.events.record(Severity::Info, "volume_rename", new, &format!("volume {name} is called {new} now"));
+        self.events.record(
+            Severity::Info,
+            "volume_rename",
+            new,
+            &format!("volume {name} is called {new} now"),
+        );
         self.view_volume(new)
     }
 
@@ -285,7 +305,11 @@ impl Agent {
         let pool = self.pool(&volume.pool)?;
         self.take_back(space, &pool, &group)?;
         // Files of the group go before its entry does: afterwards nobody would look for them.
-        for path in [self.options.stale_marks(&group.id), self.options.target_spec(&group.id), self.options.target_log(&group.id)] {
+        for path in [
+            self.options.stale_marks(&group.id),
+            self.options.target_spec(&group.id),
+            self.options.target_log(&group.id),
+        ] {
             let _ = std::fs::remove_file(path);
         }
         let txn = self.store.txn().remove(records::volume_key(&volume.name), volume);
@@ -340,7 +364,9 @@ fn shape(params: &CreateVolume) -> Result<Shape> {
         return Err(Error::invalid(&params.name, format!("{legs} legs are not possible")).hint("1 to 4 are"));
     }
     if !(1..=MAX_COLUMNS).contains(&usize::from(columns)) {
-        return Err(Error::invalid(&params.name, format!("{columns} columns are not possible")).hint("1 to 8 are"));
+        return Err(
+            Error::invalid(&params.name, format!("{columns} columns are not possible")).hint("1 to 8 are")
+        );
     }
     let stripe = params.stripe_unit_bytes.unwrap_or(DEFAULT_STRIPE_BYTES);
     let stripe_blocks = u32::try_from(stripe / BLOCK_BYTES as u64).unwrap_or(u32::MAX);
@@ -358,7 +384,8 @@ fn check_geometry(name: &str, pool: &PoolRecord, shape: &Shape) -> Result<()> {
     // The default ring asks for room behind the fixed blocks of the home extents.
     if pool.extent_blocks / u32::from(shape.columns) > 32 {
         let ring = Geometry::default_ring(shape.columns, pool.extent_blocks);
-        let geometry = Geometry::new(shape.legs, shape.columns, shape.stripe_blocks, pool.extent_blocks, ring);
+        let geometry =
+            Geometry::new(shape.legs, shape.columns, shape.stripe_blocks, pool.extent_blocks, ring);
         if geometry.check() {
             return Ok(());
         }

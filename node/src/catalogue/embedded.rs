@@ -30,12 +30,16 @@ impl Embedded {
     pub fn open(path: &Path) -> Result<Self> {
         let name = path.display().to_string();
         let database = Database::create(path).map_err(|error| match error {
-            redb::DatabaseError::DatabaseAlreadyOpen => {
-                Error::new(Kind::Busy, name.clone(), format!("the catalogue {name} is open in another process"))
-            }
+            redb::DatabaseError::DatabaseAlreadyOpen => Error::new(
+                Kind::Busy,
+                name.clone(),
+                format!("the catalogue {name} is open in another process"),
+            ),
             redb::DatabaseError::Storage(redb::StorageError::Io(source)) => Error::io("open", path, &source),
-            other => Error::new(Kind::Damage, name.clone(), format!("cannot open the catalogue {name}: {other}"))
-                .hint("move it away and rebuild it with plinth pool import"),
+            other => {
+                Error::new(Kind::Damage, name.clone(), format!("cannot open the catalogue {name}: {other}"))
+                    .hint("move it away and rebuild it with plinth pool import")
+            }
         })?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
             .map_err(|source| Error::io("restrict", path, &source))?;
@@ -145,7 +149,10 @@ mod tests {
         assert_eq!(catalogue.get("a").expect("reads"), Some(Entry { version: 1, value: b"1".to_vec() }));
         catalogue.commit(&[at("a", 1)], &[Change::Delete("a".into())]).expect("commits");
         assert_eq!(catalogue.get("a").expect("reads"), None);
-        assert_eq!(catalogue.commit(&[at("a", ABSENT)], &[put("a", "3")]).expect("commits"), Outcome::Committed(3));
+        assert_eq!(
+            catalogue.commit(&[at("a", ABSENT)], &[put("a", "3")]).expect("commits"),
+            Outcome::Committed(3)
+        );
     }
 
     #[test]
@@ -154,11 +161,14 @@ mod tests {
         let path = folder.path().join("c");
         {
             let catalogue = Embedded::open(&path).expect("opens");
-            catalogue.commit(&[], &[put("pools/a", "1"), put("pools/b", "2"), put("q", "3")]).expect("commits");
+            catalogue
+                .commit(&[], &[put("pools/a", "1"), put("pools/b", "2"), put("q", "3")])
+                .expect("commits");
             assert!(Embedded::open(&path).is_err(), "a second process must not open it");
         }
         let catalogue = Embedded::open(&path).expect("opens again");
-        let keys: Vec<_> = catalogue.range("pools/").expect("reads").into_iter().map(|(key, _)| key).collect();
+        let keys: Vec<_> =
+            catalogue.range("pools/").expect("reads").into_iter().map(|(key, _)| key).collect();
         assert_eq!(keys, ["pools/a", "pools/b"]);
         let mode = std::fs::metadata(&path).expect("is there").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);

@@ -135,8 +135,12 @@ impl Txn<'_> {
             Outcome::Committed(version) => Ok(version),
             Outcome::Conflict => {
                 let object = self.compares.first().map_or(String::new(), |compare| compare.key.clone());
-                Err(Error::new(Kind::Busy, object.clone(), format!("{object} was changed by another request"))
-                    .hint("try again"))
+                Err(Error::new(
+                    Kind::Busy,
+                    object.clone(),
+                    format!("{object} was changed by another request"),
+                )
+                .hint("try again"))
             }
         }
     }

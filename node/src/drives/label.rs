@@ -49,12 +49,19 @@ pub fn read_label(media: &Media) -> Result<LabelState> {
         Found::Good(label) => Ok(LabelState::Ours { label, bad_copy: None }),
         Found::Repair(label, copy) => Ok(LabelState::Ours { label, bad_copy: Some(copy) }),
         Found::None => Ok(LabelState::None),
-        Found::Damaged => Err(Error::new(Kind::Damage, name.clone(), format!("every copy of the label on {name} is damaged"))
-            .hint("the drive is refused; its data may still be complete on the other legs")),
+        Found::Damaged => Err(Error::new(
+            Kind::Damage,
+            name.clone(),
+            format!("every copy of the label on {name} is damaged"),
+        )
+        .hint("the drive is refused; its data may still be complete on the other legs")),
         Found::Newer(version) => Err(Error::new(
             Kind::NotSupported,
             name.clone(),
-            format!("{name} has format version {version}, this plinth reads up to {}", volume::layout::FORMAT_VERSION),
+            format!(
+                "{name} has format version {version}, this plinth reads up to {}",
+                volume::layout::FORMAT_VERSION
+            ),
         )
         .hint("use a newer plinth")),
     }

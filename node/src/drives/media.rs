@@ -148,13 +148,16 @@ impl Media {
 
 fn read_only_drive(path: &Path) -> Error {
     let name = path.display().to_string();
-    Error::new(Kind::Permission, name.clone(), format!("{name} is read-only")).hint("give a drive that can be written")
+    Error::new(Kind::Permission, name.clone(), format!("{name} is read-only"))
+        .hint("give a drive that can be written")
 }
 
 fn cannot_open(path: &Path, source: &std::io::Error) -> Error {
     let name = path.display().to_string();
     match source.raw_os_error() {
-        Some(nix::libc::ENOENT) => Error::new(Kind::NotFound, name.clone(), format!("there is no drive {name}")),
+        Some(nix::libc::ENOENT) => {
+            Error::new(Kind::NotFound, name.clone(), format!("there is no drive {name}"))
+        }
         Some(nix::libc::ENXIO | nix::libc::ENODEV | nix::libc::ENOMEDIUM) => {
             Error::new(Kind::NotFound, name.clone(), format!("the drive {name} is gone: {source}"))
         }

@@ -86,7 +86,8 @@ fn look(path: &Path, looked_at: &mut BTreeSet<Identity>) -> crate::error::Result
 /// The block devices that the kernel lists, partitions included.
 fn block_devices() -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir("/sys/class/block") else { return Vec::new() };
-    let mut names: Vec<String> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    let mut names: Vec<String> =
+        entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.retain(|name| !SKIPPED.iter().any(|skipped| name.starts_with(skipped)));
     names.sort();
     names.into_iter().map(|name| Path::new("/dev").join(name.replace('!', "/"))).collect()

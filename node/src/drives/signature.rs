@@ -72,7 +72,8 @@ pub fn find_signature(media: &Media) -> Result<Option<&'static str>> {
         Ok(found)
     };
     for signature in TABLE {
-        let at = if signature.at < 0 { bytes.checked_add_signed(signature.at) } else { Some(signature.at as u64) };
+        let at =
+            if signature.at < 0 { bytes.checked_add_signed(signature.at) } else { Some(signature.at as u64) };
         if let Some(at) = at
             && matches(at, signature.magic)?
         {

@@ -45,18 +45,54 @@ fn render(agent: &Agent) -> Result<String> {
     family("plinth_pool_size_bytes", "Space of the pool.", "gauge", pools(|pool| pool.size_bytes));
     family("plinth_pool_allocated_bytes", "Space handed out.", "gauge", pools(|pool| pool.allocated_bytes));
     family("plinth_pool_free_bytes", "Space left.", "gauge", pools(|pool| pool.free_bytes));
-    family("plinth_pool_healthy", "1 when nothing is wrong.", "gauge", pools(|pool| u64::from(pool.health == Health::Online)));
+    family(
+        "plinth_pool_healthy",
+        "1 when nothing is wrong.",
+        "gauge",
+        pools(|pool| u64::from(pool.health == Health::Online)),
+    );
     let volumes = |value: fn(&crate::model::Volume) -> Option<u64>| {
         let each = status.volumes.iter();
-        each.filter_map(|v| Some((format!("volume=\"{}\",pool=\"{}\"", v.name, v.pool), value(v)?))).collect::<Vec<_>>()
+        each.filter_map(|v| Some((format!("volume=\"{}\",pool=\"{}\"", v.name, v.pool), value(v)?)))
+            .collect::<Vec<_>>()
     };
     family("plinth_volume_size_bytes", "Size of the volume.", "gauge", volumes(|v| Some(v.size_bytes)));
-    family("plinth_volume_allocated_bytes", "Space its group holds.", "gauge", volumes(|v| Some(v.allocated_bytes)));
-    family("plinth_volume_healthy", "1 when nothing is wrong.", "gauge", volumes(|v| Some(u64::from(v.health == Health::Online))));
-    family("plinth_volume_attached", "1 when it is served.", "gauge", volumes(|v| Some(u64::from(v.state == VolumeState::Attached))));
+    family(
+        "plinth_volume_allocated_bytes",
+        "Space its group holds.",
+        "gauge",
+        volumes(|v| Some(v.allocated_bytes)),
+    );
+    family(
+        "plinth_volume_healthy",
+        "1 when nothing is wrong.",
+        "gauge",
+        volumes(|v| Some(u64::from(v.health == Health::Online))),
+    );
+    family(
+        "plinth_volume_attached",
+        "1 when it is served.",
+        "gauge",
+        volumes(|v| Some(u64::from(v.state == VolumeState::Attached))),
+    );
     family("plinth_volume_seq", "Last Seq handed out.", "counter", volumes(|v| v.seq));
-    family("plinth_volume_durable_seq", "Seq up to which all is durable.", "counter", volumes(|v| v.durable_seq));
-    family("plinth_target_restarts", "Targets started in place of dead ones.", "counter", volumes(|v| Some(v.target.as_ref()?.restarts)));
-    family("plinth_target_memory_bytes", "Resident memory of the target.", "gauge", volumes(|v| v.target.as_ref()?.memory_bytes));
+    family(
+        "plinth_volume_durable_seq",
+        "Seq up to which all is durable.",
+        "counter",
+        volumes(|v| v.durable_seq),
+    );
+    family(
+        "plinth_target_restarts",
+        "Targets started in place of dead ones.",
+        "counter",
+        volumes(|v| Some(v.target.as_ref()?.restarts)),
+    );
+    family(
+        "plinth_target_memory_bytes",
+        "Resident memory of the target.",
+        "gauge",
+        volumes(|v| v.target.as_ref()?.memory_bytes),
+    );
     Ok(out)
 }

@@ -2,12 +2,12 @@
 //! answers with what the matching GET would show.
 use super::error::{Failure, not_found};
 use crate::agent::{Agent, blocking};
-use crate::catalogue::{HistoryRecord, EventRecord};
+use crate::catalogue::{EventRecord, HistoryRecord};
 use crate::error::Result;
 use crate::model::{Drive, Importable, Pool, Status, Volume};
 use crate::params::{
-    AddDrives, AttachVolume, CreatePool, CreateVolume, Dry, EventsQuery, ImportPool, RenameVolume, ResizeVolume, Set,
-    StopAgent, WipeDrive,
+    AddDrives, AttachVolume, CreatePool, CreateVolume, Dry, EventsQuery, ImportPool, RenameVolume,
+    ResizeVolume, Set, StopAgent, WipeDrive,
 };
 use crate::protocol::Request;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
@@ -89,7 +89,10 @@ pub(super) async fn status(State(shared): State<Shared>) -> Answer<Status> {
 
 /// Ends the agent; with `all`, detaches every volume first.
 #[utoipa::path(post, path = "/v1/agent/stop", request_body = StopAgent, responses((status = 202)))]
-pub(super) async fn stop_agent(State(shared): State<Shared>, body: Body<StopAgent>) -> std::result::Result<StatusCode, Failure> {
+pub(super) async fn stop_agent(
+    State(shared): State<Shared>,
+    body: Body<StopAgent>,
+) -> std::result::Result<StatusCode, Failure> {
     if body?.all {
         shared.agent.detach_all().await?;
     }
@@ -106,7 +109,11 @@ pub(super) async fn list_pools(State(shared): State<Shared>) -> Answer<Vec<Pool>
 
 /// Makes a pool of drives.
 #[utoipa::path(post, path = "/v1/pools", request_body = CreatePool, responses((status = 200, body = Pool)))]
-pub(super) async fn create_pool(State(shared): State<Shared>, dry: Asked<Dry>, body: Body<CreatePool>) -> Answer<Pool> {
+pub(super) async fn create_pool(
+    State(shared): State<Shared>,
+    dry: Asked<Dry>,
+    body: Body<CreatePool>,
+) -> Answer<Pool> {
     let (dry, params) = (dry?.dry_run, body?.0);
     Ok(Json(on(&shared, move |agent| agent.create_pool(&params, dry)).await?))
 }
@@ -144,7 +151,10 @@ pub(super) async fn delete_pool(
 
 /// The drives of a pool.
 #[utoipa::path(get, path = "/v1/pools/{name}/drives", responses((status = 200, body = Vec<Drive>)))]
-pub(super) async fn list_drives(State(shared): State<Shared>, Path(name): Path<String>) -> Answer<Vec<Drive>> {
+pub(super) async fn list_drives(
+    State(shared): State<Shared>,
+    Path(name): Path<String>,
+) -> Answer<Vec<Drive>> {
     shared.agent.supervisor.refresh(None).await;
     Ok(Json(on(&shared, move |agent| Ok(agent.show_pool(&name)?.drives)).await?))
 }
@@ -175,7 +185,10 @@ pub(super) async fn export_pool(
 
 /// What was done to a pool.
 #[utoipa::path(get, path = "/v1/pools/{name}/history", responses((status = 200, body = Vec<HistoryRecord>)))]
-pub(super) async fn history(State(shared): State<Shared>, Path(name): Path<String>) -> Answer<Vec<HistoryRecord>> {
+pub(super) async fn history(
+    State(shared): State<Shared>,
+    Path(name): Path<String>,
+) -> Answer<Vec<HistoryRecord>> {
     let lines = on(&shared, move |agent| agent.history(&name)).await?;
     Ok(Json(lines))
 }
@@ -188,7 +201,11 @@ pub(super) async fn importable(State(shared): State<Shared>) -> Answer<Vec<Impor
 
 /// Imports pools.
 #[utoipa::path(post, path = "/v1/import", request_body = ImportPool, responses((status = 200, body = Vec<Pool>)))]
-pub(super) async fn import_pool(State(shared): State<Shared>, dry: Asked<Dry>, body: Body<ImportPool>) -> Answer<Vec<Pool>> {
+pub(super) async fn import_pool(
+    State(shared): State<Shared>,
+    dry: Asked<Dry>,
+    body: Body<ImportPool>,
+) -> Answer<Vec<Pool>> {
     let (dry, params) = (dry?.dry_run, body?.0);
     Ok(Json(on(&shared, move |agent| agent.import_pool(&params, dry)).await?))
 }
@@ -214,7 +231,11 @@ pub(super) async fn list_volumes(State(shared): State<Shared>) -> Answer<Vec<Vol
 
 /// Makes a volume.
 #[utoipa::path(post, path = "/v1/volumes", request_body = CreateVolume, responses((status = 200, body = Volume)))]
-pub(super) async fn create_volume(State(shared): State<Shared>, dry: Asked<Dry>, body: Body<CreateVolume>) -> Answer<Volume> {
+pub(super) async fn create_volume(
+    State(shared): State<Shared>,
+    dry: Asked<Dry>,
+    body: Body<CreateVolume>,
+) -> Answer<Volume> {
     let (dry, params) = (dry?.dry_run, body?.0);
     Ok(Json(on(&shared, move |agent| agent.create_volume(&params, dry)).await?))
 }
@@ -292,12 +313,18 @@ pub(super) async fn attach_volume(
     body: Body<AttachVolume>,
 ) -> Answer<Volume> {
     let (dry, params) = (dry?.dry_run, body?.0);
-    Ok(Json(detached(shared, move |agent| async move { agent.attach_volume(&name, params, dry).await }).await?))
+    Ok(Json(
+        detached(shared, move |agent| async move { agent.attach_volume(&name, params, dry).await }).await?,
+    ))
 }
 
 /// Detaches a volume; answers when its target is gone.
 #[utoipa::path(post, path = "/v1/volumes/{name}/detach", responses((status = 200, body = Volume)))]
-pub(super) async fn detach_volume(State(shared): State<Shared>, Path(name): Path<String>, dry: Asked<Dry>) -> Answer<Volume> {
+pub(super) async fn detach_volume(
+    State(shared): State<Shared>,
+    Path(name): Path<String>,
+    dry: Asked<Dry>,
+) -> Answer<Volume> {
     let dry = dry?.dry_run;
     Ok(Json(detached(shared, move |agent| async move { agent.detach_volume(&name, dry).await }).await?))
 }
@@ -316,7 +343,10 @@ where
 
 /// What happened, oldest first.
 #[utoipa::path(get, path = "/v1/events", responses((status = 200, body = Vec<EventRecord>)))]
-pub(super) async fn events(State(shared): State<Shared>, query: Asked<EventsQuery>) -> Answer<Vec<EventRecord>> {
+pub(super) async fn events(
+    State(shared): State<Shared>,
+    query: Asked<EventsQuery>,
+) -> Answer<Vec<EventRecord>> {
     let query = query?.0;
     let mut stopped = shared.stop.subscribe();
     let found = tokio::select! {

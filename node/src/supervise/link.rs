@@ -49,7 +49,11 @@ impl Link {
         match hello {
             Some(FromTarget::Hello { protocol, pid, version, group: its, .. }) => {
                 if its != group {
-                    return Err(Error::new(Kind::Failed, name.clone(), format!("{name} serves another group")));
+                    return Err(Error::new(
+                        Kind::Failed,
+                        name.clone(),
+                        format!("{name} serves another group"),
+                    ));
                 }
                 if protocol > PROTOCOL_VERSION {
                     let message = format!("the target at {name} speaks a newer protocol ({protocol})");

@@ -156,7 +156,8 @@ impl Supervisor {
     pub async fn ask(&self, volume: &str, request: Request) -> Result<Answer> {
         let (reply, answer) = oneshot::channel();
         let slot = self.slot(volume)?;
-        let gone = || Error::new(Kind::Busy, volume, format!("the target of volume {volume} is starting anew"));
+        let gone =
+            || Error::new(Kind::Busy, volume, format!("the target of volume {volume} is starting anew"));
         slot.commands.send(Command::Ask(request, reply)).await.map_err(|_| gone())?;
         match answer.await.map_err(|_| gone())?? {
             Answer::Failed(error) => Err(error),

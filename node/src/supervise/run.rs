@@ -32,7 +32,12 @@ enum End {
 }
 
 /// One group, until it is detached or fails for good.
-pub async fn supervise(agent: Arc<Agent>, volume: String, slot: Arc<Slot>, mut inbox: mpsc::Receiver<Command>) {
+pub async fn supervise(
+    agent: Arc<Agent>,
+    volume: String,
+    slot: Arc<Slot>,
+    mut inbox: mpsc::Receiver<Command>,
+) {
     let mut deaths = 0;
     let outcome = loop {
         let started = Instant::now();
@@ -110,7 +115,12 @@ async fn begin(agent: &Arc<Agent>, volume: &str) -> Result<(Link, Hello, Option<
     let group = blocking(move || this.group_of(&name)).await?;
     let socket = agent.options.target_socket(&group);
     if let Ok((link, hello)) = Link::connect(&socket, &group).await {
-        agent.events.record(Severity::Info, "target_adopted", volume, &format!("the target of volume {volume} (process {}) goes on", hello.pid));
+        agent.events.record(
+            Severity::Info,
+            "target_adopted",
+            volume,
+            &format!("the target of volume {volume} (process {}) goes on", hello.pid),
+        );
         return Ok((link, hello, None));
     }
     let (this, name) = (agent.clone(), volume.to_owned());
@@ -225,8 +235,12 @@ async fn serve(
 
 fn died_closing(volume: &str, why: Option<&Error>) -> Error {
     let why = why.map_or_else(|| "it was killed or crashed".to_owned(), ToString::to_string);
-    Error::new(Kind::Failed, volume, format!("the target of volume {volume} ended before it was closed: {why}"))
-        .hint("its group is recovered; repeat the detach")
+    Error::new(
+        Kind::Failed,
+        volume,
+        format!("the target of volume {volume} ended before it was closed: {why}"),
+    )
+    .hint("its group is recovered; repeat the detach")
 }
 
 /// Acts on a notice.
@@ -244,7 +258,12 @@ async fn heard(agent: &Arc<Agent>, volume: &str, slot: &Slot, link: &mut Link, n
             let request = match blocking(move || this.want_row(&name, row)).await {
                 Ok(row) => Request::Row(row),
                 Err(error) => {
-                    agent.events.record(Severity::Warning, "no_space", volume, &format!("volume {volume} cannot grow: {error}"));
+                    agent.events.record(
+                        Severity::Warning,
+                        "no_space",
+                        volume,
+                        &format!("volume {volume} cannot grow: {error}"),
+                    );
                     Request::NoRow { row }
                 }
             };

@@ -142,13 +142,21 @@ impl Control {
         let lock = lock_group(&spec)?;
         // The lock says that whoever bound it before is gone.
         let _ = std::fs::remove_file(&socket);
-        let listener = UnixListener::bind(&socket).map_err(|source| Error::io("listen on", &socket, &source))?;
+        let listener =
+            UnixListener::bind(&socket).map_err(|source| Error::io("listen on", &socket, &source))?;
         std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o600))
             .map_err(|source| Error::io("restrict", &socket, &source))?;
         let (notes, inbox) = channel();
         let kept = spec.rows.first().cloned();
-        let state =
-            State { agent: None, serving: false, kept, wanted: None, next: None, detaching: false, failure: None };
+        let state = State {
+            agent: None,
+            serving: false,
+            kept,
+            wanted: None,
+            next: None,
+            detaching: false,
+            failure: None,
+        };
         let shared = Arc::new(Shared { spec, state: Mutex::new(state) });
         Ok(Self { listener, shared, inbox, notes, _lock: lock })
     }
@@ -322,7 +330,10 @@ impl Shared {
                     }
                 }
                 Err(RecvTimeoutError::Disconnected) => {
-                    return Ending::Failed(Error::general(Kind::Failed, "the serving thread ended without a word"));
+                    return Ending::Failed(Error::general(
+                        Kind::Failed,
+                        "the serving thread ended without a word",
+                    ));
                 }
             }
         }
@@ -356,7 +367,7 @@ impl Shared {
             Note::WantRow(row) => {
                 let mut state = self.lock();
                 match state.kept.take() {
-                        Some(kept) if kept.row == row => state.hand_over(&kept, &**serving),
+                    Some(kept) if kept.row == row => state.hand_over(&kept, &**serving),
                     kept => {
                         state.kept = kept;
                         state.wanted = Some((row, Instant::now()));
@@ -365,7 +376,9 @@ impl Shared {
                 }
             }
             Note::StoreStale { drives, version } => self.store_stale(Mark { drives, version }, &**serving),
-            Note::Event { severity, kind, message } => self.lock().notify(Notice::Event { severity, kind, message }),
+            Note::Event { severity, kind, message } => {
+                self.lock().notify(Notice::Event { severity, kind, message })
+            }
             Note::Ended(_) => {}
         }
     }

@@ -8,3 +8,5 @@ pub mod open;
 pub mod serve;
 
 pub use control::{Control, Ending, Note, Notes, Serving};
+
+pub(crate) use open::drive_error;

@@ -5,12 +5,12 @@ use crate::error::{Error, Kind, Result};
 use crate::target_spec::{TargetDrive, TargetSpec};
 use base::limits::{MAX_POLL_ACTIONS, MAX_POLL_SEGMENTS, MAX_SLOTS};
 use base::{
-    Actions, BLOCK_BYTES, BufId, CkptNo, Duration, Engine, ExtentNo, Fault, Gen, Instant, IoToken, Memory, Phase, Reply,
-    Request, SECTOR_BYTES, Sectors, Seq, SlotId,
+    Actions, BLOCK_BYTES, BufId, CkptNo, Duration, Engine, ExtentNo, Fault, Gen, Instant, IoToken, Memory,
+    Phase, Reply, Request, SECTOR_BYTES, Sector, Sectors, Seq, SlotId,
 };
 use fence::{CopyEntry, CopyState};
 use std::path::Path;
-use ublk_target::{Access, Allocation, Drive, DriveError, Options, Target, VolumeInfo};
+use ublk_target::{Access, Allocation, Drive, DriveError, Extent, Options, Target, VolumeInfo};
 use volume::{Activation, Candidate, Config, DriveInfo, NewVolume, OpenRequest, Refusal, Volume};
 
 /// How long the kernel may take to let go of the drives of a target that was killed: its operations end first.
@@ -33,7 +33,15 @@ impl Served {
     }
 }
 
-impl Allocation for Served {}
+impl Allocation for Served {
+    fn allocation(&self, memory: &dyn Memory, from: Sector, limit: Sectors) -> (Extent, Sectors) {
+        match self.0.is_hole(from, limit, memory) {
+            Some((true, sectors)) if sectors > Sectors::ZERO => (Extent::Hole, sectors),
+            Some((false, sectors)) if sectors > Sectors::ZERO => (Extent::Data, sectors),
+            _ => (Extent::Data, limit),
+        }
+    }
+}
 
 impl Engine for Served {
     fn memory_blocks(&self) -> u32 {
@@ -70,6 +78,8 @@ pub struct Opened {
     pub volume: VolumeInfo,
     /// What could not be opened, in sentences.
     pub absent: Vec<String>,
+    /// By place in the group's table: the number under which the loop knows the drive, if it has it.
+    pub numbers: Vec<Option<usize>>,
 }
 
 /// Opens the drives and prepares the engine.
@@ -80,12 +90,27 @@ pub fn open_group(spec: &TargetSpec) -> Result<Opened> {
     let group = parse_id(&spec.group)?;
     let lock = u64::from_le_bytes(group.0[..8].try_into().expect("eight bytes"));
     let (mut drives, mut candidates, mut absent) = (Vec::new(), Vec::new(), Vec::new());
-    for drive in &spec.drives {
+    let mut numbers = vec![None; spec.drives.len()];
+    for (index, drive) in spec.drives.iter().enumerate() {
         let Some(path) = &drive.path else {
             absent.push(format!("drive {} is missing", drive.id));
             continue;
         };
-        let opened = open_drive(path, drive, lock)?;
+        let opened = match open_drive(path, drive, lock) {
+            Ok(opened) => opened,
+            // A drive that another holds may be in use by another target of this group; one that is gone or
+            // broken is what a mirror is for.
+            Err(error) if matches!(error.kind, Kind::Refused | Kind::Permission) => return Err(error),
+            Err(error) => {
+                absent.push(format!(
+                    "drive {} at {} cannot be used: {}",
+                    drive.id,
+                    path.display(),
+                    error.message
+                ));
+                continue;
+            }
+        };
         candidates.push(Candidate {
             info: DriveInfo {
                 uuid: parse_id(&drive.id)?,
@@ -94,6 +119,7 @@ pub fn open_group(spec: &TargetSpec) -> Result<Opened> {
             },
             homes: drive.homes.iter().map(|extent| ExtentNo::new(*extent)).collect(),
         });
+        numbers[index] = Some(drives.len());
         drives.push(opened);
     }
     let sectors = Sectors::new(spec.volume.size_bytes / SECTOR_BYTES as u64);
@@ -129,7 +155,7 @@ pub fn open_group(spec: &TargetSpec) -> Result<Opened> {
     let engine = Served(Volume::open(config, request));
     let target = Target::new(engine, drives, volume.clone(), options)
         .map_err(|source| Error::general(Kind::Failed, format!("cannot prepare the loop: {source}")))?;
-    Ok(Opened { target, volume, absent })
+    Ok(Opened { target, volume, absent, numbers })
 }
 
 /// Opens a drive, locks it for this group, and only then believes its label.
@@ -139,15 +165,13 @@ fn open_drive(path: &Path, drive: &TargetDrive, lock: u64) -> Result<Drive> {
         LabelState::Ours { label, .. } if label.drive.to_string() == drive.id => Ok(opened),
         _ => {
             let name = path.display().to_string();
-            Err(Error::new(Kind::NotFound, name.clone(), format!("{name} is not the drive {} any more", drive.id)))
+            Err(Error::new(
+                Kind::NotFound,
+                name.clone(),
+                format!("{name} is not the drive {} any more", drive.id),
+            ))
         }
     }
-}
-
-/// The kernel's number of the drive at this place of the group's table: drives that are missing have none.
-pub fn driver_number(spec: &TargetSpec, index: usize) -> Option<usize> {
-    spec.drives[index].path.as_ref()?;
-    Some(spec.drives[..index].iter().filter(|drive| drive.path.is_some()).count())
 }
 
 /// What the catalogue knows of a copy.
@@ -167,7 +191,7 @@ fn parse_salt(text: &str) -> Result<[u8; 16]> {
         .ok_or_else(|| Error::invalid("salt", "the spec's salt is not 32 hexadecimal digits"))
 }
 
-fn drive_error(error: DriveError) -> Error {
+pub(crate) fn drive_error(error: DriveError) -> Error {
     let kind = match &error {
         DriveError::NotFound(_) => Kind::NotFound,
         DriveError::NotADrive(_) | DriveError::SectorSize { .. } => Kind::Invalid,
@@ -188,18 +212,23 @@ pub fn refused(refusal: &Refusal) -> Error {
         }
         Refusal::NoCurrentCopy { missing } => {
             let missing: Vec<String> = missing.iter().map(ToString::to_string).collect();
-            let which = if missing.is_empty() { String::new() } else { format!(": missing are {}", missing.join(" ")) };
-            Error::general(Kind::Refused, format!("no complete copy of the group is there{which}")).hint(bring)
+            let which = if missing.is_empty() {
+                String::new()
+            } else {
+                format!(": missing are {}", missing.join(" "))
+            };
+            Error::general(Kind::Refused, format!("no complete copy of the group is there{which}"))
+                .hint(bring)
         }
         Refusal::NewerSuperblock { version } => {
             let message = format!("a drive with a newer superblock (version {version}) is missing");
             Error::general(Kind::Refused, message).hint(bring)
         }
-        Refusal::NoSuperblock => {
-            Error::general(Kind::Damage, "no superblock of the group passes its check").hint("see plinth fsck")
-        }
+        Refusal::NoSuperblock => Error::general(Kind::Damage, "no superblock of the group passes its check")
+            .hint("see plinth fsck"),
         Refusal::Damaged(what) => {
-            Error::general(Kind::Damage, format!("the group's superblock is damaged: {what}")).hint("see plinth fsck")
+            Error::general(Kind::Damage, format!("the group's superblock is damaged: {what}"))
+                .hint("see plinth fsck")
         }
         Refusal::LogDamaged { commit } => {
             let message = format!("commit {commit} of the group's log cannot be read on any leg");
@@ -208,7 +237,9 @@ pub fn refused(refusal: &Refusal) -> Error {
         Refusal::Unreadable(what) => {
             Error::general(Kind::Damage, format!("cannot read on any leg: {what}")).hint("see plinth fsck")
         }
-        Refusal::Unwritable => Error::general(Kind::Failed, "the drives could not be written while recovering")
-            .hint("check the drives and the kernel's log"),
+        Refusal::Unwritable => {
+            Error::general(Kind::Failed, "the drives could not be written while recovering")
+                .hint("check the drives and the kernel's log")
+        }
     }
 }

@@ -9,9 +9,9 @@ use super::open::{Opened, open_group};
 use crate::error::{Error, Kind, Result};
 use crate::protocol::{TargetDriveStatus, TargetPhase, TargetStatus};
 use crate::target_spec::{FrontEndSpec, Row, TargetSpec};
-use base::{DriveIx, ExtentNo, Extent, Phase, Reply, RowGrant, RowNo, SECTOR_BYTES, Sectors};
-use std::sync::mpsc::channel;
+use base::{DriveIx, Extent, ExtentNo, Phase, Reply, RowGrant, RowNo, SECTOR_BYTES, Sectors};
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::time::Duration;
 use ublk_target::ublk::{UblkDevice, UblkError, UblkQueue, harden_process};
 use ublk_target::{Handle, NbdServer, SlowEvent, Target, TargetError};
@@ -40,14 +40,15 @@ pub fn run(spec: TargetSpec) -> Result<()> {
     for message in unhardened {
         let _ = notes.send(warning("not_hardened", message));
     }
-    let Opened { target, volume, absent } = open_group(&spec)?;
+    let Opened { target, volume, absent, numbers } = open_group(&spec)?;
     for message in absent {
         let _ = notes.send(warning("drive_missing", message));
     }
     let handle = target.handle();
     let front = Front::prepare(&spec, &volume)?;
     let device = front.device.clone();
-    let glue = Arc::new(Glue { spec: spec.clone(), handle, device: device.clone(), notes: notes.clone() });
+    let glue =
+        Arc::new(Glue { spec: spec.clone(), handle, device: device.clone(), notes: notes.clone(), numbers });
     let looped = std::thread::Builder::new().name("loop".into());
     let looped = looped.spawn({
         let notes = notes.clone();
@@ -86,7 +87,8 @@ impl Front {
     fn prepare(spec: &TargetSpec, volume: &ublk_target::VolumeInfo) -> Result<Self> {
         match &spec.front_end {
             FrontEndSpec::Nbd { socket } => {
-                let server = NbdServer::bind(socket).map_err(|source| Error::io("listen on", socket, &source))?;
+                let server =
+                    NbdServer::bind(socket).map_err(|source| Error::io("listen on", socket, &source))?;
                 Ok(Self { queue: None, nbd: Some(server), device: None })
             }
             FrontEndSpec::Ublk { .. } => {
@@ -113,7 +115,9 @@ impl Front {
             && let Some(device) = device
             && let Err(error) = device.delete()
         {
-            let _ = watcher.notes.send(warning("device_left", format!("the device could not be removed: {error}")));
+            let _ = watcher
+                .notes
+                .send(warning("device_left", format!("the device could not be removed: {error}")));
         }
         let _ = watcher.notes.send(Note::Ended(ending));
     }
@@ -209,6 +213,7 @@ struct Glue {
     handle: Handle<Engine>,
     device: Option<Arc<UblkDevice>>,
     notes: Notes,
+    numbers: Vec<Option<usize>>,
 }
 
 impl Glue {
@@ -234,7 +239,7 @@ impl Glue {
                 None if drive.stale_version.is_some() => (crate::catalogue::CopyState::Stale, None),
                 None => (crate::catalogue::CopyState::Current, None),
             };
-            let number = super::open::driver_number(&self.spec, index);
+            let number = self.numbers[index];
             TargetDriveStatus {
                 id: drive.id.clone(),
                 state,

@@ -9,7 +9,13 @@ use std::time::Duration;
 
 /// Crash-safe mirrored block storage.
 #[derive(Parser, Debug)]
-#[command(name = "plinth", version, subcommand_required = true, arg_required_else_help = true, max_term_width = 100)]
+#[command(
+    name = "plinth",
+    version,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
 pub struct Cli {
     /// What every verb takes.
     #[command(flatten)]
@@ -23,7 +29,13 @@ pub struct Cli {
 #[derive(Args, Clone, Debug)]
 pub struct Global {
     /// The agent's socket
-    #[arg(long, global = true, env = "PLINTH_SOCKET", default_value = "/run/plinth/plinth.sock", value_name = "PATH")]
+    #[arg(
+        long,
+        global = true,
+        env = "PLINTH_SOCKET",
+        default_value = "/run/plinth/plinth.sock",
+        value_name = "PATH"
+    )]
     pub socket: PathBuf,
     /// How results are shown
     #[arg(short, long, global = true, env = "PLINTH_OUTPUT", value_enum, default_value = "table")]

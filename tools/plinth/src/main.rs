@@ -53,7 +53,8 @@ fn usage(error: &clap::Error, json: bool) -> ExitCode {
         .take_while(|line| !line.starts_with("Usage:"))
         .filter(|line| !line.is_empty())
         .collect();
-    let message = if details.is_empty() { first.to_owned() } else { format!("{first} {}", details.join(", ")) };
+    let message =
+        if details.is_empty() { first.to_owned() } else { format!("{first} {}", details.join(", ")) };
     failed(&Error::general(Kind::Invalid, message).hint("see plinth help"), json)
 }
 

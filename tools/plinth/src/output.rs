@@ -135,7 +135,9 @@ pub fn fields(row: &Value) -> String {
         })
         .collect();
     let width = shown.iter().map(|(key, _)| key.trim_end_matches("_bytes").len()).max().unwrap_or(0);
-    let lines = shown.into_iter().map(|(key, value)| format!("{:<width$}  {value}\n", key.trim_end_matches("_bytes")));
+    let lines = shown
+        .into_iter()
+        .map(|(key, value)| format!("{:<width$}  {value}\n", key.trim_end_matches("_bytes")));
     lines.collect()
 }
 

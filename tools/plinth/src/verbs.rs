@@ -5,7 +5,8 @@ use crate::output::{self, changed};
 use crate::{docs, print};
 use node::client::{Client, part};
 use node::params::{
-    AddDrives, AttachVolume, CreatePool, CreateVolume, ImportPool, RenameVolume, ResizeVolume, Set, StopAgent, WipeDrive,
+    AddDrives, AttachVolume, CreatePool, CreateVolume, ImportPool, RenameVolume, ResizeVolume, Set,
+    StopAgent, WipeDrive,
 };
 use node::{Error, Kind, Result, offline, params, service, text};
 use serde_json::{Value, json};
@@ -87,14 +88,17 @@ impl Call<'_> {
             return self.post("/v1/agent/stop", &StopAgent { all }, "stopping").map(drop);
         }
         if node.listen.is_some() {
-            return Err(Error::not_supported("serving other nodes is not supported yet; leave --listen away"));
+            return Err(Error::not_supported(
+                "serving other nodes is not supported yet; leave --listen away",
+            ));
         }
         if node.metrics_listen.is_some() {
             let message = "metrics over TCP are not supported yet; read /metrics from the socket";
             return Err(Error::not_supported(message));
         }
         node::service::log_to_stderr();
-        let program = std::env::current_exe().map_err(|source| Error::io("find", Path::new("plinth"), &source))?;
+        let program =
+            std::env::current_exe().map_err(|source| Error::io("find", Path::new("plinth"), &source))?;
         service::run(node::agent::Options {
             state: absolute(&node.state)?,
             socket: absolute(&self.global.socket)?,
@@ -108,7 +112,11 @@ impl Call<'_> {
         let status = self.client()?.get("/v1/status")?;
         output::status(self.global.output, &status)?;
         let healthy = status["health"] == "online";
-        if check && !healthy { Ok(ExitCode::from(Kind::NotHealthy.exit_code())) } else { Ok(ExitCode::SUCCESS) }
+        if check && !healthy {
+            Ok(ExitCode::from(Kind::NotHealthy.exit_code()))
+        } else {
+            Ok(ExitCode::SUCCESS)
+        }
     }
 
     fn version(&self) -> Result<()> {
@@ -138,8 +146,11 @@ impl Call<'_> {
                 if labels.force {
                     confirm(self.global, &pool, &overwrite(&drives))?;
                 }
-                let body =
-                    AddDrives { drives: all_absolute(&drives)?, labels: parse_labels(&labels)?, force: labels.force };
+                let body = AddDrives {
+                    drives: all_absolute(&drives)?,
+                    labels: parse_labels(&labels)?,
+                    force: labels.force,
+                };
                 let path = format!("/v1/pools/{}/drives", part(&pool));
                 changed(output, &self.post(&path, &body, "writing labels")?, &pool)
             }
@@ -201,7 +212,9 @@ impl Call<'_> {
                 self.post("/v1/drives/wipe", &WipeDrive { drive: path }, "wiping")?;
                 changed(self.global.output, &json!({ "path": name }), &name)
             }
-            Drive::Offline(_) | Drive::Online(_) | Drive::Fail(_) => Err(later("states of drives set by hand")),
+            Drive::Offline(_) | Drive::Online(_) | Drive::Fail(_) => {
+                Err(later("states of drives set by hand"))
+            }
             Drive::Evacuate(_) | Drive::Remove(_) | Drive::Replace(_) => Err(later("moves between drives")),
         }
     }
@@ -224,7 +237,9 @@ impl Call<'_> {
                 };
                 changed(output, &self.post("/v1/volumes", &body, "creating")?, &volume)
             }
-            Volume::List => output::list(output, &self.client()?.get("/v1/volumes")?, "name", output::VOLUMES),
+            Volume::List => {
+                output::list(output, &self.client()?.get("/v1/volumes")?, "name", output::VOLUMES)
+            }
             Volume::Show { volume } => output::volume(output, &self.client()?.get(&volume_path(&volume))?),
             Volume::Set { volume, property } => {
                 let (key, value) = text::parse_pair(&property)?;
@@ -316,7 +331,8 @@ impl Call<'_> {
     }
 
     fn fsck(&self, drives: &[PathBuf], repair: bool) -> Result<ExitCode> {
-        let report = while_waiting(self.global, "checking", || offline::fsck(drives, repair && !self.global.dry_run))?;
+        let report =
+            while_waiting(self.global, "checking", || offline::fsck(drives, repair && !self.global.dry_run))?;
         if self.global.output == Output::Json {
             output::json(&serde_json::to_value(&report).expect("a report encodes as JSON"))?;
         } else {
@@ -325,8 +341,9 @@ impl Call<'_> {
             }
             for finding in &report.findings {
                 let end = if finding.repaired { " (repaired)" } else { "" };
-                print(&format!("{}: {}{end}\n", finding.object, finding.message))?;
+                print(&format!("{}: {}: {}{end}\n", finding.severity, finding.object, finding.message))?;
             }
+            print(if report.clean { "clean\n" } else { "damage left\n" })?;
         }
         if report.damaged() { Ok(ExitCode::from(Kind::Damage.exit_code())) } else { Ok(ExitCode::SUCCESS) }
     }

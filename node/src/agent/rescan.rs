@@ -1,0 +1,80 @@
+//! Finding the drives of the catalogue again: by label, wherever they are now.
+use super::Agent;
+use crate::catalogue::{DriveRecord, Life, Severity, records};
+use crate::drives;
+use crate::error::Result;
+use std::collections::BTreeSet;
+use std::sync::PoisonError;
+
+impl Agent {
+    /// Looks for drives under other paths and notes where they are; repairs labels of which a copy is bad.
+    ///
+    /// # Errors
+    /// The catalogue's.
+    pub(crate) fn rescan(&self) -> Result<()> {
+        let records_now = self.store.list::<DriveRecord>("drives/")?;
+        let known: Vec<_> = records_now.iter().map(|drive| drive.path.clone()).collect();
+        let scan = drives::scan(&known, self.options.scan_devices, true);
+        for (id, paths) in &scan.doubled {
+            if records_now.iter().any(|drive| drive.id == *id) {
+                let paths: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
+                let message = format!("drive {id} is there more than once: {}", paths.join(" "));
+                self.events.record(Severity::Warning, "drive_doubled", id, &message);
+            }
+        }
+        let mut unseen = BTreeSet::new();
+        for drive in records_now {
+            let Some(seen) = scan.seen.get(&drive.id) else {
+                if drive.life == Life::Ready {
+                    self.note_missing(&drive);
+                    unseen.insert(drive.record.id);
+                }
+                continue;
+            };
+            if let Some(copy) = seen.bad_copy {
+                self.repair_label(seen, copy);
+            }
+            if seen.path != drive.path {
+                let (from, to) = (drive.path.display().to_string(), seen.path.display().to_string());
+                let mut moved = drive;
+                moved.path.clone_from(&seen.path);
+                self.store.txn().update(records::drive_key(&moved.id), &moved).commit()?;
+                let message = format!("drive {} moved from {from} to {to}", moved.id);
+                self.events.record(Severity::Info, "drive_moved", &moved.id, &message);
+            }
+        }
+        *self.unseen.lock().unwrap_or_else(PoisonError::into_inner) = unseen;
+        Ok(())
+    }
+
+    /// Says once that a drive is missing, and why its last path does not do.
+    fn note_missing(&self, drive: &DriveRecord) {
+        if self.unseen.lock().unwrap_or_else(PoisonError::into_inner).contains(&drive.id) {
+            return;
+        }
+        let why = match self.open_drive(drive) {
+            Ok(_) => "it was not found by the scan".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        let message = format!("drive {} is missing: {why}", drive.path.display());
+        self.events.record(Severity::Warning, "drive_missing", &drive.id, &message);
+    }
+
+    fn repair_label(&self, seen: &drives::Seen, copy: u8) {
+        let repaired = drives::Media::open(&seen.path)
+            .and_then(|media| drives::label::repair_label(&media, &seen.label, copy));
+        let (path, place) = (seen.path.display().to_string(), if copy == 0 { "first" } else { "second" });
+        match repaired {
+            Ok(()) => {
+                let message =
+                    format!("the {place} label of {path} was damaged; it was repaired from the other");
+                self.events.record(Severity::Warning, "label_repaired", &path, &message);
+            }
+            Err(error) => {
+                let message =
+                    format!("the {place} label of {path} is damaged and could not be repaired: {error}");
+                self.events.record(Severity::Error, "label_damaged", &path, &message);
+            }
+        }
+    }
+}

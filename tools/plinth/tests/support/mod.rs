@@ -1,0 +1,235 @@
+//! An agent of its own for each test: socket, state and drives in a temporary folder, no root needed.
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+pub mod nbd;
+
+use serde_json::Value;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const PLINTH: &str = env!("CARGO_BIN_EXE_plinth");
+const START_DEADLINE: Duration = Duration::from_secs(60);
+
+/// What a command printed and how it ended.
+pub struct Ran {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl Ran {
+    /// Its standard output, after success.
+    #[track_caller]
+    pub fn ok(self) -> String {
+        assert_eq!(self.code, 0, "out: {} err: {}", self.out, self.err);
+        self.out
+    }
+
+    /// Its standard output as JSON, after success.
+    #[track_caller]
+    pub fn json(self) -> Value {
+        serde_json::from_str(&self.ok()).expect("JSON")
+    }
+
+    /// Checks an expected failure: the exit code, one line on standard error with these words, nothing on
+    /// standard output.
+    #[track_caller]
+    pub fn fails(self, code: i32, words: &[&str]) {
+        assert_eq!(self.code, code, "out: {} err: {}", self.out, self.err);
+        assert_eq!(self.out, "", "a failure prints no result");
+        assert_eq!(self.err.trim_end().lines().count(), 1, "one line: {}", self.err);
+        for word in words {
+            assert!(self.err.contains(word), "{word:?} is missing in: {}", self.err);
+        }
+    }
+}
+
+/// An agent and its folder.
+pub struct Agent {
+    folder: tempfile::TempDir,
+    process: Option<Child>,
+}
+
+impl Agent {
+    /// A folder without an agent.
+    pub fn stopped() -> Self {
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        let folder = tempfile::Builder::new().permissions(private).tempdir().expect("a folder");
+        Self { folder, process: None }
+    }
+
+    /// A running agent.
+    pub fn start() -> Self {
+        let mut agent = Self::stopped();
+        agent.run();
+        agent
+    }
+
+    /// Starts the agent and waits until it answers.
+    pub fn run(&mut self) {
+        self.spawn();
+        let deadline = Instant::now() + START_DEADLINE;
+        while UnixStream::connect(self.socket()).is_err() {
+            let ended = self.process.as_mut().expect("started").try_wait().expect("waits");
+            assert!(ended.is_none(), "the agent ended: {}", self.log());
+            assert!(Instant::now() < deadline, "the agent does not answer: {}", self.log());
+            std::thread::yield_now();
+        }
+    }
+
+    /// Starts the agent.
+    pub fn spawn(&mut self) {
+        let log = std::fs::File::options().create(true).append(true).open(self.path("agent.log")).expect("a log");
+        let mut command = Command::new(PLINTH);
+        command.arg("--socket").arg(self.socket()).arg("node").arg("--state").arg(self.path("state")).arg("--no-scan");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        self.process = Some(command.spawn().expect("the agent starts"));
+    }
+
+    /// The agent's log.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.path("agent.log")).unwrap_or_default()
+    }
+
+    /// Kills the agent as a crash would.
+    pub fn kill(&mut self) {
+        let mut process = self.process.take().expect("running");
+        process.kill().expect("killed");
+        process.wait().expect("gone");
+    }
+
+    /// Ends the agent with SIGTERM.
+    pub fn terminate(&mut self) {
+        let process = self.process.take().expect("running");
+        let id = process.id().to_string();
+        assert!(Command::new("kill").arg(&id).status().expect("kill runs").success());
+        let ended = process.wait_with_output().expect("gone");
+        assert_eq!(ended.status.code(), Some(0), "{}", self.log());
+    }
+
+    /// Waits until the agent has ended by itself; its exit code.
+    pub fn wait_end(&mut self) -> i32 {
+        self.process.take().expect("running").wait().expect("gone").code().expect("an exit code")
+    }
+
+    /// A path in its folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.path("s")
+    }
+
+    /// A sparse file for a drive.
+    pub fn drive(&self, name: &str, mib: u64) -> String {
+        let path = self.path(name);
+        std::fs::File::create(&path).expect("creates").set_len(mib << 20).expect("sizes");
+        path.display().to_string()
+    }
+
+    /// Runs `plinth` with these arguments, separated by spaces; `@` begins a path in the folder.
+    pub fn plinth(&self, line: &str) -> Ran {
+        let args = line.split_whitespace().map(|word| match word.strip_prefix('@') {
+            Some(name) => self.path(name).display().to_string(),
+            None => word.to_owned(),
+        });
+        self.plinth_args(args)
+    }
+
+    /// Runs `plinth` with these arguments.
+    pub fn plinth_args(&self, args: impl IntoIterator<Item = String>) -> Ran {
+        let done = Command::new(PLINTH)
+            .env("PLINTH_SOCKET", self.socket())
+            .args(args)
+            .stdin(Stdio::null())
+            .output()
+            .expect("plinth runs");
+        Ran {
+            code: done.status.code().expect("an exit code"),
+            out: String::from_utf8(done.stdout).expect("text"),
+            err: String::from_utf8(done.stderr).expect("text"),
+        }
+    }
+
+    /// A pool `p` of two drives of 256 MiB.
+    pub fn pool(&self) {
+        self.drive("d1", 256);
+        self.drive("d2", 256);
+        self.plinth("pool create p @d1 @d2").ok();
+    }
+
+    /// A pool `p` of two drives and a volume `v` of 64 MiB.
+    pub fn volume(&self) {
+        self.pool();
+        self.plinth("volume create v --pool p --size 64MiB").ok();
+    }
+
+    /// Everything that the catalogue says, to compare before and after. What a running target changes by itself
+    /// (it takes rows, its memory grows) is left out while one runs.
+    pub fn state(&self) -> Value {
+        let mut status = self.plinth("status -o json").json();
+        status["agent"] = Value::Null;
+        let mut served = false;
+        for volume in status["volumes"].as_array_mut().expect("a list") {
+            if !volume["target"].is_null() {
+                served = true;
+                volume["target"]["memory_bytes"] = Value::Null;
+                forget(volume, &["allocated_bytes", "seq", "durable_seq"]);
+            }
+        }
+        for pool in status["pools"].as_array_mut().expect("a list").iter_mut().filter(|_| served) {
+            forget(pool, &["allocated_bytes", "free_bytes", "reclaimable_bytes"]);
+            for drive in pool["drives"].as_array_mut().expect("a list") {
+                forget(drive, &["allocated_bytes"]);
+            }
+        }
+        status
+    }
+
+    /// Waits until a volume is in this state.
+    pub fn wait_state(&self, volume: &str, state: &str) -> Value {
+        let deadline = Instant::now() + START_DEADLINE;
+        loop {
+            let shown = self.plinth(&format!("volume show {volume} -o json")).json();
+            if shown["state"] == state {
+                return shown;
+            }
+            assert!(Instant::now() < deadline, "volume {volume} is not {state}: {shown}\n{}", self.log());
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if self.process.is_some() {
+            let _ = self.plinth("node stop --all --yes --timeout 60s");
+        }
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+        kill_targets(self.folder.path());
+    }
+}
+
+fn forget(object: &mut Value, fields: &[&str]) {
+    for field in fields {
+        object[*field] = Value::Null;
+    }
+}
+
+/// Ends targets that a failed test left: those whose spec lies in its folder.
+fn kill_targets(folder: &Path) {
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).into_owned();
+        if line.contains("target") && line.contains(&folder.display().to_string()) {
+            let _ = Command::new("kill").arg("-9").arg(pid.to_string()).status();
+        }
+    }
+}

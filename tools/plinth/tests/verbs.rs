@@ -1,0 +1,224 @@
+//! The verbs as scripts see them: results, forms of output, repetition, import and export.
+mod support;
+
+use serde_json::Value;
+use support::Agent;
+
+#[test]
+fn repetition_ends_in_the_same_state_with_the_same_output() {
+    let agent = Agent::start();
+    for drive in ["d1", "d2", "d3", "d4"] {
+        agent.drive(drive, 256);
+    }
+    for line in [
+        "pool create p @d1 @d2 --label node=n1,rack=r1",
+        "pool add p @d3 --label node=n2",
+        "pool set p reserve=64MiB",
+        "volume create v --pool p --size 1GiB",
+        "volume create w --pool p --size 64MiB --legs 1 --columns 1 --stripe-unit 64KiB -o json",
+        "volume resize v 2GiB",
+        "volume set v cache=16MiB",
+        "volume rename w x",
+        "volume attach v --nbd @n",
+        "volume detach v",
+        "drive wipe @d4 --yes",
+    ] {
+        let first = agent.plinth(line).ok();
+        let before = agent.state();
+        assert_eq!(agent.plinth(line).ok(), first, "{line}");
+        assert_eq!(agent.state(), before, "{line}");
+    }
+}
+
+#[test]
+fn a_dry_run_changes_nothing() {
+    let agent = Agent::start();
+    agent.volume();
+    agent.drive("d3", 256);
+    let before = agent.state();
+    for line in [
+        "pool create q @d3",
+        "pool add p @d3",
+        "volume create w --pool p --size 1MiB",
+        "volume resize v 1GiB",
+        "volume rename v w",
+        "volume attach v --nbd @n",
+        "volume delete v",
+        "pool export p",
+        "pool set p reserve=1MiB",
+        "drive wipe @d3",
+    ] {
+        agent.plinth(&format!("--dry-run {line}")).ok();
+        agent.plinth(&format!("{line} --dry-run")).ok();
+        assert_eq!(agent.state(), before, "{line}");
+    }
+    agent.plinth("volume create w --pool p --size 0 --dry-run").fails(2, &["size of 0"]);
+}
+
+/// Every field of the interface is there, unknown ones as null.
+#[test]
+fn the_json_has_every_field() {
+    let agent = Agent::start();
+    agent.volume();
+    let has = |value: &Value, fields: &str| {
+        for field in fields.split_whitespace() {
+            assert!(value.as_object().expect("an object").contains_key(field), "{field} is missing: {value}");
+        }
+    };
+    let volume = agent.plinth("volume show v -o json").json();
+    has(
+        &volume,
+        "name id pool group created_at size_bytes leg_count column_count stripe_unit_bytes state health frontend device \
+         device_link nbd_socket mapped_bytes allocated_bytes seq durable_seq gen target legs resync scrub encryption qos \
+         clone_of status action",
+    );
+    has(&volume["legs"][0], "leg drives");
+    has(
+        &volume["legs"][0]["drives"][0],
+        "id state stale_since_seq read_errors write_errors check_errors repaired_blocks",
+    );
+    let pool = agent.plinth("pool status p -o json").json();
+    has(
+        &pool,
+        "name id health status action size_bytes allocated_bytes free_bytes reserved_bytes reclaimable_bytes \
+         provisioned_bytes drives volumes tasks",
+    );
+    has(
+        &pool["drives"][0],
+        "id path node rack zone class state size_bytes allocated_bytes read_errors write_errors check_errors slow_events",
+    );
+    assert_eq!(agent.plinth("volume list -o json").json(), Value::Array(vec![volume.clone()]));
+    assert_eq!(agent.plinth("pool list -o json").json(), Value::Array(vec![pool]));
+    assert_eq!(agent.plinth("volume list -o name").ok(), "v\n");
+    assert_eq!(agent.plinth("-o name pool list").ok(), "p\n");
+    agent.plinth("volume attach v --nbd @n").ok();
+    has(&agent.plinth("volume show v -o json").json()["target"], "pid version restarts memory_bytes");
+}
+
+#[test]
+fn what_destroys_asks() {
+    let agent = Agent::start();
+    agent.volume();
+    agent.plinth("volume delete v").fails(6, &["delete volume v", "--yes"]);
+    agent.plinth("pool delete p").fails(6, &["delete pool p", "--yes"]);
+    agent.plinth("node stop --all").fails(6, &["--yes"]);
+    agent.plinth("volume delete v --yes").ok();
+    let free = agent.plinth("pool status p -o json").json();
+    assert_eq!((&free["allocated_bytes"], &free["volumes"]), (&0.into(), &Value::Array(Vec::new())));
+    agent.plinth("pool delete p --yes").ok();
+    // Its drives are nobody's now.
+    agent.plinth("pool create q @d1 @d2").ok();
+}
+
+#[test]
+fn a_pool_is_exported_and_imported() {
+    let agent = Agent::start();
+    agent.drive("d1", 256);
+    agent.drive("d2", 256);
+    agent.plinth("pool create p @d1 @d2 --label node=n1").ok();
+    let id = agent.plinth("pool status p -o json").json()["id"].clone();
+    agent.plinth("pool export p").ok();
+    agent.plinth("pool export p").ok();
+    assert_eq!(agent.plinth("pool list -o json").json(), Value::Array(Vec::new()));
+    let importable = agent.plinth("pool import -o json").json();
+    assert_eq!((&importable[0]["name"], &importable[0]["id"]), (&"p".into(), &id));
+    assert_eq!(agent.plinth("pool import p").ok(), "p\n");
+    assert_eq!(agent.plinth("pool import p").ok(), "p\n");
+    assert_eq!(agent.plinth("pool import @d1 @d2").ok(), "p\n");
+    let pool = agent.plinth("pool status p -o json").json();
+    assert_eq!((&pool["id"], &pool["drives"][1]["node"]), (&id, &"n1".into()));
+    let history = agent.plinth("pool history p").ok();
+    assert!(history.contains("pool create p") && history.contains("pool import p"), "{history}");
+}
+
+#[test]
+fn a_drive_is_recognised_by_its_label() {
+    let agent = Agent::start();
+    agent.volume();
+    std::fs::rename(agent.path("d1"), agent.path("elsewhere")).expect("moves");
+    let pool = agent.plinth("pool status p -o json").json();
+    assert_eq!(pool["health"], "online");
+    assert!(pool["drives"][0]["path"].as_str().expect("a path").ends_with("/elsewhere"), "{pool}");
+    // Swapped: each is found under the other's path.
+    std::fs::rename(agent.path("elsewhere"), agent.path("x")).expect("moves");
+    std::fs::rename(agent.path("d2"), agent.path("elsewhere")).expect("moves");
+    std::fs::rename(agent.path("x"), agent.path("d2")).expect("moves");
+    agent.plinth("volume attach v --nbd @n").ok();
+    let volume = agent.plinth("volume show v -o json").json();
+    assert_eq!(volume["health"], "online", "{volume}");
+    agent.plinth("volume detach v").ok();
+}
+
+#[test]
+fn the_socket_describes_itself() {
+    let agent = Agent::start();
+    agent.volume();
+    let get = |path: &str| {
+        use std::io::{Read, Write};
+        let mut stream = std::os::unix::net::UnixStream::connect(agent.socket()).expect("connects");
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").expect("asks");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("answers");
+        answer
+    };
+    let document = get("/v1/openapi.json");
+    for path in ["/v1/pools", "/v1/volumes/{name}/attach", "/v1/events"] {
+        assert!(document.contains(path), "{path}");
+    }
+    assert!(get("/healthz").starts_with("HTTP/1.1 200"));
+    assert!(get("/readyz").starts_with("HTTP/1.1 200"));
+    let metrics = get("/metrics");
+    assert!(metrics.contains("plinth_volume_size_bytes{volume=\"v\",pool=\"p\"} 67108864"), "{metrics}");
+    assert!(get("/v1/nothing").contains("\"exit_code\":5"));
+}
+
+/// Fuzzed control bytes, half requests and idle connections neither crash nor starve the agent.
+#[test]
+fn noise_on_the_socket() {
+    use std::io::Write;
+    let agent = Agent::start();
+    let mut open = Vec::new();
+    for i in 0..64u64 {
+        let mut stream = std::os::unix::net::UnixStream::connect(agent.socket()).expect("connects");
+        let noise: Vec<u8> = (0..200u64).map(|n| (n.wrapping_mul(i * 2_654_435_761 + 97) >> 7) as u8).collect();
+        match i % 4 {
+            0 => stream.write_all(&noise).expect("sent"),
+            1 => stream.write_all(b"POST /v1/pools HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{").expect("sent"),
+            2 => stream.write_all(b"GET /v1/sta").expect("sent"),
+            _ => {}
+        }
+        open.push(stream);
+    }
+    for body in ["", "{", "[]", "{\"name\":1}", "{\"name\":\"p\",\"drives\":[\"rel\"],\"x\":1}"] {
+        let mut stream = std::os::unix::net::UnixStream::connect(agent.socket()).expect("connects");
+        let request = format!(
+            "POST /v1/pools HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nconnection: close\r\n\
+             content-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).expect("sent");
+        let answer = std::io::read_to_string(stream).expect("answers");
+        assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("\"exit_code\":2"), "{answer}");
+    }
+    agent.plinth("status --timeout 10s").ok();
+    drop(open);
+}
+
+#[test]
+fn what_needs_no_agent() {
+    let agent = Agent::stopped();
+    assert!(agent.plinth("version").ok().starts_with("plinth 0."));
+    assert!(agent.plinth("completions bash").ok().contains("plinth"));
+    assert!(agent.plinth("man").ok().contains(".TH"));
+    agent.plinth("man @man").ok();
+    assert!(std::fs::read_dir(agent.path("man")).expect("pages").count() > 20);
+    agent.plinth("help").ok();
+    agent.plinth("").code_is_invalid();
+}
+
+impl support::Ran {
+    #[track_caller]
+    fn code_is_invalid(self) {
+        assert_eq!((self.code, self.out.as_str()), (2, ""));
+    }
+}
