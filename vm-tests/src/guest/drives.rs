@@ -1,7 +1,7 @@
 //! The machine's drives, as the guest sees them.
 
 use super::Guest;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,6 +11,8 @@ use std::time::Duration;
 pub struct NvmeDrive {
     /// Its device node.
     pub path: PathBuf,
+    /// Its serial number, which the host gave it.
+    pub serial: String,
     /// Its size in bytes.
     pub size_bytes: u64,
     /// Whether the kernel counts on a volatile cache.
@@ -18,6 +20,21 @@ pub struct NvmeDrive {
 }
 
 impl NvmeDrive {
+    /// Takes the drive out of its slot: its controller disappears with whatever it had in flight.
+    ///
+    /// # Errors
+    /// Its controller is not there, or cannot be removed.
+    pub fn pull(&self) -> Result<()> {
+        for entry in fs::read_dir("/sys/class/nvme").into_iter().flatten().flatten() {
+            let serial = fs::read_to_string(entry.path().join("serial")).unwrap_or_default();
+            if serial.trim() == self.serial {
+                let remove = entry.path().join("device/remove");
+                return fs::write(&remove, "1\n").doing(|| format!("write {}", remove.display()));
+            }
+        }
+        Err(Error::failed(format!("no controller has the serial number {}", self.serial)))
+    }
+
     /// The device node as text.
     #[must_use]
     pub fn name(&self) -> String {
@@ -34,7 +51,7 @@ impl Guest {
         let wanted = usize::try_from(self.number("drives")?).expect("few drives");
         let mut found: Vec<NvmeDrive> = Vec::new();
         let waited = self.wait_until("the drives appear", Duration::from_secs(30), || {
-            found = list().into_iter().map(|(_, drive)| drive).collect();
+            found = list();
             found.len() == wanted
         });
         waited.map_err(|e| Error::failed(format!("{e}: {} of {wanted} are there", found.len())))?;
@@ -45,9 +62,9 @@ impl Guest {
 /// The drive that the host named first, once it is there.
 pub(super) fn first() -> Option<NvmeDrive> {
     for _ in 0..500 {
-        let found = list();
-        if let Some((_, drive)) = found.into_iter().find(|(serial, _)| serial == "plinth0") {
-            return Some(drive);
+        let first = list().into_iter().find(|drive| drive.serial == "plinth0");
+        if first.is_some() {
+            return first;
         }
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -55,9 +72,9 @@ pub(super) fn first() -> Option<NvmeDrive> {
 }
 
 /// Probing is asynchronous, so the kernel's numbers say nothing; the serial number carries the host's order.
-fn list() -> Vec<(String, NvmeDrive)> {
+fn list() -> Vec<NvmeDrive> {
     let text = |path: PathBuf| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
-    let mut found: Vec<(String, NvmeDrive)> = Vec::new();
+    let mut found: Vec<NvmeDrive> = Vec::new();
     for entry in fs::read_dir("/sys/class/block").into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         if !name.starts_with("nvme") || entry.path().join("partition").exists() {
@@ -68,9 +85,9 @@ fn list() -> Vec<(String, NvmeDrive)> {
         let serial = text(entry.path().join("device/serial"));
         if sectors > 0 && path.exists() && !serial.is_empty() {
             let volatile_cache = text(entry.path().join("queue/write_cache")) == "write back";
-            found.push((serial, NvmeDrive { path, size_bytes: sectors * 512, volatile_cache }));
+            found.push(NvmeDrive { path, serial, size_bytes: sectors * 512, volatile_cache });
         }
     }
-    found.sort_by(|a, b| a.0.len().cmp(&b.0.len()).then_with(|| a.0.cmp(&b.0)));
+    found.sort_by(|a, b| (a.serial.len(), &a.serial).cmp(&(b.serial.len(), &b.serial)));
     found
 }

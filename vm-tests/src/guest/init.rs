@@ -28,7 +28,10 @@ pub fn run_as_init() -> Result<()> {
     if command_line_says("plinth.root=systemd") {
         return hand_over();
     }
-    let runner = Command::new("/init").arg("run").spawn().doing(|| "start the runner".into())?;
+    // The kernel gives init no search path.
+    let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    let runner =
+        Command::new("/init").arg("run").env("PATH", path).spawn().doing(|| "start the runner".into())?;
     let runner = i32::try_from(runner.id()).expect("Linux process ids fit an i32");
     loop {
         match wait() {

@@ -224,7 +224,7 @@ impl Guest {
     /// # Errors
     /// A command fails; fsck's answer is in the message.
     pub fn stop_and_fsck(&mut self, drives: &[NvmeDrive]) -> Result<()> {
-        self.plinth_ok(&["node", "stop", "--all"])?;
+        self.plinth_ok(&["node", "stop", "--all", "--yes"])?;
         let names: Vec<String> = drives.iter().map(NvmeDrive::name).collect();
         let mut words = vec!["fsck"];
         words.extend(names.iter().map(String::as_str));

@@ -229,6 +229,7 @@ impl<'a> Session<'a> {
             own("scenario", self.scenario.name.to_owned()),
             own("drives", drives.len().to_string()),
             own("drive_bytes", (self.scenario.drive_mib << 20).to_string()),
+            own("accel", if self.accel == Accel::Kvm { "kvm" } else { "tcg" }.to_owned()),
             own("rounds", self.rounds().to_string()),
             own("seed", self.bench.seed.to_string()),
         ];

@@ -75,7 +75,7 @@ impl Native {
     /// # Errors
     /// It does not end in words.
     pub fn stop(mut self) -> Result<()> {
-        self.run(&["node", "stop", "--all"])?;
+        self.run(&["node", "stop", "--all", "--yes"])?;
         self.agent.wait().map(|_| ())
     }
 }

@@ -8,6 +8,8 @@ use std::fs;
 use std::time::Duration;
 
 const VOLUME_MIB: u64 = 512;
+/// Small, for all of it is copied.
+const NBD_MIB: u64 = 128;
 
 /// A mounted device is not detached, and is no worse for the attempt.
 pub(super) fn detach_in_use(guest: &mut Guest) -> Result<()> {
@@ -104,7 +106,7 @@ fn ticks(pid: i32) -> Result<u64> {
 pub(super) fn nbd_tools(guest: &mut Guest) -> Result<()> {
     let drives = guest.drives()?;
     guest.start_agent()?;
-    guest.new_volume(&drives, VOLUME_MIB, &[])?;
+    guest.new_volume(&drives, NBD_MIB, &[])?;
     let socket = "/run/vol.sock";
     let printed = guest.plinth_ok(&["volume", "attach", VOLUME, "--nbd", socket])?;
     guest.check_that("prints-path", printed.trim().ends_with("vol.sock"), || printed.clone());
@@ -112,7 +114,7 @@ pub(super) fn nbd_tools(guest: &mut Guest) -> Result<()> {
     let second = guest.plinth(&["volume", "attach", VOLUME]);
     guest.check_that("second-front-end-refused", second.code == 6 || second.code == 11, || second.text());
     let info = guest.run("nbdinfo", &["--json", &uri])?;
-    let sized = info.contains(&format!("\"export-size\": {}", VOLUME_MIB << 20));
+    let sized = info.contains(&format!("\"export-size\": {}", NBD_MIB << 20));
     guest.check_that("nbdinfo", sized, || info.clone());
     let script = ["write -P 0x5a 1M 3M", "flush", "read -P 0x5a 1M 3M", "discard 2M 1M", "read -P 0 2M 1M"];
     let mut words = vec!["-f", "raw", &uri];

@@ -122,7 +122,7 @@ fn after_the_cut(guest: &mut Guest) -> Result<()> {
     let seed = guest.number("seed")? + 3;
     let writer = std::thread::spawn(move || files::fill(&more, 48, seed));
     std::thread::sleep(Duration::from_millis(500));
-    super::faults::remove_drive(&drives[0])?;
+    drives[0].pull()?;
     let written = writer.join().map_err(|_| Error::failed("the writer panicked"))?;
     guest.check("no-error-while-a-drive-goes", written.map(|_| ()).map_err(|e| e.to_string()));
     nix::unistd::sync();

@@ -1,7 +1,6 @@
 //! `drive-loss`, `kill-target`, `kill-agent`: the device goes on when a part of what serves it is lost.
 
 use crate::error::{Context, Error, Result};
-use crate::guest::drives::NvmeDrive;
 use crate::guest::load::Fio;
 use crate::guest::product::{block_name, send_signal};
 use crate::guest::{Guest, Memory};
@@ -15,6 +14,8 @@ use std::time::{Duration, Instant};
 const VOLUME_MIB: u64 = 512;
 /// The longest pause that a guest may see when the target is killed (statement D11).
 const PAUSE: Duration = Duration::from_secs(5);
+/// Where every instruction is translated, by processors that other suites share, the promise is stretched.
+const PAUSE_TRANSLATED: Duration = Duration::from_secs(20);
 
 /// A load that writes all the time and checks every block that it wrote.
 fn verified_load(device: &Path, seconds: u64) -> Fio {
@@ -39,7 +40,7 @@ pub(super) fn drive_loss(guest: &mut Guest) -> Result<()> {
     guest.wait_until("the load writes", Duration::from_secs(30), || {
         written_sectors(&device).is_ok_and(|now| now > started + 4096)
     })?;
-    remove_drive(&drives[0])?;
+    drives[0].pull()?;
     guest.note(format!("{} is gone", drives[0].name()));
     let degraded = guest
         .wait_volume("the volume is degraded", Duration::from_secs(60), |json| json["health"] == "degraded");
@@ -113,7 +114,8 @@ pub(super) fn kill_target(guest: &mut Guest) -> Result<()> {
     }
     guest.note(format!("{kills} kills, longest pause {} ms", longest.as_millis()));
     guest.check_that("device-stays", stayed, || format!("/sys/block/{node} was gone for a while"));
-    guest.check_that("pause", longest <= PAUSE, || format!("{} ms", longest.as_millis()));
+    let allowed = if guest.parameter("accel")? == "kvm" { PAUSE } else { PAUSE_TRANSLATED };
+    guest.check_that("pause", longest <= allowed, || format!("{} ms", longest.as_millis()));
     guest.check("load", load.finish().map_err(|e| e.to_string()));
     let restarts = guest.volume_json()?["target"]["restarts"].as_u64().unwrap_or(0);
     guest.check_that("restarts-counted", restarts >= kills, || format!("{restarts} of {kills}"));
@@ -153,13 +155,6 @@ pub(super) fn kill_agent(guest: &mut Guest) -> Result<()> {
     guest.check("reads-after-kill", read_direct(&device).map_err(|e| e.to_string()));
     guest.detach()?;
     guest.stop_and_fsck(&drives)
-}
-
-/// Takes the drive out of its slot.
-pub(super) fn remove_drive(drive: &NvmeDrive) -> Result<()> {
-    let name = drive.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let remove = format!("/sys/block/{name}/device/device/remove");
-    fs::write(&remove, "1\n").map_err(|e| Error::failed(format!("cannot take {name} out by {remove}: {e}")))
 }
 
 /// Sectors written to a device since it came, as the kernel counts them.
