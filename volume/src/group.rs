@@ -18,7 +18,7 @@ use crate::geometry::Geometry;
 use crate::holds::Holds;
 use crate::ops::{Ops, Run};
 use crate::rows::{HomePages, RowPages};
-use crate::slots::{Slots, State};
+use crate::slots::{Slot, Slots, State};
 use crate::superblock::Superblock;
 use alloc::vec::Vec;
 use base::{
@@ -208,7 +208,8 @@ impl Group {
         for i in 0..self.slots.order.len() {
             let id = self.slots.order[i];
             let slot = *self.slots.get(id);
-            if slot.state != State::Waiting || slot.finished || self.waits_for_growth(&slot) {
+            let waits = self.waits_for_growth(&slot) || self.waits_for_volume(&slot);
+            if slot.state != State::Waiting || slot.finished || waits {
                 continue;
             }
             if let Err(fault) = self.admit(&slot.request) {
@@ -230,10 +231,16 @@ impl Group {
         }
     }
 
+    /// The first checkpoint of a group makes its volume. Until it is durable the drives alone do not tell what
+    /// volume a write belonged to, so none is acknowledged.
+    fn waits_for_volume(&self, slot: &Slot) -> bool {
+        slot.changes() && self.directory.at.is_absent() && self.halt.is_none() && !self.config.read_only
+    }
+
     /// Whether a request may be served at all.
     fn admit(&self, request: &Request) -> Result<(), Fault> {
         let end = request.sector.get().checked_add(request.sectors.get()).ok_or(Fault::Invalid)?;
-        let slot = crate::slots::Slot::new(*request, 0);
+        let slot = Slot::new(*request, 0);
         let buffered = matches!(request.op, Op::Read | Op::Write);
         if end > self.volume.sectors.get()
             || (buffered && slot.blocks > u64::from(base::limits::SLOT_DATA_BLOCKS))

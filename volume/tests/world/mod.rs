@@ -166,6 +166,8 @@ pub struct World {
     /// Marks that the catalogue was asked to store.
     pub marks: Vec<(u32, u64)>,
     pub generation: u64,
+    /// Whether opens say what volume to make, if there is none.
+    pub create: bool,
     /// Drives that are not at hand.
     pub absent: u32,
     /// By the driver's number of a drive, which one it is.
@@ -227,6 +229,7 @@ impl World {
             marks: Vec::new(),
             generation: 1,
             absent: 0,
+            create: true,
             polls: 0,
         }
     }
@@ -283,8 +286,8 @@ impl World {
         for (sector, values) in core::mem::take(&mut self.failed) {
             self.maybe.entry(sector).or_default().extend(values.iter().map(|(_, value)| *value));
         }
-        for asked in self.asked.iter().flatten() {
-            for sector in asked.range() {
+        for asked in self.asked.clone().iter().flatten() {
+            for sector in self.concerned(asked) {
                 self.maybe.entry(sector).or_default().extend(asked.leaves());
             }
         }
@@ -313,7 +316,7 @@ impl World {
         self.generation += 1;
         let (shape, generation, absent) = (self.shape, self.generation, self.absent);
         self.handles = (0..shape.drives()).filter(|d| absent >> d & 1 == 0).collect();
-        let request = request(&shape, generation, false, absent, &self.catalogue);
+        let request = request(&shape, generation, self.create, absent, &self.catalogue);
         inside(|| self.engine = Volume::open(config, request));
         self.memory = VecMemory::new(self.engine.memory_blocks());
     }
@@ -492,7 +495,7 @@ impl World {
             (Op::Write | Op::Discard | Op::WriteZeroes, Err(Fault::Io)) => {
                 // A write that failed may have been done in part, and a crash may even bring it back.
                 self.stamps += 1;
-                for sector in asked.range() {
+                for sector in self.concerned(&asked) {
                     let leaves = asked.leaves().expect("it changes sectors");
                     self.maybe.entry(sector).or_default().push(leaves);
                     self.failed.entry(sector).or_default().push((self.stamps, leaves));
@@ -503,10 +506,35 @@ impl World {
         self.results[index] = Some(result);
     }
 
+    /// The sectors that a request may change; of a long one only those that are not zero anyway.
+    fn concerned(&self, asked: &Asked) -> Vec<u64> {
+        if asked.sectors <= 4096 {
+            return asked.range().collect();
+        }
+        let mut sectors: Vec<u64> = self.model.keys().chain(self.maybe.keys()).copied().collect();
+        sectors.retain(|sector| asked.range().contains(sector));
+        sectors.sort_unstable();
+        sectors.dedup();
+        sectors
+    }
+
+    /// Reads everything that is not known to be zero since ever.
+    pub fn check_written(&mut self) {
+        let mut sectors: Vec<u64> = self.model.keys().chain(self.maybe.keys()).copied().collect();
+        sectors.sort_unstable();
+        let mut done = 0;
+        for sector in sectors {
+            if sector >= done {
+                done = (sector + 512).min(self.shape.sectors);
+                self.ask(Op::Read, sector, done - sector).expect("read");
+            }
+        }
+    }
+
     fn changed(&mut self, asked: &Asked) {
         self.stamps += 1;
         let now = self.stamps;
-        for sector in asked.range() {
+        for sector in self.concerned(asked) {
             let mut before = self.maybe.remove(&sector).unwrap_or_default();
             before.push(self.model.get(&sector).copied().unwrap_or(0));
             for (slot, other) in self.asked.iter().enumerate() {
@@ -522,7 +550,7 @@ impl World {
         }
         if asked.fua {
             self.flushed(asked.stamp);
-            for sector in asked.range() {
+            for sector in self.concerned(asked) {
                 self.unflushed.remove(&sector);
             }
         }
