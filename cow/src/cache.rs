@@ -81,6 +81,12 @@ impl PageCache {
         self.loading
     }
 
+    /// The frame of a page, without marking it as used.
+    pub fn peek(&self, page: &Ref) -> Option<BufId> {
+        let at = self.find(page)?;
+        (self.frames[at].state == State::Ready).then(|| self.buf(at))
+    }
+
     /// The frame that holds this page, if any; its bytes are verified and stay until the cache is next changed.
     pub fn get(&mut self, page: &Ref) -> Option<BufId> {
         let at = self.find(page)?;

@@ -141,7 +141,11 @@ impl Drive {
         let exclusive = if kind.is_block_device() && access == Access::ReadWrite { libc::O_EXCL } else { 0 };
         if kind.is_block_device() && matches!(access, Access::Group(_)) {
             // The targets of a pool share its drives, so none can keep the claim; but one that is held refuses.
-            OpenOptions::new().read(true).custom_flags(libc::O_EXCL | libc::O_CLOEXEC).open(path).map_err(named)?;
+            OpenOptions::new()
+                .read(true)
+                .custom_flags(libc::O_EXCL | libc::O_CLOEXEC)
+                .open(path)
+                .map_err(named)?;
         }
         let open = |flags: i32| {
             OpenOptions::new()

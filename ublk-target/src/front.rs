@@ -22,8 +22,8 @@ pub enum Extent {
 pub trait Allocation {
     /// What lies at `from`, and for how many sectors (at least 1, at most `limit`) that is so. Saying `Data` is
     /// always right; `Hole` must read as zero.
-    fn allocation(&self, from: Sector, limit: Sectors) -> (Extent, Sectors) {
-        let _ = from;
+    fn allocation(&self, memory: &dyn Memory, from: Sector, limit: Sectors) -> (Extent, Sectors) {
+        let _ = (memory, from);
         (Extent::Data, limit)
     }
 }
@@ -97,7 +97,7 @@ impl FrontIo<'_> {
 
     /// What the volume holds at a place; see `Allocation`.
     pub fn allocation(&self, from: Sector, limit: Sectors) -> (Extent, Sectors) {
-        let (extent, sectors) = self.allocation.allocation(from, limit);
+        let (extent, sectors) = self.allocation.allocation(&*self.ring, from, limit);
         assert!(sectors > Sectors::ZERO && sectors <= limit, "an extent lies inside what was asked");
         (extent, sectors)
     }

@@ -285,7 +285,7 @@ impl Engine for LinearEngine {
 }
 
 impl Allocation for LinearEngine {
-    fn allocation(&self, from: Sector, limit: Sectors) -> (Extent, Sectors) {
+    fn allocation(&self, _memory: &dyn Memory, from: Sector, limit: Sectors) -> (Extent, Sectors) {
         let first = from.lba().get();
         let end = (from + limit).get();
         let hole = self.is_hole(first);

@@ -88,13 +88,8 @@ impl Volume {
 
     /// Whether the sectors from here on are a hole or data, and how far that goes (at most `most`), as far as it
     /// can be told without reading.
-    pub fn is_hole(
-        &mut self,
-        sector: Sector,
-        most: Sectors,
-        memory: &impl Memory,
-    ) -> Option<(bool, Sectors)> {
-        match &mut self.stage {
+    pub fn is_hole(&self, sector: Sector, most: Sectors, memory: &dyn Memory) -> Option<(bool, Sectors)> {
+        match &self.stage {
             Stage::Serving(group) => group.extent_at(sector, most, memory),
             _ => None,
         }

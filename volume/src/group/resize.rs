@@ -2,7 +2,10 @@
 use super::Group;
 use crate::slots::Slot;
 use base::{Memory, Sector, Sectors};
-use cow::{Leaf, page, tree};
+use cow::{page, tree};
+
+/// Blocks that one question about holes looks at, at most: a few ms.
+const MAX_LOOK: u64 = 16_384;
 
 impl Group {
     /// Begins to grow the volume. Crash story: what was acknowledged in the new part would lie beyond the end
@@ -26,14 +29,10 @@ impl Group {
     }
 
     /// Whether the block at `sector` is a hole, and how many sectors from there on are alike, as far as memory
-    /// tells; a part of the map that is not in memory counts as data.
-    pub fn extent_at(
-        &mut self,
-        sector: Sector,
-        most: Sectors,
-        memory: &impl Memory,
-    ) -> Option<(bool, Sectors)> {
-        let end = sector.get().checked_add(most.get())?.min(self.volume.sectors.get());
+    /// tells; a part of the map that is not in memory counts as data. Looks at `MAX_LOOK` blocks at most.
+    pub fn extent_at(&self, sector: Sector, most: Sectors, memory: &dyn Memory) -> Option<(bool, Sectors)> {
+        let most = most.get().min(MAX_LOOK * base::SECTORS_PER_BLOCK);
+        let end = sector.get().checked_add(most)?.min(self.volume.sectors.get());
         let (mut at, mut kind) = (sector.get(), None);
         while at < end {
             let hole = self.block_is_hole(Sector::new(at).lba(), memory);
@@ -45,14 +44,18 @@ impl Group {
         kind.map(|hole| (hole, Sectors::new(at.min(end) - sector.get())))
     }
 
-    fn block_is_hole(&mut self, lba: base::Lba, memory: &impl Memory) -> bool {
+    fn block_is_hole(&self, lba: base::Lba, memory: &dyn Memory) -> bool {
         if let Some(found) = self.active.get(lba).or_else(|| self.frozen.get(lba)) {
             return found.is_hole();
         }
-        match tree::leaf(&self.volume.root, self.volume.height, lba, &mut self.cache, memory) {
-            Leaf::Hole(_) => true,
-            Leaf::Page(buf) => page::get(memory.block(buf), (lba.get() % 128) as usize).is_hole(),
-            Leaf::Need(_) | Leaf::Damaged(_) => false,
+        let mut at = self.volume.root;
+        for level in (0..self.volume.height.get()).rev() {
+            if at.is_hole() {
+                return true;
+            }
+            let Some(buf) = self.cache.peek(&at) else { return false };
+            at = page::get(memory.block(buf), tree::index(lba, level));
         }
+        at.is_hole()
     }
 }
