@@ -121,6 +121,40 @@ impl PrivateApt {
     }
 }
 
+/// A program of a package that this host need not have: fetched and unpacked once, in `cache`.
+///
+/// # Errors
+/// It cannot be fetched, or the package has no such file.
+pub fn fetched_program(cache: &Path, package: &str, inside: &str) -> Result<PathBuf> {
+    let home = cache.join("tools").join(package);
+    let program = home.join("root").join(inside.trim_start_matches('/'));
+    if program.is_file() {
+        return Ok(program);
+    }
+    eprintln!("fetching {package}");
+    let apt = PrivateApt::prepare(&home, &host_release(), true)?;
+    let deb = apt.download(package)?;
+    let fresh = home.join("unpacking");
+    fs::create_dir_all(&fresh).doing(|| format!("make {}", fresh.display()))?;
+    unpack(&deb, &fresh)?;
+    // Whole or not there: a fetch that was killed is started over.
+    fs::rename(&fresh, home.join("root")).doing(|| format!("move {}", fresh.display()))?;
+    match program.is_file() {
+        true => Ok(program),
+        false => Err(Error::failed(format!("the package {package} has no {inside}"))),
+    }
+}
+
+/// The release whose programs run on this host: its own where it is one of Debian's, else the newest stable,
+/// for programs built here need a C library as new as theirs.
+#[must_use]
+pub fn host_release() -> String {
+    const RELEASES: [&str; 2] = ["bookworm", "trixie"];
+    let os = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let own = os.lines().find_map(|l| l.strip_prefix("VERSION_CODENAME=")).unwrap_or_default().to_owned();
+    if RELEASES.contains(&own.as_str()) { own } else { "trixie".to_owned() }
+}
+
 /// Unpacks a package below `root`, without its scripts. Folders that are links in `root` stay links.
 ///
 /// # Errors

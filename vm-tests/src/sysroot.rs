@@ -12,9 +12,6 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The release is the host's own where it can be: programs built here need a C library as new as theirs.
-/// Elsewhere it is the newest stable one.
-const RELEASES: [&str; 2] = ["bookworm", "trixie"];
 const PACKAGES: [&str; 9] =
     ["base-files", "bash", "coreutils", "dash", "kmod", "mount", "sed", "systemd", "util-linux"];
 /// Room for the packages, the product and its state.
@@ -96,15 +93,9 @@ fn packages(cache: &Path) -> Result<Vec<PathBuf>> {
     }
     eprintln!("fetching a small Debian with systemd");
     fs::create_dir_all(&home).doing(|| format!("make {}", home.display()))?;
-    let apt = PrivateApt::prepare(&home, &release(), true)?;
+    let apt = PrivateApt::prepare(&home, &apt::host_release(), true)?;
     let paths = apt.download_all(&PACKAGES)?;
     let text: String = paths.iter().map(|p| format!("{}\n", p.display())).collect();
     fs::write(&list, text).doing(|| format!("write {}", list.display()))?;
     Ok(paths)
-}
-
-fn release() -> String {
-    let os = fs::read_to_string("/etc/os-release").unwrap_or_default();
-    let own = os.lines().find_map(|l| l.strip_prefix("VERSION_CODENAME=")).unwrap_or_default().to_owned();
-    if RELEASES.contains(&own.as_str()) { own } else { "trixie".to_owned() }
 }

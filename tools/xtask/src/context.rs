@@ -78,10 +78,9 @@ impl Workspace {
         let day = first_word("date", &["-u", "+%Y-%m-%d"]);
         let commit = first_word("git", &["rev-parse", "--short", "HEAD"]);
         let path = self.root.join("docs/ledger.md");
-        let ledger = File::options().append(true).create(true).open(&path);
-        let mut ledger = ledger.doing(|| format!("open {}", path.display()))?;
-        writeln!(ledger, "- {day} {commit} `{command}`: {closing}")
-            .doing(|| format!("write {}", path.display()))
+        let text = fs::read_to_string(&path).doing(|| format!("read {}", path.display()))?;
+        let row = format!("| {day} | {commit} | `{command}` | {closing} |");
+        fs::write(&path, insert_run(&text, &row)).doing(|| format!("write {}", path.display()))
     }
 
     /// Writes `target/xtask/COMMAND.json`.
@@ -95,8 +94,32 @@ impl Workspace {
     }
 }
 
+/// Puts a row at the end of the ledger's first table, or at the end of a text that has none.
+fn insert_run(text: &str, row: &str) -> String {
+    let mut lines: Vec<&str> = text.lines().collect();
+    let rule = lines.iter().position(|line| line.starts_with("|---"));
+    let at = rule.map_or(lines.len(), |rule| {
+        rule + 1 + lines[rule + 1..].iter().take_while(|line| line.starts_with('|')).count()
+    });
+    lines.insert(at, row);
+    lines.join("\n") + "\n"
+}
+
 /// The lock of a running command.
 #[derive(Debug)]
 pub struct Lock {
     _held: File,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_goes_to_the_end_of_the_first_table() {
+        let text = "# Ledger\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n## More\n\n| c |\n|---|\n";
+        let want = "# Ledger\n\n| a | b |\n|---|---|\n| 1 | 2 |\n| 3 | 4 |\n\n## More\n\n| c |\n|---|\n";
+        assert_eq!(insert_run(text, "| 3 | 4 |"), want);
+        assert_eq!(insert_run("", "| 3 |"), "| 3 |\n");
+    }
 }

@@ -4,6 +4,7 @@
 //! as a person would and reports checks; the half here decides what the machine is made of, when it is cut,
 //! and judges what must be judged from outside. Most need nothing special here and run [`simple`].
 
+mod bench;
 mod bench_check;
 mod demo;
 mod native;
@@ -39,6 +40,8 @@ pub struct Scenario {
     pub modules: &'static [&'static str],
     /// Programs of this host that it runs inside.
     pub programs: &'static [&'static str],
+    /// Programs that are fetched rather than installed: the package, and the file in it.
+    pub fetched: &'static [(&'static str, &'static str)],
     /// Whether it needs the product's binary.
     pub product: bool,
     /// The counts of one run: divided by ten in the smoke set.
@@ -279,6 +282,10 @@ impl<'a> Session<'a> {
             let plinth = self.bench.plinth.clone();
             let plinth = plinth.ok_or_else(|| Error::missing("the plinth binary was not built"))?;
             contents.binaries.push(("/usr/bin/plinth".into(), plinth));
+        }
+        for (package, inside) in self.scenario.fetched {
+            let program = crate::apt::fetched_program(&self.bench.cache, package, inside)?;
+            contents.binaries.push(((*inside).to_owned(), program));
         }
         if let Some((program, words)) = &self.bench.exec {
             contents.binaries.push(("/run-me".into(), program.clone()));

@@ -1,6 +1,6 @@
 //! The table of scenarios. To add one: a row here, and a function in `guest::steps`.
 
-use super::{Scenario, bench_check, demo, power_cut, restart_unit, simple};
+use super::{Scenario, bench, bench_check, demo, power_cut, restart_unit, simple};
 use crate::kernel::Which;
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ const USUAL: Scenario = Scenario {
     memory_mib: 1536,
     modules: DEVICE,
     programs: &["fio"],
+    fetched: &[],
     product: true,
     rounds: 1,
     limit: LIMIT,
@@ -134,6 +135,18 @@ pub const ALL: &[Scenario] = &[
         programs: &["mkfs.ext4", "e2fsck", "lsblk"],
         rounds: 2400,
         host: demo::run,
+        ..USUAL
+    },
+    Scenario {
+        name: "bench",
+        about: "fio on the product and on md over the same drives; see `cargo xtask bench vm`",
+        drives: 4,
+        modules: &["ublk_drv", "raid1", "raid10"],
+        programs: &["fio", "taskset"],
+        fetched: &[("mdadm", "/sbin/mdadm")],
+        rounds: 3,
+        limit: Duration::from_secs(1800),
+        host: bench::run,
         ..USUAL
     },
     Scenario {

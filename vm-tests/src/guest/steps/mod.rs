@@ -1,5 +1,6 @@
 //! The scenarios' parts inside the machine, by name.
 
+mod bench;
 mod boot;
 mod control;
 mod demo;
@@ -15,6 +16,7 @@ use super::Step;
 const STEPS: &[(&str, Step)] = &[
     ("boot", boot::run),
     ("restart-unit", unit::run),
+    ("bench", bench::run),
     ("exec", exec::run),
     ("demo", demo::run),
     ("attach-verify", verify::attach_verify),
