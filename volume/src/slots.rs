@@ -53,6 +53,8 @@ pub(crate) struct Slot {
     pub outstanding: u32,
     /// A read: some blocks are to be read again, from another leg.
     pub retry: bool,
+    /// A write: blocks of space found so far, while bitmaps are being read.
+    pub taken: u32,
     pub fault: Option<Fault>,
     /// The free batch that this slot holds back.
     pub hold: Option<u64>,
@@ -100,6 +102,7 @@ impl Slot {
         cursor: 0,
         outstanding: 0,
         retry: false,
+        taken: 0,
         fault: None,
         hold: None,
         finished: false,

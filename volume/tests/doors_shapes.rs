@@ -66,6 +66,7 @@ fn ask(world: &mut World) {
 }
 
 fn run(seed: u64, shape: Shape, rounds: u32) {
+    println!("seed {seed}");
     let mut world = World::new(shape);
     world.random ^= seed << 33;
     world.shuffle = seed % 4 != 0;
@@ -132,7 +133,9 @@ fn the_first_write_waits_for_its_volume() {
 
 #[test]
 fn shapes_by_lot() {
-    for seed in 0..60 {
+    // Seed 1186 once waited for ever: the four bitmaps in memory had less space together than a request needed,
+    // and what was found was given back before the next bitmap was read.
+    for seed in (0..40).chain(1185..1188) {
         let shape = draw(&mut lot(seed + 1));
         run(seed, shape, 250);
     }

@@ -163,7 +163,7 @@ impl Group {
             let id = self.slots.order[i];
             let slot = self.slots.get(id);
             if slot.state == State::Ready && !slot.finished {
-                self.finish(turn, id, Err(Fault::ReadOnly));
+                self.refuse(turn, id, Fault::ReadOnly);
             }
         }
     }
@@ -244,7 +244,7 @@ impl Group {
                     self.growth.want();
                     return;
                 }
-                Err(Wait::NoSpace) => self.finish(turn, id, Err(Fault::NoSpace)),
+                Err(Wait::NoSpace) => self.refuse(turn, id, Fault::NoSpace),
             }
         }
     }
@@ -327,35 +327,52 @@ impl Group {
         self.pages_for(changes(&self.frozen)) + self.pages_for(changes(&self.active) + in_flight + more)
     }
 
-    /// Takes space for a request's data; notes the blocks in its Refs and the runs to write.
+    /// Takes space for a request's data, in one go or in several; notes the blocks in its Refs and the runs to write.
     fn take_space(&mut self, id: SlotId, data: u32, guest: bool) -> Result<(), Wait> {
-        let wanted = u64::from(data) + if guest { BASE_RESERVE } else { 0 };
+        let mut taken = self.slots.get(id).taken;
+        let left = u64::from(data - taken);
+        let wanted = left + if guest { BASE_RESERVE } else { 0 };
         let free = self.space.free_now().get();
         if free < wanted + self.reserve(u64::from(data) + 4) {
             return Err(self.short());
         }
         let class = if data >= LARGE_BLOCKS { Class::Large } else { Class::Small };
-        let (first_run, mut taken) = (self.runs.len(), 0);
         while taken < data {
             let Some((pba, blocks)) = self.space.take(class, Blocks::new(u64::from(data - taken))) else {
-                for run in self.runs.drain(first_run..) {
-                    self.space.give_back(run.pba, Blocks::new(u64::from(run.blocks)));
-                }
+                // What was found stays ours: the regions in memory may together have less than the request needs.
+                self.slots.get_mut(id).taken = taken;
                 return Err(Wait::Bitmap);
             };
-            let count = blocks.get() as u32;
-            self.runs.push(Run { pba, buf: Buffers::slot(id).plus(taken), blocks: count });
-            taken += count;
-        }
-        let refs = self.slots.refs(id);
-        let mut index = 0;
-        for run in &self.runs[first_run..] {
-            for i in 0..run.blocks {
-                refs[index] = Ref { pba: run.pba + Blocks::new(u64::from(i)), ..Ref::ABSENT };
-                index += 1;
+            for i in 0..blocks.get() {
+                self.slots.refs(id)[taken as usize] = Ref { pba: pba + Blocks::new(i), ..Ref::ABSENT };
+                taken += 1;
             }
         }
+        self.slots.get_mut(id).taken = 0;
+        self.add_runs(id, data);
         Ok(())
+    }
+
+    /// Notes the blocks of a request as runs to be written.
+    fn add_runs(&mut self, id: SlotId, data: u32) {
+        let mut at = 0;
+        while at < data {
+            let refs = self.slots.refs(id);
+            let pba = refs[at as usize].pba;
+            let follows = |i: &u32| refs[(at + i) as usize].pba == pba + Blocks::new(u64::from(*i));
+            let blocks = (1..data - at).take_while(follows).count() as u32 + 1;
+            self.runs.push(Run { pba, buf: Buffers::slot(id).plus(at), blocks });
+            at += blocks;
+        }
+    }
+
+    /// Refuses a request that may have found a part of its space already.
+    fn refuse<M: Memory>(&mut self, turn: &mut Turn<'_, M>, id: SlotId, fault: Fault) {
+        for i in 0..core::mem::take(&mut self.slots.get_mut(id).taken) {
+            let pba = self.slots.refs(id)[i as usize].pba;
+            self.space.give_back(pba, Blocks::new(1));
+        }
+        self.finish(turn, id, Err(fault));
     }
 
     /// What to do when space is short.

@@ -335,9 +335,8 @@ impl World {
             idle = if self.step() { 0 } else { idle + 1 };
             assert!(
                 idle < 1000,
-                "nothing more happens, but not: {what}; phase {:?}, halted {:?}, refused {:?}, in flight {}",
-                self.engine.phase(),
-                self.engine.halted(),
+                "nothing more happens, but not: {what}; {}; refused {:?}, drive operations {}",
+                self.engine.unfinished(),
                 self.engine.refusal(),
                 self.pending.len()
             );
