@@ -97,9 +97,18 @@ pub fn inspect(drives: &[PathBuf]) -> Result<serde_json::Value> {
     Ok(plinth_check::inspect(&given(&names, &locked)))
 }
 
+/// What `inspect` tells as indented text.
+pub fn to_text(told: &serde_json::Value) -> String {
+    plinth_check::to_text(told)
+}
+
 fn open(drives: &[PathBuf]) -> Result<Vec<Locked>> {
-    let open = |path: &PathBuf| Drive::open(path, Access::ReadOnly).map(Locked).map_err(drive_error);
-    drives.iter().map(open).collect()
+    let in_use = |error: Error| match error.kind {
+        Kind::Refused => error.hint("detach the volumes on it first"),
+        _ => error,
+    };
+    let open = |path: &PathBuf| Drive::open(path, Access::ReadOnly).map(Locked);
+    drives.iter().map(|path| open(path).map_err(|error| in_use(drive_error(error)))).collect()
 }
 
 fn given<'a>(names: &'a [String], drives: &'a [Locked]) -> Vec<(&'a str, &'a dyn plinth_check::Media)> {

@@ -22,6 +22,17 @@ pub enum Severity {
     Damage,
 }
 
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Note => "note",
+            Self::Leak => "leak",
+            Self::Repairable => "repairable",
+            Self::Damage => "damage",
+        })
+    }
+}
+
 /// What a finding is about.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Object {
@@ -155,13 +166,7 @@ pub struct Finding {
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let severity = match self.severity {
-            Severity::Note => "note",
-            Severity::Leak => "leak",
-            Severity::Repairable => "repairable",
-            Severity::Damage => "damage",
-        };
-        write!(f, "{severity}: {}: {}", self.object, self.what)?;
+        write!(f, "{}: {}: {}", self.severity, self.object, self.what)?;
         for (i, place) in self.at.iter().enumerate() {
             let join = if i == 0 { " (" } else { ", " };
             write!(f, "{join}{} block {}", place.drive, place.block)?;

@@ -30,7 +30,13 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Volume(verb) => call.volume(verb)?,
         Verb::Events { follow, since } => call.events(follow, since)?,
         Verb::Fsck { drives, repair } => return call.fsck(&drives, repair),
-        Verb::Inspect { drives } => output::json(&offline::inspect(&drives)?)?,
+        Verb::Inspect { drives } => {
+            let told = offline::inspect(&drives)?;
+            match global.output {
+                Output::Json => output::json(&told)?,
+                Output::Table | Output::Name => print(&offline::to_text(&told))?,
+            }
+        }
         Verb::Version => call.version()?,
         Verb::Completions { shell } => docs::completions(shell)?,
         Verb::Man { folder } => docs::manual(folder.as_deref())?,
