@@ -318,7 +318,7 @@ fn errors_now_and_then_lose_nothing() {
         let mut world = World::new(Shape { legs, columns, rows: 20, ..Shape::MIRROR });
         world.settle();
         world.random ^= seed << 32;
-        world.shuffle = seed % 3 != 0;
+        world.shuffle = !seed.is_multiple_of(3);
         let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let rarely = 300 + seed * 31 % 1000;
         world.verdict = Box::new(move |io| {
@@ -422,7 +422,7 @@ fn voids_hold_over_crashes() {
         let mut world = World::new(Shape { legs: 1, columns: 1 + (seed % 2) as u8, ..Shape::MIRROR });
         world.settle();
         world.random ^= seed << 40;
-        world.shuffle = seed % 3 == 0;
+        world.shuffle = seed.is_multiple_of(3);
         for _ in 0..6 {
             let left = Rc::new(Cell::new(1 + world.random() % 3));
             let data = world.one_in(2);

@@ -3,7 +3,7 @@ mod world;
 use base::{DriveOp, ExtentNo, Op, Phase};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use volume::Config;
 use volume::layout::extent as fixed;
 use world::{DriveIo, SMALL, Shape, Verdict, World};
@@ -92,15 +92,18 @@ fn free_runs_are_found_without_scanning() {
             }
         }
         world.settle();
-        let start = Instant::now();
+        // The best of many: other work on this machine only ever adds time.
+        let mut best = Duration::MAX;
         for round in 0..200u64 {
+            let start = Instant::now();
             for i in 0..32 {
                 let block = (1 << 20) + (round * 32 + i) * 2;
                 world.begin(Op::Write, block * 8, 16, false);
             }
             assert!(world.wait_all().iter().all(Result::is_ok));
+            best = best.min(start.elapsed());
         }
-        times.push(start.elapsed());
+        times.push(best);
     }
     // Each write is two data writes instead of a part of one; a scan would cost a thousand times as much.
     assert!(times[1] < times[0] * 12, "empty: {:?}, full of holes: {:?}", times[0], times[1]);
@@ -202,7 +205,7 @@ fn a_deep_queue_in_any_order() {
         Shape { legs: 3, columns: 2, ..Shape::MIRROR },
         Shape { columns: 3, stripe: 16, ring: 48, ..Shape::MIRROR },
         Shape { volatile: false, ..Shape::MIRROR },
-        Shape { columns: 2, extent: 64, ring: 32, stripe: 8, rows: 60, ..Shape::MIRROR },
+        Shape { columns: 2, extent: 128, ring: 42, rows: 60, ..Shape::MIRROR },
     ] {
         let mut world = World::new(shape);
         world.shuffle = true;

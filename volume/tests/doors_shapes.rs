@@ -69,7 +69,7 @@ fn run(seed: u64, shape: Shape, rounds: u32) {
     println!("seed {seed}");
     let mut world = World::new(shape);
     world.random ^= seed << 33;
-    world.shuffle = seed % 4 != 0;
+    world.shuffle = !seed.is_multiple_of(4);
     let deep = usize::from(shape.config.slots);
     for _ in 0..rounds {
         for _ in 0..1 + world.random() % 6 {
