@@ -2,7 +2,7 @@
 mod world;
 use base::{Engine, Fault, Op, Phase};
 use volume::{Config, Geometry};
-use world::{SMALL, Shape, World};
+use world::{SMALL, Shape, Verdict, World};
 
 /// A shape drawn by lot, valid and small.
 fn draw(random: &mut impl FnMut() -> u64) -> Shape {
@@ -65,11 +65,19 @@ fn ask(world: &mut World) {
     };
 }
 
-fn run(seed: u64, shape: Shape, rounds: u32) {
+fn run(seed: u64, shape: Shape, rounds: u32, errors: bool) {
     println!("seed {seed}");
     let mut world = World::new(shape);
     world.random ^= seed << 33;
     world.shuffle = !seed.is_multiple_of(4);
+    if errors {
+        let mut random = lot(seed + 77);
+        world.verdict = Box::new(move |io| match random() % 700 {
+            0 if io.drive >= shape.columns => Verdict::Fail,
+            1 if io.drive >= shape.columns => Verdict::DoAndFail,
+            _ => Verdict::Do,
+        });
+    }
     let deep = usize::from(shape.config.slots);
     for _ in 0..rounds {
         for _ in 0..1 + world.random() % 6 {
@@ -137,7 +145,16 @@ fn shapes_by_lot() {
     // and what was found was given back before the next bitmap was read.
     for seed in (0..40).chain(1185..1188) {
         let shape = draw(&mut lot(seed + 1));
-        run(seed, shape, 250);
+        run(seed, shape, 250, false);
+    }
+}
+
+/// Likewise, while all drives but those of the first leg err now and then.
+#[test]
+fn shapes_by_lot_with_errors() {
+    for seed in 0..30 {
+        let shape = draw(&mut lot(seed + 1001));
+        run(seed, shape, 200, true);
     }
 }
 
