@@ -367,6 +367,63 @@ fn errors_now_and_then_lose_nothing() {
     }
 }
 
+/// Every drive errs now and then, the last copy too: requests may fail and the group may halt, but it never
+/// hangs, and what was acknowledged is there when it is opened again on drives that are well.
+#[test]
+fn errors_everywhere_never_hang() {
+    for seed in 1..60u64 {
+        let (legs, columns) = (1 + (seed % 3) as u8, 1 + (seed / 3 % 2) as u8);
+        let mut world = World::new(Shape { legs, columns, rows: 20, ..Shape::MIRROR });
+        world.settle();
+        world.random ^= seed << 32;
+        world.shuffle = !seed.is_multiple_of(4);
+        let sick = Rc::new(Cell::new(true));
+        let seen = sick.clone();
+        let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        world.verdict = Box::new(move |_| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            match (random >> 8) % 400 {
+                0 if seen.get() => Verdict::Fail,
+                1 if seen.get() => Verdict::DoAndFail,
+                _ => Verdict::Do,
+            }
+        });
+        for round in 0..400 {
+            let (at, sectors) = (world.random() % 15_000, 1 + world.random() % 300);
+            match world.random() % 8 {
+                0..=3 => world.begin(Op::Write, at, sectors, round % 7 == 0),
+                4 => world.begin(Op::WriteZeroes, at, sectors * 4, false),
+                5 => world.begin(Op::Flush, 0, 0, false),
+                _ => world.begin(Op::Read, at, sectors, false),
+            };
+            for _ in 0..world.random() % 8 {
+                world.step();
+            }
+            if world.asked() > 20 {
+                world.run_until("half of the requests are answered", |w| w.asked() < 10);
+            }
+            world.take_answers();
+            if world.engine.halted().is_some() || world.one_in(60) {
+                world.wait_all();
+                if world.one_in(3) {
+                    world.close();
+                } else if world.one_in(2) {
+                    world.kill();
+                } else {
+                    world.cut_power();
+                }
+                sick.set(false);
+                world.reopen();
+                world.check_all();
+                sick.set(true);
+            }
+        }
+        world.wait_all();
+    }
+}
+
 /// A page of the directory that cannot be read is found after the group is served. No checkpoint can be taken
 /// without it, so writes must be refused at once, not when the delta is full.
 #[test]
