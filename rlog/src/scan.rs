@@ -105,7 +105,7 @@ pub enum Ignored {
 /// Collects what is on the ring.
 pub struct Scan {
     #[cfg(feature = "planted")]
-    ignored: Option<Ignored>,
+    ignored: u8,
     group: Uuid,
     shape: RingShape,
     legs: usize,
@@ -120,7 +120,7 @@ impl Scan {
         let found = Vec::new();
         Self {
             #[cfg(feature = "planted")]
-            ignored: None,
+            ignored: 0,
             group,
             shape,
             legs,
@@ -133,12 +133,12 @@ impl Scan {
     /// Plants a bug.
     #[cfg(feature = "planted")]
     pub fn ignore(&mut self, rule: Ignored) {
-        self.ignored = Some(rule);
+        self.ignored |= 1 << rule as u8;
     }
 
     #[cfg(feature = "planted")]
     fn ignores(&self, rule: Ignored) -> bool {
-        self.ignored == Some(rule)
+        self.ignored & (1 << rule as u8) != 0
     }
 
     #[cfg(not(feature = "planted"))]

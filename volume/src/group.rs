@@ -17,6 +17,7 @@ use crate::flusher::Flusher;
 use crate::geometry::Geometry;
 use crate::holds::Holds;
 use crate::ops::{Ops, Run};
+use crate::planted::Planted;
 use crate::rows::{HomePages, RowPages};
 use crate::slots::{Slot, Slots, State};
 use crate::superblock::Superblock;
@@ -223,7 +224,7 @@ impl Group {
                     continue;
                 }
                 Op::Read => self.hold(id, State::Resolving),
-                Op::Write | Op::Discard | Op::WriteZeroes if self.slots.behind_another(id) => continue,
+                Op::Write | Op::Discard | Op::WriteZeroes if self.waits_for_another(id) => continue,
                 _ if slot.edges() != [false, false] => self.hold(id, State::Edges),
                 _ => State::Ready,
             };
@@ -235,6 +236,14 @@ impl Group {
     /// volume a write belonged to, so none is acknowledged.
     fn waits_for_volume(&self, slot: &Slot) -> bool {
         slot.changes() && self.directory.at.is_absent() && self.halt.is_none() && !self.config.read_only
+    }
+
+    /// Whether an earlier request that changes blocks still covers one of this one's.
+    fn waits_for_another(&self, id: SlotId) -> bool {
+        let partial = self.slots.get(id).edges() != [false, false];
+        let hasty = self.config.bug(Planted::OverlapNotSerialised)
+            || (self.config.bug(Planted::MergeWithoutWait) && partial);
+        !hasty && self.slots.behind_another(id)
     }
 
     /// Whether a request may be served at all.

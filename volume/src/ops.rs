@@ -31,6 +31,8 @@ pub(crate) enum JobKind {
     Row,
     /// A damaged block being rewritten.
     Repair(u8),
+    /// Bug only: nobody waits for it.
+    Unwatched,
 }
 
 /// Several operations with one outcome.

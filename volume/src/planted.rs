@@ -29,8 +29,6 @@ macro_rules! planted {
 planted! {
     /// A write is acknowledged when the first leg has it.
     AckBeforeSecondLeg = "ack-before-second-leg",
-    /// Commits are acknowledged as they complete, not in order.
-    AckOutOfOrder = "ack-out-of-order",
     /// A flush is acknowledged without flushing.
     FlushSkipped = "flush-skipped",
     /// A flush leaves out all legs but the first.
@@ -67,10 +65,8 @@ planted! {
     HoleForgotten = "hole-forgotten",
     /// A row is used before a superblock names it.
     RowTooEarly = "row-too-early",
-    /// Recovery takes commits by number alone, without the chain.
+    /// Recovery takes commits by number alone, whichever activation wrote them and whatever they follow.
     ReplayWithoutChain = "replay-without-chain",
-    /// Recovery takes commits of cut tails of older activations.
-    OldGenAccepted = "old-gen-accepted",
     /// Recovery ignores voids.
     VoidIgnored = "void-ignored",
     /// Recovery accepts commits above D without looking at their data.

@@ -22,6 +22,7 @@ use crate::config::{Activation, Candidate, Config, Refusal};
 use crate::geometry::Geometry;
 use crate::group::Turn;
 use crate::ops::{Ops, Purpose};
+use crate::planted::Planted;
 use crate::superblock::Superblock;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -291,7 +292,9 @@ impl Recovery {
     fn flush_all(&mut self, next: Stage) {
         self.script.clear();
         for drive in self.current.iter() {
-            if let Some(handle) = self.handles[usize::from(drive.get())] {
+            if let Some(handle) = self.handles[usize::from(drive.get())]
+                && !self.config.bug(Planted::ServeBeforeFlush)
+            {
                 self.script.flush(handle);
             }
         }

@@ -4,7 +4,7 @@
 //! it) or lets it make one step, and judges what ended. After a crash either everything is read first, or the
 //! workload goes on at once and reads settle what survived. The end of a run stops all faults and asks for
 //! everything: see `finish`.
-use crate::checks::{self, Sight, Violation, c9, c10::Progress, prefix};
+use crate::checks::{self, Sight, Violation, c9, c10::Progress, prefix, repairs};
 use crate::model::{Found, Look, Model, mask_of};
 use crate::shape::{Shape, Weather};
 use crate::stamp::{self, WriteId};
@@ -60,6 +60,8 @@ pub struct Run<S: Subject> {
     verify: Option<u64>,
     /// No fault strikes any more.
     calm: bool,
+    /// Blocks that the engine has counted as repaired.
+    repaired: u64,
     /// Nothing was written since the last crash.
     untouched: bool,
     /// Turns until a recovery is cut short.
@@ -94,7 +96,7 @@ impl<S: Subject> Run<S> {
     pub(crate) fn around(shape: Shape, world: World<S>, model: Model, rng: Rng) -> Self {
         let progress = Progress::new(world.steps, world.now());
         let rows = S::recovery_rows(world.engine()).into_iter().map(|(name, _)| (name, 0)).collect();
-        let errors_allowed = shape.weather == Weather::Beyond;
+        let errors_allowed = matches!(shape.weather, Weather::Beyond | Weather::Hiccups);
         Self {
             slots: (0..shape.depth).map(|_| None).collect(),
             left: shape.requests,
@@ -106,6 +108,7 @@ impl<S: Subject> Run<S> {
             errors_allowed,
             verify: None,
             calm: false,
+            repaired: 0,
             untouched: false,
             recovery_left: None,
             was: Phase::Recovering,
@@ -143,11 +146,11 @@ impl<S: Subject> Run<S> {
                 self.strike();
             }
             let crash = self.shape.crash_every != 0 && self.rng.chance(1, self.shape.crash_every);
-            if crash || self.recovery_is_cut() {
-                self.crash();
+            if crash || self.recovery_is_cut() || self.repair_is_cut() {
+                self.crash()?;
             }
             self.turn(true)?;
-            if self.is_over() {
+            if self.is_over() && !self.opens_once_healed() {
                 return Ok(());
             }
         }
@@ -157,6 +160,28 @@ impl<S: Subject> Run<S> {
     /// Beyond the budget a group may refuse to go on; there is nothing more to ask of it then.
     pub(crate) fn is_over(&self) -> bool {
         self.world.phase() == Phase::Refused
+    }
+
+    /// Writes that failed once do no lasting harm: what refused to open for them must open without them.
+    fn opens_once_healed(&mut self) -> bool {
+        let hiccups = self.shape.weather == Weather::Hiccups;
+        if hiccups {
+            self.world.drives.iter_mut().for_each(simkit::SimDrive::heal);
+            self.shape.fault_every = 0;
+            self.world.crash_process();
+            self.reopen();
+        }
+        hiccups
+    }
+
+    /// Where rot is all that happens, crashes like to follow what counts as a repair.
+    fn repair_is_cut(&mut self) -> bool {
+        if self.shape.weather != Weather::Rot || self.calm {
+            return false;
+        }
+        let repaired = S::repaired(self.world.engine()).iter().sum();
+        let more = repaired > std::mem::replace(&mut self.repaired, repaired);
+        more && self.rng.chance(1, 2)
     }
 
     fn recovery_is_cut(&mut self) -> bool {
@@ -221,7 +246,10 @@ impl<S: Subject> Run<S> {
             }
         }
         if matches!(phase, Phase::Refused | Phase::ReadOnly) {
-            c9::refused(phase, self.errors_allowed).map_err(|v| self.explain(v))?;
+            let harmless =
+                self.shape.weather == Weather::Hiccups && (self.calm || self.shape.fault_every == 0);
+            let allowed = self.errors_allowed && !(harmless && phase == Phase::Refused);
+            c9::refused(phase, allowed).map_err(|v| self.explain(v))?;
         }
         if waits && self.waits() && phase != Phase::Refused {
             let waiting = || self.describe_waiting();
@@ -335,17 +363,23 @@ impl<S: Subject> Run<S> {
     }
 
     /// A crash of process or node, and the start of the next recovery.
-    fn crash(&mut self) {
-        if self.rng.below(100) < self.shape.process {
+    fn crash(&mut self) -> Turned {
+        let repaired = S::repaired(self.world.engine());
+        let process = self.shape.weather != Weather::Rot && self.rng.below(100) < self.shape.process;
+        if process {
             self.world.crash_process();
         } else {
             self.world.crash_node(CrashMode::Random);
+        }
+        if self.shape.weather == Weather::Rot {
+            repairs::after_power_loss(&self.world.drives, &repaired)?;
         }
         self.weather_after_crash();
         self.reopen();
         if self.rng.below(100) < self.shape.recovery_crashes {
             self.recovery_left = Some(self.rng.below(40));
         }
+        Ok(())
     }
 
     /// Forgets what was in flight and opens the engine anew.
@@ -355,6 +389,7 @@ impl<S: Subject> Run<S> {
         self.slots.iter_mut().for_each(|slot| *slot = None);
         self.model.crash();
         self.world.restart();
+        self.repaired = 0;
         self.recovery_left = None;
         self.was = self.world.phase();
         self.progress = Progress::new(self.world.steps, self.world.now());

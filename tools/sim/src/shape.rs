@@ -10,6 +10,10 @@ pub enum Weather {
     Crashes,
     /// Crashes, and everything on one leg.
     OneLeg,
+    /// Crashes, and rot on one leg.
+    Rot,
+    /// Crashes, and writes that fail once, on any leg. Requests may fail; the group opens again all the same.
+    Hiccups,
     /// Beyond the fault budget: reported faults and rot on any leg. Requests may fail and the group may refuse
     /// to open, but what it returns must be right.
     Beyond,
@@ -75,8 +79,10 @@ impl Shape {
         let legs = [1, 2, 2, 2, 2, 3][rng.below(6) as usize];
         let weather = match (legs, rng.below(10)) {
             (_, 0) => Weather::Calm,
-            (_, 9) => Weather::Beyond,
-            (1, _) | (_, 1..=4) => Weather::Crashes,
+            (_, 1) => Weather::Hiccups,
+            (_, 2) => Weather::Beyond,
+            (1, _) | (_, 3..=5) => Weather::Crashes,
+            (_, 6) => Weather::Rot,
             _ => Weather::OneLeg,
         };
         let extent_blocks = *rng.pick(&[256, 512, 512]);
@@ -110,6 +116,7 @@ impl Shape {
             fault_every: match weather {
                 Weather::OneLeg => *rng.pick(&[40, 150, 500]),
                 Weather::Beyond => *rng.pick(&[150, 500]),
+                Weather::Hiccups | Weather::Rot => *rng.pick(&[100, 300]),
                 Weather::Calm | Weather::Crashes => 0,
             },
             bad_leg: rng.below(u64::from(legs)) as u8,
@@ -141,6 +148,7 @@ impl Shape {
 
     /// Whether this drive belongs to the leg that faults strike.
     pub fn is_bad(&self, drive: usize) -> bool {
-        self.weather == Weather::Beyond || drive / usize::from(self.columns) == usize::from(self.bad_leg)
+        matches!(self.weather, Weather::Beyond | Weather::Hiccups)
+            || drive / usize::from(self.columns) == usize::from(self.bad_leg)
     }
 }

@@ -14,6 +14,10 @@ pub trait Subject: Open + Clone {
     fn plantable() -> Vec<&'static str>;
     /// How often each row of the recovery table fired in this engine, by name; in the same order always.
     fn recovery_rows(engine: &Self::Engine) -> Vec<(&'static str, u64)>;
+    /// Blocks that were repaired since the engine started, by drive.
+    fn repaired(_: &Self::Engine) -> Vec<u64> {
+        Vec::new()
+    }
     /// Rows that this engine cannot reach, whatever happens; why is for its own documentation to say.
     fn unreachable_rows() -> &'static [&'static str] {
         &[]

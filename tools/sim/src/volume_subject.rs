@@ -131,6 +131,11 @@ impl Subject for VolumeGroup {
         replay::Row::ALL.iter().map(|row| (row_name(*row), counts.of(*row))).collect()
     }
 
+    fn repaired(engine: &Volume) -> Vec<u64> {
+        let stats = engine.stats();
+        stats.map_or_else(Vec::new, |s| s.drives.iter().map(|drive| drive.stats.repaired_blocks).collect())
+    }
+
     /// At or below D the engine does not read data while it recovers, so it never knows of damage there: a read
     /// finds it later.
     fn unreachable_rows() -> &'static [&'static str] {

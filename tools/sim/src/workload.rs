@@ -60,7 +60,7 @@ impl<S: Subject> Run<S> {
     pub(crate) fn strike(&mut self) {
         use FaultKind as F;
         let columns = u64::from(self.shape.columns);
-        let beyond = self.shape.weather == Weather::Beyond;
+        let beyond = matches!(self.shape.weather, Weather::Beyond | Weather::Hiccups);
         let leg =
             if beyond { self.rng.below(u64::from(self.shape.legs)) } else { u64::from(self.shape.bad_leg) };
         let drive = (leg * columns + self.rng.below(columns)) as usize;
@@ -75,6 +75,8 @@ impl<S: Subject> Run<S> {
             F::ReadError,
         ];
         let kind = match self.shape.silent && self.rng.chance(2, 3) {
+            _ if self.shape.weather == Weather::Rot => F::BitRot,
+            _ if self.shape.weather == Weather::Hiccups => F::WriteError,
             true if beyond => F::BitRot,
             true => *self.rng.pick(&hidden),
             false => reported[self.rng.weighted(&[6, 3, 3, 4, 4, 1])],
@@ -92,6 +94,7 @@ impl<S: Subject> Run<S> {
             F::BitRot if beyond => (0..8).for_each(|_| target.rot(&mut self.rng)),
             F::BitRot => target.rot(&mut self.rng),
             F::Death => target.kill(),
+            _ if self.shape.weather == Weather::Hiccups => target.arm(Armed::once(kind)),
             _ if self.rng.chance(1, 6) && kind != F::Hang => target.arm(Armed::for_ever(kind)),
             _ => target.arm(Armed { kind, times: self.rng.between(1, 3) as u32 }),
         }
@@ -100,12 +103,20 @@ impl<S: Subject> Run<S> {
     /// What a crash does to faulty drives: some come back, some are well again.
     pub(crate) fn weather_after_crash(&mut self) {
         // The crash may be the end of the faulty leg as well: the others must have all that was promised.
-        let doomed = self.shape.weather == Weather::OneLeg && self.rng.chance(1, 4);
+        // Beyond the budget any leg may be gone, the next time another one: then the group must refuse.
+        let doomed = match self.shape.weather {
+            Weather::OneLeg if self.rng.chance(1, 4) => Some(self.shape.bad_leg),
+            Weather::Beyond if self.rng.chance(1, 3) => {
+                Some(self.rng.below(u64::from(self.shape.legs)) as u8)
+            }
+            _ => None,
+        };
+        let columns = usize::from(self.shape.columns);
         for (i, drive) in self.world.drives.iter_mut().enumerate() {
             if !self.shape.is_bad(i) {
                 continue;
             }
-            if doomed {
+            if doomed == Some((i / columns) as u8) {
                 drive.kill();
                 continue;
             }

@@ -77,6 +77,26 @@ pub struct SimDrive {
     dead: bool,
     order: u64,
     reads: Option<BTreeMap<u64, u64>>,
+    rotten: Vec<Rotten>,
+}
+
+/// A block that rotted, and what it became.
+#[derive(Clone)]
+pub struct Rotten {
+    at: u64,
+    content: Rc<Block>,
+}
+
+impl Rotten {
+    /// Where.
+    pub fn at(&self) -> DriveBlock {
+        DriveBlock::new(self.at)
+    }
+
+    /// Whether the drive still holds it.
+    pub fn is_there(&self, drive: &SimDrive) -> bool {
+        drive.visible(self.at) == Some(&self.content)
+    }
 }
 
 impl SimDrive {
@@ -94,6 +114,7 @@ impl SimDrive {
             dead: false,
             order: 0,
             reads: None,
+            rotten: Vec::new(),
         }
     }
 
@@ -157,10 +178,16 @@ impl SimDrive {
             let mut content = content.clone();
             let bit = rng.below(BLOCK_BYTES as u64 * 8) as usize;
             Rc::make_mut(&mut content)[bit / 8] ^= 1 << (bit % 8);
+            self.rotten.push(Rotten { at: block, content: content.clone() });
             self.image.set(block, content);
             self.counts.add(FaultKind::BitRot);
             return;
         }
+    }
+
+    /// Blocks that ever rotted.
+    pub fn rotten(&self) -> &[Rotten] {
+        &self.rotten
     }
 
     /// What a read would return now.

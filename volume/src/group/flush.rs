@@ -4,7 +4,7 @@ use crate::drives::Health;
 use crate::ops::{Job, JobKind};
 use crate::planted::Planted;
 use crate::slots::State;
-use base::{Memory, Seq};
+use base::Memory;
 use fence::DriveSet;
 
 impl Group {
@@ -70,13 +70,13 @@ impl Group {
             drive.flushed_ckpt = drive.flushed_ckpt.max(ckpt);
         }
         if self.config.bug(Planted::FreeAtFlush) {
-            self.free_replaced_now(Seq::ZERO);
+            self.free_replaced_now();
         }
         self.again = true;
     }
 
     /// Bug only: what the delta lists as replaced becomes free without a checkpoint.
-    pub fn free_replaced_now(&mut self, _upto: Seq) {
+    pub fn free_replaced_now(&mut self) {
         let replaced = self.active.replaced().len();
         for i in self.planted_freed..replaced {
             let pba = self.active.replaced()[i];

@@ -3,6 +3,7 @@ use super::{Group, Halt, Turn};
 use crate::config::{MAX_COMMIT_DATA_BLOCKS, MAX_IO_BLOCKS};
 use crate::drives::Health;
 use crate::ops::{Done, Job, JobId, JobKind, Purpose, Run};
+use crate::planted::Planted;
 use alloc::vec::Vec;
 use base::limits::MAX_COLUMNS;
 use base::{Blocks, Column, DriveIx, DriveOp, Extent, LegId, Memory, Pba, RowNo, Segment};
@@ -111,8 +112,16 @@ impl Group {
         memory: &[Segment],
     ) {
         let mut reached = false;
+        let first_counts = self.config.bug(Planted::AckBeforeSecondLeg)
+            && matches!(self.ops.job_mut(job).kind, JobKind::Commit(_));
         for leg in self.legs() {
             let extent = self.extent(row, leg, column);
+            if first_counts && reached {
+                let unwatched = self.ops.open_job(JobKind::Unwatched);
+                self.write_extent(turn, unwatched, extent, block, memory);
+                self.ops.seal_job(unwatched);
+                continue;
+            }
             reached |= self.drives.current(extent.drive);
             self.write_extent(turn, job, extent, block, memory);
         }
@@ -275,6 +284,7 @@ impl Group {
             JobKind::Flush => self.flush_settled(job),
             JobKind::Row => self.row_written(job.lost),
             JobKind::Repair(index) => self.repair_written(index, job),
+            JobKind::Unwatched => {}
         }
     }
 

@@ -585,6 +585,9 @@ impl Group {
                 self.finish(turn, id, Ok(()));
             }
         }
+        if self.config.bug(Planted::FreeAtAck) {
+            self.free_replaced_now();
+        }
         if commit.sealed.seqs > 0 {
             self.completed = Seq::new(commit.sealed.next_seq().get() - 1);
             self.unflushed += commit.bytes;

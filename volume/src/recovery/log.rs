@@ -51,7 +51,7 @@ impl Recovery {
         #[cfg(feature = "planted")]
         for (bug, rule) in [
             (Planted::ReplayWithoutChain, rlog::Ignored::Previous),
-            (Planted::OldGenAccepted, rlog::Ignored::Owner),
+            (Planted::ReplayWithoutChain, rlog::Ignored::Owner),
             (Planted::VoidIgnored, rlog::Ignored::Voids),
         ] {
             if self.config.bug(bug) {

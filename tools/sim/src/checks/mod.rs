@@ -7,6 +7,7 @@ pub mod c4;
 pub mod c5;
 pub mod c9;
 pub mod prefix;
+pub mod repairs;
 
 use crate::model::{Found, History, Look};
 
