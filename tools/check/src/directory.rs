@@ -70,7 +70,7 @@ pub(crate) fn walk<'a>(
 fn check_root(walk: &mut Walk<'_, '_>, root: &Root) {
     let (view, superblock) = (walk.view, &walk.view.superblock);
     let geometry = view.geometry();
-    let regions = superblock.rows * u32::from(geometry.columns);
+    let regions = u64::from(superblock.rows) * u64::from(geometry.columns);
     let mut wrong = Vec::new();
     if root.ckpt != superblock.ckpt || root.ckpt != superblock.directory.ckpt() {
         wrong.push(format!("is of checkpoint {}, the superblock says {}", root.ckpt, superblock.ckpt));
@@ -78,7 +78,7 @@ fn check_root(walk: &mut Walk<'_, '_>, root: &Root) {
     if root.seq != superblock.ckpt_seq {
         wrong.push(format!("covers Seq {}, the superblock says {}", root.seq, superblock.ckpt_seq));
     }
-    if root.region_blocks != geometry.extent_blocks || root.regions > regions {
+    if root.region_blocks != geometry.extent_blocks || u64::from(root.regions) > regions {
         wrong.push(format!(
             "has {} regions of {} blocks, the group has {regions}",
             root.regions, root.region_blocks

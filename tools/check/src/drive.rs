@@ -6,6 +6,9 @@ use volume::Label;
 use volume::label::{Found, extent_start, extents, judge, places};
 use volume::layout::{FIRST_EXTENT_BLOCK, FORMAT_VERSION, TAIL_BLOCKS};
 
+/// Blocks of an extent at most: what the geometry of a group admits.
+const MAX_EXTENT_BLOCKS: u32 = cow::bitmap::MAX_REGION_BLOCKS;
+
 /// A drive whose identity is known.
 #[derive(Clone)]
 pub struct Drive<'a> {
@@ -99,12 +102,17 @@ impl<'a> Drive<'a> {
             let what = format!("the drive had {} blocks when it was added and has {size} now", label.blocks);
             bad(report, Severity::Damage, Object::Drive, what, first_at);
         }
+        if label.extent_blocks > MAX_EXTENT_BLOCKS {
+            let what = format!("says that extents have {} blocks, which none can have", label.extent_blocks);
+            bad(report, Severity::Damage, Object::Label(0), what, first_at);
+            return None;
+        }
         Some(Self {
             name: name.to_owned(),
             uuid: label.drive,
             pool: Some(label.pool),
             extent_blocks: label.extent_blocks,
-            extents: extents(label.blocks, label.extent_blocks),
+            extents: extents(label.blocks.min(size), label.extent_blocks),
             label: Some(label),
             media,
         })

@@ -10,7 +10,7 @@ use crate::media::Media;
 use crate::overlay::Overlay;
 use crate::report::{Object, Report, Severity};
 use crate::scan::{Scan, find_groups};
-use crate::space::{self, Usage};
+use crate::space::{self, Blockset, Usage};
 use crate::supers;
 use base::{Pba, Uuid};
 use fence::CopyEntry;
@@ -125,11 +125,14 @@ fn claims(view: &GroupView<'_>, usage: &Usage) -> BTreeMap<Pba, Vec<Object>> {
     if usage.conflicts.is_empty() {
         return claims;
     }
+    // A page that is reached again is not walked again: what it holds is in conflict as often as it is.
+    let mut seen = Blockset::default();
+    let region_blocks = view.geometry().extent_blocks;
     let mut visit = |pba: Pba, object: &Object| {
         if usage.conflicts.contains_key(&pba) {
             claims.entry(pba).or_default().push(object.clone());
         }
-        true
+        seen.add(pba, region_blocks)
     };
     let visit: &mut Visit<'_> = &mut visit;
     directory::walk(view, &Overlay::default(), false, &mut Report::default(), visit);

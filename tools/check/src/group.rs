@@ -44,6 +44,12 @@ impl<'a> GroupView<'a> {
         Blocks::new(u64::from(self.superblock.rows) * self.geometry().row_blocks())
     }
 
+    /// Regions of the rows that are known.
+    pub fn regions(&self) -> u32 {
+        let rows = self.rows.len() / self.geometry().row_extents();
+        u32::try_from(rows * usize::from(self.geometry().columns)).unwrap_or(u32::MAX)
+    }
+
     /// The extent that holds a block on a leg; `None` beyond the rows known so far.
     fn extent_of(&self, pba: Pba, leg: LegId) -> Option<(Extent, u32)> {
         let geometry = self.geometry();

@@ -75,7 +75,7 @@ pub(crate) fn read_rows(view: &mut GroupView<'_>, pages: &mut HomePages, report:
         }
         refs = children;
     }
-    let mut table = Vec::with_capacity(extents);
+    let mut table = Vec::new();
     for (index, to) in refs.iter().enumerate() {
         let object = Object::RowPage(0, index as u32);
         let Some(page) = pages.read(view, to, object.clone(), report) else { return };

@@ -10,6 +10,7 @@ use crate::log::{self, Log};
 use crate::media::Media;
 use crate::report::{Object, Report};
 use crate::scan::{Scan, find_groups};
+use crate::space::Blockset;
 use crate::supers::{self, SlotState};
 use base::{BLOCK_BYTES, Pba};
 use cow::Ref;
@@ -210,13 +211,14 @@ fn chain(view: &GroupView<'_>, log: &Log, history: &History) -> Value {
 fn directory_of(view: &GroupView<'_>, log: &Log, report: &mut Report) -> Value {
     let mut pages: BTreeMap<(u32, u8), u64> = BTreeMap::new();
     let mut data: BTreeMap<u32, u64> = BTreeMap::new();
-    let mut visit = |_: Pba, object: &Object| {
+    let mut seen = Blockset::default();
+    let mut visit = |pba: Pba, object: &Object| {
         match object {
             Object::MapPage { volume, level, .. } => *pages.entry((*volume, *level)).or_default() += 1,
             Object::Data { volume, .. } => *data.entry(*volume).or_default() += 1,
             _ => {}
         }
-        true
+        seen.add(pba, view.geometry().extent_blocks)
     };
     let Some(found) = directory::walk(view, &log.overlay, false, report, &mut visit) else {
         return Value::Null;

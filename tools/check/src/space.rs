@@ -76,8 +76,7 @@ impl Usage {
 
 /// Compares the bitmaps with what was reached.
 pub(crate) fn compare(view: &GroupView<'_>, found: &Found, usage: &mut Usage, report: &mut Report) {
-    let geometry = view.geometry();
-    let regions = view.superblock.rows * u32::from(geometry.columns);
+    let regions = view.regions();
     let mut used = 0;
     let mut all_read = true;
     for region in 0..regions {
