@@ -1,8 +1,9 @@
 //! What the engine leaves on the drives is right, closed or not: the check finds nothing but notes.
 mod world;
 
-use base::{Engine, Op, Phase};
-use plinth_check::{Object, Severity};
+use base::{CkptNo, Engine, Op, Phase, Seq, Uuid};
+use fence::{CopyEntry, CopyState};
+use plinth_check::{Drive, Object, Options, Severity, fsck_drives};
 use world::{Drives, Rng, World};
 
 const SHAPES: [(u8, u8); 4] = [(1, 1), (2, 1), (1, 3), (2, 2)];
@@ -87,4 +88,28 @@ fn a_drive_that_is_not_given_is_a_note_and_a_leg_is_enough() {
     drives.media.remove(0);
     let report = drives.fsck();
     assert_eq!(report.worst(), Some(Severity::Damage), "a column is missing: {report:#?}");
+}
+
+/// Drives without labels, of which the caller and its catalogue know who they are and which one is stale.
+#[test]
+fn drives_without_labels_and_a_catalogue() {
+    let mut world = World::serve(Drives::new(2, 1));
+    world.work(&mut Rng(6), 100);
+    let mut drives = world.close();
+    for media in &mut drives.media {
+        media.content.remove(&0);
+    }
+    // The second leg loses everything but its superblocks and headers.
+    drives.media[1].content.retain(|at, _| *at % 256 < 8);
+    let known = |index: usize| {
+        let uuid = Uuid([index as u8 + 1; 16]);
+        Drive::unlabelled(format!("leg {index}"), uuid, world::EXTENT, &drives.media[index])
+    };
+    let given = [known(0), known(1)];
+    assert!(!fsck_drives(&given, &Options::default()).is_clean());
+    let state = CopyState::Stale { seq: Seq::ZERO, ckpt: CkptNo::ZERO };
+    let stale = CopyEntry { drive: given[1].uuid, state, version: 1 };
+    let options = Options { catalogue: [(world::GROUP, vec![stale])].into() };
+    let report = fsck_drives(&given, &options);
+    assert!(report.is_clean() && report.findings.len() == 1, "{report:#?}");
 }
