@@ -33,6 +33,9 @@ pub struct TargetSpec {
     pub drives: Vec<TargetDrive>,
     /// Rows that are handed out to the group, its home row (0) included; the superblock says which are in use.
     pub rows: Vec<Row>,
+    /// What the catalogue says of the copies counts; false after an import, until the group has served once.
+    #[serde(default = "yes")]
+    pub catalogue_counts: bool,
     /// The volume.
     pub volume: TargetVolume,
     /// How it is served.
@@ -109,6 +112,10 @@ pub enum FrontEndSpec {
         /// The socket.
         socket: PathBuf,
     },
+}
+
+const fn yes() -> bool {
+    true
 }
 
 impl TargetSpec {

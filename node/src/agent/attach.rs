@@ -4,6 +4,7 @@
 //! only when the target's process is gone; an agent that starts goes on where the last one was. Each start of a
 //! target has a Gen of its own, taken by compare-and-swap before the process exists.
 use super::Agent;
+use super::space::Space;
 use crate::catalogue::{
     Attachment, CopyState, FrontendKind, GroupRecord, Severity, Versioned, VolumeRecord, records,
 };
@@ -192,14 +193,14 @@ impl Agent {
 
     /// Takes the next Gen and writes the spec of a new target.
     pub(crate) fn prepare_activation(&self, name: &str) -> Result<()> {
-        let _space = self.lock();
+        let mut space = self.lock();
         let volume = self.ready_volume(name)?;
         let attachment = volume.attachment.clone().ok_or_else(|| {
             Error::new(Kind::Refused, name, format!("volume {name} is not to be attached any more"))
         })?;
         let mut group = self.group(&volume.group)?;
         self.fold_marks(&mut group)?;
-        self.find_drives(&group)?;
+        self.find_drives(&mut space, &group)?;
         group.gen_number += 1;
         self.store.txn().update(records::group_key(&group.name), &group).commit()?;
         let spec = self.target_spec_of(&volume, &group, attachment)?;
@@ -207,12 +208,12 @@ impl Agent {
     }
 
     /// Looks for drives of a group that are not where they were last.
-    fn find_drives(&self, group: &GroupRecord) -> Result<()> {
+    fn find_drives(&self, space: &mut Space, group: &GroupRecord) -> Result<()> {
         let mut lost = false;
         for copy in &group.copies {
             lost |= self.open_drive(&self.drive(&copy.drive)?.record).is_err();
         }
-        if lost { self.rescan() } else { Ok(()) }
+        if lost { self.rescan(space) } else { Ok(()) }
     }
 
     fn target_spec_of(
@@ -251,6 +252,7 @@ impl Agent {
             extent_blocks: pool.extent_blocks,
             drives,
             rows: granted?,
+            catalogue_counts: !group.imported,
             volume: TargetVolume {
                 id: volume.id.clone(),
                 name: volume.name.clone(),
@@ -307,7 +309,14 @@ impl Agent {
             }
             None => return Ok(()),
         };
-        self.store.txn().update(records::volume_key(name), &volume).commit()?;
+        let mut txn = self.store.txn().update(records::volume_key(name), &volume);
+        let mut group = self.group(&volume.group)?;
+        if group.imported {
+            // Its own activation is on every current copy now, and the stale ones are marked here.
+            group.imported = false;
+            txn = txn.update(records::group_key(&group.name), &group);
+        }
+        txn.commit()?;
         drop(space);
         if let Some(number) = device_number {
             device::link(&self.options.links, name, number);

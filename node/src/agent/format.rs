@@ -1,15 +1,13 @@
-//! The seam to the format of groups: what a new group's drives must hold, and reading the groups of a pool back.
+//! What a new group's drives must hold, and the names in the headers of its home row.
 use super::Agent;
 use super::pools::uuid;
-use crate::catalogue::{DriveRecord, GroupRecord, PoolRecord, RowRecord, VolumeRecord};
+use crate::catalogue::{GroupRecord, PoolRecord, RowRecord, VolumeRecord};
 use crate::drives::Media;
 use crate::error::{Error, Kind, Result};
 use base::{DriveIx, Extent, ExtentNo};
-use volume::Geometry;
 use volume::create::{NewGroup, plan};
-
-/// A group as its drives describe it.
-pub type FoundGroup = (GroupRecord, VolumeRecord, Vec<RowRecord>);
+use volume::label::extent_start;
+use volume::{Geometry, Header, Names};
 
 /// The shape of a group, with the ring that it gets when it is made.
 pub fn geometry(pool: &PoolRecord, group: &GroupRecord) -> Geometry {
@@ -30,7 +28,13 @@ pub fn drive_index(group: &GroupRecord, drive: &str) -> Result<DriveIx> {
 impl Agent {
     /// Writes a new group in its phases: headers, then one superblock slot everywhere, then the other, each
     /// flushed before the next.
-    pub(super) fn write_group(&self, pool: &PoolRecord, group: &GroupRecord, home: &RowRecord) -> Result<()> {
+    pub(super) fn write_group(
+        &self,
+        pool: &PoolRecord,
+        group: &GroupRecord,
+        volume: &VolumeRecord,
+        home: &RowRecord,
+    ) -> Result<()> {
         let mut extents = Vec::with_capacity(home.extents.len());
         for (drive, extent) in &home.extents {
             extents.push(Extent { drive: drive_index(group, drive)?, extent: ExtentNo::new(*extent) });
@@ -50,18 +54,58 @@ impl Agent {
                 format!("group {} cannot have this shape: {bad:?}", group.name),
             )
         })?;
+        let names = names_of(group, volume, 1)?;
         let opened = self.open_drives(home)?;
-        for writes in phases {
-            for (index, at, block) in &writes {
-                opened[&group.copies[usize::from(index.get())].drive].write(*at, block)?;
+        for (phase, writes) in phases.into_iter().enumerate() {
+            for (index, at, mut block) in writes {
+                if phase == 0 {
+                    names.put(&mut block);
+                }
+                opened[&group.copies[usize::from(index.get())].drive].write(at, &block)?;
             }
             opened.values().try_for_each(Media::flush)?;
         }
         Ok(())
     }
 
-    /// Reads the groups of a pool from the superblocks on its drives.
-    pub(super) fn groups_on(&self, _pool: &PoolRecord, _drives: &[DriveRecord]) -> Result<Vec<FoundGroup>> {
-        Ok(Vec::new())
+    /// Writes the names of a group and its volume to the headers of its home row again: one drive after the other,
+    /// each flushed, so that a cut tears at most one. Before the catalogue changes; a repetition does it again.
+    /// Drives that are missing keep the old names, with an older number.
+    pub(super) fn write_names(
+        &self,
+        pool: &PoolRecord,
+        group: &GroupRecord,
+        volume: &VolumeRecord,
+    ) -> Result<()> {
+        let rows = self.rows_of(&group.id)?;
+        let home = rows.first().map(|row| row.extents.clone()).unwrap_or_default();
+        let mut headers = Vec::new();
+        for (id, extent) in &home {
+            let Ok(media) = self.open_drive(&self.drive(id)?.record) else { continue };
+            let at = extent_start(ExtentNo::new(*extent), pool.extent_blocks);
+            let block = media.read(at)?;
+            if Header::decode(&block).is_ok_and(|header| header.group.to_string() == group.id) {
+                headers.push((media, at, block));
+            }
+        }
+        let last =
+            headers.iter().filter_map(|(_, _, block)| Names::read(block).ok()?).map(|names| names.written);
+        let names = names_of(group, volume, last.max().unwrap_or(0) + 1)?;
+        for (media, at, mut block) in headers {
+            names.put(&mut block);
+            media.write(at, &block)?;
+            media.flush()?;
+        }
+        Ok(())
     }
+}
+
+fn names_of(group: &GroupRecord, volume: &VolumeRecord, written: u32) -> Result<Names> {
+    Ok(Names {
+        written,
+        group: group.name.clone(),
+        volume: volume.name.clone(),
+        volume_id: uuid(&volume.id)?,
+        size_bytes: volume.size_bytes,
+    })
 }

@@ -5,6 +5,7 @@
 //! superblocks, never from headers alone: a header that no superblock names belongs to a row on its way in or
 //! out, and its extent is free.
 use super::Agent;
+use super::found::{groups_on, lacking};
 use super::space::Space;
 use crate::catalogue::{DriveRecord, DriveState, Life, PoolRecord, Severity, VolumeRecord, records};
 use crate::drives::{Seen, scan};
@@ -168,8 +169,8 @@ impl Agent {
             let message = format!("there is a pool {name} already, another one");
             return Err(Error::new(Kind::Exists, name.clone(), message).hint("export that one first"));
         }
-        let drives: Vec<DriveRecord> = seen.iter().map(|seen| drive_of(id, seen)).collect();
-        let pool = PoolRecord {
+        let mut drives: Vec<DriveRecord> = seen.iter().map(|seen| drive_of(id, seen)).collect();
+        let mut pool = PoolRecord {
             id: id.to_owned(),
             name: name.clone(),
             created_at: text::now(),
@@ -177,10 +178,13 @@ impl Agent {
             extent_blocks: label.extent_blocks,
             drives: drives.iter().map(|drive| drive.id.clone()).collect(),
             reserve_bytes: 0,
+            imported: true,
         };
-        let groups = self.groups_on(&pool, &drives)?;
-        for (group, volume, _) in &groups {
-            self.check_import_names(&group.name, &volume.name)?;
+        let groups = groups_on(&pool, &drives)?;
+        drives.extend(lacking(&pool, &groups));
+        pool.drives = drives.iter().map(|drive| drive.id.clone()).collect();
+        for found in &groups {
+            self.check_import_names(&found.group.name, &found.volume.name)?;
         }
         if dry {
             return Ok(super::view::planned_pool(&pool, &drives));
@@ -189,21 +193,19 @@ impl Agent {
         for drive in &drives {
             txn = txn.create(records::drive_key(&drive.id), drive);
         }
-        for (group, volume, rows) in &groups {
-            txn = txn.create(records::group_key(&group.name), group);
-            txn = txn.create(records::volume_key(&volume.name), volume);
-            for row in rows {
-                txn = Self::take_row(txn, group, row);
+        for found in &groups {
+            txn = txn.create(records::group_key(&found.group.name), &found.group);
+            txn = txn.create(records::volume_key(&found.volume.name), &found.volume);
+            for row in &found.rows {
+                txn = Self::take_row(txn, &found.group, row);
             }
         }
         txn.commit()?;
         for drive in &drives {
             space.add_drive(&drive.id, drive.extents);
         }
-        for (_, _, rows) in &groups {
-            for (drive, extent) in rows.iter().flat_map(|row| &row.extents) {
-                space.take(drive, *extent);
-            }
+        for (drive, extent) in groups.iter().flat_map(|found| &found.rows).flat_map(|row| &row.extents) {
+            space.take(drive, *extent);
         }
         let message = format!("pool {name} was imported: {} drives, {} volumes", drives.len(), groups.len());
         self.events.history(id, &format!("pool import {name}"), &message);
@@ -227,7 +229,7 @@ fn newest(seen: &[Seen]) -> &Seen {
     seen.iter().max_by_key(|seen| seen.label.written).expect("a pool was found on at least one drive")
 }
 
-fn drive_of(pool: &str, seen: &Seen) -> DriveRecord {
+pub(super) fn drive_of(pool: &str, seen: &Seen) -> DriveRecord {
     let label = &seen.label;
     DriveRecord {
         id: label.drive.to_string(),

@@ -7,6 +7,7 @@
 pub mod attach;
 pub mod events;
 mod format;
+mod found;
 pub mod import;
 pub mod placement;
 pub mod pools;

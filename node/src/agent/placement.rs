@@ -133,8 +133,9 @@ fn shortage(pool: &str, drives: &[Choice], level: Domain, legs: usize, columns: 
     } else {
         String::new()
     };
+    let needs_verb = if legs == 1 { "needs" } else { "need" };
     let needs = format!(
-        "{legs} leg{}{wide} need {needed} {}{each}",
+        "{legs} leg{}{wide} {needs_verb} {needed} {}{each}",
         plural_s(legs),
         if needed == 1 { word } else { plural }
     );

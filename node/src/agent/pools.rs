@@ -54,6 +54,7 @@ impl Agent {
             extent_blocks,
             drives: Vec::new(),
             reserve_bytes: 0,
+            imported: false,
         };
         let (pool, drives) = announce(pool, &candidates, &params.labels)?;
         if dry {

@@ -1,6 +1,7 @@
 //! Finding the drives of the catalogue again: by label, wherever they are now.
 use super::Agent;
-use crate::catalogue::{DriveRecord, Life, Severity, records};
+use super::space::Space;
+use crate::catalogue::{DriveRecord, ExtentRecord, Life, Severity, Versioned, records};
 use crate::drives;
 use crate::error::Result;
 use std::collections::BTreeSet;
@@ -11,7 +12,7 @@ impl Agent {
     ///
     /// # Errors
     /// The catalogue's.
-    pub(crate) fn rescan(&self) -> Result<()> {
+    pub(crate) fn rescan(&self, space: &mut Space) -> Result<()> {
         let records_now = self.store.list::<DriveRecord>("drives/")?;
         let known: Vec<_> = records_now.iter().map(|drive| drive.path.clone()).collect();
         let scan = drives::scan(&known, self.options.scan_devices, true);
@@ -31,6 +32,10 @@ impl Agent {
                 }
                 continue;
             };
+            if drive.blocks == 0 {
+                self.complete(space, &drive, seen)?;
+                continue;
+            }
             if let Some(copy) = seen.bad_copy {
                 self.repair_label(seen, copy);
             }
@@ -76,5 +81,20 @@ impl Agent {
                 self.events.record(Severity::Error, "label_damaged", &path, &message);
             }
         }
+    }
+
+    /// A drive that an import only knew by name is there: its label says the rest.
+    fn complete(&self, space: &mut Space, drive: &Versioned<DriveRecord>, seen: &drives::Seen) -> Result<()> {
+        let mut found = super::import::drive_of(&drive.pool, seen);
+        found.state = drive.state;
+        let complete = Versioned { version: drive.version, record: found };
+        self.store.txn().update(records::drive_key(&drive.id), &complete).commit()?;
+        space.add_drive(&complete.id, complete.extents);
+        for taken in self.store.list::<ExtentRecord>(&format!("extents/{}/", drive.id))? {
+            space.take(&drive.id, taken.extent);
+        }
+        let message = format!("drive {} is there, at {}", drive.id, complete.path.display());
+        self.events.record(Severity::Info, "drive_found", &drive.id, &message);
+        Ok(())
     }
 }

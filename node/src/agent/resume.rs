@@ -16,8 +16,8 @@ impl Agent {
         let this = self.clone();
         super::blocking(move || {
             {
-                let _space = this.lock();
-                this.rescan()?;
+                let mut space = this.lock();
+                this.rescan(&mut space)?;
             }
             this.finish_verbs()
         })

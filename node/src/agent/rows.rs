@@ -33,6 +33,11 @@ impl Agent {
         before: &[String],
     ) -> Result<RowRecord> {
         let mut drives = self.pool_drives(pool)?;
+        if pool.imported && drives.iter().any(|drive| !self.is_there(drive)) {
+            let message = format!("pool {} was imported and a drive of it is missing", pool.name);
+            return Err(Error::new(Kind::NoSpace, pool.name.clone(), message)
+                .hint("nothing new is handed out until all of its drives are there"));
+        }
         if row > 0 {
             // Only drives of the group's table that hold all that they should.
             let fits =

@@ -75,16 +75,16 @@ impl Agent {
     /// # Errors
     /// As `view_pool`.
     pub fn show_pool(&self, name: &str) -> Result<Pool> {
-        let space = self.lock();
-        self.look_for_missing()?;
+        let mut space = self.lock();
+        self.look_for_missing(&mut space)?;
         self.view_pool(&space, name)
     }
 
     /// Scans if any drive is missing: it may be back, perhaps under another path.
-    fn look_for_missing(&self) -> Result<()> {
+    fn look_for_missing(&self, space: &mut Space) -> Result<()> {
         let drives = self.store.list::<DriveRecord>("drives/")?;
         let lost = |drive: &DriveRecord| drive.life == Life::Ready && !self.is_there(drive);
-        if drives.iter().any(|drive| lost(drive)) { self.rescan() } else { Ok(()) }
+        if drives.iter().any(|drive| lost(drive)) { self.rescan(space) } else { Ok(()) }
     }
 
     /// All pools.
@@ -92,8 +92,8 @@ impl Agent {
     /// # Errors
     /// The catalogue's.
     pub fn list_pools(&self) -> Result<Vec<Pool>> {
-        let space = self.lock();
-        self.look_for_missing()?;
+        let mut space = self.lock();
+        self.look_for_missing(&mut space)?;
         let pools = self.store.list::<PoolRecord>("pools/")?;
         pools.iter().map(|pool| self.view_pool(&space, &pool.name)).collect()
     }

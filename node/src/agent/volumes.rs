@@ -95,6 +95,7 @@ impl Agent {
             gen_number: 0,
             rows_used: 1,
             copies: Vec::new(),
+            imported: false,
         };
         let row = self.choose_row(space, pool, &group, 0, &[])?;
         group.copies = drive_table(pool, &row).iter().map(|drive| current_copy(drive)).collect();
@@ -161,7 +162,7 @@ impl Agent {
                 format!("the catalogue has no home row of group {}", group.name),
             )
         })?;
-        self.write_group(&pool, &group, home)?;
+        self.write_group(&pool, &group, &volume, home)?;
         group.life = Life::Ready;
         volume.life = Life::Ready;
         let txn = self.store.txn().update(records::group_key(&group.name), &group);
@@ -217,6 +218,8 @@ impl Agent {
         }
         if wanted > volume.size_bytes && !dry {
             volume.size_bytes = wanted;
+            let group = self.group(&volume.group)?;
+            self.write_names(&self.pool(&volume.pool)?.record, &group, &volume)?;
             self.store.txn().update(records::volume_key(name), &volume).commit()?;
             let message = format!("volume {name} has {} now", text::show_size(wanted));
             let pool = self.pool(&volume.pool)?;
@@ -258,16 +261,18 @@ impl Agent {
         renamed.name = new.to_owned();
         renamed.renamed_from = Some(name.to_owned());
         let mut txn = self.store.txn().remove(records::volume_key(name), &volume);
+        let mut moved = group.record.clone();
         if group.name == name {
             renamed.group = new.to_owned();
-            let moved = GroupRecord { name: new.to_owned(), ..group.record.clone() };
+            moved.name = new.to_owned();
             txn = txn.remove(records::group_key(name), &group).create(records::group_key(new), &moved);
         }
         if dry {
             return self.view_volume(name);
         }
-        txn.create(records::volume_key(new), &renamed).commit()?;
         let pool = self.pool(&renamed.pool)?;
+        self.write_names(&pool, &moved, &renamed)?;
+        txn.create(records::volume_key(new), &renamed).commit()?;
         self.events.history(&pool.id, &format!("volume rename {name} {new}"), "renamed");
         self.events.record(
             Severity::Info,

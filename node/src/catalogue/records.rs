@@ -72,6 +72,10 @@ pub struct PoolRecord {
     /// Space that is not handed out, in bytes.
     #[serde(default)]
     pub reserve_bytes: u64,
+    /// It was rebuilt from its drives: while one is missing, nobody knows what lies there, and nothing new is
+    /// handed out.
+    #[serde(default)]
+    pub imported: bool,
 }
 
 /// What the operator or the agent last said of a drive.
@@ -188,6 +192,10 @@ pub struct GroupRecord {
     pub rows_used: u32,
     /// Its drives and what is known of each copy, in the order of the group's drive table.
     pub copies: Vec<CopyRecord>,
+    /// Its record was rebuilt from drives and nobody else knows what a missing copy missed: until it has served
+    /// once, it opens only with all copies that its newest superblock calls current.
+    #[serde(default)]
+    pub imported: bool,
 }
 
 /// Through what a volume is attached.

@@ -28,8 +28,11 @@ enum End {
     /// The target is gone without being told to.
     Died(Option<Error>),
     /// It was told to detach and did.
-    Detached(oneshot::Sender<Result<()>>),
+    Detached(Callers),
 }
+
+/// Who waits for a detach.
+type Callers = Vec<oneshot::Sender<Result<()>>>;
 
 /// One group, until it is detached or fails for good.
 pub async fn supervise(
@@ -73,7 +76,7 @@ async fn finish(
     agent: &Arc<Agent>,
     volume: &str,
     slot: &Slot,
-    outcome: std::result::Result<oneshot::Sender<Result<()>>, Option<Error>>,
+    outcome: std::result::Result<Callers, Option<Error>>,
 ) {
     let (this, name) = (agent.clone(), volume.to_owned());
     let cleared = tokio::task::spawn_blocking(move || this.clear_attachment(&name)).await;
@@ -87,8 +90,8 @@ async fn finish(
             live.error.clone_from(error);
         }
     });
-    if let Ok(reply) = outcome {
-        let _ = reply.send(cleared);
+    for reply in outcome.into_iter().flatten() {
+        let _ = reply.send(cleared.clone());
     }
 }
 
@@ -187,7 +190,7 @@ async fn serve(
         live.pid = Some(hello.pid);
         live.version = Some(hello.version);
     });
-    let mut detaching: Option<oneshot::Sender<Result<()>>> = None;
+    let mut detaching = Callers::new();
     let mut closed = false;
     let mut error = None;
     loop {
@@ -196,33 +199,30 @@ async fn serve(
                 Some(FromTarget::Answer(Answer::Detached)) => {
                     closed = true;
                 }
-                Some(FromTarget::Answer(Answer::Failed(failure))) if detaching.is_some() => {
+                Some(FromTarget::Answer(Answer::Failed(failure))) if !detaching.is_empty() => {
                     slot.live.send_modify(|live| live.phase = Phase::Serving);
-                    let _ = detaching.take().expect("checked").send(Err(failure));
+                    tell(&mut detaching, &failure);
                 }
                 Some(FromTarget::Answer(answer)) => link.answered(answer),
                 Some(FromTarget::Notice(Notice::Failed(failure))) => error = Some(failure),
                 Some(FromTarget::Notice(notice)) => heard(agent, volume, slot, &mut link, notice).await,
                 Some(FromTarget::Hello { .. }) => {}
-                None => return match detaching {
-                    Some(reply) if closed => End::Detached(reply),
-                    Some(reply) => {
-                        let _ = reply.send(Err(died_closing(volume, error.as_ref())));
-                        End::Died(error)
-                    }
-                    None => End::Died(error),
-                },
+                None if closed => return End::Detached(detaching),
+                None => {
+                    tell(&mut detaching, &died_closing(volume, error.as_ref()));
+                    return End::Died(error);
+                }
             },
             Some(command) = inbox.recv() => match command {
-                Command::Detach(reply) if detaching.is_some() => {
-                    let _ = reply.send(Err(Error::new(Kind::Busy, volume, format!("volume {volume} is being detached"))));
-                }
+                // One detach serves all who asked for it: a repetition joins the one under way.
                 Command::Detach(reply) => {
+                    detaching.push(reply);
                     slot.live.send_modify(|live| live.phase = Phase::Detaching);
                     // A target that died at this instant is started anew and told again by the caller.
-                    match link.send_detach().await {
-                        Ok(()) => detaching = Some(reply),
-                        Err(failure) => { let _ = reply.send(Err(failure)); }
+                    if detaching.len() == 1
+                        && let Err(failure) = link.send_detach().await
+                    {
+                        tell(&mut detaching, &failure);
                     }
                 }
                 Command::Ask(request, reply) => {
@@ -230,6 +230,13 @@ async fn serve(
                 }
             },
         }
+    }
+}
+
+/// Tells everybody who waits for a detach that it failed.
+fn tell(detaching: &mut Callers, failure: &Error) {
+    for reply in detaching.drain(..) {
+        let _ = reply.send(Err(failure.clone()));
     }
 }
 

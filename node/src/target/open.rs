@@ -123,11 +123,12 @@ pub fn open_group(spec: &TargetSpec) -> Result<Opened> {
         drives.push(opened);
     }
     let sectors = Sectors::new(spec.volume.size_bytes / SECTOR_BYTES as u64);
+    let catalogue = Some(spec.drives.iter().map(catalogue_entry).collect::<Result<_>>()?);
     let request = OpenRequest {
         group,
         extent_blocks: spec.extent_blocks,
         drives: candidates,
-        catalogue: Some(spec.drives.iter().map(catalogue_entry).collect::<Result<_>>()?),
+        catalogue: catalogue.filter(|_| spec.catalogue_counts),
         forced: false,
         activation: Activation {
             generation: Gen::new(spec.gen_number),

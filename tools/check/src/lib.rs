@@ -24,6 +24,7 @@ mod overlay;
 mod report;
 mod scan;
 mod space;
+mod summary;
 mod supers;
 
 pub use drive::Drive;
@@ -32,3 +33,4 @@ pub use inspect::{inspect, to_text};
 pub use media::{FileMedia, Media, MemoryMedia, open_media};
 pub use report::{Counts, Finding, Object, Report, Severity, Where};
 pub use scan::{GroupHomes, Scan, find_groups};
+pub use summary::{Group, groups};

@@ -304,10 +304,10 @@ impl Call<'_> {
             Ok(_) => {}
         }
         confirm(self.global, name, what)?;
+        // Nothing is printed: what was there and what was not end alike.
         match while_waiting(self.global, "deleting", || client.delete(&self.path(path))) {
             Err(error) if error.kind == Kind::NotFound && if_exists => Ok(()),
-            Err(error) => Err(error),
-            Ok(_) => changed(self.global.output, &json!({ "name": name }), name),
+            outcome => outcome.map(drop),
         }
     }
 

@@ -3,6 +3,7 @@ mod support;
 
 use serde_json::Value;
 use support::Agent;
+use support::nbd::Nbd;
 
 #[test]
 fn repetition_ends_in_the_same_state_with_the_same_output() {
@@ -131,6 +132,76 @@ fn a_pool_is_exported_and_imported() {
     assert!(history.contains("pool create p") && history.contains("pool import p"), "{history}");
 }
 
+/// A pool `p` of two drives with room for several volumes, and a volume `v`.
+fn roomy_volume(agent: &Agent) {
+    agent.drive("d1", 1024);
+    agent.drive("d2", 1024);
+    agent.plinth("pool create p @d1 @d2").ok();
+    agent.plinth("volume create v --pool p --size 64MiB").ok();
+}
+
+/// The catalogue is lost; the drives tell everything: names, sizes, rows, copies.
+#[test]
+fn volumes_are_imported_with_their_pool() {
+    let mut agent = Agent::start();
+    roomy_volume(&agent);
+    agent.plinth("volume create never --pool p --size 32MiB --legs 1").ok();
+    agent.plinth("volume attach v --nbd @n").ok();
+    let mut nbd = Nbd::connect(&agent.path("n"));
+    nbd.write(8192, &[9; 4096]);
+    nbd.flush();
+    drop(nbd);
+    agent.plinth("volume detach v").ok();
+    agent.plinth("volume rename v renamed").ok();
+    agent.plinth("volume resize renamed 96MiB").ok();
+    let volumes = agent.plinth("volume list -o json").json();
+    agent.terminate();
+    std::fs::remove_file(agent.path("state/catalogue.redb")).expect("removes");
+    agent.run();
+    assert_eq!(agent.plinth("pool import @d1 @d2").ok(), "p\n");
+    let imported = agent.plinth("volume list -o json").json();
+    for (before, after) in
+        volumes.as_array().expect("a list").iter().zip(imported.as_array().expect("a list"))
+    {
+        for field in
+            ["name", "id", "pool", "group", "size_bytes", "leg_count", "stripe_unit_bytes", "legs", "gen"]
+        {
+            assert_eq!(before[field], after[field], "{field}");
+        }
+    }
+    agent.plinth("volume attach renamed --nbd @n").ok();
+    let mut nbd = Nbd::connect(&agent.path("n"));
+    assert_eq!((nbd.size, nbd.read(8192, 4096)), (96 << 20, vec![9; 4096]));
+    drop(nbd);
+    agent.plinth("volume detach renamed").ok();
+    agent.plinth("volume attach never --nbd @n").ok();
+    agent.plinth("volume detach never").ok();
+    agent.plinth("volume create new --pool p --size 1MiB").ok();
+    agent.plinth("fsck @d1 @d2").ok();
+}
+
+/// With a drive missing nobody knows what it says: what it held a current copy of does not open, nothing new is
+/// handed out. With it back everything is as before.
+#[test]
+fn an_import_without_a_drive_opens_nothing_that_it_may_know_better() {
+    let mut agent = Agent::start();
+    roomy_volume(&agent);
+    agent.terminate();
+    std::fs::remove_file(agent.path("state/catalogue.redb")).expect("removes");
+    std::fs::create_dir(agent.path("away")).expect("makes");
+    std::fs::rename(agent.path("d2"), agent.path("away/d2")).expect("moves");
+    agent.run();
+    agent.plinth("pool import @d1").ok();
+    assert_eq!(agent.plinth("pool status p -o json").json()["health"], "degraded");
+    let refused = agent.plinth("volume attach v --nbd @n");
+    assert_eq!(refused.code, 6, "{}", refused.err);
+    agent.plinth("volume create w --pool p --size 1MiB --legs 1").fails(7, &["imported", "missing"]);
+    std::fs::rename(agent.path("away/d2"), agent.path("d2")).expect("moves");
+    agent.plinth("volume attach v --nbd @n").ok();
+    assert_eq!(agent.plinth("volume show v -o json").json()["health"], "online");
+    agent.plinth("volume create w --pool p --size 1MiB --legs 1").ok();
+}
+
 #[test]
 fn a_drive_is_recognised_by_its_label() {
     let agent = Agent::start();
@@ -180,10 +251,13 @@ fn noise_on_the_socket() {
     let mut open = Vec::new();
     for i in 0..64u64 {
         let mut stream = std::os::unix::net::UnixStream::connect(agent.socket()).expect("connects");
-        let noise: Vec<u8> = (0..200u64).map(|n| (n.wrapping_mul(i * 2_654_435_761 + 97) >> 7) as u8).collect();
+        let noise: Vec<u8> =
+            (0..200u64).map(|n| (n.wrapping_mul(i * 2_654_435_761 + 97) >> 7) as u8).collect();
         match i % 4 {
             0 => stream.write_all(&noise).expect("sent"),
-            1 => stream.write_all(b"POST /v1/pools HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{").expect("sent"),
+            1 => stream
+                .write_all(b"POST /v1/pools HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+                .expect("sent"),
             2 => stream.write_all(b"GET /v1/sta").expect("sent"),
             _ => {}
         }

@@ -81,9 +81,16 @@ impl Agent {
 
     /// Starts the agent.
     pub fn spawn(&mut self) {
-        let log = std::fs::File::options().create(true).append(true).open(self.path("agent.log")).expect("a log");
+        let log =
+            std::fs::File::options().create(true).append(true).open(self.path("agent.log")).expect("a log");
         let mut command = Command::new(PLINTH);
-        command.arg("--socket").arg(self.socket()).arg("node").arg("--state").arg(self.path("state")).arg("--no-scan");
+        command
+            .arg("--socket")
+            .arg(self.socket())
+            .arg("node")
+            .arg("--state")
+            .arg(self.path("state"))
+            .arg("--no-scan");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         self.process = Some(command.spawn().expect("the agent starts"));
     }
@@ -132,26 +139,13 @@ impl Agent {
 
     /// Runs `plinth` with these arguments, separated by spaces; `@` begins a path in the folder.
     pub fn plinth(&self, line: &str) -> Ran {
-        let args = line.split_whitespace().map(|word| match word.strip_prefix('@') {
-            Some(name) => self.path(name).display().to_string(),
-            None => word.to_owned(),
-        });
-        self.plinth_args(args)
+        plinth_at(&self.socket(), self.words(line))
     }
 
-    /// Runs `plinth` with these arguments.
-    pub fn plinth_args(&self, args: impl IntoIterator<Item = String>) -> Ran {
-        let done = Command::new(PLINTH)
-            .env("PLINTH_SOCKET", self.socket())
-            .args(args)
-            .stdin(Stdio::null())
-            .output()
-            .expect("plinth runs");
-        Ran {
-            code: done.status.code().expect("an exit code"),
-            out: String::from_utf8(done.stdout).expect("text"),
-            err: String::from_utf8(done.stderr).expect("text"),
-        }
+    /// The arguments of a line.
+    pub fn words(&self, line: &str) -> Vec<String> {
+        let path = |word: &str| word.strip_prefix('@').map(|name| self.path(name).display().to_string());
+        line.split_whitespace().map(|word| path(word).unwrap_or_else(|| word.to_owned())).collect()
     }
 
     /// A pool `p` of two drives of 256 MiB.
@@ -222,10 +216,27 @@ fn forget(object: &mut Value, fields: &[&str]) {
     }
 }
 
+/// Runs `plinth` with these arguments against the agent at this socket.
+pub fn plinth_at(socket: &Path, args: impl IntoIterator<Item = String>) -> Ran {
+    let done = Command::new(PLINTH)
+        .env("PLINTH_SOCKET", socket)
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .expect("plinth runs");
+    Ran {
+        code: done.status.code().expect("an exit code"),
+        out: String::from_utf8(done.stdout).expect("text"),
+        err: String::from_utf8(done.stderr).expect("text"),
+    }
+}
+
 /// Ends targets that a failed test left: those whose spec lies in its folder.
 fn kill_targets(folder: &Path) {
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let line = String::from_utf8_lossy(&line).into_owned();
         if line.contains("target") && line.contains(&folder.display().to_string()) {

@@ -1,0 +1,82 @@
+//! Every verb can be cut short by a kill of the agent at any step, and its repetition ends where an undisturbed
+//! one would.
+mod support;
+
+use std::time::Duration;
+use support::Agent;
+
+/// Delays between the command and the kill, in microseconds: from before its first step to after its last.
+const DELAYS: [u64; 10] = [0, 500, 2_000, 4_000, 8_000, 15_000, 25_000, 40_000, 80_000, 160_000];
+
+/// Runs a command while the agent is killed after `delay`, starts the agent again, repeats the command.
+#[track_caller]
+fn killed_and_repeated(agent: &mut Agent, line: &str, delay: u64) -> String {
+    let (words, socket) = (agent.words(line), agent.socket());
+    let running = std::thread::spawn(move || support::plinth_at(&socket, words));
+    std::thread::sleep(Duration::from_micros(delay));
+    agent.kill();
+    let cut = running.join().expect("no panic");
+    assert!(matches!(cut.code, 0 | 9), "{line}: {} {}", cut.code, cut.err);
+    agent.run();
+    let repeated = agent.plinth(line).ok();
+    if cut.code == 0 {
+        assert_eq!(cut.out, repeated, "{line}");
+    }
+    repeated
+}
+
+#[test]
+fn verbs_of_pools_and_volumes_converge() {
+    let mut agent = Agent::start();
+    for drive in ["d1", "d2", "d3"] {
+        agent.drive(drive, 256);
+    }
+    for delay in DELAYS {
+        for line in [
+            "pool create p @d1 @d2",
+            "pool add p @d3",
+            "volume create v --pool p --size 64MiB",
+            "volume resize v 96MiB",
+            "volume rename v w",
+        ] {
+            killed_and_repeated(&mut agent, line, delay);
+        }
+        let status = agent.plinth("status -o json").json();
+        assert_eq!(status["health"], "online", "{status}");
+        let volume = &status["volumes"][0];
+        assert_eq!((&volume["name"], &volume["size_bytes"]), (&"w".into(), &(96u64 << 20).into()));
+        assert_eq!(status["pools"][0]["allocated_bytes"], 2 * (64 << 20), "{status}");
+        for line in ["volume delete w --yes --if-exists", "pool delete p --yes --if-exists"] {
+            killed_and_repeated(&mut agent, line, delay);
+        }
+        let status = agent.plinth("status -o json").json();
+        assert_eq!(
+            (status["pools"].as_array().map(Vec::len), status["volumes"].as_array().map(Vec::len)),
+            (Some(0), Some(0))
+        );
+    }
+}
+
+#[test]
+fn attach_and_detach_converge() {
+    let mut agent = Agent::start();
+    agent.volume();
+    for delay in DELAYS {
+        killed_and_repeated(&mut agent, "volume attach v --nbd @n", delay);
+        support::nbd::Nbd::connect(&agent.path("n")).write(0, &[1; 4096]);
+        killed_and_repeated(&mut agent, "volume detach v", delay);
+        assert_eq!(agent.plinth("volume show v -o json").json()["state"], "detached");
+    }
+    agent.plinth("fsck @d1 @d2").ok();
+}
+
+#[test]
+fn export_and_import_converge() {
+    let mut agent = Agent::start();
+    agent.volume();
+    for delay in DELAYS {
+        killed_and_repeated(&mut agent, "pool export p", delay);
+        killed_and_repeated(&mut agent, "pool import p", delay);
+        assert_eq!(agent.plinth("volume show v -o json").json()["health"], "online");
+    }
+}
