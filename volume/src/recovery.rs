@@ -9,7 +9,9 @@
 //! 3. The whole ring of every current leg. D is the highest that any valid commit names; the chain is followed.
 //! 4. The commits of the chain again, with their records; above D also their data, on every leg. The decision
 //!    table (`rlog::replay`) accepts, completes, cuts or refuses.
-//! 5. What the accepted tail lacks on a leg is written there, and flushed.
+//! 5. What the accepted tail lacks on a leg is written there, and flushed; then the superblock that was found, to
+//!    copies that have an older one. Home pages that only older versions lead to are written over in the next
+//!    step, and the drive that had the newest version may be lost before a newer one counts.
 //! 6. A new Gen and history line: history page, flush; the catalogue is told which copies are stale (those that
 //!    are absent are, from here on); superblock in one slot of every current copy, flush; in the other, flush.
 //!    The catalogue comes first: had a superblock said it first and the catalogue been lost, two drives could
@@ -100,6 +102,8 @@ enum Stage {
     Verify,
     Complete,
     CompleteFlush,
+    CatchUp,
+    CatchUpFlush,
     HistoryPage,
     HistoryFlush,
     FirstSlot,
@@ -127,6 +131,8 @@ pub(crate) struct Recovery {
     current: DriveSet,
     /// By index of the home row: the slot with the newest valid version.
     newest_slots: Vec<u8>,
+    /// By index of the home row: the copy is older than the newest superblock of all.
+    lagging: Vec<bool>,
     highest_gen: base::Gen,
     highest_version: u64,
     rows: Vec<Extent>,
@@ -182,6 +188,7 @@ impl Recovery {
             handles: Vec::new(),
             current: DriveSet::EMPTY,
             newest_slots: Vec::new(),
+            lagging: Vec::new(),
             highest_gen: base::Gen::ZERO,
             highest_version: 0,
             rows: Vec::new(),
@@ -275,7 +282,9 @@ impl Recovery {
             Stage::Commits => self.judge_commits()?,
             Stage::Verify => self.judge_data()?,
             Stage::Complete => self.flush_all(Stage::CompleteFlush),
-            Stage::CompleteFlush => self.write_history_page()?,
+            Stage::CompleteFlush => self.catch_up()?,
+            Stage::CatchUp => self.flush_all(Stage::CatchUpFlush),
+            Stage::CatchUpFlush => self.caught_up()?,
             Stage::HistoryPage => self.flush_all(Stage::HistoryFlush),
             Stage::HistoryFlush => self.tell_catalogue(turn),
             Stage::Catalogue => self.write_first_slots()?,

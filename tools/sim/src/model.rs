@@ -223,7 +223,7 @@ impl History {
 
     /// Learns from a look that was allowed: what it rules out is lost for ever.
     fn learn(&mut self, look: &Look, index: u32) {
-        if self.acked < self.doubt {
+        if self.acked < self.doubt || !look.shows(&self.states[index as usize].content) {
             return;
         }
         self.acked = self.acked.max(index);

@@ -14,6 +14,35 @@ use rlog::history::encode_page;
 use rlog::layout::{LINES_PER_PAGE, PREVIOUS_BYTES};
 
 impl Recovery {
+    /// Writes the newest superblock to the current copies that have an older one.
+    pub(super) fn catch_up(&mut self) -> Result<(), Refusal> {
+        self.script.clear();
+        let homes: Vec<Home> = self.superblock().homes().collect();
+        for (i, home) in homes.iter().enumerate() {
+            let current = self.current_drives().contains(home.extent.drive);
+            let handle = self.handles[usize::from(home.extent.drive.get())];
+            let Some(handle) = handle.filter(|_| current && self.lagging[i]) else { continue };
+            let slot = fixed::SUPERBLOCKS[usize::from(1 - self.newest_slots[i])];
+            let at = self.geometry().drive_block(home.extent, slot);
+            self.script.write(handle, at, self.superblock().encode(*home).to_vec());
+        }
+        if self.script.done() {
+            return self.write_history_page();
+        }
+        self.at(Stage::CatchUp);
+        Ok(())
+    }
+
+    /// They have it, flushed.
+    pub(super) fn caught_up(&mut self) -> Result<(), Refusal> {
+        for (slot, lagging) in self.newest_slots.iter_mut().zip(&mut self.lagging) {
+            if core::mem::take(lagging) {
+                *slot = 1 - *slot;
+            }
+        }
+        self.write_history_page()
+    }
+
     /// What the accepted tail lacked is flushed: the line of the activation before goes to a history page.
     pub(super) fn write_history_page(&mut self) -> Result<(), Refusal> {
         self.script.clear();

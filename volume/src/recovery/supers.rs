@@ -47,6 +47,13 @@ impl Recovery {
             return Err(Refusal::Damaged("its extents have another size than the pool's"));
         }
         self.newest_slots = self.slots_to_keep(&newest, &found);
+        self.lagging = newest
+            .homes()
+            .map(|home| {
+                let mut here = found.iter().filter(|one| one.home == home);
+                !here.any(|one| one.superblock.newness() == newest.newness())
+            })
+            .collect();
         self.merge_views(&newest, &found)?;
         self.rows = newest.home.clone();
         self.home_pages = Some(crate::rows::HomePages::new(newest.geometry));
