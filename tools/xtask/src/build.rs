@@ -23,6 +23,10 @@ pub fn program(workspace: &Workspace, package: &str, name: &str, release: bool) 
     if release {
         command.arg("--release");
     }
+    // Alone in its build, or the product would be built with them too.
+    if package == "sim" {
+        command.args(["--features", "planted"]);
+    }
     let status = Running::start(&command, Outputs::Inherited)?.wait()?;
     if !status.success() {
         return Err(Error::failed(format!("the program {name} does not build")));
