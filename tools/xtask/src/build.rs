@@ -18,10 +18,27 @@ pub fn cargo(workspace: &Workspace) -> Command {
 /// # Errors
 /// It does not build.
 pub fn program(workspace: &Workspace, package: &str, name: &str, release: bool) -> Result<PathBuf> {
+    program_with(workspace, package, name, release, &[])
+}
+
+/// Like [`program`], with these features of the package.
+///
+/// # Errors
+/// It does not build.
+pub fn program_with(
+    workspace: &Workspace,
+    package: &str,
+    name: &str,
+    release: bool,
+    features: &[&str],
+) -> Result<PathBuf> {
     let mut command = cargo(workspace);
     command.args(["build", "--quiet", "--locked", "-p", package, "--bin", name]);
     if release {
         command.arg("--release");
+    }
+    if !features.is_empty() {
+        command.arg("--features").arg(features.join(","));
     }
     // Alone in its build, or the product would be built with them too.
     if package == "sim" {

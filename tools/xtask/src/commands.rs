@@ -22,6 +22,7 @@ pub const LONG_RUN: Duration = Duration::from_secs(10 * 60);
 const PROGRAMS: &[Program] = &[
     Program { command: "sim", package: "sim", program: "plinth-sim" },
     Program { command: "fuzz", package: "plinth-fuzz", program: "plinth-fuzz" },
+    Program { command: "kills", package: "plinth-fuzz", program: "plinth-kill" },
 ];
 
 /// Builds and runs the program behind `command`; its exit code is the command's. The last line that it
@@ -34,7 +35,10 @@ pub fn run(workspace: &Workspace, command: &str, words: &[String]) -> Result<u8>
     let row =
         row.ok_or_else(|| Error::invalid(format!("there is no command {command}; try `cargo xtask help`")))?;
     let _lock = workspace.lock(command)?;
-    let path = build::program(workspace, row.package, row.program, true)?;
+    // The simulator has its planted bugs built in only for the hunt for them.
+    let hunts = command == "sim" && words.iter().any(|w| w == "--planted");
+    let features: &[&str] = if hunts { &["planted"] } else { &[] };
+    let path = build::program_with(workspace, row.package, row.program, true, features)?;
     let mut program = Command::new(path);
     program.args(words).current_dir(&workspace.root);
     let start = Instant::now();

@@ -24,6 +24,7 @@ const USAGE: &str = "cargo xtask COMMAND
   tidy                                        the rules of the source tree
   demo [--planted BUG]                        watch a volume survive three blows
   sim [...] | fuzz TARGET                     the simulator, the fuzzers
+  kills [--kills N]                           kills of the serving process
   vm [--list] [SCENARIO...] [--kernel 6.12|newest] [--full]   scenarios in virtual machines
   power-cut --cuts N                          power cuts of a virtual machine
   bench [...]                                 the benches";

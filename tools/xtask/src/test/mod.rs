@@ -121,8 +121,8 @@ fn run(workspace: &Workspace, suite: &Suite) -> Result<(Counts, bool)> {
             command.args(*words).env("CARGO_TERM_COLOR", "never");
             follow(workspace, suite, &command, 0, *reader)
         }
-        Work::Program { package, program, words, exit, reader } => {
-            let path = build::program(workspace, package, program, true)?;
+        Work::Program { package, program, features, words, exit, reader } => {
+            let path = build::program_with(workspace, package, program, true, features)?;
             let mut command = Command::new(path);
             command.args(*words).current_dir(&workspace.root);
             follow(workspace, suite, &command, *exit, *reader)

@@ -32,6 +32,8 @@ pub enum Work {
         package: &'static str,
         /// Its name.
         program: &'static str,
+        /// Features of the package.
+        features: &'static [&'static str],
         /// The words.
         words: &'static [&'static str],
         /// The exit code that it must end with.
@@ -83,7 +85,14 @@ pub const SUITES: &[Suite] = &[
     Suite {
         name: "planted",
         about: "every planted bug is caught",
-        work: sim(&["--planted"], counts::caught),
+        work: Work::Program {
+            package: "sim",
+            program: "plinth-sim",
+            features: &["planted"],
+            words: &["--planted"],
+            exit: 0,
+            reader: counts::caught,
+        },
     },
     Suite {
         name: "canary",
@@ -91,16 +100,38 @@ pub const SUITES: &[Suite] = &[
         work: Work::Program {
             package: "sim",
             program: "plinth-sim",
+            features: &[],
             words: &["--canary"],
             exit: 1,
             reader: counts::canary,
         },
     },
+    Suite {
+        name: "fuzz",
+        about: "every corpus again, and fresh mutations of it",
+        work: fuzz("plinth-fuzz", &["--replay"]),
+    },
+    Suite {
+        name: "kills",
+        about: "the serving process is killed 200 times, and nothing is lost",
+        work: fuzz("plinth-kill", &["--kills", "200"]),
+    },
     Suite { name: "vm", about: "smoke scenarios in virtual machines", work: Work::Inside(smoke) },
 ];
 
 const fn sim(words: &'static [&'static str], reader: Reader) -> Work {
-    Work::Program { package: "sim", program: "plinth-sim", words, exit: 0, reader }
+    Work::Program { package: "sim", program: "plinth-sim", features: &[], words, exit: 0, reader }
+}
+
+const fn fuzz(program: &'static str, words: &'static [&'static str]) -> Work {
+    Work::Program {
+        package: "plinth-fuzz",
+        program,
+        features: &[],
+        words,
+        exit: 0,
+        reader: counts::passed_failed,
+    }
 }
 
 fn tidy_rules(workspace: &Workspace) -> Result<Counts> {

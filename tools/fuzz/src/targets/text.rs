@@ -1,0 +1,212 @@
+//! JSON and words: the lines between agent and target, bodies of control requests, records of the catalogue.
+//!
+//! What was understood is written again and understood the same; what people type never panics.
+use super::Target;
+use crate::signature::Signature;
+use node::catalogue::records;
+use node::{TargetSpec, error, model, params, protocol, text};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::fmt::Debug;
+
+/// The protocol between agent and target.
+pub const LINES: Target = Target {
+    name: "lines",
+    about: "lines between agent and target, and target specs",
+    seeds: line_seeds,
+    words: &[
+        b"\"status\"",
+        b"null",
+        b"{\"row\":",
+        b"{\"notice\":",
+        b"{\"answer\":",
+        b"\"detached\"",
+        b"[",
+        b"}",
+        b"-1",
+    ],
+    run: run_lines,
+    cost: 1,
+};
+
+/// Control requests.
+pub const CONTROL: Target = Target {
+    name: "control",
+    about: "bodies of control requests, sizes, names, times",
+    seeds: control_seeds,
+    words: &[
+        b"\"name\":",
+        b"\"drives\":[",
+        b"null",
+        b"true",
+        b"18446744073709551615",
+        b"1E",
+        b"GiB",
+        b"=",
+        b"Z",
+        b"{",
+    ],
+    run: run_control,
+    cost: 1,
+};
+
+/// Records of the catalogue.
+pub const RECORDS: Target = Target {
+    name: "records",
+    about: "records of the catalogue and answers of the agent",
+    seeds: record_seeds,
+    words: &[b"null", b"\"creating\"", b"\"ready\"", b"[]", b"{}", b"\"id\":", b"0", b"1e400"],
+    run: run_records,
+    cost: 1,
+};
+
+/// Reads one type; what was read comes back.
+fn try_as<T: Serialize + DeserializeOwned + PartialEq + Debug>(input: &[u8], signature: &mut Signature) {
+    match serde_json::from_slice::<T>(input) {
+        Ok(value) => {
+            let again = serde_json::to_vec(&value).expect("what was read can be written");
+            let back: T = serde_json::from_slice(&again).expect("what was written can be read");
+            assert_eq!(back, value, "written again it is another");
+            signature.shape(&value);
+        }
+        Err(error) => signature.shape(&error.classify()),
+    }
+}
+
+/// The same, of types that are not compared.
+fn try_loosely<T: Serialize + DeserializeOwned + Debug>(input: &[u8], signature: &mut Signature) {
+    match serde_json::from_slice::<T>(input) {
+        Ok(value) => {
+            let again = serde_json::to_vec(&value).expect("what was read can be written");
+            let back: T = serde_json::from_slice(&again).expect("what was written can be read");
+            assert_eq!(format!("{back:?}"), format!("{value:?}"), "written again it is another");
+            signature.shape(&value);
+        }
+        Err(error) => signature.shape(&error.classify()),
+    }
+}
+
+fn texts(from: &[&str]) -> Vec<Vec<u8>> {
+    from.iter().map(|text| text.as_bytes().to_vec()).collect()
+}
+
+fn line_seeds() -> Vec<Vec<u8>> {
+    texts(&[
+        r#""status""#,
+        r#""detach""#,
+        r#"{"resize":{"size_bytes":8192}}"#,
+        r#"{"row":{"row":1,"extents":[{"drive":"a","path":"/d","blocks":65536,"extent":3}]}}"#,
+        r#"{"no_row":{"row":2}}"#,
+        r#""space_added""#,
+        r#"{"hello":{"protocol":1,"pid":4,"version":"0.1.0","group":"g","gen_number":2}}"#,
+        r#"{"notice":{"serving":{"device_number":null}}}"#,
+        r#"{"notice":{"stale":{"drives":["a"],"version":9}}}"#,
+        r#"{"notice":{"event":{"severity":"warning","kind":"k","message":"m"}}}"#,
+        r#"{"answer":"done"}"#,
+        r#"{"answer":{"failed":{"kind":"damage","object":null,"message":"m","hint":null}}}"#,
+        concat!(
+            r#"{"answer":{"status":{"phase":"serving","seq":1,"durable_seq":1,"gen_number":1,"rows":1,"#,
+            r#""mapped_bytes":null,"used_bytes":0,"size_bytes":4096,"device_number":0,"nbd_socket":null,"#,
+            r#""memory_bytes":1,"drives":[]}}}"#
+        ),
+        concat!(
+            r#"{"pool":"p","group":"g","group_name":"n","gen_number":1,"activation":"a","salt":"00","legs":2,"columns":1,"#,
+            r#""stripe_blocks":16,"extent_blocks":16384,"drives":[{"id":"d","path":null,"blocks":1,"homes":[0],"#,
+            r#""stale_version":null}],"rows":[],"volume":{"id":"v","name":"v","size_bytes":4096},"#,
+            r#""front_end":{"kind":"nbd","socket":"/s"},"read_only":false,"cache_bytes":0,"control_socket":"/c","#,
+            r#""stale_marks":"/m"}"#
+        ),
+        r#"{"drives":["a"],"version":3}"#,
+    ])
+}
+
+fn run_lines(input: &[u8]) -> Signature {
+    let mut signature = Signature::default();
+    try_as::<protocol::Request>(input, &mut signature);
+    try_as::<protocol::FromTarget>(input, &mut signature);
+    try_as::<TargetSpec>(input, &mut signature);
+    try_as::<node::target::marks::Mark>(input, &mut signature);
+    signature
+}
+
+fn control_seeds() -> Vec<Vec<u8>> {
+    texts(&[
+        r#"{"name":"p","drives":["/dev/sda"],"labels":{"node":"n"},"force":true,"extent_bytes":67108864}"#,
+        r#"{"drives":["/a","/b"]}"#,
+        r#"{"key":"reserve","value":"5"}"#,
+        r#"{"pool":null,"drives":[]}"#,
+        r#"{"drive":"/dev/sdb"}"#,
+        r#"{"name":"v","pool":"p","size_bytes":1073741824,"legs":2,"columns":1,"stripe_unit_bytes":65536,"group":"g"}"#,
+        r#"{"size_bytes":4096,"relative":true}"#,
+        r#"{"name":"w"}"#,
+        r#"{"nbd":"/run/s","read_only":true}"#,
+        r#"{"all":true}"#,
+        "10GiB",
+        "64k",
+        "15E",
+        "500ms",
+        "2026-11-20T09:40:00Z",
+        "key=value",
+        "db.data_1-x",
+    ])
+}
+
+fn run_control(input: &[u8]) -> Signature {
+    let mut signature = Signature::default();
+    try_as::<params::CreatePool>(input, &mut signature);
+    try_as::<params::AddDrives>(input, &mut signature);
+    try_as::<params::Set>(input, &mut signature);
+    try_as::<params::ImportPool>(input, &mut signature);
+    try_as::<params::WipeDrive>(input, &mut signature);
+    try_as::<params::CreateVolume>(input, &mut signature);
+    try_as::<params::ResizeVolume>(input, &mut signature);
+    try_as::<params::RenameVolume>(input, &mut signature);
+    try_as::<params::AttachVolume>(input, &mut signature);
+    try_as::<params::StopAgent>(input, &mut signature);
+    try_as::<params::EventsQuery>(input, &mut signature);
+    if let Ok(words) = std::str::from_utf8(input) {
+        typed(words, &mut signature);
+    }
+    signature
+}
+
+/// What people type.
+fn typed(words: &str, signature: &mut Signature) {
+    let size = text::parse_size(words);
+    if let Ok(bytes) = size {
+        assert!(!text::show_size(bytes).is_empty());
+    }
+    signature.note(u64::from(size.is_ok()));
+    signature.note(u64::from(text::parse_duration(words).is_ok()));
+    signature.note(u64::from(text::parse_since(words).is_ok()));
+    signature.note(u64::from(text::parse_pair(words).is_ok()));
+    let named = text::check_name("volume", words);
+    assert!(named.is_err() || !words.contains('/') && !words.starts_with('-'), "a name that is a path");
+    signature.shape(&named.map_err(|error| error.kind));
+}
+
+fn record_seeds() -> Vec<Vec<u8>> {
+    texts(&[
+        r#"{"id":"p","name":"p","life":"ready","created_at":"2026-11-20T09:40:00.000Z","extent_blocks":16384}"#,
+        r#"{"error":{"kind":"not_found","object":"v1","message":"m","hint":null,"exit_code":5}}"#,
+        r#"{"drive":"d","extent":0,"group":"g","row":0,"leg":0,"column":0}"#,
+        r#"{"name":"p","id":"i","drives":["/a"]}"#,
+    ])
+}
+
+fn run_records(input: &[u8]) -> Signature {
+    let mut signature = Signature::default();
+    try_loosely::<records::PoolRecord>(input, &mut signature);
+    try_loosely::<records::DriveRecord>(input, &mut signature);
+    try_loosely::<records::ExtentRecord>(input, &mut signature);
+    try_loosely::<records::CopyRecord>(input, &mut signature);
+    try_loosely::<records::GroupRecord>(input, &mut signature);
+    try_loosely::<records::VolumeRecord>(input, &mut signature);
+    try_loosely::<records::RowRecord>(input, &mut signature);
+    try_loosely::<records::EventRecord>(input, &mut signature);
+    try_loosely::<model::Status>(input, &mut signature);
+    try_loosely::<model::Volume>(input, &mut signature);
+    try_loosely::<model::Importable>(input, &mut signature);
+    try_loosely::<error::ErrorBody>(input, &mut signature);
+    signature
+}
