@@ -140,6 +140,8 @@ pub fn open_group(spec: &TargetSpec) -> Result<Opened> {
     let pages = (spec.cache_bytes / BLOCK_BYTES as u64).clamp(256, 1 << 24) as u32;
     let config =
         Config { slots: MAX_SLOTS as u16, cache_pages: pages, read_only: spec.read_only, ..Config::SERVED };
+    #[cfg(feature = "planted")]
+    let config = Config { planted: planted_bug()?, ..config };
     let volume = VolumeInfo {
         sectors,
         stripe_bytes: u32::from(spec.columns) * spec.stripe_blocks * BLOCK_BYTES as u32,
@@ -243,4 +245,13 @@ pub fn refused(refusal: &Refusal) -> Error {
                 .hint("check the drives and the kernel's log")
         }
     }
+}
+
+/// The bug that `PLINTH_PLANTED` names, in a build that can have one.
+#[cfg(feature = "planted")]
+fn planted_bug() -> Result<Option<volume::planted::Planted>> {
+    let Ok(name) = std::env::var("PLINTH_PLANTED") else { return Ok(None) };
+    let found = volume::planted::Planted::ALL.iter().find(|bug| bug.name() == name).copied();
+    let unknown = || Error::general(Kind::Invalid, format!("PLINTH_PLANTED names no bug: {name}"));
+    found.map(Some).ok_or_else(unknown)
 }

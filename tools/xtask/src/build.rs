@@ -4,7 +4,7 @@ use crate::context::Workspace;
 use std::path::PathBuf;
 use std::process::Command;
 use vm_tests::children::{Outputs, Running};
-use vm_tests::error::{Error, Result};
+use vm_tests::error::{Context, Error, Result};
 
 /// The cargo that runs this program.
 pub fn cargo(workspace: &Workspace) -> Command {
@@ -52,19 +52,14 @@ pub fn program_with(
     Ok(workspace.target.join(profile).join(name))
 }
 
-/// Builds the product so that a bug can be planted in it (environment `PLINTH_PLANTED`), in a folder of its
-/// own: it must never be taken for the real one.
+/// Builds the product so that a bug can be planted in it (environment `PLINTH_PLANTED`). It must never be
+/// taken for the real one, so it is moved away from where cargo leaves it.
 ///
 /// # Errors
-/// It does not build.
+/// It does not build, or cannot be moved.
 pub fn planted(workspace: &Workspace) -> Result<PathBuf> {
-    let target = workspace.target.join("planted");
-    let mut command = cargo(workspace);
-    command.env("CARGO_TARGET_DIR", &target);
-    command.args(["build", "--quiet", "--locked", "--release", "-p", "plinth", "--features", "planted"]);
-    let status = Running::start(&command, Outputs::Inherited)?.wait()?;
-    if !status.success() {
-        return Err(Error::failed("the product with planted bugs does not build"));
-    }
-    Ok(target.join("release/plinth"))
+    let built = program_with(workspace, "plinth", "plinth", true, &["planted"])?;
+    let kept = workspace.out.join("plinth-planted");
+    std::fs::rename(&built, &kept).doing(|| format!("move {}", built.display()))?;
+    Ok(kept)
 }

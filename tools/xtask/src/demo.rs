@@ -26,6 +26,7 @@ pub fn command(workspace: &Workspace, words: &[String]) -> Result<u8> {
     while let Some(word) = words.next() {
         match word.as_str() {
             "--planted" => wish.planted = words.next().cloned(),
+            "--product" => wish.product = words.next().cloned(),
             "--kernel" => wish.kernel = words.next().and_then(|w| Which::parse(w)),
             "--seed" => wish.seed = Some(vm::number("--seed", words.next())?),
             other => {
@@ -40,7 +41,7 @@ pub fn command(workspace: &Workspace, words: &[String]) -> Result<u8> {
     eprintln!("building the product, optimised");
     let runs = vm::runs(&wish)?;
     let mut bench = vm::bench(workspace, &runs, &wish)?;
-    if wish.planted.is_some() {
+    if wish.planted.is_some() && wish.product.is_none() {
         bench.plinth = Some(build::planted(workspace)?);
     }
     let beat = Heartbeat::start();

@@ -5,7 +5,8 @@ use crate::kernel::Which;
 use std::time::Duration;
 
 const BOTH: &[Which] = &Which::ALL;
-/// Not seen green against the product yet, or only for trying things.
+const NEWEST: &[Which] = &[Which::Newest];
+/// Only for trying things, or behind a command of its own.
 const NEVER: &[Which] = &[];
 
 const DEVICE: &[&str] = &["ublk_drv"];
@@ -59,15 +60,23 @@ pub const ALL: &[Scenario] = &[
         name: "attach-verify",
         about: "verified load from 512 bytes to 256 KiB, discards, parameters, detach and attach",
         rounds: 640,
+        smoke: BOTH,
         ..USUAL
     },
-    Scenario { name: "fsx", about: "random operations against a model", rounds: 100_000, ..USUAL },
+    Scenario {
+        name: "fsx",
+        about: "random operations against a model",
+        rounds: 100_000,
+        smoke: NEWEST,
+        ..USUAL
+    },
     Scenario {
         name: "fs-ext4",
         about: "ext4 keeps its files, and e2fsck finds nothing",
         modules: &["ublk_drv", "ext4"],
         programs: &["mkfs.ext4", "e2fsck"],
         rounds: 500,
+        smoke: NEWEST,
         ..USUAL
     },
     Scenario {
@@ -76,23 +85,26 @@ pub const ALL: &[Scenario] = &[
         modules: &["ublk_drv", "xfs"],
         programs: &["mkfs.xfs", "xfs_repair"],
         rounds: 500,
+        smoke: NEWEST,
         ..USUAL
     },
-    Scenario { name: "drive-loss", about: "one of two drives disappears under load", ..USUAL },
+    Scenario { name: "drive-loss", about: "one of two drives disappears under load", smoke: NEWEST, ..USUAL },
     Scenario {
         name: "kill-target",
         about: "the serving process is killed again and again under load",
         rounds: 50,
         limit: Duration::from_secs(1200),
+        smoke: BOTH,
         ..USUAL
     },
-    Scenario { name: "kill-agent", about: "the agent is killed under load", ..USUAL },
+    Scenario { name: "kill-agent", about: "the agent is killed under load", smoke: NEWEST, ..USUAL },
     Scenario {
         name: "restart-unit",
         about: "systemd restarts the agent's unit under load; the device goes on",
         modules: &["ublk_drv", "ext4"],
         programs: &[],
         host: restart_unit::run,
+        smoke: NEWEST,
         ..USUAL
     },
     Scenario {
@@ -100,7 +112,8 @@ pub const ALL: &[Scenario] = &[
         about: "the power is cut under load; each drive loses its own unflushed writes",
         drive_mib: 512,
         programs: &[],
-        rounds: 200,
+        rounds: 100,
+        smoke: BOTH,
         limit: Duration::from_secs(180),
         host: power_cut::run,
         ..USUAL
@@ -110,14 +123,16 @@ pub const ALL: &[Scenario] = &[
         about: "a mounted device is not detached",
         modules: &["ublk_drv", "ext4"],
         programs: &["mkfs.ext4"],
+        smoke: NEWEST,
         ..USUAL
     },
-    Scenario { name: "resize-live", about: "a volume grows under load", ..USUAL },
-    Scenario { name: "idle-cpu", about: "an unused volume takes no processor time", ..USUAL },
+    Scenario { name: "resize-live", about: "a volume grows under load", smoke: NEWEST, ..USUAL },
+    Scenario { name: "idle-cpu", about: "an unused volume takes no processor time", smoke: NEWEST, ..USUAL },
     Scenario {
         name: "nbd-tools",
         about: "nbdinfo, nbdcopy, qemu-io and fio work over NBD",
         programs: &["fio", "nbdinfo", "nbdcopy", "qemu-io"],
+        smoke: NEWEST,
         ..USUAL
     },
     Scenario {
@@ -125,6 +140,7 @@ pub const ALL: &[Scenario] = &[
         about: "without the driver attach says what to do, and NBD works",
         modules: &[],
         programs: &[],
+        smoke: NEWEST,
         ..USUAL
     },
     Scenario {

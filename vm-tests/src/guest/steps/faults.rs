@@ -11,7 +11,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-const VOLUME_MIB: u64 = 512;
+const VOLUME_MIB: u64 = 256;
 /// The longest pause that a guest may see when the target is killed (statement D11).
 const PAUSE: Duration = Duration::from_secs(5);
 /// Where every instruction is translated, by processors that other suites share, the promise is stretched.
@@ -22,7 +22,7 @@ fn verified_load(device: &Path, seconds: u64) -> Fio {
     Fio::on(device, "load")
         .with("--rw=randwrite")
         .with("--bsrange=4k-64k")
-        .with("--size=384m")
+        .with("--size=96m")
         .with("--verify_backlog=64")
         .with("--time_based")
         .with(format!("--runtime={seconds}"))
@@ -79,7 +79,7 @@ pub(super) fn kill_target(guest: &mut Guest) -> Result<()> {
     let node = block_name(&device)?;
     let present = || Path::new("/sys/block").join(&node).exists();
     let kills = guest.number("rounds")?;
-    let mut load = verified_load(&device, 20 + kills * 4).start()?;
+    let mut load = verified_load(&device, 10 + kills * 3).start()?;
     let mut longest = Duration::ZERO;
     let mut stayed = true;
     for kill in 0..kills {
