@@ -72,6 +72,27 @@ pub mod header {
     pub const GROUP_AT: usize = 56;
 }
 
+/// Names for people, in the headers of the home row.
+pub mod names {
+    /// Bytes of a name.
+    pub const NAME_BYTES: usize = 128;
+
+    /// u32: number of the writing, the newest counts; 0 means that there are no names.
+    pub const WRITTEN_AT: usize = 128;
+    /// 16 bytes: identity of the volume.
+    pub const VOLUME_ID_AT: usize = 136;
+    /// u64: size of the volume in bytes.
+    pub const SIZE_AT: usize = 152;
+    /// Length byte, then text: name of the group.
+    pub const GROUP_AT: usize = 256;
+    /// Length byte, then text: name of the volume.
+    pub const VOLUME_AT: usize = 392;
+
+    const _: () = assert!(GROUP_AT + 1 + NAME_BYTES <= VOLUME_AT);
+    const _: () = assert!(VOLUME_AT + 1 + NAME_BYTES <= super::OWN_CHECK);
+    const _: () = assert!(super::header::GROUP_AT + 16 <= WRITTEN_AT);
+}
+
 /// Blocks of an extent with a fixed meaning.
 pub mod extent {
     /// The header.
