@@ -185,6 +185,7 @@ impl Group {
         self.advance_writer(turn);
         self.start_flush(turn);
         self.advance_close();
+        self.reads.forget_lost();
         self.deadline(turn.now)
     }
 

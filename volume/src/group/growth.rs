@@ -93,7 +93,7 @@ impl Group {
         if self.halt.is_some() || self.config.read_only || self.closing || self.opening.is_some() {
             return;
         }
-        let low = self.space.free_now().get() < self.geometry.row_blocks() / 4 + self.reserve(1024);
+        let low = self.space.free_now().get() < self.geometry.row_blocks() / 8 + self.reserve(256);
         self.growth.wanted |= low;
         if self.growth.refused && self.growth.retry_at.is_none() {
             self.growth.retry_at = Some(turn.now + ASK_AGAIN_AFTER);

@@ -8,8 +8,9 @@ use cow::{Ref, Reserve};
 
 /// Pages being read at once.
 const MAX_PAGE_READS: usize = 64;
-/// Pages remembered as lost; when more are, the group halts.
-const MAX_LOST_PAGES: usize = 16;
+/// Pages that no leg has, remembered until the end of the poll that found out: whoever waits for one hears of it
+/// there, and the next request tries again.
+const MAX_LOST_PAGES: usize = MAX_PAGE_READS;
 
 /// Bitmaps being read at once: one for free space, and one for each buffer of the seal.
 const MAX_BITMAP_READS: usize = 1 + SEAL_BUFFERS as usize;
@@ -53,6 +54,13 @@ impl PageReads {
     }
 }
 
+impl PageReads {
+    /// The poll is over: everybody who waited for a lost page has heard of it.
+    pub fn forget_lost(&mut self) {
+        self.lost.clear();
+    }
+}
+
 impl Group {
     /// Has a page read into the cache, now or as soon as there is room. False if no leg has it.
     pub fn fetch_page<M: Memory>(&mut self, turn: &mut Turn<'_, M>, page: &Ref) -> bool {
@@ -80,10 +88,9 @@ impl Group {
         self.cache.abandon(frame);
         self.reads.pages.swap_remove(index);
         self.holds.release(batch);
-        if self.reads.lost.len() == MAX_LOST_PAGES {
-            return self.halt(Halt::MapFailed);
+        if self.reads.lost.len() < MAX_LOST_PAGES {
+            self.reads.lost.push(page);
         }
-        self.reads.lost.push(page);
         self.again = true;
     }
 
