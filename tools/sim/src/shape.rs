@@ -64,6 +64,8 @@ pub struct Shape {
     pub silent: bool,
     /// What may go wrong.
     pub weather: Weather,
+    /// Beyond the budget: one leg is put out by errors, and then it is the only one that comes back.
+    pub seesaw: bool,
     /// Requests are submitted as fast as slots get free, not one now and then.
     pub eager: bool,
     /// How many recoveries in a hundred are cut by another crash.
@@ -122,6 +124,7 @@ impl Shape {
             bad_leg: rng.below(u64::from(legs)) as u8,
             silent: rng.chance(1, 2),
             weather,
+            seesaw: weather == Weather::Beyond && legs > 1 && rng.chance(1, 2),
             eager: rng.chance(1, 2),
             recovery_crashes: *rng.pick(&[0, 25, 60]),
             verify_first: rng.chance(2, 3),

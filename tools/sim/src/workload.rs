@@ -61,8 +61,9 @@ impl<S: Subject> Run<S> {
         use FaultKind as F;
         let columns = u64::from(self.shape.columns);
         let beyond = matches!(self.shape.weather, Weather::Beyond | Weather::Hiccups);
+        let any = beyond && !self.shape.seesaw;
         let leg =
-            if beyond { self.rng.below(u64::from(self.shape.legs)) } else { u64::from(self.shape.bad_leg) };
+            if any { self.rng.below(u64::from(self.shape.legs)) } else { u64::from(self.shape.bad_leg) };
         let drive = (leg * columns + self.rng.below(columns)) as usize;
         let reported = [F::ReadError, F::WriteError, F::FlushError, F::Slow, F::Hang, F::Death];
         let hidden = [
@@ -75,6 +76,7 @@ impl<S: Subject> Run<S> {
             F::ReadError,
         ];
         let kind = match self.shape.silent && self.rng.chance(2, 3) {
+            _ if self.shape.seesaw => F::WriteError,
             _ if self.shape.weather == Weather::Rot => F::BitRot,
             _ if self.shape.weather == Weather::Hiccups => F::WriteError,
             true if beyond => F::BitRot,
@@ -112,8 +114,18 @@ impl<S: Subject> Run<S> {
             _ => None,
         };
         let columns = usize::from(self.shape.columns);
+        let turned = self.shape.seesaw && self.rng.chance(1, 2);
         for (i, drive) in self.world.drives.iter_mut().enumerate() {
             if !self.shape.is_bad(i) {
+                continue;
+            }
+            if turned {
+                drive.heal();
+                if i / columns == usize::from(self.shape.bad_leg) {
+                    drive.revive();
+                } else {
+                    drive.kill();
+                }
                 continue;
             }
             if doomed == Some((i / columns) as u8) {

@@ -205,6 +205,9 @@ impl Group {
         if failing.is_empty() || self.writer.storing.is_some() || !turn.fits(1) {
             return;
         }
+        if self.config.bug(Planted::StaleNotStored) {
+            return;
+        }
         let version = self.writer.wanted;
         self.writer.storing = Some((failing, version));
         turn.out.push(Action::StoreStale { drives: failing.bits(), version });
