@@ -139,6 +139,7 @@ pub struct Machine {
     talk: File,
     log: PathBuf,
     release: String,
+    started: Instant,
 }
 
 impl Machine {
@@ -155,7 +156,8 @@ impl Machine {
         let (sender, lines) = mpsc::channel();
         forward_lines(qemu.take_stdout().expect("QEMU was started with a pipe"), sender);
         let log = plan.log.to_path_buf();
-        let mut machine = Machine { qemu, port, lines, talk, log, release: String::new() };
+        let started = Instant::now();
+        let mut machine = Machine { qemu, port, lines, talk, log, release: String::new(), started };
         match machine.next(Instant::now() + accel.patience())? {
             Message::Hello(release) => machine.release = release,
             other => return Err(Error::failed(format!("the guest began with `{other}` instead of a hello"))),
@@ -186,7 +188,7 @@ impl Machine {
         loop {
             match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(line) => {
-                    let _ = writeln!(self.talk, "{line}");
+                    self.note(&line);
                     if let Some(message) = Message::parse(&line) {
                         return Ok(Some(message));
                     }
@@ -205,7 +207,7 @@ impl Machine {
     /// A message that has already arrived or is on its way from a machine that was cut; `None` at the end.
     pub fn drain(&mut self) -> Option<Message> {
         while let Ok(line) = self.lines.recv() {
-            let _ = writeln!(self.talk, "{line}");
+            self.note(&line);
             if let Some(message) = Message::parse(&line) {
                 return Some(message);
             }
@@ -218,14 +220,28 @@ impl Machine {
     /// # Errors
     /// The machine has ended.
     pub fn send(&mut self, line: &str) -> Result<()> {
-        let _ = writeln!(self.talk, "> {line}");
+        self.note(&format!("> {line}"));
         writeln!(self.port, "{line}").and_then(|()| self.port.flush()).doing(|| "talk to the guest".into())
+    }
+
+    /// Keeps a line of the conversation, with the seconds since the start.
+    fn note(&mut self, line: &str) {
+        let _ = writeln!(self.talk, "{:9.3} {line}", self.started.elapsed().as_secs_f64());
     }
 
     /// Ends the machine at this instant.
     pub fn cut(&mut self) {
         self.qemu.kill();
     }
+}
+
+/// Whether a machine died of its emulator: the kernel rewrites code that another processor is running by way
+/// of a breakpoint instruction, and translated processors can take that breakpoint after it was removed
+/// again. The kernel then stops at an int3 that is not there. Nothing that runs in the machine can cause it.
+#[must_use]
+pub fn emulator_raced(log: &Path) -> bool {
+    fs::read(log.with_extension("console"))
+        .is_ok_and(|text| String::from_utf8_lossy(&text).contains("Oops: int3"))
 }
 
 /// Says what a program of this host would need; used to fail early and in words.
@@ -246,7 +262,8 @@ fn command_line(plan: &Plan<'_>, accel: Accel, console: &Path) -> Command {
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", "q35"]);
     command.args(accel.args()).args(["-smp", "2", "-m"]).arg(plan.memory_mib.to_string());
     command.arg("-kernel").arg(&plan.kernel.image).arg("-initrd").arg(plan.initramfs);
-    let mut words = "console=ttyS0 loglevel=5 panic=-1 rdinit=/init".to_owned();
+    // tsc=reliable: a kernel that finds its clock unstable rewrites running code, see `emulator_raced`.
+    let mut words = "console=ttyS0 loglevel=5 panic=-1 tsc=reliable rdinit=/init".to_owned();
     // Read only where systemd is init: it starts the runner, and waits for no login.
     words.push_str(" systemd.wants=plinth-scenario.service systemd.getty_auto=no");
     for (key, value) in plan.parameters {

@@ -16,7 +16,7 @@ use crate::children;
 use crate::error::{Context, Error, Result};
 use crate::initramfs::{self, Contents};
 use crate::kernel::{Kernel, Which};
-use crate::machine::{Accel, Drive, Machine, Plan, choose_accel};
+use crate::machine::{Accel, Drive, Machine, Plan, choose_accel, emulator_raced};
 use crate::protocol::Message;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -113,6 +113,8 @@ pub struct Report {
     pub rounds: u64,
     /// Drive images that were made and opened after a cut.
     pub images: u64,
+    /// Whether a machine died of its emulator.
+    pub emulator_raced: bool,
     /// Why it failed, if it did.
     pub failure: Option<String>,
     /// The log for a person.
@@ -121,12 +123,27 @@ pub struct Report {
     pub took: Duration,
 }
 
+/// How often a run is made again whose machine its emulator has crashed.
+const EMULATOR_RETRIES: u32 = 2;
+
 impl Bench {
     /// Runs `scenario` on `which`. A failed scenario is a report; an error means that none could be made.
     ///
     /// # Errors
     /// No kernel, no QEMU, or the run's folder cannot be made.
     pub fn run(&self, scenario: &Scenario, which: Which) -> Result<Report> {
+        let mut report = self.run_once(scenario, which)?;
+        for _ in 0..EMULATOR_RETRIES {
+            if report.failure.is_none() || !report.emulator_raced {
+                break;
+            }
+            eprintln!("  {}: the emulator crashed the machine (int3), once more", scenario.name);
+            report = self.run_once(scenario, which)?;
+        }
+        Ok(report)
+    }
+
+    fn run_once(&self, scenario: &Scenario, which: Which) -> Result<Report> {
         let kernel = Kernel::obtain(which, &self.cache)?;
         let accel = choose_accel(&self.cache, || self.probe(&kernel))?;
         let folder = self.work.join(format!("{}-{}", scenario.name, which.name()));
@@ -146,7 +163,16 @@ impl Bench {
             session.remove_images();
         }
         let (rounds, images) = (session.rounds(), session.images);
-        Ok(Report { checks: session.checks, rounds, images, failure, log, took: start.elapsed() })
+        let emulator_raced = (1..=session.boots).any(|boot| emulator_raced(&session.log(boot)));
+        Ok(Report {
+            checks: session.checks,
+            rounds,
+            images,
+            emulator_raced,
+            failure,
+            log,
+            took: start.elapsed(),
+        })
     }
 
     /// Boots a bare machine with KVM; the caller learns whether that works here.
