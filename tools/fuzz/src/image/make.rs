@@ -170,12 +170,11 @@ fn fill(image: &mut Image) {
     let grants = std::mem::take(&mut image.grants);
     let mut machine = Machine::new(drives, CONFIG, request(count, 1, true), grants);
     assert_eq!(machine.wait_open(), Ok(Phase::Serving));
-    let mut version = 0;
     for round in 0..90u64 {
         let lba = round * 37 % (VOLUME_BLOCKS - 24);
         let blocks = 1 + round as u32 * 5 % 20;
         let discards = round % 9 == 4;
-        version += 1;
+        let version = round + 1;
         for at in lba..lba + u64::from(blocks) {
             let now = if discards { 0 } else { version };
             if !discards {
