@@ -174,7 +174,7 @@ fn fill(image: &mut Image) {
         let lba = round * 37 % (VOLUME_BLOCKS - 24);
         let blocks = 1 + round as u32 * 5 % 20;
         let discards = round % 9 == 4;
-        let version = round + 1;
+        let version = round as u32 + 1;
         for at in lba..lba + u64::from(blocks) {
             let now = if discards { 0 } else { version };
             if !discards {
