@@ -14,6 +14,7 @@ pub mod campaign;
 pub mod checks;
 pub mod cli;
 pub mod everywhere;
+mod finish;
 pub mod model;
 pub mod offline;
 pub mod planted;

@@ -16,6 +16,9 @@ use base::{
 };
 use simkit::{CrashMode, FaultCounts, Rng, Stepped, World};
 
+/// After so many crashes a run goes on in peace: where each recovery is cut short it would never end.
+const MOST_CRASHES: u64 = 60;
+
 /// How a run ended.
 #[derive(Clone, Debug)]
 pub struct Outcome {
@@ -43,6 +46,8 @@ pub(crate) enum Kind {
 
 pub(crate) struct Pending {
     pub(crate) request: Request,
+    /// The guest's first sector; the request says where it lies in the volume.
+    pub(crate) sector: u64,
     pub(crate) kind: Kind,
 }
 
@@ -57,9 +62,9 @@ pub struct Run<S: Subject> {
     /// Beyond the fault budget: requests may fail and the group may refuse, but never lie.
     pub(crate) errors_allowed: bool,
     /// The next block to read while everything is being read.
-    verify: Option<u64>,
+    pub(crate) verify: Option<u64>,
     /// No fault strikes any more.
-    calm: bool,
+    pub(crate) calm: bool,
     /// Blocks that the engine has counted as repaired.
     repaired: u64,
     /// Nothing was written since the last crash.
@@ -67,16 +72,16 @@ pub struct Run<S: Subject> {
     /// Turns until a recovery is cut short.
     recovery_left: Option<u64>,
     was: Phase,
-    left: u64,
+    pub(crate) left: u64,
     ended: u64,
     crashes: u64,
-    compared: u64,
-    silent: bool,
+    pub(crate) compared: u64,
+    pub(crate) silent: bool,
     rows: Vec<(&'static str, u64)>,
 }
 
 /// Whether a turn came to the end of what was asked for.
-type Turned = Result<(), Violation>;
+pub(crate) type Turned = Result<(), Violation>;
 
 impl<S: Subject> Run<S> {
     /// A new group of this shape, opened.
@@ -142,6 +147,9 @@ impl<S: Subject> Run<S> {
     /// The workload with its crashes and faults.
     pub(crate) fn play(&mut self) -> Turned {
         while self.left > 0 || self.verify.is_some() {
+            if self.crashes >= MOST_CRASHES {
+                (self.shape.crash_every, self.shape.fault_every, self.shape.recovery_crashes) = (0, 0, 0);
+            }
             if self.shape.fault_every != 0 && self.rng.chance(1, self.shape.fault_every) {
                 self.strike();
             }
@@ -264,7 +272,7 @@ impl<S: Subject> Run<S> {
         violation
     }
 
-    fn waits(&self) -> bool {
+    pub(crate) fn waits(&self) -> bool {
         matches!(self.world.phase(), Phase::Recovering | Phase::Closing)
             || self.slots.iter().any(Option::is_some)
     }
@@ -281,7 +289,8 @@ impl<S: Subject> Run<S> {
 
     fn submit_verify(&mut self) {
         let next = self.verify.expect("asked while verifying");
-        let blocks = (self.shape.volume_blocks - next).min(u64::from(MAX_REQUEST_BLOCKS));
+        let most = (self.shape.volume_blocks - next).min(u64::from(MAX_REQUEST_BLOCKS)) * SECTORS_PER_BLOCK;
+        let blocks = self.shape.side_by_side(next * SECTORS_PER_BLOCK, most) / SECTORS_PER_BLOCK;
         self.verify = Some(next + blocks);
         if blocks > 0 {
             self.submit_read(next * SECTORS_PER_BLOCK, blocks * SECTORS_PER_BLOCK);
@@ -300,30 +309,31 @@ impl<S: Subject> Run<S> {
         if !self.waits() {
             self.progress = Progress::new(self.world.steps, self.world.now());
         }
-        let request = Request { slot, op, sector: Sector::new(sector), sectors: Sectors::new(sectors), fua };
+        let (first, length) = self.shape.place_range(sector, sectors);
+        let request = Request { slot, op, sector: Sector::new(first), sectors: Sectors::new(length), fua };
         if op == Op::Write {
             let Kind::Write(id) = kind else { unreachable!("a write has a number") };
-            self.fill(&request, id);
+            self.fill(&request, sector, id);
         }
-        self.slots[slot.0 as usize] = Some(Pending { request, kind });
+        self.slots[slot.0 as usize] = Some(Pending { request, sector, kind });
         self.world.submit(request);
     }
 
-    fn fill(&mut self, request: &Request, id: WriteId) {
+    fn fill(&mut self, request: &Request, first_sector: u64, id: WriteId) {
         let first = self.world.engine().slot_buffer(request.slot);
         let offset = request.sector.offset_in_block();
         let bytes = request.sectors.get() as usize * SECTOR_BYTES;
         let blocks = (offset + bytes).div_ceil(BLOCK_BYTES) as u32;
         let buffer = self.world.memory.blocks_mut(first, blocks);
         for (i, sector) in buffer[offset..offset + bytes].chunks_exact_mut(SECTOR_BYTES).enumerate() {
-            stamp::put(sector, self.shape.seed, request.sector.get() + i as u64, id);
+            stamp::put(sector, self.shape.seed, first_sector + i as u64, id);
         }
     }
 
     /// Judges a request that ended and tells the model.
     fn judge(&mut self, slot: SlotId, result: Result<(), Fault>) -> Turned {
         let pending = self.slots[slot.0 as usize].take();
-        let Some(Pending { request, kind }) = pending else {
+        let Some(Pending { request, sector, kind }) = pending else {
             return Err(Violation::new("C9", format!("{slot:?} ended without a request")));
         };
         if let Err(fault) = result {
@@ -339,13 +349,13 @@ impl<S: Subject> Run<S> {
         match kind {
             Kind::Write(id) => self.model.acked(id, self.world.steps),
             Kind::Flush(acks) => self.model.flushed(acks),
-            Kind::Read(floors) => return self.judge_read(&request, &floors),
+            Kind::Read(floors) => return self.judge_read(&request, sector, &floors),
         }
         Ok(())
     }
 
-    fn judge_read(&mut self, request: &Request, floors: &[u32]) -> Turned {
-        let (sector, sectors) = (request.sector.get(), request.sectors.get());
+    fn judge_read(&mut self, request: &Request, sector: u64, floors: &[u32]) -> Turned {
+        let sectors = request.sectors.get();
         let first = sector / SECTORS_PER_BLOCK;
         let buffer = self.world.engine().slot_buffer(request.slot);
         for (i, floor) in floors.iter().enumerate() {
@@ -402,111 +412,6 @@ impl<S: Subject> Run<S> {
             assert_eq!(sum.0, name, "rows come in one order");
             sum.1 += count;
         }
-    }
-
-    /// Stops all faults and asks for everything: every request ends, everything reads right, the group closes, its
-    /// legs are alike, it opens again and answers the same, also without any leg whose loss it must survive.
-    pub(crate) fn finish(&mut self) -> Turned {
-        self.calm_down();
-        self.settle_down()?;
-        if self.is_over() || self.world.phase() == Phase::ReadOnly {
-            return Ok(());
-        }
-        self.read_everything()?;
-        self.world.close();
-        while !matches!(self.world.phase(), Phase::Closed | Phase::Refused) {
-            self.step()?;
-        }
-        // A clean close promises what a flush does.
-        self.model.flushed(self.model.acks.len());
-        if !self.world.is_quiet() {
-            return Err(Violation::new("C10", "the group is closed, but operations are in flight"));
-        }
-        self.compare_legs()?;
-        self.shape.verify_first = true;
-        self.reopen();
-        self.settle_down()?;
-        if self.errors_allowed {
-            return Ok(());
-        }
-        let legs = 0..self.shape.legs;
-        legs.filter(|leg| self.may_lose(*leg))
-            .collect::<Vec<_>>()
-            .into_iter()
-            .try_for_each(|leg| self.without(leg))
-    }
-
-    /// Steps until nothing waits.
-    pub(crate) fn settle_down(&mut self) -> Turned {
-        while (self.waits() || self.verify.is_some()) && !self.is_over() {
-            self.turn(false)?;
-        }
-        Ok(())
-    }
-
-    /// Reads the whole volume.
-    pub(crate) fn read_everything(&mut self) -> Turned {
-        self.verify = Some(0);
-        self.settle_down()
-    }
-
-    fn calm_down(&mut self) {
-        self.world.slow_control = 0;
-        self.shape.eager = true;
-        self.calm = true;
-        self.world.drives.iter_mut().for_each(simkit::SimDrive::heal);
-        self.left = 0;
-    }
-
-    fn compare_legs(&mut self) -> Turned {
-        let silent = self.silent || self.world.all_counts().total_silent() > 0;
-        if silent || self.errors_allowed {
-            return Ok(());
-        }
-        let subject = self.world.opener().clone();
-        let (drives, catalogue) = (&self.world.drives, &self.world.control.catalogue);
-        let mapped = subject.mapped(drives, catalogue)?;
-        self.compared += checks::c5::at_rest(drives, &mapped)? as u64;
-        Ok(())
-    }
-
-    /// Whether every place of this leg has another copy that is current.
-    fn may_lose(&self, leg: u8) -> bool {
-        let columns = usize::from(self.shape.columns);
-        let good = |drive: usize| {
-            !self.world.drives[drive].is_dead() && !self.world.control.catalogue.is_stale(drive)
-        };
-        let damaged = |other: u8| self.shape.fault_every != 0 && self.shape.bad_leg == other;
-        (0..columns).all(|column| {
-            (0..self.shape.legs)
-                .any(|other| other != leg && !damaged(other) && good(usize::from(other) * columns + column))
-        })
-    }
-
-    /// Opens a copy of everything without one leg and reads all of it.
-    fn without(&mut self, leg: u8) -> Turned {
-        let mut drives = self.world.drives.clone();
-        let mut fresh = Rng::new(self.shape.seed ^ u64::from(leg) ^ 0x4c45_4700);
-        let columns = usize::from(self.shape.columns);
-        for (i, drive) in drives.iter_mut().enumerate() {
-            drive.counts = FaultCounts::default();
-            drive.crash(&mut fresh, CrashMode::Random);
-            if i / columns == usize::from(leg) {
-                drive.kill();
-            }
-        }
-        let subject = self.world.opener().clone();
-        let mut world = World::new(subject, drives, self.world.control.clone(), fresh.fork());
-        world.trace.verbose = self.world.trace.verbose;
-        world.trace.say(|| format!("without leg {leg}"));
-        let mut model = self.model.clone();
-        model.crash();
-        let mut run = Self::around(self.shape.clone(), world, model, fresh);
-        run.calm_down();
-        run.verify = Some(0);
-        run.settle_down().map_err(|v| Violation::new(v.checker, format!("without leg {leg}: {}", v.what)))?;
-        self.world.trace.event(b"wl", [u64::from(leg), run.world.trace.hash(), 0, 0]);
-        Ok(())
     }
 
     /// For the canary: a write that never was is acknowledged, so that no answer is right.

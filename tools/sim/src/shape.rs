@@ -1,5 +1,12 @@
 //! What a seed decides: the group, the drives, the workload and the faults of one run.
+use base::SECTORS_PER_BLOCK;
 use simkit::Rng;
+
+/// Blocks of the volume that lie side by side however far apart the guest's islands are.
+pub const ISLAND_BLOCKS: u64 = 16;
+
+/// Blocks from one island to the next; mostly they touch.
+const SPREADS: [u64; 6] = [ISLAND_BLOCKS, ISLAND_BLOCKS, ISLAND_BLOCKS, 128, 2048, 16_384];
 
 /// Which faults a run may meet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,6 +26,13 @@ pub enum Weather {
     Beyond,
 }
 
+impl Weather {
+    /// Whether more than crashes may happen.
+    pub const fn is_faulty(self) -> bool {
+        !matches!(self, Self::Calm | Self::Crashes)
+    }
+}
+
 /// The parameters of one run; all follow from its seed.
 #[derive(Clone, Debug)]
 pub struct Shape {
@@ -30,8 +44,11 @@ pub struct Shape {
     pub columns: u8,
     /// Whether the drives have volatile caches.
     pub volatile: bool,
-    /// Size of the volume.
+    /// Blocks of the volume that the guest uses.
     pub volume_blocks: u64,
+    /// They lie in islands of `ISLAND_BLOCKS`, one every so many blocks: the further apart, the more pages of the
+    /// map are touched, and the larger the volume.
+    pub spread: u64,
     /// Size of an extent.
     pub extent_blocks: u64,
     /// Extents that each drive has for this group.
@@ -97,6 +114,7 @@ impl Shape {
             columns,
             volatile: rng.chance(3, 4),
             volume_blocks,
+            spread: *Rng::new(seed ^ 0x5350_5245_4144).pick(&SPREADS),
             extent_blocks,
             extents_per_drive: 0,
             tight,
@@ -133,13 +151,38 @@ impl Shape {
         shape
     }
 
+    /// Where a sector of the guest's lies in the volume.
+    pub fn place(&self, sector: u64) -> u64 {
+        let island = ISLAND_BLOCKS * SECTORS_PER_BLOCK;
+        sector / island * (self.spread * SECTORS_PER_BLOCK) + sector % island
+    }
+
+    /// The first sector and the length in the volume of a range of the guest's.
+    pub fn place_range(&self, sector: u64, sectors: u64) -> (u64, u64) {
+        let first = self.place(sector);
+        if sectors == 0 { (first, 0) } else { (first, self.place(sector + sectors - 1) + 1 - first) }
+    }
+
+    /// How many of these sectors lie side by side in the volume from `sector` on.
+    pub fn side_by_side(&self, sector: u64, sectors: u64) -> u64 {
+        let island = ISLAND_BLOCKS * SECTORS_PER_BLOCK;
+        if self.spread == ISLAND_BLOCKS { sectors } else { sectors.min(island - sector % island) }
+    }
+
+    /// Size of the volume.
+    pub fn volume_sectors(&self) -> u64 {
+        self.place(self.volume_blocks * SECTORS_PER_BLOCK - 1) + 1
+    }
+
     /// Extents enough for the volume twice over, or hardly enough.
     fn size_pool(&mut self, rng: &mut Rng) {
         let row = u64::from(self.columns) * self.extent_blocks;
         let rows = if self.tight {
             1 + self.volume_blocks / row + rng.below(2)
         } else {
-            3 + (2 * self.volume_blocks).div_ceil(row)
+            // Each island can have leaf and inner pages of its own, old and new.
+            let pages = if self.spread > ISLAND_BLOCKS { self.volume_blocks / ISLAND_BLOCKS * 8 } else { 0 };
+            3 + (2 * self.volume_blocks + pages).div_ceil(row)
         };
         self.extents_per_drive = rows as u32;
     }

@@ -7,7 +7,7 @@ use crate::checks::c5::Places;
 use crate::offline::Offline;
 use crate::shape::Shape;
 use crate::subject::Subject;
-use base::{Blocks, CkptNo, Extent, ExtentNo, RowNo, SECTORS_PER_BLOCK, Sectors, Seq, Uuid};
+use base::{Blocks, CkptNo, Extent, ExtentNo, RowNo, Sectors, Seq, Uuid};
 use fence::{CopyEntry, CopyState};
 use rlog::replay;
 use simkit::{Catalogue, Control, Open, Opening, Pool, Rng, SimDrive};
@@ -111,7 +111,7 @@ impl Subject for VolumeGroup {
         for (drive, at, block) in phases.into_iter().flatten() {
             drives[usize::from(drive.get())].poke(at, &block[..]);
         }
-        let sectors = Sectors::new(shape.volume_blocks * SECTORS_PER_BLOCK);
+        let sectors = Sectors::new(shape.volume_sectors());
         let volume = NewVolume { uuid: Uuid(rng.bytes16()), sectors };
         let config = Self::config(shape, planted, rng);
         let group = Self { config, group: new.group, home, extent_blocks, volume };

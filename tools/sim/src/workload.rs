@@ -20,7 +20,8 @@ impl<S: Subject> Run<S> {
         let (sector, sectors) = self.draw_range(op);
         if op == Op::Read || self.model.needs_a_read(sector, sectors) {
             let limit = u64::from(base::limits::MAX_REQUEST_BLOCKS) * SECTORS_PER_BLOCK;
-            return self.submit_read(sector, sectors.min(limit));
+            let sectors = self.shape.side_by_side(sector, sectors.min(limit));
+            return self.submit_read(sector, sectors);
         }
         let fua = op != Op::Discard && self.rng.below(100) < self.shape.fua;
         let id = self.model.issue(sector, sectors, op != Op::Write, fua, self.world.steps);
@@ -52,6 +53,9 @@ impl<S: Subject> Run<S> {
             let skip = self.rng.below(SECTORS_PER_BLOCK);
             sector += skip;
             sectors = self.rng.between(1, sectors).min(volume * SECTORS_PER_BLOCK - sector);
+        }
+        if !zeroes {
+            sectors = self.shape.side_by_side(sector, sectors);
         }
         (sector, sectors)
     }
@@ -89,6 +93,10 @@ impl<S: Subject> Run<S> {
             .say(|| format!("{:>12} strike drive {drive} with {}", self.world.now().nanos(), kind.name()));
         if kind.is_silent() {
             self.note_silent();
+        }
+        if self.shape.weather == Weather::Rot {
+            // Everything is read, so that the damage is met, and repaired, while it is the only one.
+            self.verify.get_or_insert(0);
         }
         let target = &mut self.world.drives[drive];
         match kind {
