@@ -171,10 +171,13 @@ impl Geometry {
 
     /// Which home page a block is, if it is one.
     pub fn home_index(&self, pba: Pba) -> Option<u32> {
+        // Asked of any Ref that a superblock names: its row may be one that cannot be.
+        if pba.get() >= self.row_blocks() {
+            return None;
+        }
         let place = self.place(pba);
         let offset = place.block.checked_sub(self.home.first)?;
-        let inside = place.row == RowNo::ZERO && offset < self.home.blocks;
-        inside.then(|| u32::from(place.column.get()) * self.home.blocks + offset)
+        (offset < self.home.blocks).then(|| u32::from(place.column.get()) * self.home.blocks + offset)
     }
 
     /// The region of a block.
@@ -252,6 +255,17 @@ mod tests {
                 assert_eq!(geometry.pba(geometry.place(pba)), pba);
             }
         }
+    }
+
+    /// A superblock with a right check named a page at the end of what a Ref can name: with small extents the row's
+    /// number does not fit, and opening the group panicked.
+    #[test]
+    fn a_home_page_that_cannot_be_is_none() {
+        let geometry = Geometry::new(1, 1, 16, 128, 41);
+        assert!(geometry.check());
+        assert_eq!(geometry.home_index(Pba::new(Pba::LIMIT - 1)), None);
+        assert_eq!(geometry.home_index(Pba::new(geometry.row_blocks())), None);
+        assert_eq!(geometry.home_index(geometry.home_page(3)), Some(3));
     }
 
     #[test]

@@ -124,6 +124,14 @@ impl Volume {
             Stage::Opening(group, _) if group.open_failed && group.ops.idle() => {
                 self.refuse(Refusal::Unreadable("the directory of the newest checkpoint"));
             }
+            Stage::Opening(group, records) if group.ready_to_replay() && !group.reaches(&records) => {
+                // The directory's other pages may still be on their way.
+                if !group.ops.idle() {
+                    self.stage = Stage::Opening(group, records);
+                    return false;
+                }
+                self.refuse(Refusal::Damaged("its log names blocks that its map does not have"));
+            }
             Stage::Opening(mut group, records) if group.ready_to_replay() => {
                 group.replay(&records);
                 for request in self.early.drain(..) {

@@ -56,6 +56,14 @@ impl Group {
         self.phase == Phase::Recovering && (self.top_read || self.opening.is_none())
     }
 
+    /// Whether the map has the blocks that the accepted log names. What we wrote, it has; this is about records that
+    /// have a right check and were not written by us.
+    pub fn reaches(&self, records: &[Record]) -> bool {
+        let volume = self.directory.volumes.iter().next().unwrap_or(&self.volume);
+        let end = volume.height.covers().get();
+        records.iter().all(|record| record.lba.get() + record.blocks <= end)
+    }
+
     /// The accepted log enters the delta and its blocks count as used; then requests are served.
     pub fn replay(&mut self, records: &[Record]) {
         if let Some(volume) = self.directory.volumes.iter().next() {

@@ -75,10 +75,13 @@ impl Recovery {
             }
         }
         lines.push(line);
+        let counting = self.lines_that_count();
         let home = self.home_pages.as_mut().expect("home pages");
-        // The oldest lines of a plain group mean nothing any more; they make room when the home pages run out.
-        if home.free() < 8 && lines.len() == 1 {
-            previous = Ref::ABSENT;
+        // The oldest lines of a plain group mean nothing any more; they make room when the home pages run out. Lines
+        // that own commits above the checkpoint must stay: without them those commits are nobody's, and a group
+        // whose log was whole would be refused.
+        if home.free() < 8 && counting.len() <= LINES_PER_PAGE {
+            (lines, previous) = (counting, Ref::ABSENT);
         }
         let pba = home.take().ok_or(Refusal::Damaged("its home pages are full"))?;
         let mut back = [0; PREVIOUS_BYTES];
@@ -86,6 +89,15 @@ impl Recovery {
         let mut block = [0; 4096];
         encode_page(&lines, &back, &mut block);
         Ok((Ref::page(pba, Seq::ZERO, CkptNo::ZERO, Check::of(&block)), block))
+    }
+
+    /// The lines that own a commit that the checkpoint does not cover, and the newest.
+    fn lines_that_count(&self) -> Vec<Line> {
+        let next = self.superblock().next_commit;
+        let lines = self.history.lines();
+        let end = |i: usize| lines.get(i + 1).map(|line| line.first_commit);
+        let counts = |i: &usize| end(*i).is_none_or(|end| end > next.max(lines[*i].first_commit));
+        (0..lines.len()).filter(counts).map(|i| lines[i]).collect()
     }
 
     /// The superblock of the new activation.

@@ -156,6 +156,9 @@ impl Recovery {
             };
             let bytes = core::mem::take(&mut self.script.results[*id].bytes);
             let records = Commit::parse(&bytes).map(|view| records_of(&view)).expect("parsed above");
+            if !records.iter().all(|record| self.possible(record)) {
+                return Err(Refusal::Damaged("its log names blocks that the group does not have"));
+            }
             replayed.push(Replayed { candidate: *index, bytes, records });
         }
         self.script.clear();
@@ -163,6 +166,13 @@ impl Recovery {
         self.read_data();
         self.at(Stage::Verify);
         Ok(())
+    }
+
+    /// Whether a record can be one of this group: its rows have the blocks. A row is in use only once a superblock
+    /// that names it is durable, so any other record was never written by us, though its check is right.
+    fn possible(&self, record: &Record) -> bool {
+        let space = u64::from(self.superblock().rows) * self.geometry().row_blocks();
+        record.data.iter().all(|(pba, _)| pba.get() < space)
     }
 
     /// Above D every block of data is read on every current leg.

@@ -76,6 +76,9 @@ impl Recovery {
     }
 
     fn take_rows(&mut self, pages: &[Block], extents: usize) -> Result<(), Refusal> {
+        if extents > pages.len() * at::PER_PAGE {
+            return Err(Refusal::Damaged("its row pages do not hold all rows"));
+        }
         let mut table = Vec::with_capacity(extents);
         for page in pages {
             let count = (extents - table.len()).min(at::PER_PAGE);
