@@ -60,7 +60,7 @@ pub fn clean_up() {
         let _ = fs::remove_file(record);
     }
     for folder in SCRATCH.lock().unwrap_or_else(|e| e.into_inner()).drain(..) {
-        let _ = fs::remove_dir_all(folder);
+        let _ = fs::remove_dir_all(&folder).or_else(|_| fs::remove_file(&folder));
     }
 }
 

@@ -11,7 +11,8 @@ use crate::error::{Context, Error, Result};
 use crate::kernel::Kernel;
 use crate::protocol::Message;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
@@ -53,8 +54,8 @@ pub struct Drive {
     pub image: PathBuf,
     /// Where its writes and flushes are logged, if they are.
     pub log: Option<PathBuf>,
-    /// Requests each second that it serves at most: one slow leg widens the window between two.
-    pub iops: Option<u32>,
+    /// Whether it can be slowed down while the machine runs ([`Machine::slow_down`]).
+    pub can_slow: bool,
 }
 
 impl Drive {
@@ -65,7 +66,7 @@ impl Drive {
     pub fn plain(folder: &Path, name: &str, size_bytes: u64) -> Result<Drive> {
         let image = folder.join(format!("{name}.img"));
         make_file(&image, size_bytes)?;
-        Ok(Drive { image, log: None, iops: None })
+        Ok(Drive { image, log: None, can_slow: false })
     }
 
     /// Like [`Drive::plain`], with every write and flush logged.
@@ -99,6 +100,13 @@ impl Drive {
             );
             args.extend(["-blockdev".to_owned(), node]);
             top = format!("logged{number}");
+        }
+        if self.can_slow {
+            args.extend(["-object".to_owned(), format!("throttle-group,id=slow{number}")]);
+            let node =
+                format!("driver=throttle,node-name=slowed{number},throttle-group=slow{number},file={top}");
+            args.extend(["-blockdev".to_owned(), node]);
+            top = format!("slowed{number}");
         }
         args.extend([
             "-device".to_owned(),
@@ -140,6 +148,8 @@ pub struct Machine {
     log: PathBuf,
     release: String,
     started: Instant,
+    /// QEMU's control socket, where a drive can be slowed down.
+    control: Option<PathBuf>,
 }
 
 impl Machine {
@@ -151,13 +161,22 @@ impl Machine {
         let console = plan.log.with_extension("console");
         let talk = File::create(plan.log).doing(|| format!("make {}", plan.log.display()))?;
         let errors = talk.try_clone().doing(|| "share the log".into())?;
-        let mut qemu = Running::start(&command_line(plan, accel, &console), Outputs::Talk(errors))?;
+        // Socket paths are limited to 107 bytes, which a target folder easily exceeds.
+        let wanted = plan.drives.iter().any(|drive| drive.can_slow);
+        let control =
+            wanted.then(|| std::env::temp_dir().join(format!("plinth-qemu-{}", std::process::id())));
+        if let Some(path) = &control {
+            let _ = fs::remove_file(path);
+            crate::children::scratch(path);
+        }
+        let line = command_line(plan, accel, &console, control.as_deref());
+        let mut qemu = Running::start(&line, Outputs::Talk(errors))?;
         let port = qemu.take_stdin().expect("QEMU was started with a pipe");
         let (sender, lines) = mpsc::channel();
         forward_lines(qemu.take_stdout().expect("QEMU was started with a pipe"), sender);
         let log = plan.log.to_path_buf();
         let started = Instant::now();
-        let mut machine = Machine { qemu, port, lines, talk, log, release: String::new(), started };
+        let mut machine = Machine { qemu, port, lines, talk, log, release: String::new(), started, control };
         match machine.next(Instant::now() + accel.patience())? {
             Message::Hello(release) => machine.release = release,
             other => return Err(Error::failed(format!("the guest began with `{other}` instead of a hello"))),
@@ -229,6 +248,37 @@ impl Machine {
         let _ = writeln!(self.talk, "{:9.3} {line}", self.started.elapsed().as_secs_f64());
     }
 
+    /// From now on a drive serves at most so many requests each second; flushes do not wait for them. One
+    /// slow leg widens the window in which only the other has a write.
+    ///
+    /// # Errors
+    /// The drive cannot be slowed down, or QEMU does not answer.
+    pub fn slow_down(&mut self, drive: usize, iops: u32) -> Result<()> {
+        let path = self
+            .control
+            .as_ref()
+            .ok_or_else(|| Error::invalid("no drive of this machine can be slowed down"))?;
+        let control = UnixStream::connect(path).doing(|| "reach QEMU's control socket".into())?;
+        let mut answers = BufReader::new(control.try_clone().doing(|| "share the control socket".into())?);
+        let mut ask = |line: &str| -> Result<()> {
+            (&control).write_all(format!("{line}\n").as_bytes()).doing(|| "talk to QEMU".into())?;
+            loop {
+                let mut answer = String::new();
+                let got = answers.read_line(&mut answer).doing(|| "hear QEMU".into())?;
+                if got == 0 || answer.contains("\"error\"") {
+                    return Err(Error::failed(format!("QEMU refuses {line}: {}", answer.trim())));
+                }
+                if answer.contains("\"return\"") {
+                    return Ok(());
+                }
+            }
+        };
+        ask(r#"{"execute":"qmp_capabilities"}"#)?;
+        ask(&format!(
+            r#"{{"execute":"qom-set","arguments":{{"path":"/objects/slow{drive}","property":"limits","value":{{"iops-total":{iops}}}}}}}"#
+        ))
+    }
+
     /// Ends the machine at this instant.
     pub fn cut(&mut self) {
         self.qemu.kill();
@@ -257,7 +307,7 @@ pub fn require_qemu() -> Result<()> {
 
 const QEMU: &str = "qemu-system-x86_64";
 
-fn command_line(plan: &Plan<'_>, accel: Accel, console: &Path) -> Command {
+fn command_line(plan: &Plan<'_>, accel: Accel, console: &Path, control: Option<&Path>) -> Command {
     let mut command = Command::new(QEMU);
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", "q35"]);
     command.args(accel.args()).args(["-smp", "2", "-m"]).arg(plan.memory_mib.to_string());
@@ -278,6 +328,9 @@ fn command_line(plan: &Plan<'_>, accel: Accel, console: &Path) -> Command {
         "-device",
         "virtserialport,chardev=port,name=plinth",
     ]);
+    if let Some(path) = control {
+        command.arg("-qmp").arg(format!("unix:{},server=on,wait=off", path.display()));
+    }
     for (number, drive) in plan.drives.iter().enumerate() {
         command.args(drive.qemu_args(number));
     }

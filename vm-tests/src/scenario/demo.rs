@@ -12,16 +12,16 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// The second drive is this slow while files are synced, so that it is always behind the first.
-const SLOW_IOPS: u32 = 2000;
+const SLOW_IOPS: u32 = 100;
 /// How long files are synced before the power is cut.
-const SYNCING: Duration = Duration::from_secs(4);
+const SYNCING: Duration = Duration::from_secs(6);
 
 /// The host's half.
 pub fn run(session: &mut Session<'_>) -> Result<()> {
     let plinth = session.bench.plinth.clone();
     let plinth = plinth.ok_or_else(|| Error::missing("the plinth binary was not built"))?;
     let mut drives = session.new_drives(true)?;
-    drives[1].iops = Some(SLOW_IOPS);
+    drives[1].can_slow = true;
     let bases = copy_bases(&drives)?;
     let files_mib = session.rounds().to_string();
     let parameters = [("part", "1".to_owned()), ("files_mib", files_mib)];
@@ -36,7 +36,7 @@ pub fn run(session: &mut Session<'_>) -> Result<()> {
     let images: Vec<PathBuf> = drives.iter().map(|d| d.image.clone()).collect();
     session.check("drives-after-power-cut", fsck(&plinth, &images).map_err(|e| e.to_string()));
     for drive in &mut drives {
-        drive.iops = None;
+        drive.can_slow = false;
         drive.log = None;
     }
     let mut machine = session.boot(&drives, &[("part", "2".to_owned())])?;
@@ -55,6 +55,7 @@ fn until_the_cut(session: &mut Session<'_>, machine: &mut Machine) -> Result<Vec
         match machine.next_before(until)? {
             Some(Message::Tell(text)) if text == "loading" => {
                 eprintln!("  small files are written and synced, each named to the host once it is safe");
+                machine.slow_down(1, SLOW_IOPS)?;
                 until = Instant::now() + SYNCING;
             }
             Some(message) => take(session, message, &mut safe)?,

@@ -149,7 +149,7 @@ pub const ALL: &[Scenario] = &[
         drive_mib: 2048,
         modules: &["ublk_drv", "ext4"],
         programs: &["mkfs.ext4", "e2fsck", "lsblk"],
-        rounds: 2400,
+        rounds: 1600,
         host: demo::run,
         ..USUAL
     },
