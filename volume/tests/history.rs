@@ -12,7 +12,7 @@ fn the_history_is_cut_without_losing_the_log() {
         // Few blocks, so that checkpoints are rare and the log above them is many activations'.
         let sector = world.random() % 400;
         world.write(sector, 8).expect("written");
-        if round % 5 == 0 {
+        if round % 7 == 0 {
             world.write(sector, 3).expect("written");
         }
         world.flush().expect("flushed");
