@@ -16,6 +16,7 @@ const USAGE: &str =
        plinth-sim --planted [NAME] [--seeds N]            every planted bug must be caught
        plinth-sim --canary                                must fail: exit 1
        plinth-sim --crash-everywhere [--states N]         power loss after every step
+       plinth-sim --seed S --operation K [--once]         one run of the fault sweep, told event by event
        plinth-sim --fault-sweep [N]                       every drive operation of N workloads fails";
 
 #[derive(Default)]
@@ -23,6 +24,8 @@ struct Arguments {
     seeds: Option<u64>,
     from: u64,
     seed: Option<u64>,
+    operation: Option<u64>,
+    once: bool,
     threads: Option<usize>,
     states: u64,
     planted: Option<Option<String>>,
@@ -46,6 +49,7 @@ fn parse(mut given: impl Iterator<Item = String>) -> Result<Arguments, String> {
             "--seeds" => arguments.seeds = Some(number("--seeds")?),
             "--from" => arguments.from = number("--from")?,
             "--seed" => arguments.seed = Some(number("--seed")?),
+            "--operation" => arguments.operation = Some(number("--operation")?),
             "--threads" => arguments.threads = Some(number("--threads")? as usize),
             "--states" => arguments.states = number("--states")?,
             "--planted" => {
@@ -57,6 +61,7 @@ fn parse(mut given: impl Iterator<Item = String>) -> Result<Arguments, String> {
                 used = is_value;
             }
             "--canary" => (arguments.canary, used) = (true, false),
+            "--once" => (arguments.once, used) = (true, false),
             "--crash-everywhere" => (arguments.everywhere, used) = (true, false),
             other => return Err(format!("{other:?} is not known")),
         }
@@ -79,6 +84,10 @@ pub fn main<S: Subject>(arguments: impl Iterator<Item = String>) -> ExitCode {
         arguments.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let good = if arguments.canary {
         return canary::<S>();
+    } else if let (Some(seed), Some(operation)) = (arguments.seed, arguments.operation) {
+        let violation = sweep::replay::<S>(seed, operation, arguments.once);
+        println!("seed {seed}, operation {operation}: {violation:?}");
+        violation.is_none()
     } else if let Some(seed) = arguments.seed {
         replay::<S>(seed, arguments.planted.flatten().as_deref())
     } else if let Some(name) = &arguments.planted {

@@ -17,6 +17,9 @@ impl<S: Subject> Run<S> {
         if self.is_over() || self.world.phase() == Phase::ReadOnly {
             return Ok(());
         }
+        if self.canary {
+            self.expect_the_impossible();
+        }
         self.read_everything()?;
         self.world.close();
         while !matches!(self.world.phase(), Phase::Closed | Phase::Refused) {
@@ -64,27 +67,28 @@ impl<S: Subject> Run<S> {
     }
 
     fn compare_legs(&mut self) -> Turned {
-        let silent = self.silent || self.world.all_counts().total_silent() > 0;
-        if silent || self.errors_allowed {
+        if self.errors_allowed {
             return Ok(());
         }
         let subject = self.world.opener().clone();
-        let (drives, catalogue) = (&self.world.drives, &self.world.control.catalogue);
-        let mapped = subject.mapped(drives, catalogue)?;
+        let catalogue = &self.world.control.catalogue;
+        let drives = &self.world.drives;
+        let counts =
+            |i: usize| !drives[i].is_dead() && !catalogue.is_stale(i) && !drives[i].counts.left_damage();
+        let mapped = subject.mapped(drives, &(0..drives.len()).map(counts).collect::<Vec<_>>())?;
         self.compared += checks::c5::at_rest(drives, &mapped)? as u64;
         Ok(())
     }
 
-    /// Whether every place of this leg has another copy that is current.
+    /// Whether every place of this leg has another copy that is current and undamaged.
     fn may_lose(&self, leg: u8) -> bool {
         let columns = usize::from(self.shape.columns);
         let good = |drive: usize| {
-            !self.world.drives[drive].is_dead() && !self.world.control.catalogue.is_stale(drive)
+            let state = &self.world.drives[drive];
+            !state.is_dead() && !self.world.control.catalogue.is_stale(drive) && !state.counts.left_damage()
         };
-        let damaged = |other: u8| self.shape.weather.is_faulty() && self.shape.bad_leg == other;
         (0..columns).all(|column| {
-            (0..self.shape.legs)
-                .any(|other| other != leg && !damaged(other) && good(usize::from(other) * columns + column))
+            (0..self.shape.legs).any(|other| other != leg && good(usize::from(other) * columns + column))
         })
     }
 

@@ -10,7 +10,7 @@ use base::{Blocks, Check, DriveBlock, DriveIx, Extent, Pba, RegionNo};
 use cow::bitmap::Bitmap;
 use cow::directory::{decode_cuts, decode_volumes};
 use cow::{PAGE_REFS, Ref, Root, page};
-use simkit::{Catalogue, SimDrive};
+use simkit::SimDrive;
 use std::collections::BTreeMap;
 use volume::label::extent_start;
 use volume::superblock::Superblock;
@@ -19,7 +19,7 @@ use volume::{Geometry, rows};
 /// What a walk found.
 pub struct Offline<'a> {
     drives: &'a [SimDrive],
-    stale: Vec<bool>,
+    counts: &'a [bool],
     superblock: Superblock,
     table: Vec<Extent>,
     reached: BTreeMap<Pba, &'static str>,
@@ -32,21 +32,20 @@ fn wrong(what: impl Into<String>) -> Violation {
 }
 
 impl<'a> Offline<'a> {
-    /// Walks a closed group whose home row has these extents of this size.
+    /// Walks a closed group whose home row has these extents of this size, on the drives that count.
     pub fn walk(
         drives: &'a [SimDrive],
         home: &[Extent],
         extent_blocks: u32,
-        catalogue: &Catalogue,
+        counts: &'a [bool],
     ) -> Result<Self, Violation> {
         let superblock = newest(drives, home, extent_blocks)?;
         if !superblock.clean {
             return Err(wrong("the newest superblock does not say that the group was closed"));
         }
-        let stale = (0..drives.len()).map(|i| drives[i].is_dead() || catalogue.is_stale(i)).collect();
         let mut offline = Self {
             drives,
-            stale,
+            counts,
             table: superblock.home.clone(),
             superblock,
             reached: BTreeMap::new(),
@@ -80,7 +79,7 @@ impl<'a> Offline<'a> {
             let extent = self.table[place.row.get() as usize * geometry.row_extents() + column];
             (extent.drive, geometry.drive_block(extent, place.block))
         };
-        (0..geometry.legs).map(copy).filter(|(drive, _)| !self.stale[usize::from(drive.get())]).collect()
+        (0..geometry.legs).map(copy).filter(|(drive, _)| self.counts[usize::from(drive.get())]).collect()
     }
 
     fn peek(&self, drive: DriveIx, at: DriveBlock) -> base::Block {

@@ -63,6 +63,8 @@ pub struct Run<S: Subject> {
     pub(crate) errors_allowed: bool,
     /// The next block to read while everything is being read.
     pub(crate) verify: Option<u64>,
+    /// At the end a write is expected that never was made.
+    pub(crate) canary: bool,
     /// No fault strikes any more.
     pub(crate) calm: bool,
     /// Blocks that the engine has counted as repaired.
@@ -76,7 +78,6 @@ pub struct Run<S: Subject> {
     ended: u64,
     crashes: u64,
     pub(crate) compared: u64,
-    pub(crate) silent: bool,
     rows: Vec<(&'static str, u64)>,
 }
 
@@ -112,6 +113,7 @@ impl<S: Subject> Run<S> {
             progress,
             errors_allowed,
             verify: None,
+            canary: false,
             calm: false,
             repaired: 0,
             untouched: false,
@@ -120,7 +122,6 @@ impl<S: Subject> Run<S> {
             ended: 0,
             crashes: 0,
             compared: 0,
-            silent: false,
             rows,
         }
     }
@@ -418,9 +419,5 @@ impl<S: Subject> Run<S> {
     pub(crate) fn expect_the_impossible(&mut self) {
         let id = self.model.issue(0, SECTORS_PER_BLOCK, false, true, 0);
         self.model.acked(id, 0);
-    }
-
-    pub(crate) fn note_silent(&mut self) {
-        self.silent = true;
     }
 }

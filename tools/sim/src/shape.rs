@@ -26,13 +26,6 @@ pub enum Weather {
     Beyond,
 }
 
-impl Weather {
-    /// Whether more than crashes may happen.
-    pub const fn is_faulty(self) -> bool {
-        !matches!(self, Self::Calm | Self::Crashes)
-    }
-}
-
 /// The parameters of one run; all follow from its seed.
 #[derive(Clone, Debug)]
 pub struct Shape {

@@ -2,7 +2,7 @@
 use crate::checks::Violation;
 use crate::checks::c5::Places;
 use crate::shape::Shape;
-use simkit::{Catalogue, Control, Open, Rng, SimDrive};
+use simkit::{Control, Open, Rng, SimDrive};
 
 /// An engine under test, as a maker of itself.
 pub trait Subject: Open + Clone {
@@ -22,8 +22,8 @@ pub trait Subject: Open + Clone {
     fn unreachable_rows() -> &'static [&'static str] {
         &[]
     }
-    /// Where each mapped block of a closed group lies on each current leg; an error says what is damaged.
-    fn mapped(&self, drives: &[SimDrive], catalogue: &Catalogue) -> Result<Vec<Places>, Violation>;
+    /// Where each mapped block of a closed group lies on each leg whose drive counts; an error says what is damaged.
+    fn mapped(&self, drives: &[SimDrive], counts: &[bool]) -> Result<Vec<Places>, Violation>;
     /// Why the engine refused to open, for messages.
     fn refusal(engine: &Self::Engine) -> String;
 }

@@ -16,7 +16,7 @@ pub fn run<S: Subject>(workloads: u64, first_seed: u64, threads: usize) -> Tally
     let mut tally = Tally::default();
     for seed in first_seed..first_seed + workloads {
         let shape = shape_of(seed);
-        let operations = match guarded(|| play::<S>(&shape, None)) {
+        let operations = match guarded(|| play::<S>(&shape, None, false)) {
             Ok(Ok(operations)) => operations,
             Ok(Err(violation)) | Err(violation) => {
                 tally.failed.push((seed, violation));
@@ -27,7 +27,7 @@ pub fn run<S: Subject>(workloads: u64, first_seed: u64, threads: usize) -> Tally
             let error = FaultKind::ReadError;
             let fault = if index.is_multiple_of(2) { Armed::once(error) } else { Armed::for_ever(error) };
             let k = index / 2 + 1;
-            let outcome = guarded(|| play::<S>(&shape, Some((k, fault)))).unwrap_or_else(Err);
+            let outcome = guarded(|| play::<S>(&shape, Some((k, fault)), false)).unwrap_or_else(Err);
             outcome.err().map(|v| {
                 Violation::new(v.checker, format!("operation {k}, {} times: {}", fault.times, v.what))
             })
@@ -38,6 +38,14 @@ pub fn run<S: Subject>(workloads: u64, first_seed: u64, threads: usize) -> Tally
         });
     }
     tally
+}
+
+/// One workload with one failing operation, told event by event: once, or from then on.
+pub fn replay<S: Subject>(seed: u64, operation: u64, once: bool) -> Option<Violation> {
+    let error = FaultKind::ReadError;
+    let fault = if once { Armed::once(error) } else { Armed::for_ever(error) };
+    let shape = shape_of(seed);
+    guarded(|| play::<S>(&shape, Some((operation, fault)), true)).unwrap_or_else(Err).err()
 }
 
 /// A short workload in fair weather; every third on one leg.
@@ -54,8 +62,8 @@ fn shape_of(seed: u64) -> Shape {
 }
 
 /// Plays the workload; says how many drive operations it had.
-fn play<S: Subject>(shape: &Shape, fault: Option<(u64, Armed)>) -> Result<u64, Violation> {
-    let mut run = Run::<S>::new(shape.clone(), None, false);
+fn play<S: Subject>(shape: &Shape, fault: Option<(u64, Armed)>, verbose: bool) -> Result<u64, Violation> {
+    let mut run = Run::<S>::new(shape.clone(), None, verbose);
     run.world.fail_at = fault;
     run.play()?;
     run.settle_down()?;

@@ -16,7 +16,7 @@ use base::{
     Instant, IoToken, Memory, Op, Phase, Reply, Request, SECTOR_BYTES, SECTORS_PER_BLOCK, Segment, SlotId,
     Uuid,
 };
-use simkit::{Catalogue, Control, Open, Opening, Rng, SimDrive};
+use simkit::{Control, Open, Opening, Rng, SimDrive};
 use std::collections::{BTreeSet, VecDeque};
 
 const JOURNAL: u64 = 160;
@@ -134,7 +134,7 @@ impl Subject for Toy {
     fn recovery_rows(_: &ToyEngine) -> Vec<(&'static str, u64)> {
         Vec::new()
     }
-    fn mapped(&self, drives: &[SimDrive], _: &Catalogue) -> Result<Vec<Places>, Violation> {
+    fn mapped(&self, drives: &[SimDrive], _: &[bool]) -> Result<Vec<Places>, Violation> {
         let legs = 0..drives.len() as u8;
         let place =
             |at: u64| legs.clone().map(|leg| (DriveIx::new(leg), DriveBlock::new(HOME + at))).collect();

@@ -142,8 +142,8 @@ impl Subject for VolumeGroup {
         &["promised-damaged"]
     }
 
-    fn mapped(&self, drives: &[SimDrive], catalogue: &Catalogue) -> Result<Vec<Places>, Violation> {
-        Ok(Offline::walk(drives, &self.home, self.extent_blocks, catalogue)?.into_places())
+    fn mapped(&self, drives: &[SimDrive], counts: &[bool]) -> Result<Vec<Places>, Violation> {
+        Ok(Offline::walk(drives, &self.home, self.extent_blocks, counts)?.into_places())
     }
 
     fn refusal(engine: &Volume) -> String {

@@ -91,9 +91,6 @@ impl<S: Subject> Run<S> {
         self.world
             .trace
             .say(|| format!("{:>12} strike drive {drive} with {}", self.world.now().nanos(), kind.name()));
-        if kind.is_silent() {
-            self.note_silent();
-        }
         if self.shape.weather == Weather::Rot {
             // Everything is read, so that the damage is met, and repaired, while it is the only one.
             self.verify.get_or_insert(0);

@@ -1,11 +1,10 @@
 //! A few seeds of the whole simulator, so that it cannot rot between its long runs.
-use sim::campaign::{keep_panics, run};
+use sim::campaign::run;
 use sim::volume_subject::VolumeGroup;
 use sim::{everywhere, planted, sweep};
 
 #[test]
 fn seeds_are_green_and_add_up_alike() {
-    keep_panics();
     let seeds: Vec<u64> = (100_000..100_040).collect();
     let one = run::<VolumeGroup>(&seeds, 1, |_| {});
     assert_eq!(one.failed, Vec::new());
@@ -18,7 +17,6 @@ fn seeds_are_green_and_add_up_alike() {
 
 #[test]
 fn crashes_everywhere_and_failing_operations_are_survived() {
-    keep_panics();
     let crashes = everywhere::run::<VolumeGroup>(120, 7, 1);
     assert_eq!((crashes.passed, crashes.failed), (120, Vec::new()));
     let sweep = sweep::run::<VolumeGroup>(1, 6, 2);
@@ -28,6 +26,5 @@ fn crashes_everywhere_and_failing_operations_are_survived() {
 
 #[test]
 fn the_canary_fails() {
-    keep_panics();
     assert!(planted::canary::<VolumeGroup>(0).is_some());
 }

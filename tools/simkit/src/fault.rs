@@ -105,9 +105,22 @@ impl FaultKind {
         }
     }
 
-    /// Whether the drive answers "done" though the medium is not what it should be: legs may differ until read.
-    pub const fn is_silent(self) -> bool {
-        matches!(self, Self::BitRot | Self::Misdirected | Self::LostWrite | Self::LyingFlush)
+    /// Whether a drive can hold wrong content after it: because it lied, or because it was repaired, and a crash
+    /// tore the repair.
+    pub const fn leaves_damage(self) -> bool {
+        matches!(
+            self,
+            Self::ReadError
+                | Self::WriteError
+                | Self::FlushError
+                | Self::Hang
+                | Self::BitRot
+                | Self::Misdirected
+                | Self::LostWrite
+                | Self::StaleRead
+                | Self::GarbageRead
+                | Self::LyingFlush
+        )
     }
 }
 
@@ -131,9 +144,9 @@ impl FaultCounts {
         self.0.iter().sum()
     }
 
-    /// Those after which a drive's content is wrong without an error.
-    pub fn total_silent(&self) -> u64 {
-        FaultKind::ALL.iter().filter(|kind| kind.is_silent()).map(|kind| self.of(*kind)).sum()
+    /// Whether a fault acted after which a drive can hold wrong content.
+    pub fn left_damage(&self) -> bool {
+        FaultKind::ALL.iter().any(|kind| kind.leaves_damage() && self.of(*kind) > 0)
     }
 
     /// Adds another count to this one.

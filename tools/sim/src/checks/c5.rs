@@ -1,8 +1,8 @@
 //! C5: at rest, current legs are byte-identical in all mapped blocks.
 //!
-//! Looks at the drives of a closed group with the format's own code (the subject lists the places). Does not
-//! apply to runs with silent faults (lost, misdirected or lied-about writes, rot): there legs may differ until a
-//! read or a scrub repairs them.
+//! Looks at the drives of a closed group with the format's own code (the subject lists the places). Does not look
+//! at drives on which a fault acted that can leave damage: what was lost there silently, or torn in the middle of
+//! a repair, is found and repaired by the next read.
 use super::Violation;
 use base::{DriveBlock, DriveIx};
 use simkit::SimDrive;
