@@ -25,9 +25,9 @@ pub fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
             }
         }));
     });
-    PLACE.set(Some(String::new()));
+    let outer = PLACE.replace(Some(String::new()));
     let result = catch_unwind(AssertUnwindSafe(work));
-    let place = PLACE.take().unwrap_or_default();
+    let place = PLACE.replace(outer).unwrap_or_default();
     result.map_err(|_| place)
 }
 
