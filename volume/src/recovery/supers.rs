@@ -2,7 +2,7 @@
 use super::{Recovery, Stage};
 use crate::config::Refusal;
 use crate::label;
-use crate::layout::extent as fixed;
+use crate::layout::{FIRST_EXTENT_BLOCK, extent as fixed};
 use crate::planted::Planted;
 use crate::sealed::Bad;
 use crate::superblock::{Home, Superblock};
@@ -125,8 +125,24 @@ impl Recovery {
         Ok(())
     }
 
+    /// A drive that is too small for an extent that it should hold was cut off, or is not the one that it says: it
+    /// counts as absent. Reads beyond its end would fail, but a write would make a file longer.
+    fn leave_out_short_drives(&mut self) {
+        for extent in &self.rows {
+            let handle = &mut self.handles[usize::from(extent.drive.get())];
+            let Some(at_hand) = *handle else { continue };
+            let size = self.request.drives[usize::from(at_hand.get())].info.blocks;
+            let end = u64::from(extent.extent.get()) + 1;
+            let end = FIRST_EXTENT_BLOCK + end * u64::from(self.request.extent_blocks);
+            if end > size.get() {
+                *handle = None;
+            }
+        }
+    }
+
     /// Whether the group opens with the drives at hand, judged by the rows known so far.
     pub(super) fn decide(&mut self) -> Result<(), Refusal> {
+        self.leave_out_short_drives();
         let mut present = DriveSet::EMPTY;
         for (i, handle) in self.handles.iter().enumerate() {
             if handle.is_some() {
