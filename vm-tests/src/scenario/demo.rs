@@ -1,4 +1,4 @@
-//! `demo`, outside: cuts the power between the two parts, and knows which files were safe by then.
+//! `demo`, outside: cuts the power between the parts, and knows which files were safe by then.
 
 use super::Session;
 use super::native::fsck;
@@ -12,9 +12,12 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// The second drive is this slow while files are synced, so that it is always behind the first.
-const SLOW_IOPS: u32 = 100;
+const SLOW_IOPS: u32 = 60;
 /// How long files are synced before the power is cut.
 const SYNCING: Duration = Duration::from_secs(6);
+
+/// The system's own drive is the last; the two before it carry the volume.
+const SYSTEM: usize = 2;
 
 /// The host's half.
 pub fn run(session: &mut Session<'_>) -> Result<()> {
@@ -22,34 +25,56 @@ pub fn run(session: &mut Session<'_>) -> Result<()> {
     let plinth = plinth.ok_or_else(|| Error::missing("the plinth binary was not built"))?;
     let mut drives = session.new_drives(true)?;
     drives[1].can_slow = true;
-    let bases = copy_bases(&drives)?;
+    let mut safe = Vec::new();
     let files_mib = session.rounds().to_string();
-    let parameters = [("part", "1".to_owned()), ("files_mib", files_mib)];
-    let mut machine = session.boot(&drives, &parameters)?;
-    eprintln!("  a machine runs Linux {}", machine.release());
-    let safe = until_the_cut(session, &mut machine)?;
-    if session.checks.iter().any(|(_, outcome)| outcome.is_err()) {
-        return Ok(());
+    for part in [1, 2] {
+        let bases = copy_bases(&drives)?;
+        let parameters = [("part", part.to_string()), ("files_mib", files_mib.clone())];
+        for log in drives.iter().filter_map(|drive| drive.log.as_ref()) {
+            fs::write(log, []).doing(|| format!("empty {}", log.display()))?;
+        }
+        let mut machine = session.boot(&drives, &parameters)?;
+        if part == 1 {
+            eprintln!("  a machine runs Linux {}", machine.release());
+        }
+        until_the_cut(session, &mut machine, &mut safe)?;
+        if session.checks.iter().any(|(_, outcome)| outcome.is_err()) {
+            return Ok(());
+        }
+        let fate = if part == 1 { "" } else { ", and drive 0 never comes back" };
+        eprintln!("  blow {}: the power is cut; each drive loses what it had not flushed{fate}", part + 1);
+        lose_caches(session, &drives, &bases)?;
+        let images: Vec<PathBuf> = drives[..SYSTEM].iter().map(|d| d.image.clone()).collect();
+        let name = if part == 1 { "drives-after-power-cut" } else { "drives-after-second-cut" };
+        session.check(name, fsck(&plinth, &images).map_err(|e| e.to_string()));
     }
-    eprintln!("  blow 2: the power is cut; each drive loses what it had not flushed");
-    lose_caches(session, &drives, &bases)?;
-    let images: Vec<PathBuf> = drives.iter().map(|d| d.image.clone()).collect();
-    session.check("drives-after-power-cut", fsck(&plinth, &images).map_err(|e| e.to_string()));
-    for drive in &mut drives {
-        drive.can_slow = false;
-        drive.log = None;
+    let left: Vec<Drive> =
+        drives[1..].iter().map(|d| Drive { can_slow: false, log: None, ..d.clone() }).collect();
+    let mut machine = session.boot(&left, &[("part", "3".to_owned())])?;
+    loop {
+        match machine.next(Instant::now() + session.scenario.limit)? {
+            Message::Tell(text) if text == "ready" => break,
+            message => take(session, message, &mut safe)?,
+        }
     }
-    let mut machine = session.boot(&drives, &[("part", "2".to_owned())])?;
-    for (name, sum) in &safe {
-        machine.send(&format!("safe {name} {sum}"))?;
-    }
-    machine.send("end")?;
+    name_the_safe(&mut machine, &safe)?;
     session.follow(&mut machine, |_| {})
 }
 
-/// Follows part 1, lets files be synced for a while, cuts, and returns the files that were safe.
-fn until_the_cut(session: &mut Session<'_>, machine: &mut Machine) -> Result<Vec<(String, String)>> {
-    let mut safe = Vec::new();
+fn name_the_safe(machine: &mut Machine, safe: &[(String, String)]) -> Result<()> {
+    for (name, sum) in safe {
+        machine.send(&format!("safe {name} {sum}"))?;
+    }
+    machine.send("end")
+}
+
+/// Follows a part, lets files be synced for a while, cuts, and adds the files that were safe.
+fn until_the_cut(
+    session: &mut Session<'_>,
+    machine: &mut Machine,
+    safe: &mut Vec<(String, String)>,
+) -> Result<()> {
+    let before = safe.len();
     let mut until = Instant::now() + session.scenario.limit;
     loop {
         match machine.next_before(until)? {
@@ -58,18 +83,19 @@ fn until_the_cut(session: &mut Session<'_>, machine: &mut Machine) -> Result<Vec
                 machine.slow_down(1, SLOW_IOPS)?;
                 until = Instant::now() + SYNCING;
             }
-            Some(message) => take(session, message, &mut safe)?,
+            Some(Message::Tell(text)) if text == "ready" => name_the_safe(machine, safe)?,
+            Some(message) => take(session, message, safe)?,
             None => break,
         }
     }
     machine.cut();
     while let Some(message) = machine.drain() {
-        take(session, message, &mut safe)?;
+        take(session, message, safe)?;
     }
-    if safe.is_empty() {
+    if safe.len() == before {
         return Err(Error::failed("no file was safe when the time was over"));
     }
-    Ok(safe)
+    Ok(())
 }
 
 fn take(session: &mut Session<'_>, message: Message, safe: &mut Vec<(String, String)>) -> Result<()> {

@@ -146,6 +146,7 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "demo",
         about: "real files survive three blows; see `cargo xtask demo`",
+        drives: 3,
         drive_mib: 2048,
         modules: &["ublk_drv", "ext4"],
         programs: &["mkfs.ext4", "e2fsck", "lsblk"],
