@@ -59,14 +59,6 @@ pub fn seeds(text: &str, _: bool) -> Counts {
     Counts { passed: number_before(line, "seeds").saturating_sub(failed), failed, skipped: 0 }
 }
 
-/// `planted: N of N caught`.
-pub fn caught(text: &str, _: bool) -> Counts {
-    let Some(line) = closing_line(text, "caught") else { return Counts::default() };
-    let passed = number_before(line, "of");
-    let all = number_before(line, "caught");
-    Counts { passed, failed: all.saturating_sub(passed), skipped: 0 }
-}
-
 /// `canary: failed as it must`: the one run that is right when it fails.
 pub fn canary(text: &str, _: bool) -> Counts {
     let passed = text.lines().any(|l| l.trim() == "canary: failed as it must");
@@ -131,10 +123,6 @@ mod tests {
     fn closing_lines_of_every_kind() {
         let sim = "sim: 2000 seeds, 3 failed, 9000 crashes, 12000 faults, 40 seeds/s, trace 1f\n";
         assert_eq!(seeds(sim, false), of(1997, 3, 0));
-        assert_eq!(
-            caught("planted a: caught by C2 at seed 5\nplanted: 15 of 16 caught\n", true),
-            of(15, 1, 0)
-        );
         assert_eq!(passed_failed("vm: 9 passed, 1 failed\n", false), of(9, 1, 0));
         assert_eq!(passed_failed("x: 9 passed, 0 failed, 2 skipped\n", true), of(9, 0, 2));
         assert_eq!(
@@ -145,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_line_that_changed_its_form_counts_nothing() {
-        for reader in [seeds, caught, passed_failed, inputs, test_results] {
+        for reader in [seeds, passed_failed, inputs, test_results] {
             assert_eq!(reader("all good\n", true), Counts::default());
         }
     }

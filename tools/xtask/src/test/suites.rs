@@ -83,18 +83,6 @@ pub const SUITES: &[Suite] = &[
         work: sim(&["--fault-sweep", "8"], counts::passed_failed),
     },
     Suite {
-        name: "planted",
-        about: "every planted bug is caught",
-        work: Work::Program {
-            package: "sim",
-            program: "plinth-sim",
-            features: &["planted"],
-            words: &["--planted"],
-            exit: 0,
-            reader: counts::caught,
-        },
-    },
-    Suite {
         name: "canary",
         about: "the simulator can fail",
         work: Work::Program {
