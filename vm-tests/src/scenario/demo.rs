@@ -12,9 +12,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// The second drive is this slow while files are synced, so that it is always behind the first.
-const SLOW_IOPS: u32 = 60;
+const SLOW_IOPS: u32 = 20;
 /// How long files are synced before the power is cut.
-const SYNCING: Duration = Duration::from_secs(6);
+const SYNCING: Duration = Duration::from_secs(8);
 
 /// The system's own drive is the last; the two before it carry the volume.
 const SYSTEM: usize = 2;
@@ -68,7 +68,8 @@ fn name_the_safe(machine: &mut Machine, safe: &[(String, String)]) -> Result<()>
     machine.send("end")
 }
 
-/// Follows a part, lets files be synced for a while, cuts, and adds the files that were safe.
+/// Follows a part, lets files be synced for a while, cuts, and adds the files that were safe. The cut comes
+/// the moment a file was called safe: if that was said too early, what is missing is missing now.
 fn until_the_cut(
     session: &mut Session<'_>,
     machine: &mut Machine,
@@ -76,8 +77,14 @@ fn until_the_cut(
 ) -> Result<()> {
     let before = safe.len();
     let mut until = Instant::now() + session.scenario.limit;
+    let mut synced_long_enough = false;
     loop {
         match machine.next_before(until)? {
+            Some(Message::Tell(text)) if synced_long_enough => {
+                machine.cut();
+                take(session, Message::Tell(text), safe)?;
+                break;
+            }
             Some(Message::Tell(text)) if text == "loading" => {
                 eprintln!("  small files are written and synced, each named to the host once it is safe");
                 machine.slow_down(1, SLOW_IOPS)?;
@@ -85,10 +92,13 @@ fn until_the_cut(
             }
             Some(Message::Tell(text)) if text == "ready" => name_the_safe(machine, safe)?,
             Some(message) => take(session, message, safe)?,
-            None => break,
+            None if synced_long_enough => return Err(Error::failed("no file became safe for too long")),
+            None => {
+                synced_long_enough = true;
+                until = Instant::now() + session.scenario.limit;
+            }
         }
     }
-    machine.cut();
     while let Some(message) = machine.drain() {
         take(session, message, safe)?;
     }
