@@ -79,12 +79,13 @@ impl Guest {
         let path = "/tmp/agent.log";
         let log = File::options().create(true).append(true).open(path).doing(|| format!("open {path}"))?;
         let twin = log.try_clone().doing(|| "share the agent's log".into())?;
-        let mut child = Command::new(PLINTH)
-            .arg("node")
-            .stdout(log)
-            .stderr(twin)
-            .spawn()
-            .doing(|| "start the agent".into())?;
+        let mut command = Command::new(PLINTH);
+        command.arg("node").stdout(log).stderr(twin);
+        // A bug that was built in for a run that must fail.
+        if let Ok(bug) = self.parameter("planted") {
+            command.env("PLINTH_PLANTED", bug);
+        }
+        let mut child = command.spawn().doing(|| "start the agent".into())?;
         let mut ended = None;
         let waited = self.wait_until("the agent answers", START, || {
             ended = child.try_wait().ok().flatten();
