@@ -46,7 +46,12 @@ pub fn run(session: &mut Session<'_>) -> Result<()> {
         lose_caches(session, &drives, &bases)?;
         let images: Vec<PathBuf> = drives[..SYSTEM].iter().map(|d| d.image.clone()).collect();
         let name = if part == 1 { "drives-after-power-cut" } else { "drives-after-second-cut" };
-        session.check(name, fsck(&plinth, &images).map_err(|e| e.to_string()));
+        let clean = fsck(&plinth, &images).map_err(|e| e.to_string());
+        let lost = clean.is_err();
+        session.check(name, clean);
+        if lost {
+            return Ok(());
+        }
     }
     let left: Vec<Drive> =
         drives[1..].iter().map(|d| Drive { can_slow: false, log: None, ..d.clone() }).collect();

@@ -90,6 +90,11 @@ pub fn fsck(plinth: &Path, drives: &[PathBuf]) -> Result<()> {
     let output = run_lines(&command, Duration::from_secs(300), |_| {})?;
     match output.success {
         true => Ok(()),
-        false => Err(Error::failed(format!("fsck (exit {:?}): {}", output.code, output.text.trim()))),
+        false => {
+            // A drive that lost much has thousands of findings; the first tell what kind of damage it is.
+            let lines: Vec<&str> = output.text.trim().lines().collect();
+            let shown = lines[..lines.len().min(4)].join(" | ");
+            Err(Error::failed(format!("fsck (exit {:?}, {} lines): {shown}", output.code, lines.len())))
+        }
     }
 }
