@@ -99,7 +99,7 @@ impl Shape {
         };
         let extent_blocks = *rng.pick(&[256, 512, 512]);
         let volume_blocks = *rng.pick(&[128, 256, 512, 1024]);
-        let tight = rng.chance(1, 6);
+        let tight = rng.chance(1, 4);
         let columns = *rng.pick(&[1, 1, 2]);
         let mut shape = Self {
             seed,
@@ -140,6 +140,12 @@ impl Shape {
             recovery_crashes: *rng.pick(&[0, 25, 60]),
             verify_first: rng.chance(2, 3),
         };
+        if tight {
+            // A cramped group uses every free block again soon.
+            (shape.extent_blocks, shape.spread) = (256, ISLAND_BLOCKS);
+            shape.volume_blocks = shape.volume_blocks.min(256);
+            shape.requests += 200;
+        }
         shape.size_pool(&mut rng);
         shape
     }

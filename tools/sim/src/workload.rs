@@ -69,7 +69,7 @@ impl<S: Subject> Run<S> {
         let leg =
             if any { self.rng.below(u64::from(self.shape.legs)) } else { u64::from(self.shape.bad_leg) };
         let drive = (leg * columns + self.rng.below(columns)) as usize;
-        let reported = [F::ReadError, F::WriteError, F::FlushError, F::Slow, F::Hang, F::Death];
+        let reported = [F::ReadError, F::WriteError, F::FlushError, F::Slow, F::Hang, F::Death, F::SlowRead];
         let hidden = [
             F::BitRot,
             F::Misdirected,
@@ -85,7 +85,7 @@ impl<S: Subject> Run<S> {
             _ if self.shape.weather == Weather::Hiccups => F::WriteError,
             true if beyond => F::BitRot,
             true => *self.rng.pick(&hidden),
-            false => reported[self.rng.weighted(&[6, 3, 3, 4, 4, 1])],
+            false => reported[self.rng.weighted(&[6, 3, 3, 3, 4, 1, 6])],
         };
         self.world.trace.event(b"st", [drive as u64, kind as u64, 0, 0]);
         self.world

@@ -289,7 +289,7 @@ impl SimDrive {
         }
         let fits = |kind: F| match kind {
             F::Slow | F::Hang | F::Death => true,
-            F::ReadError | F::StaleRead | F::GarbageRead => op == DriveOp::Read,
+            F::ReadError | F::StaleRead | F::GarbageRead | F::SlowRead => op == DriveOp::Read,
             F::WriteError | F::Misdirected | F::LostWrite => op == DriveOp::Write,
             F::FlushError | F::LyingFlush => op == DriveOp::Flush,
             _ => false,
@@ -315,7 +315,7 @@ impl SimDrive {
         let (least, most) = if op == DriveOp::Flush && self.volatile { FLUSH } else { NORMAL };
         let mut nanos = rng.between(least, most);
         match fault {
-            Some(FaultKind::Slow) => nanos *= SLOW_FACTOR,
+            Some(FaultKind::Slow | FaultKind::SlowRead) => nanos *= SLOW_FACTOR,
             Some(FaultKind::Hang) => nanos += rng.between(HANG.0, HANG.1),
             _ => {}
         }

@@ -16,6 +16,8 @@ pub enum FaultKind {
     Return,
     /// An operation takes a thousand times as long.
     Slow,
+    /// Likewise a read; the drive's writes go on at their pace.
+    SlowRead,
     /// An operation ends only after many seconds, well or badly.
     Hang,
     /// One bit of a block at rest is turned.
@@ -52,13 +54,14 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::ReadError,
         Self::WriteError,
         Self::FlushError,
         Self::Death,
         Self::Return,
         Self::Slow,
+        Self::SlowRead,
         Self::Hang,
         Self::BitRot,
         Self::Misdirected,
@@ -86,6 +89,7 @@ impl FaultKind {
             Self::Death => "death",
             Self::Return => "return",
             Self::Slow => "slow",
+            Self::SlowRead => "slow-read",
             Self::Hang => "hang",
             Self::BitRot => "bit-rot",
             Self::Misdirected => "misdirected-write",
