@@ -60,7 +60,7 @@ pub const ALL: &[Scenario] = &[
         name: "attach-verify",
         about: "verified load from 512 bytes to 256 KiB, discards, parameters, detach and attach",
         rounds: 640,
-        smoke: BOTH,
+        smoke: NEWEST,
         ..USUAL
     },
     Scenario {
@@ -112,8 +112,8 @@ pub const ALL: &[Scenario] = &[
         about: "the power is cut under load; each drive loses its own unflushed writes",
         drive_mib: 512,
         programs: &[],
-        rounds: 100,
-        smoke: BOTH,
+        rounds: 30,
+        smoke: NEWEST,
         limit: Duration::from_secs(180),
         host: power_cut::run,
         ..USUAL
