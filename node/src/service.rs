@@ -90,7 +90,6 @@ async fn serve(options: Options) -> Result<()> {
     agent.resume().await?;
     let listener = http::bind(&socket)?;
     let stop = watch::Sender::new(false);
-    let mut asked = stop.subscribe();
     let on = |kind: SignalKind| {
         signal(kind).map_err(|source| Error::general(Kind::Failed, format!("cannot hear signals: {source}")))
     };
@@ -99,16 +98,16 @@ async fn serve(options: Options) -> Result<()> {
     tell_service_manager();
     let serving = http::serve(agent, listener, stop.clone());
     tokio::pin!(serving);
-    tokio::select! {
-        () = &mut serving => {}
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        _ = asked.wait_for(|stop| *stop) => {
-            // The caller who asked for it gets its answer first.
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
+    let signalled = tokio::select! {
+        // Somebody asked for the end over the socket: all answers have left, that one too.
+        () = &mut serving => false,
+        _ = terminate.recv() => true,
+        _ = interrupt.recv() => true,
+    };
+    if signalled {
+        stop.send_replace(true);
+        serving.await;
     }
-    stop.send_replace(true);
     let _ = std::fs::remove_file(&socket);
     tracing::info!("ended; targets go on");
     Ok(())

@@ -23,6 +23,8 @@ const MAX_CONNECTIONS: usize = 256;
 const HEAD_DEADLINE: Duration = Duration::from_secs(30);
 /// Pause after the system had no file left for a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long the last answers may take when the agent ends.
+const LAST_ANSWERS: Duration = Duration::from_secs(5);
 
 /// Binds the control socket with mode 0600. The caller has checked the folder and holds the agent's lock.
 ///
@@ -36,16 +38,19 @@ pub fn bind(socket: &Path) -> Result<UnixListener> {
     Ok(listener)
 }
 
-/// Serves until `stop` says so.
+/// Serves until `stop` says so; requests that were heard by then are still answered, within `LAST_ANSWERS`.
 pub async fn serve(agent: Arc<Agent>, listener: UnixListener, stop: watch::Sender<bool>) {
     let routes = routes::router(agent, stop.clone());
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut stopped = stop.subscribe();
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let place = tokio::select! {
+            place = places.clone().acquire_owned() => place.expect("never closed"),
+            _ = stopped.wait_for(|stop| *stop) => break,
+        };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = stopped.wait_for(|stop| *stop) => return,
+            _ = stopped.wait_for(|stop| *stop) => break,
         };
         let stream = match accepted {
             Ok((stream, _)) => stream,
@@ -55,21 +60,41 @@ pub async fn serve(agent: Arc<Agent>, listener: UnixListener, stop: watch::Sende
                 continue;
             }
         };
-        let routes = routes.clone();
+        let (routes, stopped) = (routes.clone(), stop.subscribe());
         tokio::spawn(async move {
-            connection(stream, routes).await;
+            connection(stream, routes, stopped).await;
             drop(place);
         });
     }
+    // Every connection that has ended has given its place back.
+    let all = places.acquire_many(MAX_CONNECTIONS as u32);
+    if tokio::time::timeout(LAST_ANSWERS, all).await.is_err() {
+        tracing::warn!("some requests were not answered before the end");
+    }
 }
 
-async fn connection(stream: UnixStream, routes: axum::Router) {
+async fn connection(stream: UnixStream, routes: axum::Router, mut stopped: watch::Receiver<bool>) {
     let service = hyper_util::service::TowerToHyperService::new(routes);
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_DEADLINE)
         .serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = served.await {
+    tokio::pin!(served);
+    let told = async {
+        let _ = stopped.wait_for(|stop| *stop).await;
+    };
+    let ended = tokio::select! {
+        ended = served.as_mut() => Some(ended),
+        () = told => None,
+    };
+    let ended = match ended {
+        Some(ended) => ended,
+        None => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
+    if let Err(error) = ended {
         tracing::debug!("a connection ended early: {error}");
     }
 }
