@@ -12,7 +12,8 @@ impl Group {
     /// Reads the directory; its top first, after which the group serves.
     pub fn advance_opening<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
         for _ in 0..STEPS_PER_POLL {
-            let Some(open) = self.opening.as_mut() else { return };
+            // A directory that failed once is not asked again: whoever waits has been told.
+            let Some(open) = self.opening.as_mut().filter(|_| !self.open_failed) else { return };
             match open.step(&mut self.space, &mut self.cache, turn.memory, &self.geometry) {
                 OpenStep::NeedPage(page) => {
                     if !self.fetch_page(turn, &page) {
