@@ -318,6 +318,9 @@ impl Group {
             return;
         }
         let writes_nothing = self.halt.is_some() || self.config.read_only;
+        if !writes_nothing && self.growth.changing() {
+            return;
+        }
         let sealed =
             writes_nothing || (self.superblock.clean && self.writer.is_durable(self.writer.wanted()));
         if sealed && self.ops.idle() && self.checkpoint.idle() {

@@ -50,6 +50,11 @@ impl Growth {
         self.rows_left && (!self.refused || self.stage != Stage::Idle)
     }
 
+    /// Whether a row is on its way into the superblock.
+    pub fn changing(&self) -> bool {
+        matches!(self.stage, Stage::Writing(..) | Stage::Flush(..) | Stage::Naming(..))
+    }
+
     /// The row that is being taken into use: its places must not lose their last current copy either.
     pub fn pending(&self) -> &[Extent] {
         match &self.stage {
@@ -90,11 +95,16 @@ impl Group {
     /// Asks for a row when one is wanted, and takes a granted one into use step by step.
     pub fn advance_growth<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
         // While the directory is being read nobody knows how much is free, nor which rows the map may use.
-        if self.halt.is_some() || self.config.read_only || self.closing || self.opening.is_some() {
+        if self.halt.is_some() || self.config.read_only || self.opening.is_some() {
+            return;
+        }
+        // A group that closes grows only for the requests that it still serves, and ends what it has begun.
+        let served = self.slots.order.iter().all(|id| self.slots.get(*id).finished);
+        if self.closing && served && !self.growth.changing() {
             return;
         }
         let low = self.space.free_now().get() < self.geometry.row_blocks() / 8 + self.reserve(256);
-        self.growth.wanted |= low;
+        self.growth.wanted |= low && !self.closing;
         if self.growth.refused && self.growth.retry_at.is_none() {
             self.growth.retry_at = Some(turn.now + ASK_AGAIN_AFTER);
         }
