@@ -1,5 +1,6 @@
 //! A small HTTP client of the control socket, for the command line: one connection per request.
 use crate::error::{Error, ErrorBody, Kind, Result};
+use crate::sockets::Address;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::{Method, Request};
@@ -86,7 +87,9 @@ impl Client {
     }
 
     async fn ask(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Value> {
-        let stream = UnixStream::connect(&self.socket).await.map_err(|source| self.unreachable(&source))?;
+        let address = Address::of(&self.socket).map_err(|source| self.unreachable(&source))?;
+        let stream =
+            UnixStream::connect(address.path()).await.map_err(|source| self.unreachable(&source))?;
         let broken = |source: hyper::Error| {
             Error::new(
                 Kind::Unreachable,

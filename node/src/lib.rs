@@ -21,6 +21,7 @@ pub mod offline;
 pub mod params;
 pub mod protocol;
 pub mod service;
+pub mod sockets;
 pub mod supervise;
 pub mod target;
 pub mod target_spec;

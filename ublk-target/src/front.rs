@@ -132,6 +132,10 @@ pub trait FrontEnd {
     /// # Errors
     /// The ring failed.
     fn stop(&mut self, io: &mut FrontIo<'_>) -> io::Result<()>;
+    /// Clients that are connected; 0 where users are not seen (a device's are the kernel's to count).
+    fn clients(&self) -> usize {
+        0
+    }
     /// After `stop` and the engine's end: whether all replies have left.
     fn finished(&self) -> bool;
     /// The volume's size changed (already in `io.volume`).

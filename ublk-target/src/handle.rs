@@ -140,6 +140,8 @@ figures! {
     requests_in_flight,
     /// Requests that were older than the bound when looked at; each counts once.
     stuck_requests,
+    /// Clients that are connected to the front end, if it sees them.
+    clients,
     /// Turns of the loop.
     turns,
     /// 1 while the loop works, 0 while it sleeps in the kernel.

@@ -227,6 +227,7 @@ impl<E: Engine + Allocation> Loop<E> {
             if self.ended(front) {
                 return self.ring.submit();
             }
+            self.handle.figures().clients.set(front.clients() as u64);
             self.handle.figures().awake.set(0);
             self.ring.wait(self.timeout(deadline))?;
             self.handle.figures().turns.add(1);

@@ -17,8 +17,9 @@ use crate::{files, model};
 use std::path::Path;
 use std::sync::Arc;
 
-/// Bytes of the path of a Unix socket at most, the closing zero not counted (kernel).
-const MAX_SOCKET_PATH: usize = 107;
+/// Bytes of the path of a volume's socket at most: clients use the path itself, so the kernel's limit holds, and
+/// the socket is made under its name and one more byte.
+const MAX_SOCKET_PATH: usize = crate::sockets::MAX_ADDRESS - 1;
 
 impl Agent {
     /// `volume attach`: returns when the volume is served and its device or socket opens.
@@ -80,7 +81,7 @@ impl Agent {
         }
         if path.len() > MAX_SOCKET_PATH {
             return Err(Error::invalid(path.clone(), format!("the socket path {path} is too long"))
-                .hint(format!("the kernel takes {MAX_SOCKET_PATH} bytes")));
+                .hint(format!("{MAX_SOCKET_PATH} bytes are possible")));
         }
         let folder = socket.parent().unwrap_or(Path::new("/"));
         if !folder.is_dir() {

@@ -32,7 +32,12 @@ const LAST_ANSWERS: Duration = Duration::from_secs(5);
 /// The file system's.
 pub fn bind(socket: &Path) -> Result<UnixListener> {
     let _ = std::fs::remove_file(socket);
-    let listener = UnixListener::bind(socket).map_err(|source| Error::io("listen on", socket, &source))?;
+    let listen = || {
+        let listener = crate::sockets::listen(socket)?;
+        listener.set_nonblocking(true)?;
+        UnixListener::from_std(listener)
+    };
+    let listener = listen().map_err(|source| Error::io("listen on", socket, &source))?;
     std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))
         .map_err(|source| Error::io("restrict", socket, &source))?;
     Ok(listener)

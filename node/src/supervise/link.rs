@@ -1,6 +1,7 @@
 //! The connection to a target: lines out, lines in, requests answered in order.
 use crate::error::{Error, Kind, Result};
 use crate::protocol::{Answer, FromTarget, MAX_LINE, PROTOCOL_VERSION, Request};
+use crate::sockets;
 use std::collections::VecDeque;
 use std::path::Path;
 use std::time::Duration;
@@ -39,7 +40,8 @@ impl Link {
     /// Connects and hears the target's hello.
     pub async fn connect(socket: &Path, group: &str) -> Result<(Self, Hello)> {
         let fail = |source: &std::io::Error| Error::io("connect to", socket, source);
-        let stream = UnixStream::connect(socket).await.map_err(|source| fail(&source))?;
+        let address = sockets::Address::of(socket).map_err(|source| fail(&source))?;
+        let stream = UnixStream::connect(address.path()).await.map_err(|source| fail(&source))?;
         let (reader, writer) = stream.into_split();
         let mut link =
             Self { reader: BufReader::new(reader), writer, line: Vec::new(), waiting: VecDeque::new() };

@@ -143,7 +143,7 @@ impl Control {
         // The lock says that whoever bound it before is gone.
         let _ = std::fs::remove_file(&socket);
         let listener =
-            UnixListener::bind(&socket).map_err(|source| Error::io("listen on", &socket, &source))?;
+            crate::sockets::listen(&socket).map_err(|source| Error::io("listen on", &socket, &source))?;
         std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o600))
             .map_err(|source| Error::io("restrict", &socket, &source))?;
         let (notes, inbox) = channel();

@@ -21,6 +21,10 @@ use volume::{CopyHealth, Stats};
 pub(super) type Engine = super::open::Served;
 /// The longest that a look at the engine may take: it is answered between two turns of the loop.
 const LOOK_DEADLINE: Duration = Duration::from_secs(2);
+/// How long a detach waits for clients of NBD to go: one that has just closed its connection is not in the way.
+const CLIENTS_DEADLINE: Duration = Duration::from_secs(1);
+/// Pause between two looks at the number of clients.
+const CLIENTS_PAUSE: Duration = Duration::from_millis(5);
 
 /// Serves a group until it is closed or cannot go on.
 ///
@@ -255,6 +259,25 @@ impl Glue {
     }
 }
 
+impl Glue {
+    /// Refuses to take the socket away from connected clients, as the kernel does with an open device.
+    fn wait_without_clients(&self) -> Result<()> {
+        let start = std::time::Instant::now();
+        loop {
+            let clients = self.handle.figures().clients.get();
+            if clients == 0 {
+                return Ok(());
+            }
+            if start.elapsed() >= CLIENTS_DEADLINE {
+                let name = self.spec.volume.name.clone();
+                let message = format!("volume {name} is in use: {clients} connected over NBD");
+                return Err(Error::new(Kind::Refused, name, message).hint("disconnect the clients first"));
+            }
+            std::thread::sleep(CLIENTS_PAUSE);
+        }
+    }
+}
+
 impl Serving for Glue {
     fn status(&self) -> TargetStatus {
         let seen = self.look(|engine| (engine.volume().stats(), engine.volume().sectors()));
@@ -298,8 +321,9 @@ impl Serving for Glue {
     }
 
     fn detach(&self) -> Result<()> {
-        if let Some(device) = &self.device {
-            device.stop().map_err(ublk_error)?;
+        match &self.device {
+            Some(device) => device.stop().map_err(ublk_error)?,
+            None => self.wait_without_clients()?,
         }
         self.handle.stop();
         Ok(())

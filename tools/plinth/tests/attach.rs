@@ -24,6 +24,9 @@ fn what_was_flushed_is_there_after_detach_and_attach() {
     nbd.write(4096, &[7; 8192]);
     nbd.flush();
     assert_eq!(nbd.read(0, 16384)[4096..12288], [7; 8192]);
+    agent.plinth("volume detach v").fails(6, &["volume v is in use", "1 connected over NBD", "disconnect"]);
+    nbd.write(0, &[6; 4096]);
+    nbd.flush();
     drop(nbd);
     let shown = agent.plinth("volume show v -o json").json();
     assert_eq!((&shown["state"], &shown["frontend"]), (&"attached".into(), &"nbd".into()));
@@ -33,6 +36,24 @@ fn what_was_flushed_is_there_after_detach_and_attach() {
     assert_eq!(agent.plinth("volume show v -o json").json()["state"], "detached");
     let mut nbd = attach(&agent);
     assert_eq!(nbd.read(4096, 8192), [7; 8192]);
+}
+
+/// The kernel's address of a socket is short; a state folder may be anywhere.
+#[test]
+fn a_deep_state_folder_is_no_obstacle() {
+    let mut agent = Agent::stopped();
+    agent.state = "a-state-folder/far-down-in-a-tree-of-folders/of-this-machine";
+    std::fs::create_dir_all(agent.path(agent.state).parent().expect("a folder above")).expect("made");
+    agent.run();
+    agent.volume();
+    let mut nbd = attach(&agent);
+    nbd.write(0, &[1; 4096]);
+    agent.kill();
+    agent.run();
+    agent.wait_state("v", "attached");
+    assert_eq!(nbd.read(0, 4096), [1; 4096]);
+    drop(nbd);
+    agent.plinth("volume detach v").ok();
 }
 
 /// The agent is no part of the data path: it may end in any way while requests are served.

@@ -204,6 +204,10 @@ impl FrontEnd for NbdServer {
         Ok(())
     }
 
+    fn clients(&self) -> usize {
+        self.clients.iter().filter(|client| !client.is_free()).count()
+    }
+
     fn finished(&self) -> bool {
         self.clients.iter().all(Client::is_free)
     }

@@ -49,6 +49,8 @@ impl Ran {
 /// An agent and its folder.
 pub struct Agent {
     folder: tempfile::TempDir,
+    /// Name of its state folder.
+    pub state: &'static str,
     process: Option<Child>,
 }
 
@@ -57,7 +59,7 @@ impl Agent {
     pub fn stopped() -> Self {
         let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
         let folder = tempfile::Builder::new().permissions(private).tempdir().expect("a folder");
-        Self { folder, process: None }
+        Self { folder, state: "state", process: None }
     }
 
     /// A running agent.
@@ -89,7 +91,7 @@ impl Agent {
             .arg(self.socket())
             .arg("node")
             .arg("--state")
-            .arg(self.path("state"))
+            .arg(self.state_folder())
             .arg("--no-scan");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         self.process = Some(command.spawn().expect("the agent starts"));
@@ -119,6 +121,11 @@ impl Agent {
     /// Waits until the agent has ended by itself; its exit code.
     pub fn wait_end(&mut self) -> i32 {
         self.process.take().expect("running").wait().expect("gone").code().expect("an exit code")
+    }
+
+    /// Its state folder.
+    fn state_folder(&self) -> PathBuf {
+        self.path(self.state)
     }
 
     /// A path in its folder.
