@@ -85,18 +85,23 @@ fn closed(path: &Path, about: &std::fs::Metadata) -> Result<()> {
 }
 
 async fn serve(options: Options) -> Result<()> {
-    let socket = options.socket.clone();
+    let (socket, metrics) = (options.socket.clone(), options.metrics);
     let agent = crate::agent::blocking(move || Agent::open(options)).await?;
     agent.resume().await?;
-    let listener = http::bind(&socket)?;
     let stop = watch::Sender::new(false);
+    if let Some(address) = metrics {
+        let listener = http::bind_metrics(address).await?;
+        let routes = http::routes::metrics_router(agent.clone(), stop.clone());
+        tokio::spawn(http::serve(routes, listener, stop.clone()));
+    }
+    let listener = http::bind(&socket)?;
     let on = |kind: SignalKind| {
         signal(kind).map_err(|source| Error::general(Kind::Failed, format!("cannot hear signals: {source}")))
     };
     let (mut terminate, mut interrupt) = (on(SignalKind::terminate())?, on(SignalKind::interrupt())?);
     tracing::info!("serving at {}", socket.display());
     tell_service_manager();
-    let serving = http::serve(agent, listener, stop.clone());
+    let serving = http::serve(http::routes::router(agent, stop.clone()), listener, stop.clone());
     tokio::pin!(serving);
     let signalled = tokio::select! {
         // Somebody asked for the end over the socket: all answers have left, that one too.

@@ -26,6 +26,7 @@ use crate::supervise::Supervisor;
 pub(crate) use pools::uuid as parse_id;
 use space::Space;
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -45,6 +46,8 @@ pub struct Options {
     pub links: PathBuf,
     /// Whether drives are also looked for among the kernel's block devices.
     pub scan_devices: bool,
+    /// Where metrics are served beside the socket.
+    pub metrics: Option<SocketAddr>,
 }
 
 impl Options {

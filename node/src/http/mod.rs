@@ -1,4 +1,5 @@
-//! The control socket: HTTP/JSON over a Unix socket that only its owner can open.
+//! The control socket: HTTP/JSON over a Unix socket that only its owner can open. And, if asked for, a port that
+//! shows metrics and health to whoever reaches it, and nothing else.
 //!
 //! Bounded against whoever connects and does not speak: a limit of connections, a deadline for the head of
 //! each request (which also ends idle connections), a limit on bodies (axum's default, 2 MiB).
@@ -7,14 +8,15 @@ pub mod metrics;
 pub mod openapi;
 pub mod routes;
 
-use crate::agent::Agent;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, watch};
 
 /// Connections at once; more wait.
@@ -43,9 +45,49 @@ pub fn bind(socket: &Path) -> Result<UnixListener> {
     Ok(listener)
 }
 
+/// Binds the port for metrics.
+///
+/// # Errors
+/// The address is taken or not one of this machine.
+pub async fn bind_metrics(address: SocketAddr) -> Result<TcpListener> {
+    let refused = |source: std::io::Error| {
+        let kind = match source.kind() {
+            std::io::ErrorKind::PermissionDenied => Kind::Permission,
+            _ => Kind::Refused,
+        };
+        Error::new(kind, address.to_string(), format!("cannot serve metrics at {address}: {source}"))
+            .hint("give another address to --metrics-listen, or leave it away")
+    };
+    let listener = TcpListener::bind(address).await.map_err(refused)?;
+    let bound = listener.local_addr().map_err(refused)?;
+    tracing::info!("metrics at http://{bound}/metrics");
+    Ok(listener)
+}
+
+/// Where connections come from.
+pub trait Listener {
+    /// A connection.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+    /// The next one.
+    fn next(&self) -> impl Future<Output = std::io::Result<Self::Stream>> + Send;
+}
+
+impl Listener for UnixListener {
+    type Stream = tokio::net::UnixStream;
+    async fn next(&self) -> std::io::Result<Self::Stream> {
+        self.accept().await.map(|(stream, _)| stream)
+    }
+}
+
+impl Listener for TcpListener {
+    type Stream = tokio::net::TcpStream;
+    async fn next(&self) -> std::io::Result<Self::Stream> {
+        self.accept().await.map(|(stream, _)| stream)
+    }
+}
+
 /// Serves until `stop` says so; requests that were heard by then are still answered, within `LAST_ANSWERS`.
-pub async fn serve(agent: Arc<Agent>, listener: UnixListener, stop: watch::Sender<bool>) {
-    let routes = routes::router(agent, stop.clone());
+pub async fn serve(routes: axum::Router, listener: impl Listener, stop: watch::Sender<bool>) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut stopped = stop.subscribe();
     loop {
@@ -54,11 +96,11 @@ pub async fn serve(agent: Arc<Agent>, listener: UnixListener, stop: watch::Sende
             _ = stopped.wait_for(|stop| *stop) => break,
         };
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = listener.next() => accepted,
             _ = stopped.wait_for(|stop| *stop) => break,
         };
         let stream = match accepted {
-            Ok((stream, _)) => stream,
+            Ok(stream) => stream,
             Err(error) => {
                 tracing::error!("cannot accept a connection: {error}");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -78,7 +120,11 @@ pub async fn serve(agent: Arc<Agent>, listener: UnixListener, stop: watch::Sende
     }
 }
 
-async fn connection(stream: UnixStream, routes: axum::Router, mut stopped: watch::Receiver<bool>) {
+async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    routes: axum::Router,
+    mut stopped: watch::Receiver<bool>,
+) {
     let service = hyper_util::service::TowerToHyperService::new(routes);
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())

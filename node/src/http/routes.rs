@@ -58,6 +58,16 @@ pub fn router(agent: Arc<Agent>, stop: watch::Sender<bool>) -> Router {
         .with_state(Shared { agent, stop })
 }
 
+/// What the port for metrics shows: nothing that changes anything, no name but those of pools and volumes.
+pub fn metrics_router(agent: Arc<Agent>, stop: watch::Sender<bool>) -> Router {
+    Router::new()
+        .route("/metrics", get(super::metrics::text))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .fallback(not_found)
+        .with_state(Shared { agent, stop })
+}
+
 /// Runs a verb on a thread that may block.
 async fn on<T: Send + 'static>(
     shared: &Shared,

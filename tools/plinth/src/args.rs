@@ -4,6 +4,7 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use node::text::{parse_duration, parse_size};
 use node::{Error, Kind};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -186,9 +187,9 @@ pub struct Node {
     /// Serve other nodes at this address (a later version)
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<String>,
-    /// Serve /metrics at this address (a later version)
-    #[arg(long, value_name = "ADDR")]
-    pub metrics_listen: Option<String>,
+    /// Serve /metrics, /healthz and /readyz at this address too, for everybody who reaches it
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub metrics_listen: Option<SocketAddr>,
     /// Look for drives at known paths only, not among all block devices
     #[arg(long, hide = true)]
     pub no_scan: bool,

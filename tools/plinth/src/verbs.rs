@@ -98,10 +98,6 @@ impl Call<'_> {
                 "serving other nodes is not supported yet; leave --listen away",
             ));
         }
-        if node.metrics_listen.is_some() {
-            let message = "metrics over TCP are not supported yet; read /metrics from the socket";
-            return Err(Error::not_supported(message));
-        }
         node::service::log_to_stderr();
         let program =
             std::env::current_exe().map_err(|source| Error::io("find", Path::new("plinth"), &source))?;
@@ -111,6 +107,7 @@ impl Call<'_> {
             program,
             links: PathBuf::from("/dev/plinth"),
             scan_devices: !node.no_scan,
+            metrics: node.metrics_listen,
         })
     }
 

@@ -296,3 +296,36 @@ impl support::Ran {
         assert_eq!((self.code, self.out.as_str()), (2, ""));
     }
 }
+
+/// The port shows figures and health; verbs are for the socket.
+#[test]
+fn metrics_on_a_port_of_their_own() {
+    use std::io::{Read, Write};
+    let mut agent = Agent::stopped();
+    agent.further = &["--metrics-listen", "127.0.0.1:0"];
+    agent.run();
+    agent.volume();
+    let log = agent.log();
+    let at =
+        log.split("http://").nth(1).and_then(|rest| rest.split('/').next()).expect("an address").to_owned();
+    let get = |path: &str| {
+        let mut stream = std::net::TcpStream::connect(&at).expect("connects");
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: plinth\r\nConnection: close\r\n\r\n").expect("asks");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        answer
+    };
+    let metrics = get("/metrics");
+    assert!(metrics.contains("\nplinth_volume_size_bytes{volume=\"v\",pool=\"p\"} 67108864\n"), "{metrics}");
+    assert!(get("/healthz").starts_with("HTTP/1.1 200"));
+    assert!(get("/readyz").starts_with("HTTP/1.1 200"));
+    for verb in ["/v1/status", "/v1/agent/stop", "/v1/volumes/v"] {
+        assert!(get(verb).starts_with("HTTP/1.1 404"), "{verb}");
+    }
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+    let address = taken.local_addr().expect("bound").to_string();
+    let second =
+        agent.plinth(&format!("--socket @other node --state @second --no-scan --metrics-listen {address}"));
+    assert_eq!(second.code, 6, "{}", second.err);
+    assert!(second.err.contains("cannot serve metrics at"), "{}", second.err);
+}

@@ -51,6 +51,8 @@ pub struct Agent {
     folder: tempfile::TempDir,
     /// Name of its state folder.
     pub state: &'static str,
+    /// Further words for it.
+    pub further: &'static [&'static str],
     process: Option<Child>,
 }
 
@@ -59,7 +61,7 @@ impl Agent {
     pub fn stopped() -> Self {
         let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
         let folder = tempfile::Builder::new().permissions(private).tempdir().expect("a folder");
-        Self { folder, state: "state", process: None }
+        Self { folder, state: "state", further: &[], process: None }
     }
 
     /// A running agent.
@@ -92,7 +94,8 @@ impl Agent {
             .arg("node")
             .arg("--state")
             .arg(self.state_folder())
-            .arg("--no-scan");
+            .arg("--no-scan")
+            .args(self.further);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         self.process = Some(command.spawn().expect("the agent starts"));
     }

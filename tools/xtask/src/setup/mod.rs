@@ -25,7 +25,6 @@ const fn package(name: &'static str, purpose: &'static str, program: Option<&'st
 
 /// Everything that building and testing need beyond Rust, git and a C linker.
 const PACKAGES: &[Package] = &[
-    package("libclang-dev", "the bindings of the ublk library are generated with it", None),
     package("binutils", "strips programs that go into a machine", Some("strip")),
     package("qemu-system-x86", "virtual machines with a kernel that has ublk", Some("qemu-system-x86_64")),
     package("qemu-utils", "qemu-io and qemu-img, clients of the NBD server", Some("qemu-io")),
