@@ -4,9 +4,10 @@
 //! ends, and the agent that starts next takes it over. What tells that a target is gone is the end of its
 //! control connection, which the kernel closes with the process, whether it is our child or not.
 //!
-//! A target that has served once is started anew when it dies, with growing pauses, for as long as its volume
-//! is to be attached; one that never served reports why, and the attachment is undone.
+//! A target that has served once is started anew when it dies, after a pause (see `pauses`), for as long as its
+//! volume is to be attached; one that never served reports why, and the attachment is undone.
 mod link;
+mod pauses;
 mod run;
 
 pub use run::spawn_detached;

@@ -1,5 +1,6 @@
 //! The life of one supervised group: take over or start a target, serve its connection, start the next.
 use super::link::{Hello, Link, Waiter};
+use super::pauses::Pauses;
 use super::{Command, Live, Phase, Slot};
 use crate::agent::{Agent, blocking};
 use crate::catalogue::Severity;
@@ -12,10 +13,6 @@ use std::time::{Duration, Instant};
 use tokio::process::Child;
 use tokio::sync::{mpsc, oneshot};
 
-/// Pauses before a target is started anew, by the number of deaths in a row; the last one repeats.
-const PAUSES_MS: [u64; 7] = [0, 100, 500, 1_000, 5_000, 10_000, 30_000];
-/// A target that served so long starts the count of deaths anew.
-const STEADY: Duration = Duration::from_secs(60);
 /// The longest that a new target may take to listen.
 const LISTEN_DEADLINE: Duration = Duration::from_secs(20);
 /// How often is looked whether a target listens, or whether it is gone.
@@ -25,8 +22,8 @@ const EXIT_DEADLINE: Duration = Duration::from_secs(120);
 
 /// How a connection ended.
 enum End {
-    /// The target is gone without being told to.
-    Died(Option<Error>),
+    /// The target is gone without being told to; how long it had served, if it had.
+    Died { why: Option<Error>, served_for: Option<Duration> },
     /// It was told to detach and did.
     Detached(Callers),
 }
@@ -41,9 +38,8 @@ pub async fn supervise(
     slot: Arc<Slot>,
     mut inbox: mpsc::Receiver<Command>,
 ) {
-    let mut deaths = 0;
+    let mut pauses = Pauses::default();
     let outcome = loop {
-        let started = Instant::now();
         let end = match begin(&agent, &volume).await {
             Ok((link, hello, child)) => {
                 let pid = hello.pid;
@@ -51,20 +47,17 @@ pub async fn supervise(
                 wait_for_exit(pid, child).await;
                 end
             }
-            Err(error) => End::Died(Some(error)),
+            Err(error) => End::Died { why: Some(error), served_for: None },
         };
         match end {
             End::Detached(reply) => break Ok(reply),
-            End::Died(error) => {
+            End::Died { why, served_for } => {
                 let served = agent.has_served(&volume);
-                report_death(&agent, &volume, &slot, served, error.clone());
+                report_death(&agent, &volume, &slot, served, why.clone());
                 if !served {
-                    break Err(error);
+                    break Err(why);
                 }
-                deaths = if started.elapsed() > STEADY { 0 } else { deaths };
-                let pause = PAUSES_MS[usize::min(deaths, PAUSES_MS.len() - 1)];
-                deaths += 1;
-                tokio::time::sleep(Duration::from_millis(pause)).await;
+                tokio::time::sleep(pauses.next(served_for)).await;
             }
         }
     };
@@ -193,6 +186,7 @@ async fn serve(
     let mut detaching = Callers::new();
     let mut closed = false;
     let mut error = None;
+    let mut served_since: Option<Instant> = None;
     loop {
         tokio::select! {
             line = link.next() => match line {
@@ -205,12 +199,17 @@ async fn serve(
                 }
                 Some(FromTarget::Answer(answer)) => link.answered(answer),
                 Some(FromTarget::Notice(Notice::Failed(failure))) => error = Some(failure),
-                Some(FromTarget::Notice(notice)) => heard(agent, volume, slot, &mut link, notice).await,
+                Some(FromTarget::Notice(notice)) => {
+                    if matches!(notice, Notice::Serving { .. }) {
+                        served_since.get_or_insert_with(Instant::now);
+                    }
+                    heard(agent, volume, slot, &mut link, notice).await;
+                }
                 Some(FromTarget::Hello { .. }) => {}
                 None if closed => return End::Detached(detaching),
                 None => {
                     tell(&mut detaching, &died_closing(volume, error.as_ref()));
-                    return End::Died(error);
+                    return End::Died { why: error, served_for: served_since.map(|since| since.elapsed()) };
                 }
             },
             Some(command) = inbox.recv() => match command {
