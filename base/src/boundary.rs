@@ -4,7 +4,7 @@
 //! One pass down, one pass up: the driver hands in requests and completions as they come, then calls the
 //! engine's `poll` once, which appends actions to a list that the driver owns. An action names memory by
 //! `BufId`; its token comes back with its completion, exactly once.
-use crate::{Blocks, BufId, DriveBlock, DriveIx, ExtentNo, RowNo, Sector, Sectors};
+use crate::{Blocks, BufId, DriveBlock, DriveIx, ExtentNo, RowNo, Sector, Sectors, Uuid};
 use alloc::vec::Vec;
 
 /// What the guest asks for.
@@ -104,6 +104,19 @@ pub struct Extent {
     pub extent: ExtentNo,
 }
 
+/// A drive that joins a group: it holds nothing of it yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NewDrive {
+    /// Its identity, from its label.
+    pub uuid: Uuid,
+    /// The number by which the driver knows it, ready for actions.
+    pub handle: DriveIx,
+    /// Its size.
+    pub blocks: Blocks,
+    /// Whether completed writes can be lost until a flush.
+    pub volatile: bool,
+}
+
 /// The extents of one new row, ordered by leg, then column: entry `leg * columns + column`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RowGrant {
@@ -111,6 +124,8 @@ pub struct RowGrant {
     pub row: RowNo,
     /// `legs * columns` extents.
     pub extents: Vec<Extent>,
+    /// Drives of the row that the group's drive table does not list: they get its next indexes, in this order.
+    pub joining: Vec<NewDrive>,
 }
 
 /// What the engine wants done. Every action but `Complete` is answered exactly once.
@@ -138,7 +153,9 @@ pub enum Action {
         /// How it went.
         result: Result<(), Fault>,
     },
-    /// Space runs short: extents for this row are wanted. Answered by `Reply::Row` or `Reply::NoRow`.
+    /// Space runs short: extents for this row are wanted. Answered by `Reply::Row` or `Reply::NoRow`. Asked again
+    /// for a row that was answered with `Reply::Row`, it says that nothing of that grant is used or in flight any
+    /// more: its extents go back, and so do the drives that would have joined with it.
     WantRow {
         /// The row that would be added.
         row: RowNo,

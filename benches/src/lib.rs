@@ -112,7 +112,7 @@ impl NullGroup {
                 self.next_extent += 1;
                 let legs = self.drives.len() as u8;
                 let extents = (0..legs).map(|d| Extent { drive: DriveIx::new(d), extent }).collect();
-                self.engine.reply(Reply::Row(RowGrant { row, extents }));
+                self.engine.reply(Reply::Row(RowGrant { row, extents, joining: Vec::new() }));
             }
             Action::StoreStale { version, .. } => self.engine.reply(Reply::StaleStored { version }),
             Action::Drive { token, drive, op, at, blocks, segments } => {

@@ -85,7 +85,8 @@ impl CopyTable {
         self.entries.iter().map(|entry| entry.version).max().unwrap_or(0)
     }
 
-    /// Adds a drive behind the others: `Current` when a group is made, `CopyState::EMPTY` later.
+    /// Adds a drive behind the others: `Current` when a group is made or when it joins with a row of its own (it
+    /// misses nothing then), `CopyState::EMPTY` when it is to hold what is there already.
     pub fn add(&mut self, entry: CopyEntry) -> Result<DriveIx, Refused> {
         if self.entries.len() == MAX_DRIVES {
             return Err(Refused::Full);

@@ -15,6 +15,8 @@ use fence::DriveSet;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Health {
     Current,
+    /// Its first row is being prepared: written, and nobody counts on it (`group/joining.rs`).
+    Joining,
     Failing,
     Stale,
     Missing,
@@ -93,17 +95,19 @@ impl Drives {
         spared
     }
 
-    pub fn views(&self) -> Vec<DriveView> {
+    /// The first `count` drives, as others may see them: those that the superblock lists.
+    pub fn views(&self, count: usize) -> Vec<DriveView> {
         let view = |index: DriveIx| {
             let drive = self.get(index);
             let health = match drive.health {
                 Health::Current => CopyHealth::Current,
                 Health::Failing => CopyHealth::Failing,
+                Health::Joining => unreachable!("a drive that joins is not listed yet"),
                 Health::Stale => CopyHealth::Stale(drive.flushed),
                 Health::Missing => CopyHealth::Missing,
             };
             DriveView { index, uuid: drive.info.uuid, health, stats: drive.stats }
         };
-        self.all().map(view).collect()
+        self.all().take(count).map(view).collect()
     }
 }

@@ -32,6 +32,7 @@ pub(crate) mod checkpoint;
 pub(crate) mod flush;
 pub(crate) mod growth;
 pub(crate) mod io;
+pub(crate) mod joining;
 pub(crate) mod opening;
 pub(crate) mod pages;
 pub(crate) mod read;
@@ -391,7 +392,7 @@ impl Group {
             space_blocks: u64::from(self.superblock.rows) * self.geometry.row_blocks(),
             free_blocks: self.space.free_now().get(),
             limbo_blocks: self.space.limbo().get(),
-            drives: self.drives.views(),
+            drives: self.drives.views(self.superblock.drives.len()),
             home: self.superblock.home.clone(),
         }
     }

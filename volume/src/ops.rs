@@ -132,6 +132,13 @@ impl Ops {
         self.free.len() == self.entries.len() && self.done.is_empty()
     }
 
+    /// Whether anything of the drives from this one on is in flight or waits to be looked at. Walks the whole
+    /// table: for rare occasions.
+    pub fn busy_from(&self, first: DriveIx) -> bool {
+        let live = self.entries.iter().any(|entry| entry.live && entry.drive >= first);
+        live || self.done.iter().any(|done| done.drive >= first)
+    }
+
     /// How many more jobs can be started.
     pub fn job_room(&self) -> usize {
         self.free_jobs.len()

@@ -63,6 +63,8 @@ planted! {
     FrozenForgotten = "frozen-forgotten",
     /// A discard is forgotten by the checkpoint.
     HoleForgotten = "hole-forgotten",
+    /// A flush leaves out the drives that joined with a later row and hold no superblock.
+    JoinedNotFlushed = "joined-not-flushed",
     /// A row is used before a superblock names it.
     RowTooEarly = "row-too-early",
     /// Recovery takes commits by number alone, whichever activation wrote them and whatever they follow.

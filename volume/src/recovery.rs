@@ -225,6 +225,11 @@ impl Recovery {
         }
     }
 
+    /// The group's drive table, as far as it is known.
+    pub fn drive_table(&self) -> &[CopyEntry] {
+        self.table.entries()
+    }
+
     /// Whether the group can be made.
     pub fn is_done(&self) -> bool {
         self.stage == Stage::Done

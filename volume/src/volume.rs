@@ -8,9 +8,10 @@ use crate::group::{Group, Halt, Turn};
 use crate::recovery::{OpenRequest, Record, Recovery};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use base::limits::{MAX_POLL_ACTIONS, MAX_POLL_SEGMENTS};
+use base::limits::{MAX_DRIVES, MAX_POLL_ACTIONS, MAX_POLL_SEGMENTS};
 use base::{
-    Actions, BufId, Engine, Fault, Instant, IoToken, Memory, Phase, Reply, Request, Sector, Sectors, SlotId,
+    Actions, BufId, DriveIx, Engine, Fault, Instant, IoToken, Memory, Phase, Reply, Request, Sector, Sectors,
+    SlotId, Uuid,
 };
 use rlog::replay::RowCounts;
 
@@ -93,6 +94,26 @@ impl Volume {
             Stage::Serving(group) => group.extent_at(sector, most, memory),
             _ => None,
         }
+    }
+
+    /// The drive at this place of the group's drive table, once a superblock was found.
+    pub fn drive(&self, index: DriveIx) -> Option<Uuid> {
+        let table = match &self.stage {
+            Stage::Recovering(recovery) => recovery.drive_table(),
+            Stage::Opening(group, _) | Stage::Serving(group) => &group.superblock.drives,
+            Stage::Refused => return None,
+        };
+        table.get(usize::from(index.get())).map(|entry| entry.drive)
+    }
+
+    /// The place of a drive in the group's drive table.
+    pub fn index_of(&self, drive: Uuid) -> Option<DriveIx> {
+        self.drives().position(|listed| listed == drive).map(|index| DriveIx::new(index as u8))
+    }
+
+    /// The group's drives, in the order of its drive table. A drive that joins with a row gets the next place.
+    pub fn drives(&self) -> impl Iterator<Item = Uuid> + '_ {
+        (0..MAX_DRIVES as u8).map_while(|index| self.drive(DriveIx::new(index)))
     }
 
     fn group(&self) -> Option<&Group> {

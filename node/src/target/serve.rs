@@ -355,7 +355,7 @@ impl Serving for Glue {
             })?;
             extents.push(Extent { drive: DriveIx::new(drive as u8), extent: ExtentNo::new(extent.extent) });
         }
-        self.handle.reply(Reply::Row(RowGrant { row: RowNo::new(row.row), extents }));
+        self.handle.reply(Reply::Row(RowGrant { row: RowNo::new(row.row), extents, joining: Vec::new() }));
         Ok(())
     }
 

@@ -54,7 +54,7 @@ impl Pool {
             chosen.push(Extent { drive: base::DriveIx::new(drive as u8), extent });
         }
         self.granted.insert(row, chosen.clone());
-        Some(RowGrant { row, extents: chosen })
+        Some(RowGrant { row, extents: chosen, joining: Vec::new() })
     }
 
     /// Rows handed out so far.

@@ -54,6 +54,9 @@ impl Group {
             drives = DriveSet::EMPTY;
             drives.insert(self.rows[0].drive);
         }
+        if self.config.bug(Planted::JoinedNotFlushed) {
+            drives = drives.and(self.home_drives());
+        }
         self.flush_drives(turn, JobKind::Flush, drives);
     }
 

@@ -4,7 +4,13 @@
 //! written to free home pages, then all is flushed, then a superblock version names the new root of the row
 //! pages, and only then is the row used. A crash before that leaves extents that no superblock names: they go
 //! back. The home pages that the old version names are not touched until the new one counts.
+//!
+//! A row that cannot be used (a drive of it failed, a place would have no current copy) is given up before any
+//! version names it, rather than that the group suffers from it: the pool is asked for the same row again, which
+//! says that the grant goes back. From the version on that names it, its places are protected like all others.
+//! Drives that join with a row: see `joining`.
 use super::{Group, Turn};
+use crate::drives::Health;
 use crate::header::Header;
 use crate::ops::{JobId, JobKind, Run};
 use crate::planted::Planted;
@@ -22,6 +28,8 @@ enum Stage {
     Writing(RowGrant),
     Flush(RowGrant, u64),
     Naming(RowGrant, u64),
+    /// Given up; operations of its new drives may still be in flight.
+    Leaving,
 }
 
 /// The growth of a group.
@@ -47,7 +55,8 @@ impl Growth {
 
     /// Whether the group may still grow: nobody has said no.
     pub fn possible(&self) -> bool {
-        self.rows_left && (!self.refused || self.stage != Stage::Idle)
+        let under_way = !matches!(self.stage, Stage::Idle | Stage::Leaving);
+        self.rows_left && (!self.refused || under_way)
     }
 
     /// Whether a row is on its way into the superblock.
@@ -55,12 +64,11 @@ impl Growth {
         matches!(self.stage, Stage::Writing(..) | Stage::Flush(..) | Stage::Naming(..))
     }
 
-    /// The row that is being taken into use: its places must not lose their last current copy either.
+    /// The row that a superblock version may name already: its places must not lose their last current copy.
     pub fn pending(&self) -> &[Extent] {
         match &self.stage {
-            Stage::Idle | Stage::Asked => &[],
-            Stage::Granted(grant) | Stage::Writing(grant) => &grant.extents,
-            Stage::Flush(grant, _) | Stage::Naming(grant, _) => &grant.extents,
+            Stage::Naming(grant, _) => &grant.extents,
+            _ => &[],
         }
     }
 
@@ -118,7 +126,23 @@ impl Group {
             Stage::Writing(grant) => self.row_written_step(grant),
             Stage::Flush(grant, ticket) => self.row_flushed_step(grant, ticket),
             Stage::Naming(grant, version) => self.row_named_step(grant, version),
+            Stage::Leaving => self.leave(),
         }
+    }
+
+    /// The row will not be used. Asked again after a while, like after a refusal: the next grant may be better.
+    fn give_up_row(&mut self) {
+        self.growth.refused = true;
+        self.new_row_pages = None;
+        self.home_pages.forget_new();
+        self.give_up_joining();
+        self.leave();
+    }
+
+    fn leave(&mut self) {
+        let left = self.forget_joining();
+        self.growth.stage = if left { Stage::Idle } else { Stage::Leaving };
+        self.again |= left;
     }
 
     fn ask_for_row<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
@@ -135,13 +159,10 @@ impl Group {
     fn write_row<M: Memory>(&mut self, turn: &mut Turn<'_, M>, grant: RowGrant) {
         let fitting = grant.row.get() == self.superblock.rows
             && grant.extents.len() == self.geometry.row_extents()
-            && grant.extents.iter().all(|e| usize::from(e.drive.get()) < self.drives.list.len())
-            && self.every_place_current(&grant.extents);
+            && self.may_join(&grant)
+            && self.every_place_usable(&grant.extents);
         if !fitting {
-            // Asked again after a while, like after a refusal: the next grant may be better.
-            self.growth.refused = true;
-            self.again = true;
-            return;
+            return self.give_up_row();
         }
         if !self.room(turn, 64) {
             self.growth.stage = Stage::Granted(grant);
@@ -158,6 +179,7 @@ impl Group {
             self.again = true;
             return;
         };
+        self.begin_joining(&grant.joining);
         self.write_headers(turn, job, &grant);
         self.runs.clear();
         for (i, (pba, page)) in pages.written.iter().enumerate() {
@@ -172,12 +194,16 @@ impl Group {
         self.ops.seal_job(job);
     }
 
-    /// Whether every column of a row has a leg on a current drive: what is written to a place without one is
-    /// nowhere.
-    fn every_place_current(&self, row: &[Extent]) -> bool {
+    /// Whether every column of a row has a leg on a drive that is current or joins: what is written to a place
+    /// without one is nowhere.
+    fn every_place_usable(&self, row: &[Extent]) -> bool {
         let columns = usize::from(self.geometry.columns);
         let place = |column: usize| row.iter().skip(column).step_by(columns);
-        (0..columns).all(|column| place(column).any(|e| self.drives.current(e.drive)))
+        let usable = |extent: &Extent| {
+            let drive = self.drives.list.get(usize::from(extent.drive.get()));
+            drive.is_none_or(|drive| matches!(drive.health, Health::Current | Health::Joining))
+        };
+        (0..columns).all(|column| place(column).any(usable))
     }
 
     fn write_headers<M: Memory>(&mut self, turn: &mut Turn<'_, M>, job: JobId, grant: &RowGrant) {
@@ -217,11 +243,7 @@ impl Group {
                 self.growth.stage = Stage::Flush(grant, ticket);
                 self.again = true;
             }
-            Some(false) => {
-                self.growth.refused = true;
-                self.new_row_pages = None;
-                self.home_pages.forget_new();
-            }
+            Some(false) => self.give_up_row(),
         }
     }
 
@@ -230,10 +252,14 @@ impl Group {
             self.growth.stage = Stage::Flush(grant, ticket);
             return;
         }
+        if !self.joining_well() || !self.every_place_usable(&grant.extents) {
+            return self.give_up_row();
+        }
         let tree: &RowPages = self.new_row_pages.as_ref().expect("row pages being named");
         self.superblock.rows += 1;
         (self.superblock.row_pages, self.superblock.row_height) = tree.root();
         let version = self.writer.want();
+        self.end_joining(version);
         let used_early = self.config.bug(Planted::RowTooEarly);
         self.growth.stage = Stage::Naming(grant, if used_early { 0 } else { version });
         self.again = true;

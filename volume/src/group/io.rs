@@ -138,7 +138,7 @@ impl Group {
         memory: &[Segment],
     ) {
         match self.drives.get(extent.drive).health {
-            Health::Current => {
+            Health::Current | Health::Joining => {
                 let token = self.ops.start(Purpose::Job(job), extent.drive, true);
                 let at = self.geometry.drive_block(extent, block);
                 turn.out.drive(token, self.drives.get(extent.drive).handle, DriveOp::Write, at, memory);
@@ -152,7 +152,7 @@ impl Group {
     /// only covers writes that have completed.
     pub fn flush_drive<M: Memory>(&mut self, turn: &mut Turn<'_, M>, job: JobId, drive: DriveIx) {
         match self.drives.get(drive).health {
-            Health::Current if self.drives.get(drive).info.volatile => {
+            Health::Current | Health::Joining if self.drives.get(drive).info.volatile => {
                 let token = self.ops.start(Purpose::Job(job), drive, true);
                 turn.out.drive(
                     token,
@@ -227,7 +227,9 @@ impl Group {
     }
 
     fn part_ended(&mut self, job: JobId, done: Done) {
-        if done.result.is_err() {
+        if done.result.is_err() && self.is_joining(done.drive) {
+            self.joining_failed(job, done.drive);
+        } else if done.result.is_err() {
             let out = self.drive_failed(done.drive);
             let job = self.ops.job_mut(job);
             job.missed.insert(done.drive);

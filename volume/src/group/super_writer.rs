@@ -152,7 +152,8 @@ impl Group {
         self.ops.seal_job(job);
     }
 
-    fn home_drives(&self) -> DriveSet {
+    /// The drives that hold superblocks.
+    pub fn home_drives(&self) -> DriveSet {
         let mut set = DriveSet::EMPTY;
         for home in &self.writer.homes {
             set.insert(home.extent.drive);

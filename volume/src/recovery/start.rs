@@ -18,6 +18,7 @@ use crate::ops::Ops;
 use crate::rows::RowPages;
 use crate::slots::Slots;
 use alloc::vec::Vec;
+use base::limits::MAX_DRIVES;
 use base::{Blocks, CkptNo, DriveIx, Phase, Seq, VolumeId};
 use cow::directory::{CutList, Directory, VolumeEntry, VolumeState};
 use cow::{Delta, Height, Merge, Open, PageCache, Ref, Seal, Space, SpaceConfig};
@@ -42,7 +43,9 @@ fn max_changes(delta_entries: u32) -> u32 {
 impl Recovery {
     /// Makes the group. Nothing is in flight any more.
     pub(crate) fn into_group(mut self) -> Result<Started, Refusal> {
-        let superblock = self.superblock.clone().expect("a superblock was found");
+        let mut superblock = self.superblock.clone().expect("a superblock was found");
+        // Drives that join while the group is served find room.
+        superblock.drives.reserve_exact(MAX_DRIVES - superblock.drives.len());
         let geometry = superblock.geometry;
         let chain = self.chain.take().expect("a chain");
         let records: Vec<Record> = self.replayed.drain(..).flat_map(|r| r.records).collect();

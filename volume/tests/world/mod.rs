@@ -414,7 +414,7 @@ impl World {
                 extents.fill(last);
             }
             self.next_extent += 1;
-            Reply::Row(RowGrant { row: wanted, extents })
+            Reply::Row(RowGrant { row: wanted, extents, joining: Vec::new() })
         } else {
             Reply::NoRow
         };

@@ -235,7 +235,7 @@ impl World {
                 Action::WantRow { row: no } if self.drives.extents < EXTENTS => {
                     let extents = row(self.drives.media.len() as u8, self.drives.extents);
                     self.drives.extents += 1;
-                    self.engine.reply(Reply::Row(RowGrant { row: no, extents }));
+                    self.engine.reply(Reply::Row(RowGrant { row: no, extents, joining: Vec::new() }));
                 }
                 Action::WantRow { .. } => self.engine.reply(Reply::NoRow),
                 Action::StoreStale { version, .. } => self.engine.reply(Reply::StaleStored { version }),

@@ -158,7 +158,7 @@ impl Machine {
             Action::Complete { slot, result } => self.answered[usize::from(slot.0)] = Some(result),
             Action::WantRow { row } => {
                 let reply = match self.grants.pop_front() {
-                    Some(extents) => Reply::Row(RowGrant { row, extents }),
+                    Some(extents) => Reply::Row(RowGrant { row, extents, joining: Vec::new() }),
                     None => Reply::NoRow,
                 };
                 self.engine.reply(reply);
