@@ -143,6 +143,8 @@ pub(crate) struct Group {
     pub closing: bool,
     /// Scratch: the runs of one unit of work.
     pub runs: Vec<Run>,
+    /// What the running checkpoint writes next.
+    pub gathered: checkpoint::Gathered,
     pub columns: io::ColumnIo,
 }
 
@@ -344,6 +346,8 @@ impl Group {
 
     /// Ends a pass early if the list of actions is full: `poll` is then called again.
     pub fn room<M: Memory>(&mut self, turn: &Turn<'_, M>, actions: usize) -> bool {
+        // What a checkpoint has gathered is written in this poll: its room is taken.
+        let actions = actions + self.gathered.len() * usize::from(self.geometry.legs);
         let fits = turn.fits(actions) && self.ops.room() >= actions && self.ops.job_room() >= 8;
         self.again |= !fits && self.ops.room() >= actions && self.ops.job_room() >= 8;
         fits

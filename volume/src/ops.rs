@@ -19,10 +19,10 @@ pub(crate) struct JobId(pub u16);
 pub(crate) enum JobKind {
     /// A commit and its data; the index into the commits in flight.
     Commit(u8),
-    /// A page that the merge sealed.
-    MergePage(BufId),
-    /// A page or bitmap that the seal of the directory wrote.
-    SealBlock(BufId),
+    /// Pages that the merge sealed: a bit for each of its buffers.
+    MergePages(u64),
+    /// Pages and bitmaps that the seal of the directory wrote: a bit for each of its buffers.
+    SealBlocks(u64),
     /// One step of writing a superblock version.
     Superblock,
     /// A flush of every current drive.

@@ -11,8 +11,10 @@
 //! two pages. An attempt that fails (a page of the old map is lost on every leg) leaves the group read-only.
 use super::write::Mark;
 use super::{Group, Halt, Turn};
+use crate::buffers::{MERGE_BUFFERS, SEAL_BUFFERS};
 use crate::ops::{JobKind, Run};
 use crate::planted::Planted;
+use alloc::vec::Vec;
 use base::{Blocks, BufId, CkptNo, Memory, Pba, Seq};
 use cow::directory::{CutEntry, CutList, VolumeEntry, Volumes};
 use cow::{Class, Reap, ReapStep, Ref, SealStep, Sink, Space, Step};
@@ -78,6 +80,29 @@ impl Checkpoint {
     }
 }
 
+/// Blocks of a checkpoint that are to be written, gathered over the steps of one poll: a merge takes most of its
+/// blocks side by side, so that tens of pages become one write of each leg. None outlives the poll.
+#[derive(Debug)]
+pub(crate) struct Gathered {
+    runs: Vec<Run>,
+    /// Their buffers, a bit for each, counted from the first one of the merge or the seal.
+    buffers: u64,
+}
+
+const _: () = assert!(MERGE_BUFFERS <= u64::BITS && SEAL_BUFFERS <= u64::BITS);
+
+impl Gathered {
+    /// Nothing.
+    pub fn new() -> Self {
+        Self { runs: Vec::with_capacity(u64::BITS as usize), buffers: 0 }
+    }
+
+    /// How many blocks it holds.
+    pub fn len(&self) -> usize {
+        self.runs.len()
+    }
+}
+
 /// Where the merge takes blocks from and reports to.
 struct SpaceSink<'a> {
     space: &'a mut Space,
@@ -113,12 +138,17 @@ impl Group {
             return self.give_up_checkpoint();
         }
         self.begin_checkpoint();
+        self.again |= self.checkpoint_steps(turn);
+        self.write_gathered(turn);
+    }
+
+    /// The steps of one poll. Whether there are more that wait for nothing.
+    fn checkpoint_steps<M: Memory>(&mut self, turn: &mut Turn<'_, M>) -> bool {
         for _ in 0..STEPS_PER_POLL {
             if !self.room(turn, 2 * base::limits::MAX_LEGS) {
-                return;
+                return false;
             }
-            let before = self.checkpoint.stage;
-            let goes_on = match before {
+            let goes_on = match self.checkpoint.stage {
                 Stage::Idle => false,
                 Stage::Sort => self.sort_step(),
                 Stage::Merge => self.merge_step(turn),
@@ -129,10 +159,10 @@ impl Group {
                 Stage::Limbo => self.limbo_step(),
             };
             if !goes_on {
-                return;
+                return false;
             }
         }
-        self.again = true;
+        true
     }
 
     /// A halted group finishes nothing: its last durable checkpoint and the log stay as they are.
@@ -213,7 +243,7 @@ impl Group {
         match self.merge.step(&self.frozen, &mut self.cache, turn.memory, &mut sink) {
             Step::Need(page) => self.need_page(turn, &page),
             Step::Write { page, buf } => {
-                self.write_block(turn, JobKind::MergePage(buf), page.pba, buf);
+                self.gather_block(page.pba, buf, self.buffers.merge);
                 true
             }
             Step::More => true,
@@ -261,11 +291,30 @@ impl Group {
         false
     }
 
-    fn write_block<M: Memory>(&mut self, turn: &mut Turn<'_, M>, kind: JobKind, pba: Pba, buf: BufId) {
+    /// Notes a block that is to be written; `first` is the first buffer of its kind.
+    fn gather_block(&mut self, pba: Pba, buf: BufId, first: BufId) {
+        let bit = 1u64 << (buf.get() - first.get());
+        assert!(self.gathered.buffers & bit == 0, "{buf:?} is gathered twice");
+        self.gathered.buffers |= bit;
+        self.gathered.runs.push(Run { pba, buf, blocks: 1 });
+    }
+
+    /// Writes what was gathered. There is room: `room` counts it in.
+    fn write_gathered<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+        if self.gathered.runs.is_empty() {
+            return;
+        }
+        // Neither stage ends before its last write has.
+        let kind = match self.checkpoint.stage {
+            Stage::Merge => JobKind::MergePages(self.gathered.buffers),
+            Stage::Seal => JobKind::SealBlocks(self.gathered.buffers),
+            other => panic!("blocks are gathered in stage {other:?}"),
+        };
+        self.gathered.buffers = 0;
         let job = self.ops.open_job(kind);
-        self.runs.clear();
-        self.runs.push(Run { pba, buf, blocks: 1 });
+        core::mem::swap(&mut self.runs, &mut self.gathered.runs);
         self.write_runs(turn, job);
+        core::mem::swap(&mut self.runs, &mut self.gathered.runs);
         self.ops.seal_job(job);
     }
 
@@ -317,7 +366,7 @@ impl Group {
                 true
             }
             SealStep::WriteBlock { pba, buf } => {
-                self.write_block(turn, JobKind::SealBlock(buf), pba, buf);
+                self.gather_block(pba, buf, self.buffers.seal);
                 true
             }
             SealStep::More => true,

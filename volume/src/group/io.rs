@@ -33,6 +33,11 @@ impl ColumnIo {
     }
 }
 
+/// Numbers of the bits that are set.
+fn bits(set: u64) -> impl Iterator<Item = u32> {
+    (0..u64::BITS).filter(move |n| set & (1 << n) != 0)
+}
+
 impl Group {
     /// The extent of a place.
     pub fn extent(&self, row: RowNo, leg: LegId, column: Column) -> Extent {
@@ -271,22 +276,27 @@ impl Group {
     fn job_settled<M: Memory>(&mut self, turn: &mut Turn<'_, M>, kind: JobKind, job: Job) {
         match kind {
             JobKind::Commit(index) => self.commit_settled(index, job.lost),
-            JobKind::MergePage(buf) if job.lost => {
-                self.merge.written(buf);
-                self.halt(Halt::MapFailed);
+            JobKind::MergePages(buffers) => {
+                let first = self.buffers.merge;
+                bits(buffers).for_each(|n| self.merge.written(first.plus(n)));
+                self.checkpoint_write_ended(job);
             }
-            JobKind::MergePage(buf) => self.merge.written(buf),
-            JobKind::SealBlock(buf) => {
-                self.seal.written(buf);
-                if job.lost {
-                    self.halt(Halt::MapFailed);
-                }
+            JobKind::SealBlocks(buffers) => {
+                let first = self.buffers.seal;
+                bits(buffers).for_each(|n| self.seal.written(first.plus(n)));
+                self.checkpoint_write_ended(job);
             }
             JobKind::Superblock => self.superblock_step_settled(turn, job),
             JobKind::Flush => self.flush_settled(job),
             JobKind::Row => self.row_written(job.lost),
             JobKind::Repair(index) => self.repair_written(index, job),
             JobKind::Unwatched => {}
+        }
+    }
+
+    fn checkpoint_write_ended(&mut self, job: Job) {
+        if job.lost {
+            self.halt(Halt::MapFailed);
         }
     }
 

@@ -5,7 +5,7 @@ use crate::config::{Config, MAX_COMMITS};
 use crate::config::{DriveInfo, DriveStats, Refusal};
 use crate::drives::{Drive, Drives, Health};
 use crate::flusher::Flusher;
-use crate::group::checkpoint::{Checkpoint, REAP_LEAF_CHANGES, REAP_LEAVES};
+use crate::group::checkpoint::{Checkpoint, Gathered, REAP_LEAF_CHANGES, REAP_LEAVES};
 use crate::group::growth::Growth;
 use crate::group::io::ColumnIo;
 use crate::group::pages::PageReads;
@@ -112,6 +112,7 @@ impl Recovery {
             again: true,
             closing: false,
             runs: Vec::with_capacity(crate::config::MAX_COMMIT_DATA_BLOCKS),
+            gathered: Gathered::new(),
             columns: ColumnIo::new(),
             superblock,
             config,
