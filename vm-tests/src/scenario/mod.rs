@@ -44,8 +44,10 @@ pub struct Scenario {
     pub fetched: &'static [(&'static str, &'static str)],
     /// Whether it needs the product's binary.
     pub product: bool,
-    /// The counts of one run: divided by ten in the smoke set.
+    /// The count of a run with `--full`.
     pub rounds: u64,
+    /// The count of any other run, the smoke set's among them.
+    pub smoke_rounds: u64,
     /// When it is given up.
     pub limit: Duration,
     /// On which kernels it runs in the smoke set; none keeps it out.
@@ -75,7 +77,7 @@ pub struct Bench {
     pub unit: PathBuf,
     /// How many rounds a scenario makes, if not its own number.
     pub rounds: Option<u64>,
-    /// Whether the stated counts run instead of a tenth.
+    /// Whether the full counts run instead of those of the smoke set.
     pub full: bool,
     /// What random choices start from.
     pub seed: u64,
@@ -221,13 +223,11 @@ impl<'a> Session<'a> {
         self.checks.push((name, outcome));
     }
 
-    /// How many rounds this run makes: the stated count, or a tenth of it.
+    /// How many rounds this run makes.
     #[must_use]
     pub fn rounds(&self) -> u64 {
-        if let Some(rounds) = self.bench.rounds {
-            return rounds;
-        }
-        if self.bench.full { self.scenario.rounds } else { self.scenario.rounds.div_ceil(10) }
+        let stated = if self.bench.full { self.scenario.rounds } else { self.scenario.smoke_rounds };
+        self.bench.rounds.unwrap_or(stated)
     }
 
     /// The conversation with the machine of the given boot; its console is beside it.

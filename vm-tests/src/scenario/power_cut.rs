@@ -1,11 +1,12 @@
 //! `power-cut`, outside: the machine is killed at a random instant, its drives are made anew as a power cut
 //! leaves them, and what the volume then holds is compared with what it may hold.
 //!
-//! One round: boot on the drives of the last round; let the load run for a while; kill; rebuild each drive
-//! from its own write log, each leg with its own unflushed tail kept, dropped or torn; check the drives
-//! offline; open them on this host and compare every block with the oracle; boot on. The machine says a
-//! checksum of the whole volume after it attached, which must be that of what was read here: two opens of
-//! one recovered volume see the same (contract C4).
+//! One cut: boot on the drives of the last cut; let the load run for a while; kill. Then, several times over,
+//! rebuild each drive from its own write log, each leg with its own unflushed tail kept, dropped or torn;
+//! check the drives offline; open them on this host and compare every block with the oracle. The next machine
+//! boots on the last of these sets, every other time before this host has recovered it. It says a checksum of
+//! the whole volume after it attached, which must be that of what was read here: two opens of one volume see
+//! the same (contract C4). Behind the last cut of a pool one more machine comes up, without load.
 
 use super::Session;
 use super::native::{Native, fsck};
@@ -13,7 +14,7 @@ use crate::children::run_checked;
 use crate::error::{Context, Error, Result};
 use crate::guest::Fnv;
 use crate::machine::{Drive, Machine};
-use crate::oracle::{BLOCK_BYTES, Fact, Oracle};
+use crate::oracle::{BLOCK_BYTES, Fact, Oracle, Settled};
 use crate::protocol::Message;
 use crate::random::Random;
 use crate::writelog::{Log, Manner, rebuild};
@@ -24,30 +25,34 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// The volume: four writers' windows and room around them.
-const VOLUME_MIB: u64 = 256;
+const VOLUME_MIB: u64 = 128;
 /// A new pool is made after so many cuts, so that young and old ones are cut.
 const CUTS_PER_POOL: u64 = 5;
+/// Sets of drives that are made of one cut, each with other fates of the unflushed writes.
+const SETS: u64 = 3;
 /// The load runs between these two before the cut.
 const SHORTEST: Duration = Duration::from_millis(100);
-const LONGEST: Duration = Duration::from_millis(4_000);
+const LONGEST: Duration = Duration::from_millis(3_000);
 
 /// The host's half.
 pub fn run(session: &mut Session<'_>) -> Result<()> {
-    let plinth = session.bench.plinth.clone();
-    let plinth = plinth.ok_or_else(|| Error::missing("the plinth binary was not built"))?;
     let mut random = Random::new(session.bench.seed);
     let mut chain: Option<Chain> = None;
     for cut in 0..session.rounds() {
-        if cut.is_multiple_of(CUTS_PER_POOL) {
-            chain = None;
-        }
         let current = match chain.take() {
             Some(chain) => chain,
             None => Chain::new(session)?,
         };
-        let next = one_cut(session, current, &plinth, cut, &mut random);
-        match next {
-            Ok(next) => chain = Some(next),
+        let last = (cut + 1).is_multiple_of(CUTS_PER_POOL) || cut + 1 == session.rounds();
+        let outcome = one_cut(session, current, cut, &mut random).and_then(|mut next| {
+            if last {
+                come_up(session, &mut next)?;
+                return Ok(None);
+            }
+            Ok(Some(next))
+        });
+        match outcome {
+            Ok(next) => chain = next,
             Err(error) => {
                 session.check(format!("cut-{cut}"), Err(error.to_string()));
                 keep(session, cut)?;
@@ -62,8 +67,8 @@ pub(super) struct Chain {
     pub(super) drives: Vec<Drive>,
     pub(super) oracle: Oracle,
     pub(super) cuts: u64,
-    /// The checksum of the volume as it was read on this host after the last cut.
-    sum: Option<String>,
+    /// The last cut and the checksum of the volume as it was read on this host after it.
+    sum: Option<(u64, String)>,
 }
 
 impl Chain {
@@ -72,61 +77,111 @@ impl Chain {
     }
 }
 
-fn one_cut(
-    session: &mut Session<'_>,
-    mut chain: Chain,
-    plinth: &Path,
-    cut: u64,
-    random: &mut Random,
-) -> Result<Chain> {
+fn one_cut(session: &mut Session<'_>, mut chain: Chain, cut: u64, random: &mut Random) -> Result<Chain> {
     let bases = copy_bases(&chain.drives)?;
     let span = u64::try_from((LONGEST - SHORTEST).as_millis()).expect("a few seconds");
     let load_for = SHORTEST + Duration::from_millis(random.below(span));
     // From a database's rate of flushes to almost none.
     let flush_one_in = [6, 40, 400][usize::try_from(random.below(3)).expect("small")];
     let sum = load_and_cut(session, &mut chain, load_for, flush_one_in)?;
-    if let (Some(here), Some(there)) = (&chain.sum, &sum) {
-        let outcome = if here == there { Ok(()) } else { Err(format!("{here} outside, {there} inside")) };
-        session.check(format!("cut-{cut}-same-inside"), outcome);
+    same_inside(session, &chain, sum);
+    let (facts, flushes) = (chain.oracle.facts, chain.oracle.flushes);
+    eprintln!("  cut {cut}: after {} ms, {facts} facts, {flushes} flushes", load_for.as_millis());
+    let before = chain.oracle.clone();
+    let mut logs = Vec::new();
+    for drive in &chain.drives {
+        logs.push(Log::read(log_of(drive), session.scenario.drive_mib << 20)?);
     }
-    let mut tails = Vec::new();
-    for (drive, base) in chain.drives.iter().zip(&bases) {
-        let log_path = drive.log.as_ref().expect("the drives of a cut are logged");
-        let log = Log::read(log_path, session.scenario.drive_mib << 20)?;
-        let fate = rebuild(log_path, &log, base, Manner::HONEST, random.draw())?;
-        tails.push(format!("{} kept {} dropped {} torn", fate.kept, fate.dropped, fate.torn));
-        fs::rename(base, &drive.image).doing(|| format!("replace {}", drive.image.display()))?;
-        session.images += 1;
+    for set in 0..SETS {
+        let mut tails = Vec::new();
+        for ((drive, base), log) in chain.drives.iter().zip(&bases).zip(&logs) {
+            copy_sparse(base, &drive.image)?;
+            let fate = rebuild(log_of(drive), log, &drive.image, Manner::HONEST, random.draw())?;
+            tails.push(format!("{} kept {} dropped {} torn", fate.kept, fate.dropped, fate.torn));
+            session.images += 1;
+        }
+        // Every other time, the machine that follows recovers the drives itself.
+        let untouched =
+            if set + 1 == SETS && cut.is_multiple_of(2) { Some(copy_bases(&chain.drives)?) } else { None };
+        chain.oracle = before.clone();
+        let (settled, sum) = open_here(session, &mut chain)?;
+        let Settled { blocks, older } = settled;
+        eprintln!("    tails {}; {blocks} blocks right, {older} lost a late write", tails.join(" and "));
+        chain.sum = Some((cut, sum));
+        for (copy, drive) in untouched.iter().flatten().zip(&chain.drives) {
+            fs::rename(copy, &drive.image).doing(|| format!("replace {}", drive.image.display()))?;
+        }
     }
+    session.check(format!("cut-{cut}"), Ok(()));
+    chain.cuts += 1;
+    Ok(chain)
+}
+
+/// Opens the drives on this host: checked offline before and after, and every block is one that it may be.
+/// Returns what the comparison saw and the checksum of the volume.
+fn open_here(session: &Session<'_>, chain: &mut Chain) -> Result<(Settled, String)> {
+    let plinth = session.bench.plinth.as_deref();
+    let plinth = plinth.ok_or_else(|| Error::missing("the plinth binary was not built"))?;
     let images: Vec<PathBuf> = chain.drives.iter().map(|d| d.image.clone()).collect();
     let content = session.folder.join("volume");
-    // A pool that was cut before its first volume was durable is not looked at: it has nothing to lose.
     fsck(plinth, &images)?;
     let native = Native::start(plinth, &session.folder.join("native"))?;
     native.copy_volume(&images, crate::guest::VOLUME, &content)?;
     native.stop()?;
     fsck(plinth, &images)?;
-    let (facts, flushes) = (chain.oracle.facts, chain.oracle.flushes);
     let file = fs::File::open(&content).doing(|| format!("open {}", content.display()))?;
-    let settled = chain.oracle.settle(|block| read_block(&file, block));
-    if let Ok(settled) = &settled {
-        eprintln!(
-            "  cut {cut}: after {} ms, {facts} facts, {flushes} flushes; tails {}; {} blocks right, {} lost a late write",
-            load_for.as_millis(),
-            tails.join(" and "),
-            settled.blocks,
-            settled.older
-        );
+    match chain.oracle.settle(|block| read_block(&file, block)) {
+        Ok(settled) => Ok((settled, checksum(&content)?)),
+        Err(wrong) => Err(Error::failed(format!("the volume holds what it must not: {}", wrong.join("; ")))),
     }
-    let outcome = settled.map(|_| ()).map_err(|wrong| wrong.join("; "));
-    let right = outcome.is_ok();
-    session.check(format!("cut-{cut}"), outcome);
-    if !right {
-        return Err(Error::failed("the volume holds what it must not"));
+}
+
+/// Whether the machine read what was read here after the cut before.
+fn same_inside(session: &mut Session<'_>, chain: &Chain, sum: Option<String>) {
+    if let Some((cut, here)) = &chain.sum {
+        let there = sum.unwrap_or_else(|| "nothing".to_owned());
+        let outcome = if *here == there { Ok(()) } else { Err(format!("{here} outside, {there} inside")) };
+        session.check(format!("cut-{cut}-boots-on"), outcome);
     }
-    chain.sum = Some(checksum(&content)?);
-    chain.cuts += 1;
-    Ok(chain)
+}
+
+/// One more machine on the drives of the last cut: the volume is served, closed, and its drives are checked.
+fn come_up(session: &mut Session<'_>, chain: &mut Chain) -> Result<()> {
+    let mut machine = session.boot(&chain.drives, &words(session, chain, false, 1))?;
+    let deadline = Instant::now() + session.scenario.limit;
+    let mut sum = None;
+    loop {
+        let message = machine.next(deadline)?;
+        let over = matches!(message, Message::Result(_));
+        take(message, &mut chain.oracle, &mut sum)?;
+        if over {
+            break;
+        }
+    }
+    same_inside(session, chain, sum);
+    Ok(())
+}
+
+fn log_of(drive: &Drive) -> &Path {
+    drive.log.as_ref().expect("the drives of a cut are logged")
+}
+
+/// What the half inside is told.
+fn words(
+    session: &Session<'_>,
+    chain: &Chain,
+    loads: bool,
+    flush_one_in: u64,
+) -> [(&'static str, String); 6] {
+    [
+        ("bare", u64::from(!session.scenario.product).to_string()),
+        ("resumes", u64::from(chain.cuts > 0).to_string()),
+        ("loads", u64::from(loads).to_string()),
+        ("flush_one_in", flush_one_in.to_string()),
+        ("volume_mib", VOLUME_MIB.to_string()),
+        // Versions never repeat within a chain: an older content must be told from a newer.
+        ("first_version", ((chain.cuts + 1) << 32).to_string()),
+    ]
 }
 
 /// Boots, waits for the load, lets it run, cuts, and takes everything that was still on its way. Returns the
@@ -137,20 +192,12 @@ pub(super) fn load_and_cut(
     load_for: Duration,
     flush_one_in: u64,
 ) -> Result<Option<String>> {
-    let parameters = [
-        ("bare", u64::from(!session.scenario.product).to_string()),
-        ("resumes", u64::from(chain.cuts > 0).to_string()),
-        ("flush_one_in", flush_one_in.to_string()),
-        ("volume_mib", VOLUME_MIB.to_string()),
-        // Versions never repeat within a chain: an older content must be told from a newer.
-        ("first_version", ((chain.cuts + 1) << 32).to_string()),
-    ];
     for drive in &chain.drives {
         if let Some(log) = &drive.log {
             fs::write(log, []).doing(|| format!("empty {}", log.display()))?;
         }
     }
-    let mut machine = session.boot(&chain.drives, &parameters)?;
+    let mut machine = session.boot(&chain.drives, &words(session, chain, true, flush_one_in))?;
     let mut sum = None;
     let mut until = Instant::now() + session.scenario.limit;
     loop {

@@ -24,6 +24,7 @@ const USUAL: Scenario = Scenario {
     fetched: &[],
     product: true,
     rounds: 1,
+    smoke_rounds: 1,
     limit: LIMIT,
     smoke: NEVER,
     host: simple,
@@ -60,13 +61,15 @@ pub const ALL: &[Scenario] = &[
         name: "attach-verify",
         about: "verified load from 512 bytes to 256 KiB, discards, parameters, detach and attach",
         rounds: 640,
-        smoke: NEWEST,
+        smoke_rounds: 64,
+        smoke: BOTH,
         ..USUAL
     },
     Scenario {
         name: "fsx",
         about: "random operations against a model",
         rounds: 100_000,
+        smoke_rounds: 10_000,
         smoke: NEWEST,
         ..USUAL
     },
@@ -76,6 +79,7 @@ pub const ALL: &[Scenario] = &[
         modules: &["ublk_drv", "ext4"],
         programs: &["mkfs.ext4", "e2fsck"],
         rounds: 500,
+        smoke_rounds: 50,
         smoke: NEWEST,
         ..USUAL
     },
@@ -85,6 +89,7 @@ pub const ALL: &[Scenario] = &[
         modules: &["ublk_drv", "xfs"],
         programs: &["mkfs.xfs", "xfs_repair"],
         rounds: 500,
+        smoke_rounds: 50,
         smoke: NEWEST,
         ..USUAL
     },
@@ -93,6 +98,7 @@ pub const ALL: &[Scenario] = &[
         name: "kill-target",
         about: "the serving process is killed again and again under load",
         rounds: 50,
+        smoke_rounds: 5,
         limit: Duration::from_secs(1200),
         smoke: BOTH,
         ..USUAL
@@ -112,8 +118,9 @@ pub const ALL: &[Scenario] = &[
         about: "the power is cut under load; each drive loses its own unflushed writes",
         drive_mib: 512,
         programs: &[],
-        rounds: 30,
-        smoke: NEWEST,
+        rounds: 100,
+        smoke_rounds: 10,
+        smoke: BOTH,
         limit: Duration::from_secs(180),
         host: power_cut::run,
         ..USUAL
@@ -151,6 +158,7 @@ pub const ALL: &[Scenario] = &[
         modules: &["ublk_drv", "ext4"],
         programs: &["mkfs.ext4", "e2fsck", "lsblk"],
         rounds: 1600,
+        smoke_rounds: 160,
         host: demo::run,
         ..USUAL
     },
@@ -161,7 +169,8 @@ pub const ALL: &[Scenario] = &[
         modules: &["ublk_drv", "raid1", "raid10"],
         programs: &["fio", "taskset"],
         fetched: &[("mdadm", "/sbin/mdadm")],
-        rounds: 3,
+        rounds: 5,
+        smoke_rounds: 3,
         limit: Duration::from_secs(1800),
         host: bench::run,
         ..USUAL

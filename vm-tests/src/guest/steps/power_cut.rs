@@ -19,7 +19,8 @@ const STRIDE: u64 = 8192;
 /// The largest request.
 const LARGEST_BLOCKS: u64 = 16;
 
-/// Makes the volume, or takes it over from the drives as the last cut left them, and loads it.
+/// Makes the volume, or takes it over from the drives as the last cut left them, and loads it until the power is
+/// cut. Behind the last cut there is no load: the volume comes up, is closed, and its drives are checked.
 pub(super) fn run(guest: &mut Guest) -> Result<()> {
     let drives = guest.drives()?;
     let device = if guest.number("bare")? == 1 {
@@ -37,6 +38,10 @@ pub(super) fn run(guest: &mut Guest) -> Result<()> {
     };
     let sum = guest.checksum(&device)?;
     guest.tell(format!("sum {sum}"));
+    if guest.number("loads")? == 0 {
+        guest.detach()?;
+        return guest.stop_and_fsck(&drives);
+    }
     let first_version = guest.number("first_version")?;
     let seed = guest.number("seed")?;
     let flush_one_in = guest.number("flush_one_in")?;
