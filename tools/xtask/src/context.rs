@@ -70,17 +70,22 @@ impl Workspace {
     /// # Errors
     /// The ledger cannot be written.
     pub fn append_ledger(&self, command: &str, closing: &str) -> Result<()> {
-        let first_word = |program: &str, args: &[&str]| {
-            let output = std::process::Command::new(program).args(args).current_dir(&self.root).output();
-            let text = output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
-            text.split_whitespace().next().unwrap_or("unknown").to_owned()
-        };
-        let day = first_word("date", &["-u", "+%Y-%m-%d"]);
-        let commit = first_word("git", &["rev-parse", "--short", "HEAD"]);
+        let (day, commit) = (self.first_word("date", &["-u", "+%Y-%m-%d"]), self.commit());
         let path = self.root.join("docs/ledger.md");
         let text = fs::read_to_string(&path).doing(|| format!("read {}", path.display()))?;
         let row = format!("| {day} | {commit} | `{command}` | {closing} |");
         fs::write(&path, insert_run(&text, &row)).doing(|| format!("write {}", path.display()))
+    }
+
+    /// The commit of the workspace, shortened.
+    pub fn commit(&self) -> String {
+        self.first_word("git", &["rev-parse", "--short", "HEAD"])
+    }
+
+    fn first_word(&self, program: &str, args: &[&str]) -> String {
+        let output = std::process::Command::new(program).args(args).current_dir(&self.root).output();
+        let text = output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
+        text.split_whitespace().next().unwrap_or("unknown").to_owned()
     }
 
     /// Writes `target/xtask/COMMAND.json`.

@@ -4,6 +4,7 @@
 //! closing line that other programs read, writes `target/xtask/COMMAND.json`, and exits 1 on any failure,
 //! 2 on words it does not know, 3 when a tool or package is missing, 130 when it was interrupted.
 
+mod bench;
 mod build;
 mod commands;
 mod context;
@@ -27,7 +28,9 @@ const USAGE: &str = "cargo xtask COMMAND
   kills [--kills N]                           kills of the serving process
   vm [--list] [SCENARIO...] [--kernel 6.12|newest] [--full]   scenarios in virtual machines
   power-cut --cuts N                          power cuts of a virtual machine
-  bench [...]                                 the benches";
+  bench                                       the benches of the engine
+  bench vm [--kernel 6.12|newest] [--rounds N]   the product and md over the same drives, in a machine
+  bench compare [...]                         both, each row against its bar (no bar is set yet: `-`)";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -51,6 +54,7 @@ fn run(words: &[String]) -> Result<ExitCode> {
         "test" => test::command(&workspace, rest)?,
         "vm" => vm::command(&workspace, rest)?,
         "demo" => demo::command(&workspace, rest)?,
+        "bench" => bench::command(&workspace, rest)?,
         "power-cut" => vm::power_cut(&workspace, rest)?,
         "help" | "--help" | "-h" => {
             println!("{USAGE}");
