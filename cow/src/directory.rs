@@ -207,6 +207,9 @@ pub struct VolumeEntry {
     pub sectors: Sectors,
     /// The Seq that created it.
     pub created: Seq,
+    /// Blocks of data that its map refers to as of the checkpoint, and those that subtrees cut off it still hold.
+    /// A figure for people: nothing is decided by it.
+    pub data: Blocks,
     /// The root of its map as of the checkpoint: a page or a hole.
     pub root: Ref,
     /// Its identity.
@@ -220,6 +223,7 @@ impl VolumeEntry {
         to[VOLUME_STATE] = self.state as u8;
         codec::put_u64(to, VOLUME_SECTORS, self.sectors.get());
         codec::put_u64(to, VOLUME_CREATED, self.created.get());
+        codec::put_u64(to, VOLUME_DATA, self.data.get());
         self.root.encode(&mut to[VOLUME_ROOT..]);
         codec::put_uuid(to, VOLUME_UUID, self.uuid);
     }
@@ -236,6 +240,7 @@ impl VolumeEntry {
             state: VolumeState::Live,
             sectors: Sectors::new(codec::u64_at(from, VOLUME_SECTORS)),
             created: Seq::new(codec::u64_at(from, VOLUME_CREATED)),
+            data: Blocks::new(codec::u64_at(from, VOLUME_DATA)),
             root: Ref::decode(&from[VOLUME_ROOT..VOLUME_ROOT + REF_BYTES]),
             uuid: codec::uuid_at(from, VOLUME_UUID),
         };
@@ -301,6 +306,8 @@ pub type Volumes = List<VolumeEntry, VOLUMES_MAX>;
 /// A subtree that no map refers to any more; its blocks are freed in the background.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CutEntry {
+    /// The volume that it was cut off.
+    pub volume: VolumeId,
     /// The subtree's top page.
     pub subtree: Ref,
     /// That page's level; a leaf is 0.
@@ -349,6 +356,7 @@ pub fn encode_cuts(cuts: &CutList, page: &mut Block) {
         cut.subtree.encode(&mut to[CUT_REF..]);
         codec::put_u64(to, CUT_CURSOR, cut.cursor);
         to[CUT_LEVEL] = cut.level;
+        codec::put_u32(to, CUT_VOLUME, cut.volume.get());
     }
 }
 
@@ -369,7 +377,8 @@ pub fn decode_cuts(page: &Block, space: Blocks) -> Result<CutList, BadDirectory>
         if !leads(&subtree, space) || level > Height::MAX.get() {
             return Err(BadDirectory::OutOfRange(Page::Cuts));
         }
-        cuts.push(CutEntry { subtree, level, cursor: codec::u64_at(from, CUT_CURSOR) });
+        let volume = VolumeId::new(codec::u32_at(from, CUT_VOLUME));
+        cuts.push(CutEntry { volume, subtree, level, cursor: codec::u64_at(from, CUT_CURSOR) });
     }
     let mut known = [0; base::BLOCK_BYTES];
     encode_cuts(&cuts, &mut known);

@@ -56,6 +56,9 @@ pub trait Sink {
     fn mapped(&mut self, pba: Pba);
     /// The new root does not refer to this block; the old root did, or only the layer.
     fn replaced(&mut self, pba: Pba);
+    /// The map refers to so many blocks of data more (or less) than before. Those of a subtree that was cut off
+    /// count until they are freed.
+    fn data(&mut self, change: i64);
     /// Entries free in the directory's list of subtrees to be freed. A merge adds at most `MAX_CUTS`; if there
     /// is no room for so many it adds none and reads every leaf under a long hole.
     fn cut_room(&self) -> usize;
@@ -476,7 +479,10 @@ impl Run {
             match (hidden, to.is_hole()) {
                 (_, true) => {}
                 (true, false) => sink.replaced(to.pba),
-                (false, false) => sink.mapped(to.pba),
+                (false, false) => {
+                    sink.mapped(to.pba);
+                    sink.data(1);
+                }
             }
         }
     }
@@ -489,6 +495,7 @@ fn replace(leaf: &mut Block, lba: Lba, to: &Ref, sink: &mut impl Sink) {
     assert!(old.when < to.when, "Lba {lba} has Seq {}, newer than {}", old.when, to.when);
     if !old.is_hole() {
         sink.replaced(old.pba);
+        sink.data(-1);
     }
     page::set(leaf, i, to);
 }

@@ -131,6 +131,7 @@ fn report_leaf(leaf: &Ref, buf: BufId, memory: &impl Memory, sink: &mut impl Sin
     }
     for data in (0..PAGE_REFS).map(|i| page::get(bytes, i)).filter(|r| !r.is_hole()) {
         sink.replaced(data.pba);
+        sink.data(-1);
     }
     Ok(())
 }

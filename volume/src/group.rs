@@ -26,7 +26,7 @@ use base::{
     Action, Actions, Duration, Extent, Fault, Instant, Memory, Op, Phase, Reply, Request, Seq, SlotId,
 };
 use cow::directory::{CutList, Directory, VolumeEntry};
-use cow::{Delta, Merge, Open, PageCache, Ref, Seal, Space};
+use cow::{Delta, Merge, Open, PageCache, Seal, Space};
 
 pub(crate) mod checkpoint;
 pub(crate) mod flush;
@@ -104,16 +104,14 @@ pub(crate) struct Group {
     /// The durable directory, and the cut list that the running checkpoint makes.
     pub directory: Directory,
     pub cuts: CutList,
-    /// The map's root that the running checkpoint made.
-    pub new_root: Ref,
+    /// The volume as the running checkpoint will leave it.
+    pub new_volume: VolumeEntry,
     /// The rest of an open: no checkpoint begins before it is done.
     pub opening: Option<Open>,
     pub top_read: bool,
     pub open_failed: bool,
     /// The size that the volume is growing to: durable before it counts.
     pub grown: base::Sectors,
-    /// The size that the running checkpoint says.
-    pub new_sectors: base::Sectors,
     /// Blocks of long holes in the active layer, as far as a checkpoint may have to free them one by one.
     pub hole_changes: u64,
     pub row_pages: RowPages,
@@ -384,6 +382,14 @@ impl Group {
         )
     }
 
+    /// Blocks of the volume that hold data: exact right after a checkpoint, and between two of them never less
+    /// than the truth (a block written again counts twice until the merge learns of it).
+    fn mapped_blocks(&self) -> u64 {
+        let layers = self.active.len() + self.frozen.len();
+        let size = self.volume.sectors.get().div_ceil(base::SECTORS_PER_BLOCK);
+        (self.volume.data.get() + layers as u64).min(size)
+    }
+
     /// What everybody may see.
     pub fn stats(&self) -> Stats {
         Stats {
@@ -394,6 +400,7 @@ impl Group {
             checkpoint: self.superblock.ckpt.get(),
             rows: self.superblock.rows,
             space_blocks: u64::from(self.superblock.rows) * self.geometry.row_blocks(),
+            mapped_blocks: self.mapped_blocks(),
             free_blocks: self.space.free_now().get(),
             limbo_blocks: self.space.limbo().get(),
             drives: self.drives.views(self.superblock.drives.len()),

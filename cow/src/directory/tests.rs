@@ -29,6 +29,7 @@ fn volume(id: u32) -> VolumeEntry {
         state: VolumeState::Live,
         sectors: Sectors::new(0x1_0001),
         created: Seq::new(0x77),
+        data: Blocks::new(0x55),
         root: Ref::hole(Seq::new(0x77)),
         uuid: Uuid([0xab; 16]),
     }
@@ -61,7 +62,7 @@ fn golden_bytes_of_a_volumes_page() {
     let mut page = [0xee; base::BLOCK_BYTES];
     encode_volumes(&volumes, &mut page);
     assert_eq!(hex(&page[..16]), "706c6e7468766f6c0100000000000000");
-    assert_eq!(hex(&page[128..160]), "0201000002010000010001000000000077000000000000000000000000000000");
+    assert_eq!(hex(&page[128..160]), "0201000002010000010001000000000077000000000000005500000000000000");
     assert_eq!(hex(&page[160..172]), "000000000071070000000000");
     assert_eq!(hex(&page[192..208]), "ab".repeat(16));
     assert!(page[16..128].iter().chain(&page[208..]).all(|byte| *byte == 0));
@@ -72,16 +73,19 @@ fn golden_bytes_of_a_volumes_page() {
 #[test]
 fn golden_bytes_of_a_cut_list() {
     let mut cuts = CutList::default();
-    cuts.push(CutEntry { subtree: page_ref(0x31), level: 2, cursor: 0x0706 });
+    cuts.push(CutEntry { volume: VolumeId::new(0x0203), subtree: page_ref(0x31), level: 2, cursor: 0x0706 });
     let mut page = [0xee; base::BLOCK_BYTES];
     encode_cuts(&cuts, &mut page);
     assert_eq!(hex(&page[..16]), "706c6e74686375740100000000000000");
     assert_eq!(page[64], 0x31);
-    assert_eq!(hex(&page[96..112]), "06070000000000000200000000000000");
+    assert_eq!(hex(&page[96..112]), "06070000000000000200000003020000");
     assert!(page[16..64].iter().chain(&page[112..]).all(|byte| *byte == 0));
     let read = decode_cuts(&page, SPACE).expect("valid");
     assert_eq!(read.iter().count(), 1);
-    assert_eq!(read.iter().next(), Some(&CutEntry { subtree: page_ref(0x31), level: 2, cursor: 0x0706 }));
+    assert_eq!(
+        read.iter().next(),
+        Some(&CutEntry { volume: VolumeId::new(0x0203), subtree: page_ref(0x31), level: 2, cursor: 0x0706 })
+    );
 }
 
 #[test]
@@ -89,8 +93,14 @@ fn full_pages_come_back() {
     let mut volumes = Volumes::default();
     (0..VOLUMES_MAX as u32).for_each(|id| volumes.push(volume(id)));
     let mut cuts = CutList::default();
-    (0..CUTS_MAX as u64)
-        .for_each(|i| cuts.push(CutEntry { subtree: page_ref(i + 1), level: 1, cursor: u64::MAX - i }));
+    (0..CUTS_MAX as u64).for_each(|i| {
+        cuts.push(CutEntry {
+            volume: VolumeId::new(1),
+            subtree: page_ref(i + 1),
+            level: 1,
+            cursor: u64::MAX - i,
+        })
+    });
     assert_eq!((volumes.room(), cuts.room()), (0, 0));
     let mut page = [0; base::BLOCK_BYTES];
     encode_volumes(&volumes, &mut page);
@@ -123,7 +133,7 @@ fn no_byte_is_overlooked() {
         assert!(!same, "byte {at} of the volumes page");
     }
     let mut cuts = CutList::default();
-    cuts.push(CutEntry { subtree: page_ref(0x31), level: 2, cursor: 0 });
+    cuts.push(CutEntry { volume: VolumeId::new(0x0203), subtree: page_ref(0x31), level: 2, cursor: 0 });
     encode_cuts(&cuts, &mut page);
     for at in 0..base::BLOCK_BYTES {
         let mut other = page;

@@ -77,6 +77,7 @@ struct Report {
     placed: Vec<u64>,
     mapped: Vec<u64>,
     replaced: Vec<u64>,
+    data: i64,
     cuts: Vec<(Ref, u8)>,
     cut_room: usize,
     /// `place` fails so many times before it works.
@@ -98,6 +99,9 @@ impl Sink for Report {
     }
     fn replaced(&mut self, pba: Pba) {
         self.replaced.push(pba.get());
+    }
+    fn data(&mut self, change: i64) {
+        self.data += change;
     }
     fn cut_room(&self) -> usize {
         self.cut_room - self.cuts.len()
@@ -129,6 +133,8 @@ struct World {
     free: Vec<u64>,
     /// Referred to by the root or the cut subtrees.
     used: BTreeSet<u64>,
+    /// How many of these hold data.
+    data: i64,
     /// Data put into the delta.
     pending: BTreeSet<u64>,
     cut: Vec<Reap>,
@@ -170,6 +176,7 @@ impl World {
             model: Node::Hole(created),
             free: (1..100_000).rev().collect(),
             used: BTreeSet::new(),
+            data: 0,
             pending: BTreeSet::new(),
             cut: Vec::new(),
             cut_limit,
@@ -365,6 +372,9 @@ impl World {
             self.reach_cut(&subtree, level, 0, reap.cursor(), &mut reached);
         }
         assert_eq!(self.used, reached, "the accounts and the trees differ");
+        self.data += report.data;
+        let data = reached.iter().filter(|pba| !self.pages.contains_key(*pba)).count();
+        assert_eq!(self.data, data as i64, "blocks of data");
         for pba in report.replaced.drain(..) {
             self.pages.remove(&pba);
             report.free.push(pba);

@@ -188,13 +188,14 @@ impl World {
             state: VolumeState::Live,
             sectors: Sectors::new(8),
             created: Seq::new(1),
+            data: Blocks::ZERO,
             root: Ref::hole(Seq::new(u64::from(self.ckpt))),
             uuid: Uuid([7; 16]),
         });
         let mut cuts = CutList::default();
         if self.dice.roll(2) == 0 {
             let subtree = Ref::page(Pba::new(5), Seq::new(1), CkptNo::new(1), Check::NONE);
-            cuts.push(CutEntry { subtree, level: 1, cursor: u64::from(self.ckpt) });
+            cuts.push(CutEntry { volume: VolumeId::new(1), subtree, level: 1, cursor: u64::from(self.ckpt) });
         }
         (volumes, cuts)
     }

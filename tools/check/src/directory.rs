@@ -34,7 +34,8 @@ pub(crate) fn walk<'a>(
         return None;
     }
     let (ckpt, seq) = (view.superblock.ckpt, view.superblock.ckpt_seq);
-    let mut walk = Walk { view, overlay, data, ckpt, seq, report, lost: 0, visit };
+    let mut walk =
+        Walk { view, overlay, data, ckpt, seq, report, lost: 0, data_blocks: BTreeMap::new(), visit };
     let page = walk.page(&at, &Object::DirectoryRoot, Severity::Damage)?;
     let root = match Root::decode(&page, view.space()) {
         Ok(root) => root,
@@ -155,6 +156,21 @@ fn check_volumes(walk: &mut Walk<'_, '_>, found: &Found) {
                 entry.id, entry.created, found.root.seq
             );
             walk.report.add(Severity::Damage, Object::Volumes, what, Vec::new());
+        }
+    }
+    // Below a page that is lost nothing can be counted.
+    for entry in found.volumes.iter().filter(|_| walk.lost == 0) {
+        let counted = walk.data_blocks.get(&entry.id.get()).copied().unwrap_or(0);
+        if entry.data.get() != counted {
+            let what =
+                format!("volume {} says {} blocks of data, there are {counted}", entry.id, entry.data.get());
+            walk.report.add(Severity::Damage, Object::Volumes, what, Vec::new());
+        }
+    }
+    for cut in found.cuts.iter() {
+        if !found.volumes.iter().any(|entry| entry.id == cut.volume) {
+            let what = format!("names a subtree of volume {}, which there is not", cut.volume);
+            walk.report.add(Severity::Damage, Object::CutList, what, Vec::new());
         }
     }
     for volume in walk.overlay.volumes() {

@@ -237,7 +237,7 @@ fn directory_of(view: &GroupView<'_>, log: &Log, report: &mut Report) -> Value {
             "data_blocks": data.get(&id).copied().unwrap_or(0),
         })
     };
-    let cut = |entry: &cow::CutEntry| json!({ "subtree": reference(&entry.subtree), "level": entry.level, "cursor": entry.cursor });
+    let cut = |entry: &cow::CutEntry| json!({ "subtree": reference(&entry.subtree), "volume": entry.volume.get(), "level": entry.level, "cursor": entry.cursor });
     json!({
         "checkpoint": found.root.ckpt.get(),
         "seq": found.root.seq.get(),

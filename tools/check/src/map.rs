@@ -9,6 +9,7 @@ use crate::report::{Object, Report, Severity};
 use base::{Block, CkptNo, Lba, Pba, SECTORS_PER_BLOCK, Seq, VolumeId};
 use cow::tree::page_covers;
 use cow::{CutEntry, PAGE_REFS, Ref, VolumeEntry, page};
+use std::collections::BTreeMap;
 
 /// What a walk tells of each block that it reaches; whether it was reached for the first time.
 pub(crate) type Visit<'a> = dyn FnMut(Pba, &Object) -> bool + 'a;
@@ -25,6 +26,8 @@ pub(crate) struct Walk<'a, 'v> {
     pub report: &'a mut Report,
     /// Pages that no copy has right: what lies below is not known.
     pub lost: u64,
+    /// Blocks of data by volume, those of subtrees that were cut off it too.
+    pub data_blocks: BTreeMap<u32, u64>,
     pub visit: &'a mut Visit<'a>,
 }
 
@@ -133,6 +136,7 @@ impl Walk<'_, '_> {
                     );
                 }
                 self.report.counts.data += 1;
+                *self.data_blocks.entry(volume.id.get()).or_default() += 1;
                 (self.visit)(to.pba, &object);
                 // What a record replaced is never read again.
                 let replaced = self.overlay.replaces(volume.id, lba);
@@ -153,14 +157,14 @@ impl Walk<'_, '_> {
             let what = format!("subtree {index} is freed up to {} of {whole} and still listed", entry.cursor);
             self.report.add(Severity::Damage, Object::CutList, what, Vec::new());
         }
-        self.cut_tree(index, &entry.subtree, entry.level, 0, entry.cursor);
+        self.cut_tree((index, entry.volume), &entry.subtree, entry.level, 0, entry.cursor);
     }
 
-    fn cut_tree(&mut self, index: u32, to: &Ref, level: u8, first: u64, cursor: u64) {
+    fn cut_tree(&mut self, cut: (u32, VolumeId), to: &Ref, level: u8, first: u64, cursor: u64) {
         if to.is_hole() || first + page_covers(level).get() <= cursor {
             return;
         }
-        let object = Object::CutPage(index, level);
+        let object = Object::CutPage(cut.0, level);
         let Some(block) = self.page(to, &object, Severity::Leak) else { return };
         self.check_page(&object, &block, to, level);
         for i in 0..PAGE_REFS {
@@ -170,8 +174,9 @@ impl Walk<'_, '_> {
             }
             if level > 0 {
                 let each = page_covers(level - 1).get();
-                self.cut_tree(index, &child, level - 1, first + each * i as u64, cursor);
+                self.cut_tree(cut, &child, level - 1, first + each * i as u64, cursor);
             } else if !child.is_hole() {
+                *self.data_blocks.entry(cut.1.get()).or_default() += 1;
                 (self.visit)(child.pba, &object);
             }
         }

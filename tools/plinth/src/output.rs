@@ -87,6 +87,7 @@ pub const VOLUMES: &[Column] = &[
     ("NAME", |row| text(row, "name")),
     ("POOL", |row| text(row, "pool")),
     ("SIZE", |row| size(row, "size_bytes")),
+    ("MAPPED", |row| size(row, "mapped_bytes")),
     ("LEGS", |row| text(row, "leg_count")),
     ("COLUMNS", |row| text(row, "column_count")),
     ("STATE", |row| text(row, "state")),

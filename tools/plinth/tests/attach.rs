@@ -31,6 +31,7 @@ fn what_was_flushed_is_there_after_detach_and_attach() {
     let shown = agent.plinth("volume show v -o json").json();
     assert_eq!((&shown["state"], &shown["frontend"]), (&"attached".into(), &"nbd".into()));
     assert!(shown["durable_seq"].as_u64() >= Some(2), "{shown}");
+    assert_eq!(shown["mapped_bytes"], 3 * 4096, "{shown}");
     agent.plinth("volume detach v").ok();
     assert!(!agent.path("n").exists(), "the socket goes with the attachment");
     assert_eq!(agent.plinth("volume show v -o json").json()["state"], "detached");

@@ -107,6 +107,7 @@ impl Gathered {
 struct SpaceSink<'a> {
     space: &'a mut Space,
     cuts: &'a mut CutList,
+    volume: &'a mut VolumeEntry,
     blocks: Blocks,
 }
 
@@ -120,11 +121,15 @@ impl Sink for SpaceSink<'_> {
     fn replaced(&mut self, pba: Pba) {
         self.space.clear(pba);
     }
+    fn data(&mut self, change: i64) {
+        // Saturating: a forged figure is found by fsck and is no reason to stop.
+        self.volume.data = Blocks::new(self.volume.data.get().saturating_add_signed(change));
+    }
     fn cut_room(&self) -> usize {
         self.cuts.room()
     }
     fn cut(&mut self, subtree: Ref, level: u8) {
-        self.cuts.push(CutEntry { subtree, level, cursor: 0 });
+        self.cuts.push(CutEntry { volume: self.volume.id, subtree, level, cursor: 0 });
     }
     fn space_blocks(&self) -> Blocks {
         self.blocks
@@ -201,6 +206,7 @@ impl Group {
         core::mem::swap(&mut self.active, &mut self.frozen);
         self.hole_changes = 0;
         self.cuts = self.directory.cuts.clone();
+        self.new_volume = self.volume;
         self.planted_freed = 0;
         self.checkpoint.number = self.checkpoint.number.next();
         let ahead = self.checkpoint.number.get() - self.superblock.ckpt.get();
@@ -231,7 +237,7 @@ impl Group {
         if let Some(root) = self.checkpoint.root {
             let over = self.merge.writing() == 0;
             if over {
-                self.new_root = root;
+                self.new_volume.root = root;
                 self.checkpoint.root = None;
                 self.checkpoint.stage = Stage::Reap { left: REAP_LEAVES };
             }
@@ -239,7 +245,8 @@ impl Group {
         }
         self.prefetch(turn);
         let blocks = self.space_blocks();
-        let mut sink = SpaceSink { space: &mut self.space, cuts: &mut self.cuts, blocks };
+        let volume = &mut self.new_volume;
+        let mut sink = SpaceSink { space: &mut self.space, cuts: &mut self.cuts, volume, blocks };
         match self.merge.step(&self.frozen, &mut self.cache, turn.memory, &mut sink) {
             Step::Need(page) => self.need_page(turn, &page),
             Step::Write { page, buf } => {
@@ -329,7 +336,8 @@ impl Group {
             self.checkpoint.reap.take().unwrap_or_else(|| Reap::new(cut.subtree, cut.level, cut.cursor));
         let blocks = self.space_blocks();
         let mut unused = CutList::default();
-        let mut sink = SpaceSink { space: &mut self.space, cuts: &mut unused, blocks };
+        let volume = &mut self.new_volume;
+        let mut sink = SpaceSink { space: &mut self.space, cuts: &mut unused, volume, blocks };
         let step = reap.step(1, &mut self.cache, turn.memory, &mut sink);
         let entry = self.cuts.iter_mut().next().expect("the entry being reaped");
         entry.cursor = reap.cursor();
@@ -350,8 +358,8 @@ impl Group {
 
     fn begin_seal(&mut self) -> bool {
         let mut volumes = Volumes::default();
-        self.new_sectors = self.grown;
-        volumes.push(VolumeEntry { root: self.new_root, sectors: self.new_sectors, ..self.volume });
+        self.new_volume.sectors = self.grown;
+        volumes.push(self.new_volume);
         let (number, seq) = (self.checkpoint.number, self.checkpoint.seq);
         self.seal.begin(&self.directory, number, seq, &volumes, &self.cuts);
         self.checkpoint.stage = Stage::Seal;
@@ -402,8 +410,7 @@ impl Group {
             return false;
         }
         let mark = self.checkpoint.mark.take().expect("a checkpoint under way");
-        self.volume.root = self.new_root;
-        self.volume.sectors = self.new_sectors;
+        self.volume = self.new_volume;
         self.directory = self.seal.directory().clone();
         self.frozen.clear();
         if !self.config.bug(Planted::TrimEarly) {

@@ -135,6 +135,7 @@ fn directory_seeds() -> Vec<Vec<u8>> {
             state: VolumeState::Live,
             sectors,
             created: Seq::new(1),
+            data: Blocks::new(3),
             root: if id == 1 { Ref::hole(Seq::new(1)) } else { leads(43) },
             uuid: Uuid([id as u8; 16]),
         });
@@ -142,8 +143,8 @@ fn directory_seeds() -> Vec<Vec<u8>> {
     directory::encode_volumes(&volumes, &mut block);
     seeds.push(block.to_vec());
     let mut cuts = CutList::default();
-    cuts.push(CutEntry { subtree: leads(44), level: 0, cursor: 7 });
-    cuts.push(CutEntry { subtree: leads(45), level: 2, cursor: 0 });
+    cuts.push(CutEntry { volume: VolumeId::new(1), subtree: leads(44), level: 0, cursor: 7 });
+    cuts.push(CutEntry { volume: VolumeId::new(1), subtree: leads(45), level: 2, cursor: 0 });
     directory::encode_cuts(&cuts, &mut block);
     seeds.push(block.to_vec());
     seeds

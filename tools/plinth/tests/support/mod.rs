@@ -181,7 +181,7 @@ impl Agent {
             if !volume["target"].is_null() {
                 served = true;
                 volume["target"]["memory_bytes"] = Value::Null;
-                forget(volume, &["allocated_bytes", "seq", "durable_seq"]);
+                forget(volume, &["allocated_bytes", "mapped_bytes", "seq", "durable_seq"]);
             }
         }
         for pool in status["pools"].as_array_mut().expect("a list").iter_mut().filter(|_| served) {
