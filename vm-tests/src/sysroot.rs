@@ -81,13 +81,14 @@ pub fn make(cache: &Path, image: &Path, scratch: &Path, extras: &[Extra]) -> Res
     fs::remove_dir_all(&root).doing(|| format!("remove {}", root.display()))
 }
 
-/// The packages, fetched once. The list is written last: a fetch that was killed is started over.
+/// The packages, fetched once. The list is written last: a fetch that was killed is started over. It names them
+/// below its own folder, so that a cache can be moved, to a machine without a network for instance.
 fn packages(cache: &Path) -> Result<Vec<PathBuf>> {
     let home = cache.join("sysroot");
     let list = home.join("packages.ready");
     if let Ok(text) = fs::read_to_string(&list) {
-        let paths: Vec<PathBuf> = text.lines().map(PathBuf::from).collect();
-        if paths.iter().all(|p| p.is_file()) {
+        let paths: Vec<PathBuf> = text.lines().map(|name| home.join(name)).collect();
+        if !paths.is_empty() && paths.iter().all(|p| p.is_file()) {
             return Ok(paths);
         }
     }
@@ -95,7 +96,8 @@ fn packages(cache: &Path) -> Result<Vec<PathBuf>> {
     fs::create_dir_all(&home).doing(|| format!("make {}", home.display()))?;
     let apt = PrivateApt::prepare(&home, &apt::host_release(), true)?;
     let paths = apt.download_all(&PACKAGES)?;
-    let text: String = paths.iter().map(|p| format!("{}\n", p.display())).collect();
+    let text: String =
+        paths.iter().map(|p| format!("{}\n", p.strip_prefix(&home).unwrap_or(p).display())).collect();
     fs::write(&list, text).doing(|| format!("write {}", list.display()))?;
     Ok(paths)
 }
