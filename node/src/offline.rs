@@ -78,8 +78,14 @@ pub fn fsck(drives: &[PathBuf], repair: bool) -> Result<Report> {
         report.checked.push(format!("{} more findings are not listed", counts.not_kept));
     }
     report.checked.push(format!(
-        "{} groups: {} extents, {} pages, {} bitmaps, {} blocks of data ({} copies read), {} commits to replay",
-        counts.groups, counts.extents, counts.pages, counts.bitmaps, counts.data, counts.copies, counts.commits
+        "{}: {} extents, {} pages, {} bitmaps, {} blocks of data ({} copies read), {} commits to replay",
+        crate::text::counted(counts.groups as usize, "group"),
+        counts.extents,
+        counts.pages,
+        counts.bitmaps,
+        counts.data,
+        counts.copies,
+        counts.commits
     ));
     Ok(report)
 }

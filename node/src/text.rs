@@ -28,6 +28,11 @@ pub fn check_name(what: &str, name: &str) -> Result<()> {
     Ok(())
 }
 
+/// A number of things: `1 leg`, `2 legs`.
+pub fn counted(number: usize, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
 /// Parses a size: a whole number of bytes, or with a unit; `K`, `Ki`, `KiB` and so on up to `E` are binary,
 /// `KB`, `MB` and so on decimal. Result in bytes.
 pub fn parse_size(text: &str) -> Result<u64> {

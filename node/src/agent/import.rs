@@ -207,7 +207,11 @@ impl Agent {
         for (drive, extent) in groups.iter().flat_map(|found| &found.rows).flat_map(|row| &row.extents) {
             space.take(drive, *extent);
         }
-        let message = format!("pool {name} was imported: {} drives, {} volumes", drives.len(), groups.len());
+        let message = format!(
+            "pool {name} was imported: {}, {}",
+            crate::text::counted(drives.len(), "drive"),
+            crate::text::counted(groups.len(), "volume")
+        );
         self.events.history(id, &format!("pool import {name}"), &message);
         self.events.record(Severity::Info, "pool_import", name, &message);
         self.view_pool(space, name)

@@ -167,7 +167,8 @@ impl Agent {
             space.add_drive(&drive.id, drive.extents);
         }
         let (verb, what) = if created { ("create", "created with") } else { ("add", "got") };
-        let message = format!("pool {} {what} {} drives: {}", pool.name, added.len(), added.join(" "));
+        let message =
+            format!("pool {} {what} {}: {}", pool.name, text::counted(added.len(), "drive"), added.join(" "));
         self.events.history(&pool.id, &format!("pool {verb} {}", pool.name), &message);
         self.events.record(Severity::Info, &format!("pool_{verb}"), &pool.name, &message);
         Ok(())
@@ -267,7 +268,8 @@ impl Agent {
         let mut pool = self.pool(name)?;
         let volumes = self.volumes_of(name)?;
         if !volumes.is_empty() {
-            let message = format!("pool {name} has {} volumes: {}", volumes.len(), volumes.join(" "));
+            let message =
+                format!("pool {name} has {}: {}", text::counted(volumes.len(), "volume"), volumes.join(" "));
             return Err(
                 Error::new(Kind::Refused, name, message).hint("delete them first, or use plinth pool export")
             );

@@ -54,7 +54,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
 }
 
 fn later(what: &str) -> Error {
-    Error::not_supported(format!("{what} are not supported by plinth {}", node::VERSION))
+    Error::not_supported(format!("plinth {} does not support {what}", node::VERSION))
 }
 
 /// Serves one group; started by the agent.
