@@ -14,6 +14,10 @@ pub enum Kind {
     Invalid,
     /// A program or package is not there: exit 3.
     Missing,
+    /// The caller may not: exit 8.
+    Permission,
+    /// This machine cannot do it: exit 10.
+    NotSupported,
 }
 
 impl Kind {
@@ -24,6 +28,8 @@ impl Kind {
             Kind::Failed => 1,
             Kind::Invalid => 2,
             Kind::Missing => 3,
+            Kind::Permission => 8,
+            Kind::NotSupported => 10,
         }
     }
 }

@@ -9,6 +9,7 @@ pub mod children;
 pub mod cpio;
 pub mod error;
 pub mod guest;
+pub mod here;
 pub mod initramfs;
 pub mod kernel;
 pub mod machine;

@@ -2,7 +2,8 @@
 //!
 //! The scenario `demo` in a machine with the newest kernel, its checks printed as they are made. With
 //! `--planted BUG` the product is built with that bug, and the demo must fail: a demo that cannot fail shows
-//! nothing.
+//! nothing. With `--here` no machine is booted: the product of this tree serves files of this host through its
+//! own kernel, which must have ublk (exit 10 before anything is touched); the power cut is left out.
 
 use crate::build;
 use crate::context::Workspace;
@@ -11,9 +12,11 @@ use crate::vm::{self, Wish};
 use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
-use vm_tests::error::{Error, Result};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use vm_tests::error::{Context, Error, Result};
+use vm_tests::here::{self, Plan, Witness};
 use vm_tests::kernel::Which;
+use vm_tests::scenario::{Check, Report};
 
 /// Runs the command.
 ///
@@ -22,19 +25,24 @@ use vm_tests::kernel::Which;
 pub fn command(workspace: &Workspace, words: &[String]) -> Result<u8> {
     let mut wish =
         Wish { names: vec!["demo".into()], kernel: Some(Which::Newest), tells: true, ..Wish::default() };
+    let mut on_this_host = false;
     let mut words = words.iter();
     while let Some(word) = words.next() {
         match word.as_str() {
+            "--here" => on_this_host = true,
             "--planted" => wish.planted = words.next().cloned(),
             "--product" => wish.product = words.next().cloned(),
             "--kernel" => wish.kernel = words.next().and_then(|w| Which::parse(w)),
             "--seed" => wish.seed = Some(vm::number("--seed", words.next())?),
             other => {
                 return Err(Error::invalid(format!(
-                    "demo knows no {other}: it takes --planted BUG, --kernel 6.12|newest and --seed S"
+                    "demo knows no {other}: it takes --here, --planted BUG, --kernel 6.12|newest and --seed S"
                 )));
             }
         }
+    }
+    if on_this_host {
+        return demo_here(workspace, &wish);
     }
     let _lock = workspace.lock("demo")?;
     setup::ensure(workspace)?;
@@ -48,12 +56,17 @@ pub fn command(workspace: &Workspace, words: &[String]) -> Result<u8> {
     let (row, which) = runs[0];
     let report = bench.run(row, which)?;
     drop(beat);
+    close(workspace, &wish, bench.seed, &report)
+}
+
+/// The report and the closing line.
+fn close(workspace: &Workspace, wish: &Wish, seed: u64, report: &Report) -> Result<u8> {
     let passed = report.checks.iter().filter(|(_, outcome)| outcome.is_ok()).count();
     let first = report.checks.iter().find(|(_, outcome)| outcome.is_err()).map(|(name, _)| name.clone());
     workspace.report(
         "demo",
         &json!({"passed": passed, "ok": report.failure.is_none(), "failure": report.failure,
-            "planted": wish.planted, "seed": bench.seed, "seconds": report.took.as_secs(),
+            "planted": wish.planted, "seed": seed, "seconds": report.took.as_secs(),
             "log": report.log.to_string_lossy()}),
     )?;
     match &report.failure {
@@ -67,6 +80,57 @@ pub fn command(workspace: &Workspace, words: &[String]) -> Result<u8> {
             println!("demo: FAILED at {at}, log {}", report.log.display());
             Ok(1)
         }
+    }
+}
+
+/// The demonstration without a machine.
+fn demo_here(workspace: &Workspace, wish: &Wish) -> Result<u8> {
+    here::ensure_possible()?;
+    if wish.kernel.is_some() || wish.planted.is_some() {
+        return Err(Error::invalid("--here takes this host's kernel and the product as it is"));
+    }
+    let _lock = workspace.lock("demo")?;
+    eprintln!("building the product, optimised");
+    let plinth = match &wish.product {
+        Some(path) => std::path::absolute(path).doing(|| format!("resolve {path}"))?,
+        None => build::program(workspace, "plinth", "plinth", true)?,
+    };
+    let fresh = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |d| d.as_secs());
+    let plan = Plan {
+        plinth,
+        folder: workspace.out.join("demo-here"),
+        files_mib: 160,
+        seed: wish.seed.unwrap_or(fresh),
+    };
+    let start = Instant::now();
+    let mut told = Told(Vec::new());
+    let outcome = here::run(&plan, &mut told);
+    let report = Report {
+        checks: told.0,
+        rounds: 1,
+        images: 0,
+        emulator_raced: false,
+        failure: outcome.err().map(|e| e.to_string()),
+        log: plan.folder.join("agent/agent.log"),
+        took: start.elapsed(),
+    };
+    close(workspace, wish, plan.seed, &report)
+}
+
+/// Prints what happens, and keeps the checks.
+struct Told(Vec<Check>);
+
+impl Witness for Told {
+    fn check(&mut self, name: &str, outcome: std::result::Result<(), String>) {
+        match &outcome {
+            Ok(()) => println!("check {name}: ok"),
+            Err(why) => println!("check {name}: FAILED {why}"),
+        }
+        self.0.push((name.to_owned(), outcome));
+    }
+
+    fn note(&mut self, text: String) {
+        eprintln!("  {text}");
     }
 }
 

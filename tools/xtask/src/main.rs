@@ -24,6 +24,7 @@ const USAGE: &str = "cargo xtask COMMAND
   test [--allow-skip SUITE] [--only SUITE]    every suite that a change must pass
   tidy                                        the rules of the source tree
   demo [--planted BUG]                        watch a volume survive three blows
+  demo --here                                 two of them on this host, if its kernel has ublk
   sim [...] | fuzz TARGET                     the simulator, the fuzzers
   kills [--kills N]                           kills of the serving process
   vm [--list] [SCENARIO...] [--kernel 6.12|newest] [--full]   scenarios in virtual machines

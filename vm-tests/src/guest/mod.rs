@@ -21,3 +21,4 @@ pub use load::Fnv;
 pub use memory::Memory;
 pub use product::VOLUME;
 pub use runner::{Guest, Step, run_scenario};
+pub(crate) use steps::files;

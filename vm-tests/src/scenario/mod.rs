@@ -7,7 +7,7 @@
 mod bench;
 mod bench_check;
 mod demo;
-mod native;
+pub(crate) mod native;
 mod power_cut;
 mod restart_unit;
 mod table;

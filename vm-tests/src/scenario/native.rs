@@ -27,6 +27,14 @@ impl Native {
         }
         fs::create_dir_all(folder).doing(|| format!("make {}", folder.display()))?;
         fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).doing(|| "set modes".into())?;
+        Native::start_again(plinth, folder)
+    }
+
+    /// Starts an agent over what an earlier one left in `folder`.
+    ///
+    /// # Errors
+    /// It does not answer within 30 s.
+    pub fn start_again(plinth: &Path, folder: &Path) -> Result<Native> {
         let log = folder.join("agent.log");
         let file = File::create(&log).doing(|| format!("make {}", log.display()))?;
         let mut command = Command::new(plinth);

@@ -163,6 +163,18 @@ pub const ALL: &[Scenario] = &[
         ..USUAL
     },
     Scenario {
+        name: "demo-here",
+        about: "what `cargo xtask demo --here` does on a host that has ublk",
+        drives: 1,
+        drive_mib: 6144,
+        modules: &["ublk_drv", "ext4"],
+        programs: &["mkfs.ext4", "e2fsck", "setpriv"],
+        rounds: 1600,
+        smoke_rounds: 64,
+        smoke: NEWEST,
+        ..USUAL
+    },
+    Scenario {
         name: "bench",
         about: "fio on the product and on md over the same drives; see `cargo xtask bench vm`",
         drives: 4,

@@ -74,7 +74,7 @@ fn mount(guest: &Guest, kind: &Kind, device: &str) -> Result<()> {
 }
 
 /// Writes about `mib` MiB of files of many sizes, some synced; returns the bytes written.
-pub(super) fn fill(root: &Path, mib: u64, seed: u64) -> Result<u64> {
+pub(crate) fn fill(root: &Path, mib: u64, seed: u64) -> Result<u64> {
     let mut random = Random::new(seed);
     let mut written = 0;
     let mut number = 0;
@@ -100,10 +100,10 @@ pub(super) fn fill(root: &Path, mib: u64, seed: u64) -> Result<u64> {
 }
 
 /// A file's name and the checksum of its content.
-pub(super) type Sum = (String, String);
+pub(crate) type Sum = (String, String);
 
 /// The checksum of a file's content.
-pub(super) fn sum_of(path: &Path) -> Result<String> {
+pub(crate) fn sum_of(path: &Path) -> Result<String> {
     let mut content = Vec::new();
     let mut file = File::open(path).doing(|| format!("open {}", path.display()))?;
     file.read_to_end(&mut content).doing(|| format!("read {}", path.display()))?;
@@ -113,7 +113,7 @@ pub(super) fn sum_of(path: &Path) -> Result<String> {
 }
 
 /// Name and checksum of every file, sorted.
-pub(super) fn sum_all(root: &Path) -> Result<Vec<Sum>> {
+pub(crate) fn sum_all(root: &Path) -> Result<Vec<Sum>> {
     let mut sums = Vec::new();
     for entry in fs::read_dir(root).doing(|| format!("read {}", root.display()))? {
         let entry = entry.doing(|| format!("read {}", root.display()))?;

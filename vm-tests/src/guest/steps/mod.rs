@@ -6,7 +6,8 @@ mod control;
 mod demo;
 mod exec;
 mod faults;
-mod files;
+pub(crate) mod files;
+mod here;
 mod power_cut;
 mod unit;
 mod verify;
@@ -19,6 +20,7 @@ const STEPS: &[(&str, Step)] = &[
     ("bench", bench::run),
     ("exec", exec::run),
     ("demo", demo::run),
+    ("demo-here", here::run),
     ("attach-verify", verify::attach_verify),
     ("fsx", verify::fsx),
     ("fs-ext4", files::ext4),
