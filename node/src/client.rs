@@ -88,8 +88,7 @@ impl Client {
 
     async fn ask(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Value> {
         let address = Address::of(&self.socket).map_err(|source| self.unreachable(&source))?;
-        let stream =
-            UnixStream::connect(address.path()).await.map_err(|source| self.unreachable(&source))?;
+        let stream = UnixStream::connect(address.path()).await.map_err(|source| self.unreachable(&source))?;
         let broken = |source: hyper::Error| {
             Error::new(
                 Kind::Unreachable,

@@ -67,6 +67,9 @@ pub enum Notice {
     WantRow {
         /// The row.
         row: u32,
+        /// The grant of this row that was handed over last is not used and never will be: its extents go back.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        refused: Option<u64>,
     },
     /// These drives are stale; it is durable in the group's file of marks.
     Stale {
@@ -187,8 +190,12 @@ mod tests {
         assert_eq!(line(&Request::Resize { size_bytes: 5 }), r#"{"resize":{"size_bytes":5}}"#);
         assert_eq!(line(&Request::NoRow { row: 2 }), r#"{"no_row":{"row":2}}"#);
         assert_eq!(
-            line(&FromTarget::Notice(Notice::WantRow { row: 1 })),
+            line(&FromTarget::Notice(Notice::WantRow { row: 1, refused: None })),
             r#"{"notice":{"want_row":{"row":1}}}"#
+        );
+        assert_eq!(
+            line(&FromTarget::Notice(Notice::WantRow { row: 1, refused: Some(4) })),
+            r#"{"notice":{"want_row":{"row":1,"refused":4}}}"#
         );
         assert_eq!(line(&FromTarget::Answer(Answer::Detached)), r#"{"answer":"detached"}"#);
     }

@@ -72,6 +72,9 @@ pub struct Row {
     pub row: u32,
     /// `legs * columns` extents, ordered by leg, then column.
     pub extents: Vec<RowExtent>,
+    /// The number of this handing out, by which it is refused; 0 from an older agent.
+    #[serde(default)]
+    pub grant: u64,
 }
 
 /// One extent of a row.

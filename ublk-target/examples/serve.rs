@@ -111,7 +111,7 @@ impl<E> Control<E> for Printing {
     fn want_row(&mut self, row: RowNo) {
         println!("wants row {row}");
     }
-    fn store_stale(&mut self, drives: u32, version: u64) {
+    fn store_stale(&mut self, drives: u32, version: u64, _engine: &E) {
         println!("stale {drives:#x} by version {version}");
     }
     fn slow(&mut self, slow: SlowEvent) {

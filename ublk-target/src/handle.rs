@@ -2,6 +2,7 @@
 //!
 //! Commands are rare, wait in a queue behind a lock and wake the loop through an eventfd; figures are atomics
 //! that the loop bumps without synchronisation. Nothing here is on the I/O path.
+use crate::drive::Drive;
 use base::limits::MAX_DRIVES;
 use base::{DriveIx, DriveOp, Duration, Phase, Reply, RowNo, Sectors};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -17,6 +18,7 @@ pub(crate) enum Command<E> {
     Stop,
     Resize(Sectors),
     Engine(Box<dyn FnOnce(&mut E) + Send>),
+    Drive(Box<Drive>, Box<dyn FnOnce(io::Result<DriveIx>) + Send>),
 }
 
 pub(crate) struct Shared<E> {
@@ -58,6 +60,12 @@ impl<E> Handle<E> {
     /// Runs `work` on the loop's thread with the engine; the guests wait meanwhile, so it must be short.
     pub fn with_engine(&self, work: impl FnOnce(&mut E) + Send + 'static) {
         self.send(Command::Engine(Box::new(work)));
+    }
+
+    /// Gives the loop one drive more, open and locked; `done` hears its number, on the loop's thread, and must be
+    /// short. The engine uses the drive once it was told of the number. A drive that the loop cannot take is closed.
+    pub fn add_drive(&self, drive: Drive, done: impl FnOnce(io::Result<DriveIx>) + Send + 'static) {
+        self.send(Command::Drive(Box::new(drive), Box::new(done)));
     }
 
     /// Starts a thread that ends the process when the loop is caught in one turn for longer than `bound`: a
@@ -114,7 +122,7 @@ macro_rules! figures {
         #[derive(Default)]
         pub struct Figures {
             $($(#[$doc])* pub $name: Count,)*
-            /// By drive.
+            /// By the loop's number of a drive.
             pub drives: [DriveFigures; MAX_DRIVES],
             phase: AtomicU8,
         }
@@ -234,8 +242,8 @@ pub trait Control<E> {
     fn phase(&mut self, phase: Phase, engine: &E);
     /// The engine wants extents for this row.
     fn want_row(&mut self, row: RowNo);
-    /// The catalogue must know that these drives are stale (bit `n` = drive `n`).
-    fn store_stale(&mut self, drives: u32, version: u64);
+    /// The catalogue must know that these drives are stale (bit `n` = drive `n` of the engine's table).
+    fn store_stale(&mut self, drives: u32, version: u64, engine: &E);
     /// Something is slow.
     fn slow(&mut self, slow: SlowEvent);
 }
@@ -246,7 +254,7 @@ pub trait Control<E> {
 pub enum SlowEvent {
     /// An operation of a drive.
     Drive {
-        /// The drive.
+        /// The drive, by the loop's number.
         drive: DriveIx,
         /// What it does.
         op: DriveOp,
@@ -272,7 +280,7 @@ impl<E> Control<E> for NoControl {
     fn want_row(&mut self, row: RowNo) {
         panic!("nobody can answer a wish for {row:?}")
     }
-    fn store_stale(&mut self, _drives: u32, version: u64) {
+    fn store_stale(&mut self, _drives: u32, version: u64, _engine: &E) {
         panic!("nobody can store stale marks of version {version}")
     }
     fn slow(&mut self, _slow: SlowEvent) {}

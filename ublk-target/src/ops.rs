@@ -9,6 +9,7 @@
 //!   flush is complete when it is the list's head;
 //! - a token is answered exactly once, and only when the kernel has let go of the memory: a deadline never
 //!   completes an operation, it only makes it known, and asks the kernel to give it up.
+use base::limits::MAX_DRIVES;
 use base::{BLOCK_BYTES, Blocks, DriveBlock, DriveIx, DriveOp, Duration, Fault, Instant, IoToken, Segment};
 use std::collections::VecDeque;
 
@@ -109,12 +110,20 @@ impl DriveOps {
             before: NONE,
             after: NONE,
         };
-        Self {
+        let mut this = Self {
             ops: (0..MAX_DRIVE_OPS).map(blank).collect(),
             free: (0..MAX_DRIVE_OPS as u32).rev().collect(),
-            orders: volatile.map(|volatile_cache| Order { head: NONE, tail: NONE, volatile_cache }).collect(),
+            orders: Vec::with_capacity(MAX_DRIVES),
             finished: VecDeque::with_capacity(MAX_DRIVE_OPS),
-        }
+        };
+        volatile.for_each(|volatile_cache| this.add_drive(volatile_cache));
+        this
+    }
+
+    /// One drive more, with the next number.
+    pub(crate) fn add_drive(&mut self, volatile_cache: bool) {
+        assert!(self.orders.len() < MAX_DRIVES, "more drives than a group has");
+        self.orders.push(Order { head: NONE, tail: NONE, volatile_cache });
     }
 
     /// How many more may start.

@@ -23,7 +23,8 @@ const COMPLETIONS: u32 = 8192;
 const MAX_IOVECS: usize = 1024;
 /// Pieces of memory gathered before the kernel is entered; it copies them then.
 const IOVECS: usize = 16 * MAX_IOVECS;
-/// Registered files: the drives, and one for the front end (the ublk queue).
+/// Registered files: the drives, and one for the front end (the ublk queue). A place is kept for every drive that a
+/// group can have, so that one more can be put in while others are in use.
 pub(crate) const FRONT_FILE: u32 = base::limits::MAX_DRIVES as u32;
 const FILES: u32 = FRONT_FILE + 1;
 /// How long `Drop` waits for the kernel to let go of memory.
@@ -124,7 +125,8 @@ impl Ring {
         self.area.as_mut().expect("there until dropped")
     }
 
-    /// Puts a drive's open file at its index.
+    /// Puts a drive's open file at its index; also while the ring is at work, which the kernel allows for places
+    /// that no operation uses.
     ///
     /// # Errors
     /// The kernel refuses.

@@ -16,7 +16,7 @@ use crate::memory::{Area, Locked, Region};
 use crate::ops::{DriveOps, Finished, MAX_DRIVE_OPS, Next, OpIx};
 use crate::ring::{Event, Ring, Source};
 use base::limits::{MAX_DRIVES, MAX_SLOTS};
-use base::{Action, Actions, BufId, DriveOp, Duration, Engine, Instant, Op, Phase, Request, SlotId};
+use base::{Action, Actions, BufId, DriveIx, DriveOp, Duration, Engine, Instant, Op, Phase, Request, SlotId};
 use std::io;
 use std::os::fd::AsFd;
 
@@ -184,6 +184,8 @@ impl<E: Engine + Allocation> Loop<E> {
         for (index, drive) in drives.iter().enumerate() {
             ring.set_drive(index, drive.as_fd()).map_err(TargetError::Setup)?;
         }
+        let mut drives = drives;
+        drives.reserve_exact(MAX_DRIVES - drives.len());
         let slots: Vec<_> = (0..options.slots).map(|n| engine.slot_buffer(SlotId(n as u16))).collect();
         let mut this = Self {
             ops: DriveOps::new(drives.iter().map(|drive| drive.properties().volatile_cache)),
@@ -325,7 +327,7 @@ impl<E: Engine + Allocation> Loop<E> {
                 Ok(())
             }
             Action::StoreStale { drives, version } => {
-                control.store_stale(drives, version);
+                control.store_stale(drives, version, &self.engine);
                 Ok(())
             }
         }
@@ -359,6 +361,7 @@ impl<E: Engine + Allocation> Loop<E> {
             match command {
                 Command::Reply(reply) => self.engine.reply(reply),
                 Command::Engine(work) => work(&mut self.engine),
+                Command::Drive(drive, done) => done(self.add_drive(*drive)),
                 Command::Resize(sectors) => {
                     self.volume.sectors = sectors;
                     front.resized(front_io!(self, now))?;
@@ -374,6 +377,19 @@ impl<E: Engine + Allocation> Loop<E> {
             }
         }
         Ok(())
+    }
+
+    /// Takes one drive more: its file gets the next place of the ring. Only here are actions for it possible, and no
+    /// action can name it before the engine has heard its number.
+    fn add_drive(&mut self, drive: Drive) -> io::Result<DriveIx> {
+        let number = self.drives.len();
+        if number == MAX_DRIVES {
+            return Err(io::Error::other(format!("{MAX_DRIVES} drives are open already")));
+        }
+        self.ring.set_drive(number, drive.as_fd())?;
+        self.ops.add_drive(drive.properties().volatile_cache);
+        self.drives.push(drive);
+        Ok(DriveIx::new(number as u8))
     }
 
     /// Looks at ages, at most once per `WATCH_EVERY`.

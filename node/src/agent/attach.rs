@@ -327,8 +327,9 @@ impl Agent {
         Ok(())
     }
 
-    /// Extents for a target's next row. That it asks for this row says that the ones before are in use.
-    pub(crate) fn want_row(&self, name: &str, row: u32) -> Result<Row> {
+    /// Extents for a target's next row. That it asks for this row says that the ones before are in use. `refused` is
+    /// the grant of this row that it does not use.
+    pub(crate) fn want_row(&self, name: &str, row: u32, refused: Option<u64>) -> Result<Row> {
         let group_name = {
             let _space = self.lock();
             let volume = self.volume(name)?;
@@ -341,7 +342,7 @@ impl Agent {
             }
             group.record.name
         };
-        self.grant_row(&group_name, row)
+        self.grant_row(&group_name, row, refused)
     }
 
     /// The attachment is over: its target is gone.

@@ -113,7 +113,7 @@ fn record(
     for (row, extents) in found.rows.iter().enumerate() {
         let extents: Result<Vec<_>> =
             extents.iter().map(|extent| Ok((drive_of(extent.drive)?, extent.extent.get()))).collect();
-        rows.push(RowRecord { row: row as u32, extents: extents? });
+        rows.push(RowRecord { row: row as u32, extents: extents?, grant: 0 });
     }
     let names = rows.first().and_then(|home| newest_names(pool, drives, readers, home));
     // Without names the group is called by its identity.
@@ -135,6 +135,8 @@ fn record(
         gen_number: found.generation.get(),
         rows_used: rows.len() as u32,
         copies,
+        grants: 0,
+        unwiped: Vec::new(),
         imported: true,
     };
     let volume = VolumeRecord {

@@ -4,9 +4,15 @@
 //! written to the extents; a row that no superblock names stays handed out and is offered to the target again
 //! when it starts, so that nothing is lost by a crash in between. On the way back the superblock slots and the
 //! headers are wiped and flushed before the keys go: an extent that is free has nobody's header.
+//!
+//! A row may lie on drives that the group has nothing on yet: they enter its list of copies in the same transaction,
+//! before its target hears of them, so that a stale mark of theirs finds its entry. The list's order is the
+//! catalogue's own; the engine has an order of its own and is told ids. A row goes back when its target says, by
+//! the number of the grant, that it refused it: then nobody can write to its extents any more.
 use super::Agent;
 use super::placement::{Choice, place};
 use super::space::Space;
+use super::volumes::current_copy;
 use crate::catalogue::{
     CopyState, DriveRecord, DriveState, ExtentRecord, GroupRecord, Life, PoolRecord, RowRecord, Txn,
     Versioned, records,
@@ -14,6 +20,7 @@ use crate::catalogue::{
 use crate::drives::{LabelState, Media, read_label};
 use crate::error::{Error, Kind, Result};
 use crate::target_spec::{Row, RowExtent};
+use base::limits::MAX_DRIVES;
 use base::{BLOCK_BYTES, Blocks, ExtentNo};
 use std::collections::BTreeMap;
 use volume::label::extent_start;
@@ -31,6 +38,7 @@ impl Agent {
         group: &GroupRecord,
         row: u32,
         before: &[String],
+        avoid: &[String],
     ) -> Result<RowRecord> {
         let mut drives = self.pool_drives(pool)?;
         if pool.imported && drives.iter().any(|drive| !self.is_there(drive)) {
@@ -39,10 +47,15 @@ impl Agent {
                 .hint("nothing new is handed out until all of its drives are there"));
         }
         if row > 0 {
-            // Only drives of the group's table that hold all that they should.
-            let fits =
-                |id: &str| group.copies.iter().any(|c| c.drive == *id && c.state == CopyState::Current);
-            drives.retain(|drive| fits(&drive.id));
+            // Drives of the group's table that hold all that they should, and drives that are new to it, while the
+            // table has room for a whole row of them.
+            let room =
+                group.copies.len() + usize::from(group.legs) * usize::from(group.columns) <= MAX_DRIVES;
+            let fits = |id: &str| {
+                let copy = group.copies.iter().find(|copy| copy.drive == *id);
+                copy.map_or(room, |copy| copy.state == CopyState::Current)
+            };
+            drives.retain(|drive| fits(&drive.id) && !avoid.contains(&drive.id));
         }
         // A new group's drives are written by the agent at once, so they are looked at more closely.
         let fits = |drive: &DriveRecord| self.is_there(drive) && (row > 0 || self.open_drive(drive).is_ok());
@@ -60,7 +73,7 @@ impl Agent {
             let extent = space.first_free(&drive).expect("a chosen drive has a free extent");
             (drive, extent)
         });
-        Ok(RowRecord { row, extents: extents.collect() })
+        Ok(RowRecord { row, extents: extents.collect(), grant: group.grants })
     }
 
     /// Adds to a transaction that a group takes these extents.
@@ -80,16 +93,21 @@ impl Agent {
         txn
     }
 
-    /// Hands a group its next row, or the one that it was handed before and did not hear of.
+    /// Hands a group its next row, or the one that it was handed before and did not hear of. If that one was
+    /// refused, it goes back first, and drives that are as yet unproven in this group are passed over once.
     ///
     /// # Errors
     /// `NoSpace`, or the catalogue's.
-    pub fn grant_row(&self, group_name: &str, row: u32) -> Result<Row> {
+    pub fn grant_row(&self, group_name: &str, row: u32, refused: Option<u64>) -> Result<Row> {
         let mut space = self.lock();
-        let group = self.group(group_name)?;
+        let mut group = self.group(group_name)?;
         let pool = self.pool(&group.pool)?;
+        let mut avoid = Vec::new();
         if let Some(granted) = self.store.get::<RowRecord>(&records::row_key(&group.id, row))? {
-            return self.row_of(&granted);
+            if refused != Some(granted.grant) || row < group.rows_used {
+                return self.row_of(&granted);
+            }
+            avoid = self.give_back(&mut space, &pool, &mut group, &granted)?;
         }
         let last = match row.checked_sub(1) {
             Some(last) => self.store.get::<RowRecord>(&records::row_key(&group.id, last))?,
@@ -97,8 +115,22 @@ impl Agent {
         };
         let before: Vec<String> =
             last.map_or_else(Vec::new, |last| last.extents.iter().map(|(d, _)| d.clone()).collect());
-        let chosen = self.choose_row(&space, &pool, &group, row, &before)?;
-        Self::take_row(self.store.txn(), &group, &chosen).commit()?;
+        group.grants += 1;
+        let chosen = self.choose_row(&space, &pool, &group, row, &before, &avoid).or_else(|error| {
+            // What was refused once is better than nothing.
+            if avoid.is_empty() {
+                Err(error)
+            } else {
+                self.choose_row(&space, &pool, &group, row, &before, &[])
+            }
+        })?;
+        for (drive, _) in &chosen.extents {
+            if group.copies.iter().all(|copy| copy.drive != *drive) {
+                group.copies.push(current_copy(drive));
+            }
+        }
+        let txn = self.store.txn().update(records::group_key(&group.name), &group);
+        Self::take_row(txn, &group, &chosen).commit()?;
         for (drive, extent) in &chosen.extents {
             space.take(drive, *extent);
         }
@@ -119,7 +151,7 @@ impl Agent {
                 extent,
             });
         }
-        Ok(Row { row: row.row, extents })
+        Ok(Row { row: row.row, extents, grant: row.grant })
     }
 
     /// A drive of the catalogue.
@@ -159,6 +191,52 @@ impl Agent {
         }
     }
 
+    /// Takes back a row that its target refused: wipes its headers, frees its extents, forgets drives that the group
+    /// has nothing else on. Returns those drives. Extents that cannot be wiped stay taken, and so does the entry
+    /// of a copy that is marked: the mark must be found again.
+    fn give_back(
+        &self,
+        space: &mut Space,
+        pool: &PoolRecord,
+        group: &mut Versioned<GroupRecord>,
+        row: &Versioned<RowRecord>,
+    ) -> Result<Vec<String>> {
+        let rows = self.rows_of(&group.id)?;
+        let elsewhere = |id: &String| {
+            let mut others = rows.iter().filter(|other| other.row != row.row);
+            others.any(|other| other.extents.iter().any(|(drive, _)| drive == id))
+        };
+        let unproven: Vec<String> =
+            row.extents.iter().map(|(id, _)| id).filter(|id| !elsewhere(id)).cloned().collect();
+        let mut txn = self.store.txn().remove(records::row_key(&group.id, row.row), row);
+        let mut wiped = Vec::with_capacity(row.extents.len());
+        for (id, extent) in &row.extents {
+            let wipe = || {
+                wipe_extents(
+                    &self.open_drive(&self.drive(id)?.record)?,
+                    pool.extent_blocks,
+                    &[(*extent, false)],
+                )
+            };
+            match wipe() {
+                Ok(()) => {
+                    txn = txn.delete(records::extent_key(id, *extent));
+                    wiped.push((id, *extent));
+                }
+                Err(error) => {
+                    tracing::warn!("extent {extent} of drive {id} stays taken: {error}");
+                    group.unwiped.push((id.clone(), *extent));
+                }
+            }
+        }
+        group.copies.retain(|copy| copy.state != CopyState::Current || !unproven.contains(&copy.drive));
+        group.version = txn.update(records::group_key(&group.name), group).commit()?;
+        for (id, extent) in wiped {
+            space.give_back(id, extent);
+        }
+        Ok(unproven)
+    }
+
     /// Takes back all rows of a group: wipes superblocks, then headers, then frees the extents. What lies on a
     /// drive that is not there cannot be wiped; it stays taken until the drive is back or removed.
     ///
@@ -171,6 +249,9 @@ impl Agent {
             for (drive, extent) in &row.extents {
                 per_drive.entry(drive.clone()).or_default().push((*extent, row.row == 0));
             }
+        }
+        for (drive, extent) in &group.unwiped {
+            per_drive.entry(drive.clone()).or_default().push((*extent, false));
         }
         for (id, extents) in &per_drive {
             let media = self.open_drive(&self.drive(id)?.record)?;

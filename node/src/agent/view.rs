@@ -4,7 +4,8 @@
 use super::Agent;
 use super::space::Space;
 use crate::catalogue::{
-    CopyState, DriveRecord, DriveState, FrontendKind, GroupRecord, Life, PoolRecord, RowRecord, VolumeRecord,
+    CopyState, DriveRecord, DriveState, FrontendKind, GroupRecord, Life, PoolRecord, RowRecord, Versioned,
+    VolumeRecord,
 };
 use crate::device;
 use crate::error::Result;
@@ -12,6 +13,7 @@ use crate::model::{AgentInfo, Drive, Health, Leg, LegDrive, Pool, Status, Target
 use crate::protocol::{TargetDriveStatus, TargetPhase};
 use crate::supervise::{Live, Phase};
 use base::BLOCK_BYTES;
+use std::collections::BTreeSet;
 
 impl Agent {
     /// One pool.
@@ -108,10 +110,9 @@ impl Agent {
         let pool = self.pool(&volume.pool)?;
         let rows = self.rows_of(&group.id)?;
         let live = self.supervisor.live(name);
-        let home = rows.first().map(|row| row.record.clone());
         let mut view = planned_volume(&pool, &group, &volume);
         view.allocated_bytes = rows.len() as u64 * row_bytes(&pool, &group);
-        view.legs = home.map_or_else(Vec::new, |home| self.view_legs(&group, &home, live.as_ref()));
+        view.legs = self.view_legs(&group, &rows, live.as_ref());
         if let Some(attachment) = &volume.attachment {
             view.frontend = Some(attachment.frontend);
             view.read_only = Some(attachment.read_only);
@@ -124,20 +125,31 @@ impl Agent {
             }
         }
         view_live(&mut view, &volume, live.as_ref());
-        judge_volume(&mut view, &volume, live.as_ref());
+        let covered = every_place_covered(&group, &rows, &view.legs);
+        judge_volume(&mut view, &volume, covered, live.as_ref());
         Ok(view)
     }
 
-    fn view_legs(&self, group: &GroupRecord, home: &RowRecord, live: Option<&Live>) -> Vec<Leg> {
+    /// The legs, each with the drives that hold a part of it in any row, those of the home row first.
+    fn view_legs(&self, group: &GroupRecord, rows: &[Versioned<RowRecord>], live: Option<&Live>) -> Vec<Leg> {
         let columns = usize::from(group.columns);
         let seen =
             |id: &str| live.and_then(|live| live.status.as_ref())?.drives.iter().find(|drive| drive.id == id);
         let there = |id: &str| self.drive(id).is_ok_and(|drive| self.is_there(&drive));
-        let legs = home.extents.chunks(columns).enumerate().map(|(leg, extents)| Leg {
+        let mut of_legs =
+            vec![Vec::<&String>::new(); if rows.is_empty() { 0 } else { usize::from(group.legs) }];
+        for (leg, extents) in rows.iter().flat_map(|row| row.extents.chunks(columns).enumerate()) {
+            for (id, _) in extents {
+                if !of_legs[leg].contains(&id) {
+                    of_legs[leg].push(id);
+                }
+            }
+        }
+        let legs = of_legs.into_iter().enumerate().map(|(leg, drives)| Leg {
             leg: leg as u8,
-            drives: extents
-                .iter()
-                .map(|(id, _)| {
+            drives: drives
+                .into_iter()
+                .map(|id| {
                     let record = group.copies.iter().find(|copy| copy.drive == *id);
                     let stored = record.map_or(CopyState::Missing, |copy| copy.state);
                     let seen = seen(id);
@@ -310,8 +322,21 @@ fn view_live(view: &mut Volume, record: &VolumeRecord, live: Option<&Live>) {
     view.gen_number = status.gen_number;
 }
 
+/// Whether every column of every row has a current copy on some leg.
+fn every_place_covered(group: &GroupRecord, rows: &[Versioned<RowRecord>], legs: &[Leg]) -> bool {
+    let columns = usize::from(group.columns);
+    let mut drives = legs.iter().flat_map(|leg| &leg.drives);
+    let bad: BTreeSet<&String> =
+        drives.by_ref().filter(|drive| drive.state != CopyState::Current).map(|drive| &drive.id).collect();
+    let covered = |row: &Versioned<RowRecord>, column: usize| {
+        let mut place = row.extents.iter().skip(column).step_by(columns);
+        place.any(|(id, _)| !bad.contains(id))
+    };
+    bad.is_empty() || rows.iter().all(|row| (0..columns).all(|column| covered(row, column)))
+}
+
 /// Says how a volume is.
-fn judge_volume(view: &mut Volume, record: &VolumeRecord, live: Option<&Live>) {
+fn judge_volume(view: &mut Volume, record: &VolumeRecord, covered: bool, live: Option<&Live>) {
     let name = &view.name;
     let mut say = |health: Health, status: String, action: String| {
         view.health = health;
@@ -335,9 +360,9 @@ fn judge_volume(view: &mut Volume, record: &VolumeRecord, live: Option<&Live>) {
     if let Some(error) = failure {
         let action = "its target is started again by itself; see plinth events".to_owned();
         say(Health::Faulted, format!("volume {name} is not served: {error}"), action);
-    } else if !view.legs.is_empty() && lost.len() == view.legs.len() {
+    } else if !covered {
         let action = "bring the drives back; plinth pool status names them".to_owned();
-        say(Health::Faulted, format!("no leg of volume {name} is complete"), action);
+        say(Health::Faulted, format!("volume {name} has parts without a complete copy"), action);
     } else if view.state == VolumeState::ReadOnly && !view.read_only.unwrap_or(false) {
         let action = format!("check the drives, then detach and attach volume {name}");
         say(Health::Faulted, format!("volume {name} takes no writes any more"), action);

@@ -95,9 +95,11 @@ impl Agent {
             gen_number: 0,
             rows_used: 1,
             copies: Vec::new(),
+            grants: 0,
+            unwiped: Vec::new(),
             imported: false,
         };
-        let row = self.choose_row(space, pool, &group, 0, &[])?;
+        let row = self.choose_row(space, pool, &group, 0, &[], &[])?;
         group.copies = drive_table(pool, &row).iter().map(|drive| current_copy(drive)).collect();
         let volume = VolumeRecord {
             id: files::random_id()?.to_string(),

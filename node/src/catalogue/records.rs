@@ -192,6 +192,13 @@ pub struct GroupRecord {
     pub rows_used: u32,
     /// Its drives and what is known of each copy, in the order of the group's drive table.
     pub copies: Vec<CopyRecord>,
+    /// How often a row was handed out.
+    #[serde(default)]
+    pub grants: u64,
+    /// Extents that came back and could not be wiped, because their drive is away: they stay taken until the group
+    /// is deleted.
+    #[serde(default)]
+    pub unwiped: Vec<(String, u32)>,
     /// Its record was rebuilt from drives and nobody else knows what a missing copy missed: until it has served
     /// once, it opens only with all copies that its newest superblock calls current.
     #[serde(default)]
@@ -303,4 +310,7 @@ pub struct RowRecord {
     pub row: u32,
     /// Drive and extent, ordered by leg, then column.
     pub extents: Vec<(String, u32)>,
+    /// The number of this handing out among all of the group's (`GroupRecord::grants`).
+    #[serde(default)]
+    pub grant: u64,
 }

@@ -260,8 +260,8 @@ async fn heard(agent: &Arc<Agent>, volume: &str, slot: &Slot, link: &mut Link, n
             }
             slot.live.send_modify(|live| serving(live, device_number));
         }
-        Notice::WantRow { row } => {
-            let request = match blocking(move || this.want_row(&name, row)).await {
+        Notice::WantRow { row, refused } => {
+            let request = match blocking(move || this.want_row(&name, row, refused)).await {
                 Ok(row) => Request::Row(row),
                 Err(error) => {
                     agent.events.record(

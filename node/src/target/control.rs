@@ -6,13 +6,16 @@ use super::marks::{self, Mark};
 use crate::error::{Error, Kind, Result};
 use crate::protocol::{Answer, FromTarget, MAX_LINE, Notice, PROTOCOL_VERSION, Request, TargetStatus};
 use crate::target_spec::{Row, TargetSpec};
+use rows::Rows;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+mod rows;
 
 /// The longest that the engine waits for a row when no agent answers; then it hears that there is none, and
 /// asks again later.
@@ -43,10 +46,18 @@ pub trait Serving: Send + Sync {
     /// # Errors
     /// The engine or the device refuses.
     fn resize(&self, size_bytes: u64) -> Result<()>;
-    /// Hands the engine a row; opens drives that it does not have yet.
+    /// Whether the loop has all drives of a row.
+    fn ready(&self, row: &Row) -> bool;
+    /// Opens and locks the drives of a row that the loop does not have yet. May take long; called on a thread of
+    /// its own, one row at a time.
     ///
     /// # Errors
-    /// A drive of the row cannot be used; the engine must hear `no_row` then.
+    /// A drive of the row cannot be used.
+    fn prepare(&self, row: &Row) -> Result<()>;
+    /// Hands the engine a row that is ready. Drives that its table does not list join the group with it.
+    ///
+    /// # Errors
+    /// A drive of the row is not open; the engine has not heard of it then.
     fn row(&self, row: &Row) -> Result<()>;
     /// There is no space for a row.
     fn no_row(&self);
@@ -106,12 +117,7 @@ struct State {
     /// The agent that is heard.
     agent: Option<UnixStream>,
     serving: bool,
-    /// The row in hand.
-    kept: Option<Row>,
-    /// The row that the engine waits for, and since when.
-    wanted: Option<(u32, Instant)>,
-    /// The row that an agent was last asked for.
-    next: Option<u32>,
+    rows: Rows,
     /// An agent waits for the end.
     detaching: bool,
     /// Why the target ends, if not because it was told to.
@@ -148,15 +154,8 @@ impl Control {
             .map_err(|source| Error::io("restrict", &socket, &source))?;
         let (notes, inbox) = channel();
         let kept = spec.rows.first().cloned();
-        let state = State {
-            agent: None,
-            serving: false,
-            kept,
-            wanted: None,
-            next: None,
-            detaching: false,
-            failure: None,
-        };
+        let state =
+            State { agent: None, serving: false, rows: Rows::with(kept), detaching: false, failure: None };
         let shared = Arc::new(Shared { spec, state: Mutex::new(state) });
         Ok(Self { listener, shared, inbox, notes, _lock: lock })
     }
@@ -204,7 +203,7 @@ fn accept(listener: &UnixListener, shared: &Arc<Shared>, serving: &Arc<dyn Servi
         let Ok(reader) = stream.try_clone() else { continue };
         shared.greet(stream, &**serving);
         let (shared, serving) = (shared.clone(), serving.clone());
-        std::thread::spawn(move || shared.listen(reader, &*serving));
+        std::thread::spawn(move || shared.listen(reader, &serving));
     }
 }
 
@@ -233,13 +232,11 @@ impl Shared {
         for mark in marks::read(&self.spec.stale_marks).unwrap_or_default() {
             state.notify(Notice::Stale { drives: mark.drives, version: mark.version });
         }
-        if let Some(row) = state.wanted.map(|(row, _)| row).or(state.next) {
-            state.notify(Notice::WantRow { row });
-        }
+        state.ask_anew();
     }
 
     /// Reads the requests of one agent until it goes.
-    fn listen(&self, stream: UnixStream, serving: &dyn Serving) {
+    fn listen(self: &Arc<Self>, stream: UnixStream, serving: &Arc<dyn Serving>) {
         let mut reader = BufReader::new(stream);
         let mut line = Vec::new();
         loop {
@@ -261,7 +258,7 @@ impl Shared {
     }
 
     /// Carries out a request. `None`: it is answered later.
-    fn act(&self, request: Request, serving: &dyn Serving) -> Option<Answer> {
+    fn act(self: &Arc<Self>, request: Request, serving: &Arc<dyn Serving>) -> Option<Answer> {
         match request {
             Request::Status => return Some(Answer::Status(Box::new(serving.status()))),
             Request::Detach => {
@@ -280,43 +277,20 @@ impl Shared {
                 }
             }
             Request::Row(row) => self.got_row(row, serving),
-            Request::NoRow { row } => self.no_row(row, serving),
+            Request::NoRow { row } => self.no_row(row, &**serving),
             Request::SpaceAdded => {
                 serving.space_added();
-                let mut state = self.lock();
-                if let (None, Some(row)) = (&state.kept, state.next) {
-                    state.notify(Notice::WantRow { row });
-                }
+                self.ask_again();
             }
         }
         Some(Answer::Done)
     }
 
-    /// A row came: for the engine, if it waits for it, else to be kept.
-    fn got_row(&self, row: Row, serving: &dyn Serving) {
-        let mut state = self.lock();
-        if state.wanted.is_some_and(|(wanted, _)| wanted == row.row) {
-            state.wanted = None;
-            state.hand_over(&row, serving);
-        } else {
-            state.next = None;
-            state.kept = Some(row);
-        }
-    }
-
-    fn no_row(&self, row: u32, serving: &dyn Serving) {
-        let mut state = self.lock();
-        state.next = Some(row);
-        if state.wanted.take_if(|(wanted, _)| *wanted == row).is_some() {
-            drop(state);
-            serving.no_row();
-        }
-    }
-
     /// Hears the loop until it has ended.
-    fn hear(&self, inbox: &Receiver<Note>, serving: &Arc<dyn Serving>) -> Ending {
+    fn hear(self: &Arc<Self>, inbox: &Receiver<Note>, serving: &Arc<dyn Serving>) -> Ending {
         loop {
-            let patience = self.lock().wanted.map(|(_, since)| ROW_PATIENCE.saturating_sub(since.elapsed()));
+            let patience =
+                self.lock().rows.wanted.map(|(_, since)| ROW_PATIENCE.saturating_sub(since.elapsed()));
             let note = match patience {
                 Some(patience) => inbox.recv_timeout(patience),
                 None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -325,7 +299,7 @@ impl Shared {
                 Ok(Note::Ended(ending)) => return ending,
                 Ok(note) => self.note(note, serving),
                 Err(RecvTimeoutError::Timeout) => {
-                    if self.lock().wanted.take().is_some() {
+                    if self.lock().rows.wanted.take().is_some() {
                         serving.no_row();
                     }
                 }
@@ -339,7 +313,7 @@ impl Shared {
         }
     }
 
-    fn note(&self, note: Note, serving: &Arc<dyn Serving>) {
+    fn note(self: &Arc<Self>, note: Note, serving: &Arc<dyn Serving>) {
         match note {
             Note::Serving => {
                 // Starting a device reads from it, and the engine may need this thread to answer.
@@ -356,25 +330,12 @@ impl Shared {
             Note::Opened => {
                 let status = serving.status();
                 let mut state = self.lock();
-                // A row that the superblock names by now is in use, not in hand.
-                state.kept = self.spec.rows.iter().find(|row| row.row >= status.rows).cloned();
                 state.serving = true;
                 state.notify(Notice::Serving { device_number: status.device_number });
-                if state.kept.is_none() {
-                    state.ask(status.rows);
-                }
+                // A row that the superblock names by now is in use, not in hand.
+                state.offered(&self.spec.rows, status.rows);
             }
-            Note::WantRow(row) => {
-                let mut state = self.lock();
-                match state.kept.take() {
-                    Some(kept) if kept.row == row => state.hand_over(&kept, &**serving),
-                    kept => {
-                        state.kept = kept;
-                        state.wanted = Some((row, Instant::now()));
-                        state.ask(row);
-                    }
-                }
-            }
+            Note::WantRow(row) => self.want_row(row, serving),
             Note::StoreStale { drives, version } => self.store_stale(Mark { drives, version }, &**serving),
             Note::Event { severity, kind, message } => {
                 self.lock().notify(Notice::Event { severity, kind, message })
@@ -419,25 +380,5 @@ impl State {
 
     fn notify(&mut self, notice: Notice) {
         self.send(&FromTarget::Notice(notice));
-    }
-
-    /// Asks the agent for a row.
-    fn ask(&mut self, row: u32) {
-        self.next = Some(row);
-        self.notify(Notice::WantRow { row });
-    }
-
-    /// Gives the engine a row and asks for the next one.
-    fn hand_over(&mut self, row: &Row, serving: &dyn Serving) {
-        match serving.row(row) {
-            Ok(()) => self.ask(row.row + 1),
-            Err(error) => {
-                self.next = Some(row.row);
-                serving.no_row();
-                let message = format!("row {} cannot be used: {error}", row.row);
-                let severity = crate::catalogue::Severity::Warning;
-                self.notify(Notice::Event { severity, kind: "row_refused".into(), message });
-            }
-        }
     }
 }

@@ -3,8 +3,9 @@
 //! Threads, no runtime: one listens to agents, one hears what the loop says (`Notes`) and makes stale marks
 //! durable before it answers. The loop itself never waits for any of this.
 pub mod control;
+mod drives;
 pub mod marks;
-pub mod open;
+mod open;
 pub mod serve;
 
 pub use control::{Control, Ending, Note, Notes, Serving};

@@ -1,4 +1,5 @@
 //! Opening a group for serving: its drives, each checked and locked, and the engine over those at hand.
+use super::drives::{OpenDrive, OpenDrives};
 use crate::agent::parse_id;
 use crate::drives::{LabelState, Media, read_label};
 use crate::error::{Error, Kind, Result};
@@ -6,7 +7,7 @@ use crate::target_spec::{TargetDrive, TargetSpec};
 use base::limits::{MAX_POLL_ACTIONS, MAX_POLL_SEGMENTS, MAX_SLOTS};
 use base::{
     Actions, BLOCK_BYTES, BufId, CkptNo, Duration, Engine, ExtentNo, Fault, Gen, Instant, IoToken, Memory,
-    Phase, Reply, Request, SECTOR_BYTES, Sector, Sectors, Seq, SlotId,
+    Phase, Reply, Request, SECTOR_BYTES, Sector, Sectors, Seq, SlotId, Uuid,
 };
 use fence::{CopyEntry, CopyState};
 use std::path::Path;
@@ -78,8 +79,8 @@ pub struct Opened {
     pub volume: VolumeInfo,
     /// What could not be opened, in sentences.
     pub absent: Vec<String>,
-    /// By place in the group's table: the number under which the loop knows the drive, if it has it.
-    pub numbers: Vec<Option<usize>>,
+    /// The drives that the loop has.
+    pub open: OpenDrives,
 }
 
 /// Opens the drives and prepares the engine.
@@ -88,15 +89,14 @@ pub struct Opened {
 /// A drive is held by somebody else, or the spec is not one.
 pub fn open_group(spec: &TargetSpec) -> Result<Opened> {
     let group = parse_id(&spec.group)?;
-    let lock = u64::from_le_bytes(group.0[..8].try_into().expect("eight bytes"));
     let (mut drives, mut candidates, mut absent) = (Vec::new(), Vec::new(), Vec::new());
-    let mut numbers = vec![None; spec.drives.len()];
-    for (index, drive) in spec.drives.iter().enumerate() {
+    let open = OpenDrives::default();
+    for drive in &spec.drives {
         let Some(path) = &drive.path else {
             absent.push(format!("drive {} is missing", drive.id));
             continue;
         };
-        let opened = match open_drive(path, drive, lock) {
+        let opened = match open_drive(path, &drive.id, group, DRIVE_PATIENCE) {
             Ok(opened) => opened,
             // A drive that another holds may be in use by another target of this group; one that is gone or
             // broken is what a mirror is for.
@@ -111,15 +111,13 @@ pub fn open_group(spec: &TargetSpec) -> Result<Opened> {
                 continue;
             }
         };
+        let number = base::DriveIx::new(drives.len() as u8);
+        let known = OpenDrive::of(&drive.id, &opened, number, drive.stale_version.is_some())?;
         candidates.push(Candidate {
-            info: DriveInfo {
-                uuid: parse_id(&drive.id)?,
-                blocks: opened.size(),
-                volatile: opened.properties().volatile_cache,
-            },
+            info: DriveInfo { uuid: known.uuid, blocks: known.blocks, volatile: known.volatile },
             homes: drive.homes.iter().map(|extent| ExtentNo::new(*extent)).collect(),
         });
-        numbers[index] = Some(drives.len());
+        open.add(&drive.id, known);
         drives.push(opened);
     }
     let sectors = Sectors::new(spec.volume.size_bytes / SECTOR_BYTES as u64);
@@ -158,21 +156,21 @@ pub fn open_group(spec: &TargetSpec) -> Result<Opened> {
     let engine = Served(Volume::open(config, request));
     let target = Target::new(engine, drives, volume.clone(), options)
         .map_err(|source| Error::general(Kind::Failed, format!("cannot prepare the loop: {source}")))?;
-    Ok(Opened { target, volume, absent, numbers })
+    Ok(Opened { target, volume, absent, open })
 }
 
 /// Opens a drive, locks it for this group, and only then believes its label.
-fn open_drive(path: &Path, drive: &TargetDrive, lock: u64) -> Result<Drive> {
-    let opened = Drive::open_within(path, Access::Group(lock), DRIVE_PATIENCE).map_err(drive_error)?;
+///
+/// # Errors
+/// It cannot be opened, another holds it, or it is another drive by now.
+pub(super) fn open_drive(path: &Path, id: &str, group: Uuid, patience: std::time::Duration) -> Result<Drive> {
+    let lock = u64::from_le_bytes(group.0[..8].try_into().expect("eight bytes"));
+    let opened = Drive::open_within(path, Access::Group(lock), patience).map_err(drive_error)?;
     match read_label(&Media::open_read(path)?)? {
-        LabelState::Ours { label, .. } if label.drive.to_string() == drive.id => Ok(opened),
+        LabelState::Ours { label, .. } if label.drive.to_string() == id => Ok(opened),
         _ => {
             let name = path.display().to_string();
-            Err(Error::new(
-                Kind::NotFound,
-                name.clone(),
-                format!("{name} is not the drive {} any more", drive.id),
-            ))
+            Err(Error::new(Kind::NotFound, name.clone(), format!("{name} is not the drive {id} any more")))
         }
     }
 }

@@ -5,22 +5,27 @@
 //! device goes (refused while in use), the loop closes the group, the process ends. Killed in between, the next
 //! target finds device and drives and goes on.
 use super::control::{Control, Ending, Note, Notes, Serving};
-use super::open::{Opened, open_group};
+use super::drives::{OpenDrive, OpenDrives, grant};
+use super::open::{Opened, open_drive, open_group};
+use crate::agent::parse_id;
+use crate::catalogue::CopyState;
 use crate::error::{Error, Kind, Result};
 use crate::protocol::{TargetDriveStatus, TargetPhase, TargetStatus};
-use crate::target_spec::{FrontEndSpec, Row, TargetSpec};
-use base::{DriveIx, Extent, ExtentNo, Phase, Reply, RowGrant, RowNo, SECTOR_BYTES, Sectors};
+use crate::target_spec::{FrontEndSpec, Row, TargetDrive, TargetSpec};
+use base::{DriveIx, Engine as _, Phase, Reply, RowNo, SECTOR_BYTES, Sectors};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 use ublk_target::ublk::{UblkDevice, UblkError, UblkQueue, harden_process};
-use ublk_target::{Handle, NbdServer, SlowEvent, Target, TargetError};
-use volume::{CopyHealth, Stats};
+use ublk_target::{Drive, Handle, NbdServer, SlowEvent, Target, TargetError};
+use volume::{CopyHealth, DriveView, Stats};
 
 /// The engine as the loop runs it.
 pub(super) type Engine = super::open::Served;
 /// The longest that a look at the engine may take: it is answered between two turns of the loop.
 const LOOK_DEADLINE: Duration = Duration::from_secs(2);
+/// How long a drive that joins the group is tried while another process has it.
+const JOIN_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a detach waits for clients of NBD to go: one that has just closed its connection is not in the way.
 const CLIENTS_DEADLINE: Duration = Duration::from_secs(1);
 /// Pause between two looks at the number of clients.
@@ -44,7 +49,7 @@ pub fn run(spec: TargetSpec) -> Result<()> {
     for message in unhardened {
         let _ = notes.send(warning("not_hardened", message));
     }
-    let Opened { target, volume, absent, numbers } = open_group(&spec)?;
+    let Opened { target, volume, absent, open } = open_group(&spec)?;
     for message in absent {
         let _ = notes.send(warning("drive_missing", message));
     }
@@ -52,12 +57,11 @@ pub fn run(spec: TargetSpec) -> Result<()> {
     let front = Front::prepare(&spec, &volume)?;
     let device = front.device.clone();
     let glue =
-        Arc::new(Glue { spec: spec.clone(), handle, device: device.clone(), notes: notes.clone(), numbers });
+        Arc::new(Glue { spec, handle, device: device.clone(), notes: notes.clone(), open: open.clone() });
     let looped = std::thread::Builder::new().name("loop".into());
     let looped = looped.spawn({
         let notes = notes.clone();
-        let table = spec.drives.iter().map(|drive| drive.id.clone()).collect();
-        move || front.serve(target, Watcher { notes, table })
+        move || front.serve(target, Watcher { notes, open })
     });
     looped.map_err(|source| Error::general(Kind::Failed, format!("cannot start a thread: {source}")))?;
     drop(notes);
@@ -163,14 +167,7 @@ fn ublk_error(error: UblkError) -> Error {
 /// Hears the loop, on its thread: everything is handed on without waiting.
 struct Watcher {
     notes: Notes,
-    /// The group's drives, in the order of its table.
-    table: Vec<String>,
-}
-
-impl Watcher {
-    fn drive(&self, drive: DriveIx) -> String {
-        self.table.get(usize::from(drive.get())).cloned().unwrap_or_else(|| drive.to_string())
-    }
+    open: OpenDrives,
 }
 
 impl ublk_target::Control<Engine> for Watcher {
@@ -190,9 +187,11 @@ impl ublk_target::Control<Engine> for Watcher {
         let _ = self.notes.send(Note::WantRow(row.get()));
     }
 
-    fn store_stale(&mut self, drives: u32, version: u64) {
+    fn store_stale(&mut self, drives: u32, version: u64, engine: &Engine) {
         let marked = (0..32u8).filter(|bit| drives >> bit & 1 == 1);
-        let drives = marked.map(|bit| self.drive(DriveIx::new(bit))).collect();
+        let id =
+            |bit| engine.volume().drive(DriveIx::new(bit)).expect("the engine marks drives of its table");
+        let drives = marked.map(|bit| id(bit).to_string()).collect();
         let _ = self.notes.send(Note::StoreStale { drives, version });
     }
 
@@ -200,7 +199,7 @@ impl ublk_target::Control<Engine> for Watcher {
         let message = match slow {
             SlowEvent::Drive { drive, op, age, expired } => {
                 let end = if expired { ", its deadline has passed" } else { "" };
-                let drive = self.drive(drive);
+                let drive = self.open.id_of(drive);
                 format!("drive {drive}: {op:?} has been under way for {} ms{end}", age.nanos() / 1_000_000)
             }
             SlowEvent::Request { age, .. } => {
@@ -217,7 +216,7 @@ struct Glue {
     handle: Handle<Engine>,
     device: Option<Arc<UblkDevice>>,
     notes: Notes,
-    numbers: Vec<Option<usize>>,
+    open: OpenDrives,
 }
 
 impl Glue {
@@ -230,32 +229,75 @@ impl Glue {
         answer.recv_timeout(LOOK_DEADLINE).ok()
     }
 
+    /// The drives of the group, in the order of its table; as long as that is not known, those of the spec.
     fn drive_status(&self, stats: Option<&Stats>) -> Vec<TargetDriveStatus> {
-        let figures = &self.handle.figures().drives;
-        let each = self.spec.drives.iter().enumerate().map(|(index, drive)| {
-            let view = stats.and_then(|stats| stats.drives.get(index));
-            let (state, since) = match view.map(|view| view.health) {
-                Some(CopyHealth::Current) => (crate::catalogue::CopyState::Current, None),
-                Some(CopyHealth::Failing) => (crate::catalogue::CopyState::Stale, None),
-                Some(CopyHealth::Stale(seq)) => (crate::catalogue::CopyState::Stale, Some(seq.get())),
-                Some(CopyHealth::Missing) => (crate::catalogue::CopyState::Missing, None),
-                None if drive.path.is_none() => (crate::catalogue::CopyState::Missing, None),
-                None if drive.stale_version.is_some() => (crate::catalogue::CopyState::Stale, None),
-                None => (crate::catalogue::CopyState::Current, None),
-            };
-            let number = self.numbers[index];
-            TargetDriveStatus {
-                id: drive.id.clone(),
-                state,
-                stale_since_seq: since,
-                read_errors: view.map_or(0, |view| view.stats.read_errors),
-                write_errors: view.map_or(0, |view| view.stats.write_errors),
-                check_errors: view.map_or(0, |view| view.stats.check_errors),
-                repaired_blocks: view.map_or(0, |view| view.stats.repaired_blocks),
-                slow_events: number.map_or(0, |number| figures[number].slow_events.get()),
-            }
+        match stats {
+            Some(stats) => stats.drives.iter().map(|view| self.seen_drive(view)).collect(),
+            None => self.spec.drives.iter().map(unseen_drive).collect(),
+        }
+    }
+
+    fn seen_drive(&self, view: &DriveView) -> TargetDriveStatus {
+        let id = view.uuid.to_string();
+        let (state, since) = match view.health {
+            CopyHealth::Current => (CopyState::Current, None),
+            CopyHealth::Failing => (CopyState::Stale, None),
+            CopyHealth::Stale(seq) => (CopyState::Stale, Some(seq.get())),
+            CopyHealth::Missing => (CopyState::Missing, None),
+        };
+        let slow = |drive: OpenDrive| {
+            self.handle.figures().drives[usize::from(drive.number.get())].slow_events.get()
+        };
+        TargetDriveStatus {
+            state,
+            stale_since_seq: since,
+            read_errors: view.stats.read_errors,
+            write_errors: view.stats.write_errors,
+            check_errors: view.stats.check_errors,
+            repaired_blocks: view.stats.repaired_blocks,
+            slow_events: self.open.get(&id).map_or(0, slow),
+            id,
+        }
+    }
+
+    /// Gives the loop a drive; returns once it has it.
+    fn hand_drive(&self, id: &str, drive: Drive) -> Result<()> {
+        let (reply, answer) = channel();
+        let mut known = OpenDrive::of(id, &drive, DriveIx::ZERO, false)?;
+        let marked = |listed: &&TargetDrive| listed.id == id && listed.stale_version.is_some();
+        known.stale = self.spec.drives.iter().find(marked).is_some();
+        let (open, name) = (self.open.clone(), id.to_owned());
+        self.handle.add_drive(drive, move |taken| {
+            let taken = taken.map(|number| open.add(&name, OpenDrive { number, ..known }));
+            let _ = reply.send(taken);
         });
-        each.collect()
+        let fails = |why: String| {
+            Error::new(Kind::Failed, id, format!("drive {id} cannot be added to the group: {why}"))
+        };
+        match answer.recv_timeout(LOOK_DEADLINE) {
+            Ok(taken) => taken.map_err(|source| fails(source.to_string())),
+            // It may take it later still; then the next row on this drive finds it.
+            Err(_) => Err(fails("the loop does not answer in time".to_owned())),
+        }
+    }
+}
+
+/// A drive of the spec, while the engine cannot be asked.
+fn unseen_drive(drive: &TargetDrive) -> TargetDriveStatus {
+    let state = match (&drive.path, drive.stale_version) {
+        (None, _) => CopyState::Missing,
+        (_, Some(_)) => CopyState::Stale,
+        (_, None) => CopyState::Current,
+    };
+    TargetDriveStatus {
+        id: drive.id.clone(),
+        state,
+        stale_since_seq: None,
+        read_errors: 0,
+        write_errors: 0,
+        check_errors: 0,
+        repaired_blocks: 0,
+        slow_events: 0,
     }
 }
 
@@ -295,7 +337,7 @@ impl Serving for Glue {
             durable_seq: stats.as_ref().map_or(0, |stats| stats.durable.get()),
             gen_number: stats.as_ref().map_or(self.spec.gen_number, |stats| stats.generation.get()),
             rows: stats.as_ref().map_or(1, |stats| stats.rows),
-            mapped_bytes: None,
+            mapped_bytes: stats.as_ref().map(|stats| stats.mapped_blocks * base::BLOCK_BYTES as u64),
             used_bytes: stats.as_ref().map_or(0, used) * base::BLOCK_BYTES as u64,
             size_bytes: sectors.map_or(self.spec.volume.size_bytes, |s| s.get() * SECTOR_BYTES as u64),
             device_number: self.device.as_ref().map(|device| device.id()),
@@ -345,17 +387,32 @@ impl Serving for Glue {
         }
     }
 
-    fn row(&self, row: &Row) -> Result<()> {
-        let place = |id: &str| self.spec.drives.iter().position(|drive| drive.id == id);
-        let mut extents = Vec::with_capacity(row.extents.len());
+    fn ready(&self, row: &Row) -> bool {
+        self.open.places(row).is_some()
+    }
+
+    fn prepare(&self, row: &Row) -> Result<()> {
+        let group = parse_id(&self.spec.group)?;
         for extent in &row.extents {
-            let drive = place(&extent.drive).ok_or_else(|| {
-                let message = format!("drive {} is not in the group's table", extent.drive);
-                Error::new(Kind::NotSupported, extent.drive.clone(), message)
-            })?;
-            extents.push(Extent { drive: DriveIx::new(drive as u8), extent: ExtentNo::new(extent.extent) });
+            if self.open.get(&extent.drive).is_none() {
+                let drive = open_drive(&extent.path, &extent.drive, group, JOIN_PATIENCE)?;
+                self.hand_drive(&extent.drive, drive)?;
+            }
         }
-        self.handle.reply(Reply::Row(RowGrant { row: RowNo::new(row.row), extents, joining: Vec::new() }));
+        Ok(())
+    }
+
+    fn row(&self, row: &Row) -> Result<()> {
+        let places = self.open.places(row).ok_or_else(|| {
+            let message = format!("a drive of row {} is not open", row.row);
+            Error::new(Kind::Failed, self.spec.group_name.clone(), message)
+        })?;
+        let number = row.row;
+        // Only on the loop's thread the engine's table cannot change in between.
+        self.handle.with_engine(move |engine| {
+            let grant = grant(number, &places, engine.volume());
+            engine.reply(Reply::Row(grant));
+        });
         Ok(())
     }
 

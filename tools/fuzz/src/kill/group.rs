@@ -128,7 +128,7 @@ impl Group {
             blocks: drive_blocks().get(),
             extent: row,
         };
-        Row { row, extents: (0..self.legs).map(extent).collect() }
+        Row { row, extents: (0..self.legs).map(extent).collect(), grant: 0 }
     }
 
     fn spec(&self) -> TargetSpec {
@@ -255,7 +255,7 @@ fn answer(stream: UnixStream, rows: Vec<Row>) {
     let Ok(mut writer) = stream.try_clone() else { return };
     for line in BufReader::new(stream).lines() {
         let Ok(line) = line else { return };
-        if let Ok(FromTarget::Notice(Notice::WantRow { row })) = serde_json::from_str(&line) {
+        if let Ok(FromTarget::Notice(Notice::WantRow { row, .. })) = serde_json::from_str(&line) {
             let request = match rows.get(row as usize) {
                 Some(row) => Request::Row(row.clone()),
                 None => Request::NoRow { row },

@@ -1,0 +1,203 @@
+//! A full volume goes on when drives are added to its pool, while it is served: the drives join its group.
+mod support;
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+use support::Agent;
+use support::nbd::Nbd;
+
+const CHUNK: u64 = 1 << 20;
+const ENOSPC: u32 = 28;
+/// The longest that a pool with new space may refuse a volume that asks for it.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// What a chunk holds: every block something else.
+fn content(chunk: u64) -> Vec<u8> {
+    let word = |i: u64| (chunk << 32 | i).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes();
+    (0..CHUNK / 8).flat_map(|i| word(i / 512)).collect()
+}
+
+/// Writes chunk after chunk until there is no space; returns the chunk that was refused.
+fn fill(nbd: &mut Nbd, first: u64) -> u64 {
+    let mut chunk = first;
+    loop {
+        match nbd.try_write(chunk * CHUNK, &content(chunk)) {
+            0 => chunk += 1,
+            ENOSPC => return chunk,
+            error => panic!("chunk {chunk}: error {error}"),
+        }
+    }
+}
+
+/// Writes a chunk as soon as there is space.
+fn write_at_last(agent: &Agent, nbd: &mut Nbd, chunk: u64) {
+    let start = Instant::now();
+    loop {
+        match nbd.try_write(chunk * CHUNK, &content(chunk)) {
+            0 => return,
+            ENOSPC => assert!(start.elapsed() < DEADLINE, "still full: {}", agent.plinth("events").out),
+            error => panic!("chunk {chunk}: error {error}"),
+        }
+    }
+}
+
+/// Reads all that was written.
+fn check(nbd: &mut Nbd, chunks: u64) {
+    check_some(nbd, chunks, 1);
+}
+
+/// Reads every so many chunks of it, and the last ones.
+fn check_some(nbd: &mut Nbd, chunks: u64, step: u64) {
+    for chunk in (0..chunks).filter(|chunk| chunk % step == 0 || chunk + 4 >= chunks) {
+        assert!(nbd.read(chunk * CHUNK, CHUNK as usize) == content(chunk), "chunk {chunk}");
+    }
+}
+
+fn show(agent: &Agent) -> serde_json::Value {
+    agent.plinth("volume show v -o json").json()
+}
+
+fn kill_target(agent: &Agent) {
+    let pid = show(agent)["target"]["pid"].as_u64().expect("a target");
+    assert!(Command::new("kill").arg("-9").arg(pid.to_string()).status().expect("kill runs").success());
+    let start = Instant::now();
+    while agent.wait_state("v", "attached")["target"]["pid"].as_u64().is_none_or(|now| now == pid) {
+        assert!(start.elapsed() < DEADLINE, "no new target: {}", agent.log());
+    }
+}
+
+/// A pool of these drives with small extents, a volume that is larger than all of them, attached.
+fn attached(agent: &Agent, drives: &[&str], legs: u8) -> Nbd {
+    let mut line = String::from("pool create p --extent-size 8MiB");
+    for name in drives {
+        agent.drive(name, 256);
+        line += &format!(" @{name}");
+    }
+    agent.plinth(&line).ok();
+    agent.plinth(&format!("volume create v --pool p --size 1GiB --legs {legs}")).ok();
+    agent.plinth("volume attach v --nbd @n").ok();
+    Nbd::connect(&agent.path("n"))
+}
+
+/// The contract's story: fill to ENOSPC, add a drive, write on without a detach, lose the target, lose nothing.
+fn grows(legs: u8, first: &[&str], more: &[&[&str]]) {
+    let mut agent = Agent::start();
+    let mut nbd = attached(&agent, first, legs);
+    let mut drives: Vec<&str> = first.to_vec();
+    let mut full = fill(&mut nbd, 0);
+    nbd.flush();
+    for added in more {
+        let mut line = String::from("pool add p");
+        for name in *added {
+            agent.drive(name, 256);
+            drives.push(name);
+            line += &format!(" @{name}");
+        }
+        agent.plinth(&line).ok();
+        write_at_last(&agent, &mut nbd, full);
+        let before = full;
+        full = fill(&mut nbd, full + 1);
+        assert!(full > before + 192, "a drive of 256 MiB took {} MiB", full - before);
+        nbd.flush();
+        drop(nbd);
+        kill_target(&agent);
+        nbd = Nbd::connect(&agent.path("n"));
+        check(&mut nbd, full);
+    }
+    let shown = show(&agent);
+    assert_eq!(shown["health"], "online", "{shown}");
+    let of_leg = |leg: usize| shown["legs"][leg]["drives"].as_array().map_or(0, Vec::len);
+    let listed: usize = (0..usize::from(legs)).map(of_leg).sum();
+    assert!(listed >= drives.len(), "{shown}");
+    drop(nbd);
+    agent.plinth("volume detach v").ok();
+    let all: Vec<String> = drives.iter().map(|name| format!("@{name}")).collect();
+    agent.plinth(&format!("fsck {}", all.join(" "))).ok();
+    // The agent starts anew, and then forgets the pool and takes it over from its drives.
+    agent.terminate();
+    agent.run();
+    agent.plinth("volume attach v --nbd @n").ok();
+    check_some(&mut Nbd::connect(&agent.path("n")), full, 16);
+    agent.plinth("volume detach v").ok();
+    agent.plinth("pool export p").ok();
+    agent.plinth(&format!("pool import {}", all.join(" "))).ok();
+    agent.plinth("volume attach v --nbd @n").ok();
+    let mut nbd = Nbd::connect(&agent.path("n"));
+    check_some(&mut nbd, full, 16);
+    drop(nbd);
+    agent.plinth("volume detach v").ok();
+    agent.plinth(&format!("fsck {}", all.join(" "))).ok();
+    agent.plinth("volume delete v --yes").ok();
+    assert_eq!(agent.plinth("pool status p -o json").json()["allocated_bytes"], 0);
+}
+
+#[test]
+fn a_plain_volume_goes_on_with_one_drive_more() {
+    grows(1, &["d1"], &[&["d2"]]);
+}
+
+#[test]
+fn a_mirror_goes_on_with_two_drives_more() {
+    grows(2, &["d1", "d2"], &[&["d3", "d4"]]);
+}
+
+/// A drive that was handed out and is gone when it is to join: the row goes back, and the group uses another one.
+#[test]
+fn a_drive_that_cannot_join_is_passed_over() {
+    let agent = Agent::start();
+    let mut nbd = attached(&agent, &["d1"], 1);
+    let full = fill(&mut nbd, 0);
+    // Its label says that it is there; for the target it is somebody else's.
+    agent.drive("d2", 256);
+    agent.drive("d3", 256);
+    let held = std::fs::File::open(agent.path("d2")).expect("opens");
+    held.lock().expect("locks");
+    agent.plinth("pool add p @d2 @d3").ok();
+    write_at_last(&agent, &mut nbd, full);
+    let more = fill(&mut nbd, full + 1);
+    assert!(more > full + 192, "{more} after {full}");
+    let shown = show(&agent);
+    assert_eq!(shown["health"], "online", "{shown}");
+    held.unlock().expect("unlocks");
+    write_at_last(&agent, &mut nbd, more);
+    kill_target(&agent);
+    let mut nbd = Nbd::connect(&agent.path("n"));
+    check_some(&mut nbd, more, 16);
+    drop(nbd);
+    agent.plinth("volume detach v").ok();
+    agent.plinth("fsck @d1 @d2 @d3").ok();
+    agent.plinth("volume delete v --yes").ok();
+    assert_eq!(agent.plinth("pool status p -o json").json()["allocated_bytes"], 0);
+}
+
+/// A drive that joined is lost: the mirror goes on without it, and the catalogue knows it.
+#[test]
+fn a_drive_that_joined_may_be_lost() {
+    let agent = Agent::start();
+    let mut nbd = attached(&agent, &["d1", "d2"], 2);
+    let full = fill(&mut nbd, 0);
+    agent.drive("d3", 256);
+    agent.drive("d4", 256);
+    agent.plinth("pool add p @d3 @d4").ok();
+    write_at_last(&agent, &mut nbd, full);
+    nbd.flush();
+    drop(nbd);
+    agent.plinth("volume detach v").ok();
+    std::fs::rename(agent.path("d4"), agent.path("state/away")).expect("moves");
+    agent.plinth("volume attach v --nbd @n").ok();
+    let mut nbd = Nbd::connect(&agent.path("n"));
+    check(&mut nbd, full + 1);
+    nbd.write(full * CHUNK, &content(full));
+    nbd.flush();
+    let shown = show(&agent);
+    assert_eq!(shown["health"], "degraded", "{shown}");
+    drop(nbd);
+    agent.plinth("volume detach v").ok();
+    std::fs::rename(agent.path("state/away"), agent.path("d4")).expect("moves");
+    std::fs::rename(agent.path("d3"), agent.path("state/away")).expect("moves");
+    let refused = agent.plinth("volume attach v --nbd @n");
+    assert_eq!(refused.code, 6, "a stale copy alone: {}", refused.err);
+    std::fs::rename(agent.path("state/away"), agent.path("d3")).expect("moves");
+    agent.plinth("volume attach v --nbd @n").ok();
+    check(&mut Nbd::connect(&agent.path("n")), full + 1);
+}
