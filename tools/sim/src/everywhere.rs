@@ -87,7 +87,9 @@ fn copy_of<S: Subject>(run: &mut Run<S>, rng: Rng) -> Run<S> {
     let subject = run.world.opener().clone();
     let mut fork = rng;
     let world = World::new(subject, run.world.drives.clone(), run.world.control.clone(), fork.fork());
-    Run::around(run.shape.clone(), world, run.model.clone(), fork)
+    let mut copy = Run::around(run.shape.clone(), world, run.model.clone(), fork);
+    copy.joined = run.joined;
+    copy
 }
 
 impl<S: Subject> Run<S> {

@@ -87,8 +87,13 @@ impl<S: Subject> Run<S> {
             let state = &self.world.drives[drive];
             !state.is_dead() && !self.world.control.catalogue.is_stale(drive) && !state.counts.left_damage()
         };
+        // A place may have had several drives, one after the other.
+        let all_good = |place: usize| {
+            let mut drives = (0..self.world.drives.len()).filter(|i| self.shape.place_of(*i) == place);
+            drives.all(|i| good(i) || !self.world.control.pool.has(i))
+        };
         (0..columns).all(|column| {
-            (0..self.shape.legs).any(|other| other != leg && good(usize::from(other) * columns + column))
+            (0..self.shape.legs).any(|other| other != leg && all_good(usize::from(other) * columns + column))
         })
     }
 
@@ -96,11 +101,10 @@ impl<S: Subject> Run<S> {
     fn without(&mut self, leg: u8) -> Turned {
         let mut drives = self.world.drives.clone();
         let mut fresh = Rng::new(self.shape.seed ^ u64::from(leg) ^ 0x4c45_4700);
-        let columns = usize::from(self.shape.columns);
         for (i, drive) in drives.iter_mut().enumerate() {
             drive.counts = FaultCounts::default();
             drive.crash(&mut fresh, CrashMode::Random);
-            if i / columns == usize::from(leg) {
+            if self.shape.leg_of(i) == leg {
                 drive.kill();
             }
         }

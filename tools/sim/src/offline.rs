@@ -40,13 +40,14 @@ impl<'a> Offline<'a> {
         counts: &'a [bool],
     ) -> Result<Self, Violation> {
         let superblock = newest(drives, home, extent_blocks)?;
+        let home = in_world(drives, &superblock, &superblock.home)?;
         if !superblock.clean {
             return Err(wrong("the newest superblock does not say that the group was closed"));
         }
         let mut offline = Self {
             drives,
             counts,
-            table: superblock.home.clone(),
+            table: home,
             superblock,
             reached: BTreeMap::new(),
             cut: BTreeMap::new(),
@@ -122,7 +123,8 @@ impl<'a> Offline<'a> {
         assert_eq!(superblock.row_height, 0, "groups of the simulator have few rows");
         let page = self.reach(&superblock.row_pages, "row page")?;
         let count = superblock.rows as usize * superblock.geometry.row_extents();
-        self.table = rows::decode(&page, count).ok_or_else(|| wrong("the row page holds no extents"))?;
+        let table = rows::decode(&page, count).ok_or_else(|| wrong("the row page holds no extents"))?;
+        self.table = in_world(self.drives, &self.superblock, &table)?;
         Ok(())
     }
 
@@ -239,6 +241,21 @@ impl<'a> Offline<'a> {
         }
         Ok(())
     }
+}
+
+/// Extents by the drives of the world; a superblock names them by its drive table.
+fn in_world(
+    drives: &[SimDrive],
+    superblock: &Superblock,
+    extents: &[Extent],
+) -> Result<Vec<Extent>, Violation> {
+    let place = |extent: &Extent| {
+        let uuid = superblock.drives.get(usize::from(extent.drive.get()))?.drive;
+        let drive = drives.iter().position(|drive| drive.uuid == uuid)?;
+        Some(Extent { drive: DriveIx::new(drive as u8), ..*extent })
+    };
+    let found: Option<Vec<Extent>> = extents.iter().map(place).collect();
+    found.ok_or_else(|| wrong("a row names a drive that the drive table does not list"))
 }
 
 /// The newest valid superblock on any drive.

@@ -73,6 +73,10 @@ pub struct Run<S: Subject> {
     untouched: bool,
     /// Turns until a recovery is cut short.
     recovery_left: Option<u64>,
+    /// Drives that have joined the pool.
+    pub(crate) joined: usize,
+    /// Turns until a crash that follows such a drive.
+    pub(crate) joining_left: Option<u64>,
     was: Phase,
     pub(crate) left: u64,
     ended: u64,
@@ -118,6 +122,8 @@ impl<S: Subject> Run<S> {
             repaired: 0,
             untouched: false,
             recovery_left: None,
+            joined: 0,
+            joining_left: None,
             was: Phase::Recovering,
             ended: 0,
             crashes: 0,
@@ -155,7 +161,7 @@ impl<S: Subject> Run<S> {
                 self.strike();
             }
             let crash = self.shape.crash_every != 0 && self.rng.chance(1, self.shape.crash_every);
-            if crash || self.recovery_is_cut() || self.repair_is_cut() {
+            if crash || self.recovery_is_cut() || self.joining_is_cut() || self.repair_is_cut() {
                 self.crash()?;
             }
             self.turn(true)?;
@@ -194,18 +200,18 @@ impl<S: Subject> Run<S> {
     }
 
     fn recovery_is_cut(&mut self) -> bool {
-        match &mut self.recovery_left {
-            Some(0) => true,
-            Some(left) => {
-                *left -= 1;
-                false
-            }
-            None => false,
-        }
+        is_due(&mut self.recovery_left)
+    }
+
+    fn joining_is_cut(&mut self) -> bool {
+        is_due(&mut self.joining_left)
     }
 
     /// Submits something, or lets the world make a step and judges what ended.
     pub(crate) fn turn(&mut self, work: bool) -> Turned {
+        if work {
+            self.join_a_drive();
+        }
         let often = if self.shape.eager { 3 } else { 1 };
         let may_submit = self.free_slot().is_some() && (self.verify.is_some() || (work && self.left > 0));
         let ready =
@@ -401,7 +407,7 @@ impl<S: Subject> Run<S> {
         self.model.crash();
         self.world.restart();
         self.repaired = 0;
-        self.recovery_left = None;
+        (self.recovery_left, self.joining_left) = (None, None);
         self.was = self.world.phase();
         self.progress = Progress::new(self.world.steps, self.world.now());
         self.verify = self.shape.verify_first.then_some(0);
@@ -419,5 +425,17 @@ impl<S: Subject> Run<S> {
     pub(crate) fn expect_the_impossible(&mut self) {
         let id = self.model.issue(0, SECTORS_PER_BLOCK, false, true, 0);
         self.model.acked(id, 0);
+    }
+}
+
+/// Counts down; true at the end.
+fn is_due(left: &mut Option<u64>) -> bool {
+    match left {
+        Some(0) => true,
+        Some(left) => {
+            *left -= 1;
+            false
+        }
+        None => false,
     }
 }

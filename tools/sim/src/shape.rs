@@ -46,6 +46,8 @@ pub struct Shape {
     pub extent_blocks: u64,
     /// Extents that each drive has for this group.
     pub extents_per_drive: u32,
+    /// Drives for each place of a row that join the pool later, one by one, when space is short.
+    pub spares: u8,
     /// Whether the pool may run out although the volume is within its size.
     pub tight: bool,
     /// Requests in flight at most.
@@ -110,6 +112,7 @@ impl Shape {
             spread: *Rng::new(seed ^ 0x5350_5245_4144).pick(&SPREADS),
             extent_blocks,
             extents_per_drive: 0,
+            spares: 0,
             tight,
             depth: *rng.pick(&[1, 2, 4, 8, 16, 32]),
             requests: rng.between(60, 500),
@@ -147,6 +150,7 @@ impl Shape {
             shape.requests += 200;
         }
         shape.size_pool(&mut rng);
+        shape.draw_spares();
         shape
     }
 
@@ -186,14 +190,51 @@ impl Shape {
         self.extents_per_drive = rows as u32;
     }
 
-    /// Drives of the group: one for each column of each leg.
+    /// In every third run the pool begins with a part of its drives.
+    fn draw_spares(&mut self) {
+        let mut rng = Rng::new(self.seed ^ 0x5350_4152_4553);
+        // Where all that happens is rot on single blocks, repairs are counted by drive.
+        if self.weather != Weather::Rot && rng.chance(1, 3) {
+            self.spares = rng.between(1, 2) as u8;
+            // Until a drive has joined there may be no space.
+            self.tight = true;
+        }
+    }
+
+    /// Extents of a drive for this group. Where drives join later they are of several sizes, together enough.
+    pub fn extents_of(&self, drive: usize) -> u32 {
+        if self.spares == 0 {
+            return self.extents_per_drive;
+        }
+        let uneven = Rng::new(self.seed ^ drive as u64 ^ 0x4558_5445_4e54).below(3) as u32;
+        // The first ones hold little more than the home row, so that the others are needed.
+        let share =
+            if drive < self.drives() { 1 } else { self.extents_per_drive.div_ceil(u32::from(self.spares)) };
+        share + uneven
+    }
+
+    /// Drives of the group at first: one for each column of each leg.
     pub fn drives(&self) -> usize {
         usize::from(self.legs) * usize::from(self.columns)
     }
 
+    /// Drives of the group at last.
+    pub fn all_drives(&self) -> usize {
+        self.drives() * (usize::from(self.spares) + 1)
+    }
+
+    /// The place of a row (`leg * columns + column`) that a drive serves.
+    pub fn place_of(&self, drive: usize) -> usize {
+        drive % self.drives()
+    }
+
+    /// The leg that a drive is of.
+    pub fn leg_of(&self, drive: usize) -> u8 {
+        (self.place_of(drive) / usize::from(self.columns)) as u8
+    }
+
     /// Whether this drive belongs to the leg that faults strike.
     pub fn is_bad(&self, drive: usize) -> bool {
-        matches!(self.weather, Weather::Beyond | Weather::Hiccups)
-            || drive / usize::from(self.columns) == usize::from(self.bad_leg)
+        matches!(self.weather, Weather::Beyond | Weather::Hiccups) || self.leg_of(drive) == self.bad_leg
     }
 }

@@ -7,7 +7,7 @@ use crate::checks::c5::Places;
 use crate::offline::Offline;
 use crate::shape::Shape;
 use crate::subject::Subject;
-use base::{Blocks, CkptNo, Extent, ExtentNo, RowNo, Sectors, Seq, Uuid};
+use base::{Blocks, CkptNo, DriveIx, Extent, ExtentNo, RowNo, Sectors, Seq, Uuid};
 use fence::{CopyEntry, CopyState};
 use rlog::replay;
 use simkit::{Catalogue, Control, Open, Opening, Pool, Rng, SimDrive};
@@ -47,6 +47,10 @@ impl Open for VolumeGroup {
             create: Some(self.volume),
         };
         Volume::open(self.config, request)
+    }
+
+    fn drive_of(engine: &Volume, index: DriveIx) -> Option<Uuid> {
+        engine.drive(index)
     }
 }
 
@@ -91,20 +95,22 @@ impl VolumeGroup {
 
 impl Subject for VolumeGroup {
     fn create(shape: &Shape, planted: Option<&str>, rng: &mut Rng) -> (Self, Vec<SimDrive>, Control) {
-        let count = shape.drives();
+        let (count, all) = (shape.drives(), shape.all_drives());
         let extent_blocks = shape.extent_blocks as u32;
-        let size = FIRST_EXTENT_BLOCK + u64::from(shape.extents_per_drive) * shape.extent_blocks;
-        let mut drives: Vec<SimDrive> = (0..count)
-            .map(|_| SimDrive::new(Uuid(rng.bytes16()), Blocks::new(size), shape.volatile))
+        let size = |drive| FIRST_EXTENT_BLOCK + u64::from(shape.extents_of(drive)) * shape.extent_blocks;
+        let mut drives: Vec<SimDrive> = (0..all)
+            .map(|i| SimDrive::new(Uuid(rng.bytes16()), Blocks::new(size(i)), shape.volatile))
             .collect();
-        let free = vec![(0..shape.extents_per_drive).rev().map(ExtentNo::new).collect(); count];
+        let extents = |drive| (0..shape.extents_of(drive)).rev().map(ExtentNo::new).collect();
+        let mut free: Vec<Vec<ExtentNo>> = (0..count).map(extents).collect();
+        free.resize(all, Vec::new());
         let mut pool = Pool::new(free, (0..count).map(|place| vec![place]).collect());
         let home = pool.grant(RowNo::ZERO, 0).expect("every drive has an extent").extents;
         let new = NewGroup {
             pool: Uuid([7; 16]),
             group: Uuid(rng.bytes16()),
             geometry: Self::geometry(shape, rng),
-            drives: drives.iter().map(|drive| drive.uuid).collect(),
+            drives: drives[..count].iter().map(|drive| drive.uuid).collect(),
             home: home.clone(),
         };
         let phases = volume::create::plan(&new).expect("shapes of the simulator can be");

@@ -60,6 +60,27 @@ impl<S: Subject> Run<S> {
         (sector, sectors)
     }
 
+    /// A drive joins the pool: soon when space is short, now and then when it is not. Power likes to go away then.
+    pub(crate) fn join_a_drive(&mut self) {
+        let next = self.shape.drives() + self.joined;
+        if next == self.shape.all_drives() {
+            return;
+        }
+        let often = if self.world.control.pool.is_full() { 8 } else { 400 };
+        if !self.rng.chance(1, often) {
+            return;
+        }
+        self.joined += 1;
+        let extents = (0..self.shape.extents_of(next)).rev().map(base::ExtentNo::new).collect();
+        self.world.control.pool.add_drive(next, self.shape.place_of(next), extents);
+        self.world.trace.event(b"jo", [next as u64, 0, 0, 0]);
+        self.world.trace.say(|| format!("{:>12} drive {next} joins the pool", self.world.now().nanos()));
+        self.world.space_added();
+        if self.shape.crash_every != 0 && self.rng.chance(1, 2) {
+            self.joining_left = Some(self.rng.below(80));
+        }
+    }
+
     /// A fault on the leg that faults strike, or on any leg beyond the budget.
     pub(crate) fn strike(&mut self) {
         use FaultKind as F;
@@ -68,7 +89,10 @@ impl<S: Subject> Run<S> {
         let any = beyond && !self.shape.seesaw;
         let leg =
             if any { self.rng.below(u64::from(self.shape.legs)) } else { u64::from(self.shape.bad_leg) };
-        let drive = (leg * columns + self.rng.below(columns)) as usize;
+        let mut drive = (leg * columns + self.rng.below(columns)) as usize;
+        if self.shape.spares > 0 {
+            drive += self.shape.drives() * self.rng.below(u64::from(self.shape.spares) + 1) as usize;
+        }
         let reported = [F::ReadError, F::WriteError, F::FlushError, F::Slow, F::Hang, F::Death, F::SlowRead];
         let hidden = [
             F::BitRot,
@@ -118,7 +142,6 @@ impl<S: Subject> Run<S> {
             }
             _ => None,
         };
-        let columns = usize::from(self.shape.columns);
         let turned = self.shape.seesaw && self.rng.chance(1, 2);
         for (i, drive) in self.world.drives.iter_mut().enumerate() {
             if !self.shape.is_bad(i) {
@@ -126,14 +149,14 @@ impl<S: Subject> Run<S> {
             }
             if turned {
                 drive.heal();
-                if i / columns == usize::from(self.shape.bad_leg) {
+                if self.shape.leg_of(i) == self.shape.bad_leg {
                     drive.revive();
                 } else {
                     drive.kill();
                 }
                 continue;
             }
-            if doomed == Some((i / columns) as u8) {
+            if doomed == Some(self.shape.leg_of(i)) {
                 drive.kill();
                 continue;
             }

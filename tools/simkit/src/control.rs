@@ -22,6 +22,22 @@ impl Pool {
         Self { free, places, granted: BTreeMap::new() }
     }
 
+    /// A drive that joins the pool, for one place of a row.
+    pub fn add_drive(&mut self, drive: usize, place: usize, free: Vec<ExtentNo>) {
+        self.places[place].push(drive);
+        self.free[drive] = free;
+    }
+
+    /// Whether a drive is of the pool; where no places are said all are.
+    pub fn has(&self, drive: usize) -> bool {
+        self.places.is_empty() || self.places.iter().any(|drives| drives.contains(&drive))
+    }
+
+    /// Whether there is no row left to hand out.
+    pub fn is_full(&self) -> bool {
+        self.places.iter().any(|drives| drives.iter().all(|drive| self.free[*drive].is_empty()))
+    }
+
     /// A row that exists from creation on.
     pub fn note(&mut self, row: RowNo, extents: Vec<Extent>) {
         self.granted.insert(row, extents);

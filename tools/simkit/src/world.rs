@@ -10,10 +10,10 @@ use crate::drive::SimDrive;
 use crate::fault::{FaultCounts, FaultKind};
 use crate::rng::Rng;
 use crate::trace::Trace;
-use base::limits::{MAX_POLL_ACTIONS, MAX_POLL_SEGMENTS};
+use base::limits::{MAX_DRIVES, MAX_POLL_ACTIONS, MAX_POLL_SEGMENTS};
 use base::{
-    Action, Actions, DriveIx, DriveOp, Duration, Engine, Fault, Gen, Instant, Op, Phase, Reply, Request,
-    SlotId, Uuid, VecMemory,
+    Action, Actions, DriveIx, DriveOp, Duration, Engine, Fault, Gen, Instant, NewDrive, Op, Phase, Reply,
+    Request, RowGrant, SlotId, Uuid, VecMemory,
 };
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -50,6 +50,11 @@ pub trait Open {
     type Engine: Engine;
     /// Makes one that will recover from these drives.
     fn open(&mut self, opening: &Opening<'_>) -> Self::Engine;
+    /// The drive at this place of an engine's drive table, which is the order in which its drives joined. `None`
+    /// beyond its end, and from engines whose table is the list of drives.
+    fn drive_of(_: &Self::Engine, _: DriveIx) -> Option<Uuid> {
+        None
+    }
 }
 
 /// What a step did.
@@ -113,8 +118,7 @@ pub struct World<O: Open> {
 impl<O: Open> World<O> {
     /// Opens an engine on these drives.
     pub fn new(mut opener: O, drives: Vec<SimDrive>, mut control: Control, mut rng: Rng) -> Self {
-        let (engine, at_hand) =
-            open_engine(&mut opener, &drives, &mut control.catalogue, &mut rng, Instant::ZERO);
+        let (engine, at_hand) = open_engine(&mut opener, &drives, &mut control, &mut rng, Instant::ZERO);
         let memory = VecMemory::new(engine.memory_blocks());
         Self {
             drives,
@@ -239,7 +243,10 @@ impl<O: Open> World<O> {
             What::Control { index } => {
                 let action = self.wanted[index].take().expect("answered once");
                 let start = self.rng.number();
-                let reply = self.control.answer(action, start);
+                let reply = match self.control.answer(action, start) {
+                    Reply::Row(grant) => self.in_table(grant),
+                    reply => reply,
+                };
                 if reply == Reply::NoRow {
                     self.counts.add(FaultKind::NoRow);
                 }
@@ -294,10 +301,48 @@ impl<O: Open> World<O> {
                     nanos += 1_000_000_000;
                 }
                 let index = self.wanted.len();
-                self.wanted.push(Some(action));
+                self.wanted.push(Some(self.in_world(action)));
                 self.push(self.now + Duration::from_nanos(nanos), What::Control { index });
             }
         }
+    }
+
+    /// The drive at a place of the engine's table, by its index in the world.
+    fn drive_at(&self, index: DriveIx) -> Option<usize> {
+        let uuid = O::drive_of(&self.engine, index)?;
+        self.drives.iter().position(|drive| drive.uuid == uuid)
+    }
+
+    /// An action for the control plane, whose drives are those of the world.
+    fn in_world(&self, action: Action) -> Action {
+        let Action::StoreStale { drives, version } = action else { return action };
+        let marked = (0..MAX_DRIVES as u8).filter(|i| drives >> i & 1 == 1);
+        let bits = marked.map(|i| 1 << self.drive_at(DriveIx::new(i)).unwrap_or(usize::from(i)));
+        Action::StoreStale { drives: bits.fold(0, |all, bit: u32| all | bit), version }
+    }
+
+    /// A grant whose drives are those of the engine's table; what the table lacks joins. There is no row when such a
+    /// drive cannot be opened, or is marked as stale: the mark says that the group relies on what it misses.
+    fn in_table(&mut self, mut grant: RowGrant) -> Reply {
+        let table = (0..MAX_DRIVES as u8).map_while(|i| self.drive_at(DriveIx::new(i)));
+        let mut table: Vec<usize> = table.collect();
+        if table.is_empty() {
+            return Reply::Row(grant);
+        }
+        for extent in &mut grant.extents {
+            let drive = usize::from(extent.drive.get());
+            let listed = table.iter().position(|listed| *listed == drive);
+            if listed.is_none() && (self.drives[drive].is_dead() || self.control.catalogue.is_stale(drive)) {
+                return Reply::NoRow;
+            }
+            let index = listed.unwrap_or_else(|| {
+                table.push(drive);
+                grant.joining.push(new_drive(&self.drives[drive], handle_of(&mut self.at_hand, drive)));
+                table.len() - 1
+            });
+            extent.drive = DriveIx::new(index as u8);
+        }
+        Reply::Row(grant)
     }
 
     fn push(&mut self, at: Instant, what: What) {
@@ -345,8 +390,8 @@ impl<O: Open> World<O> {
         self.wanted.clear();
         self.events.clear();
         self.completed.clear();
-        let (opener, catalogue) = (&mut self.opener, &mut self.control.catalogue);
-        (self.engine, self.at_hand) = open_engine(opener, &self.drives, catalogue, &mut self.rng, self.now);
+        let (opener, control) = (&mut self.opener, &mut self.control);
+        (self.engine, self.at_hand) = open_engine(opener, &self.drives, control, &mut self.rng, self.now);
         self.memory = VecMemory::new(self.engine.memory_blocks());
         self.wake = Some(self.now);
         self.trace.event(b"op", [self.control.catalogue.activation, self.now.nanos(), 0, 0]);
@@ -383,17 +428,32 @@ fn fitting(op: DriveOp, fault: crate::Armed) -> crate::Armed {
     crate::Armed { kind, times: fault.times }
 }
 
+/// The number by which the engine's driver knows a drive; a drive that it does not have yet gets the next one.
+fn handle_of(at_hand: &mut Vec<usize>, drive: usize) -> DriveIx {
+    let handle = at_hand.iter().position(|known| *known == drive).unwrap_or_else(|| {
+        at_hand.push(drive);
+        at_hand.len() - 1
+    });
+    DriveIx::new(handle as u8)
+}
+
+fn new_drive(drive: &SimDrive, handle: DriveIx) -> NewDrive {
+    NewDrive { uuid: drive.uuid, handle, blocks: drive.blocks(), volatile: drive.volatile }
+}
+
 fn open_engine<O: Open>(
     opener: &mut O,
     drives: &[SimDrive],
-    catalogue: &mut Catalogue,
+    control: &mut Control,
     rng: &mut Rng,
     now: Instant,
 ) -> (O::Engine, Vec<usize>) {
+    let Control { pool, catalogue } = control;
     catalogue.activation += 1;
     let activation = Gen::new(catalogue.activation);
     let (id, salt) = (Uuid(rng.bytes16()), rng.bytes16());
-    let mut at_hand: Vec<usize> = (0..drives.len()).filter(|i| !drives[*i].is_dead()).collect();
+    let mut at_hand: Vec<usize> =
+        (0..drives.len()).filter(|i| !drives[*i].is_dead() && pool.has(*i)).collect();
     for i in (1..at_hand.len()).rev() {
         at_hand.swap(i, rng.below(i as u64 + 1) as usize);
     }
