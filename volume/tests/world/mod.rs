@@ -6,7 +6,7 @@
 #![allow(dead_code, reason = "each test program uses a part of the world")]
 use base::{
     Action, Actions, Blocks, BufId, DriveIx, DriveOp, Engine, Extent, ExtentNo, Fault, Gen, Instant, Memory,
-    Op, Phase, Reply, Request, RowGrant, SECTOR_BYTES, Sector, Sectors, Segment, Seq, SlotId, Uuid,
+    NewDrive, Op, Phase, Reply, Request, RowGrant, SECTOR_BYTES, Sector, Sectors, Segment, Seq, SlotId, Uuid,
     VecMemory,
 };
 use drive::Drive;
@@ -158,6 +158,10 @@ pub struct World {
     /// What the pool has handed out.
     pub next_extent: u32,
     pub extents: u32,
+    /// Grants to be handed out first, whatever row is wanted.
+    pub grants: VecDeque<RowGrant>,
+    /// Drives that were added later.
+    pub added: u8,
     /// The pool hands out rows whose legs all lie on the last drive.
     pub bad_row: bool,
     pub catalogue: Vec<CopyEntry>,
@@ -198,7 +202,7 @@ impl World {
                 drives[usize::from(drive.get())].write(at.get(), &block[..], false);
             }
         }
-        let engine = inside(|| Volume::open(shape.config, request(&shape, 1, true, 0, &[])));
+        let engine = inside(|| Volume::open(shape.config, request(&shape, 0, 1, true, 0, &[])));
         let slots = usize::from(shape.config.slots);
         Self {
             shape,
@@ -223,6 +227,8 @@ impl World {
             handles: (0..shape.drives()).collect(),
             next_extent: 1,
             extents: shape.rows,
+            grants: VecDeque::new(),
+            added: 0,
             bad_row: false,
             catalogue: Vec::new(),
             catalogue_silent: false,
@@ -315,8 +321,8 @@ impl World {
     pub fn begin_open(&mut self, config: Config) {
         self.generation += 1;
         let (shape, generation, absent) = (self.shape, self.generation, self.absent);
-        self.handles = (0..shape.drives()).filter(|d| absent >> d & 1 == 0).collect();
-        let request = request(&shape, generation, self.create, absent, &self.catalogue);
+        self.handles = (0..shape.drives() + self.added).filter(|d| absent >> d & 1 == 0).collect();
+        let request = request(&shape, self.added, generation, self.create, absent, &self.catalogue);
         inside(|| self.engine = Volume::open(config, request));
         self.memory = VecMemory::new(self.engine.memory_blocks());
     }
@@ -406,8 +412,20 @@ impl World {
         }
     }
 
+    /// One drive more that the group may use.
+    pub fn add_drive(&mut self) -> NewDrive {
+        let drive = self.shape.drives() + self.added;
+        self.added += 1;
+        self.drives.push(Drive::default());
+        self.handles.push(drive);
+        let handle = DriveIx::new(self.handles.len() as u8 - 1);
+        NewDrive { uuid: uuid(drive), handle, blocks: Blocks::new(1 << 30), volatile: self.shape.volatile }
+    }
+
     fn answer_row(&mut self, wanted: base::RowNo) {
-        let reply = if self.next_extent < self.extents {
+        let reply = if let Some(grant) = self.grants.pop_front() {
+            Reply::Row(RowGrant { row: wanted, ..grant })
+        } else if self.next_extent < self.extents {
             let mut extents = row(&self.shape, self.next_extent);
             if self.bad_row {
                 let last = *extents.last().expect("a leg");
@@ -424,7 +442,7 @@ impl World {
     /// The catalogue stores what it was asked to store, and says so.
     pub fn store_marks(&mut self) {
         for (drives, version) in core::mem::take(&mut self.marks) {
-            for drive in (0..self.shape.drives()).filter(|d| drives >> d & 1 == 1) {
+            for drive in (0..self.shape.drives() + self.added).filter(|d| drives >> d & 1 == 1) {
                 self.catalogue.retain(|entry| entry.drive != uuid(drive));
                 let state = CopyState::Stale { seq: Seq::ZERO, ckpt: base::CkptNo::ZERO };
                 self.catalogue.push(CopyEntry { drive: uuid(drive), state, version });
@@ -718,6 +736,7 @@ pub fn row(shape: &Shape, extent: u32) -> Vec<Extent> {
 /// The request to open the group.
 pub fn request(
     shape: &Shape,
+    added: u8,
     generation: u64,
     create: bool,
     absent: u32,
@@ -725,12 +744,12 @@ pub fn request(
 ) -> OpenRequest {
     let candidate = |i: u8| Candidate {
         info: DriveInfo { uuid: uuid(i), blocks: Blocks::new(1 << 40), volatile: shape.volatile },
-        homes: vec![ExtentNo::new(0)],
+        homes: if i < shape.drives() { vec![ExtentNo::new(0)] } else { Vec::new() },
     };
     OpenRequest {
         group: Uuid([9; 16]),
         extent_blocks: shape.extent,
-        drives: (0..shape.drives()).filter(|i| absent >> i & 1 == 0).map(candidate).collect(),
+        drives: (0..shape.drives() + added).filter(|i| absent >> i & 1 == 0).map(candidate).collect(),
         catalogue: Some(catalogue.to_vec()),
         forced: false,
         activation: Activation {
