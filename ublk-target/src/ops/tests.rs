@@ -55,6 +55,25 @@ fn adjacent_memory_is_one_piece() {
     assert_eq!(ops.remainder(op).segments, [seg(0, 4), seg(8, 1)]);
 }
 
+/// A drive that is added while others are at work has an order of its own.
+#[test]
+fn a_drive_that_is_added_flushes_for_itself() {
+    let mut ops = DriveOps::new([false].into_iter());
+    let busy = index(start(&mut ops, 1, WRITE, &[seg(0, 1)]));
+    ops.add_drive(false);
+    ops.add_drive(true);
+    let mut on = |ops: &mut DriveOps, drive, token, op, memory: &[Segment]| {
+        ops.start(Instant::ZERO, IoToken(token), DriveIx::new(drive), op, DriveBlock::new(10), memory)
+    };
+    assert_eq!(on(&mut ops, 1, 2, FLUSH, &[]), Next::Nothing);
+    assert_eq!(finished(&mut ops), [(2, Ok(()))], "nothing was written there");
+    let sent = index(on(&mut ops, 2, 3, FLUSH, &[]));
+    assert_eq!(ops.remainder(sent).drive, DriveIx::new(2));
+    assert_eq!(ops.answered(sent, 0), Next::Nothing);
+    assert_eq!(ops.answered(busy, 4096), Next::Nothing);
+    assert_eq!(finished(&mut ops), [(3, Ok(())), (1, Ok(()))]);
+}
+
 #[test]
 fn without_a_volatile_cache_a_flush_waits_for_the_writes_before_it() {
     let mut ops = DriveOps::new([false].into_iter());
