@@ -29,6 +29,8 @@ macro_rules! planted {
 planted! {
     /// A write is acknowledged when the first leg has it.
     AckBeforeSecondLeg = "ack-before-second-leg",
+    /// A write is acknowledged when its own commit is complete, whatever becomes of those before it.
+    AckOutOfOrder = "ack-out-of-order",
     /// A flush is acknowledged without flushing.
     FlushSkipped = "flush-skipped",
     /// A flush leaves out all legs but the first.
@@ -69,6 +71,8 @@ planted! {
     RowTooEarly = "row-too-early",
     /// Recovery takes commits by number alone, whichever activation wrote them and whatever they follow.
     ReplayWithoutChain = "replay-without-chain",
+    /// Recovery takes commits whose number belongs to a newer activation, if they follow what comes before.
+    OldGenAccepted = "old-gen-accepted",
     /// Recovery ignores voids.
     VoidIgnored = "void-ignored",
     /// Recovery accepts commits above D without looking at their data.

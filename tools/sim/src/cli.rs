@@ -13,7 +13,8 @@ const TOLD: usize = 10;
 const USAGE: &str =
     "usage: plinth-sim [--seeds N] [--from S] [--threads T]   many seeds (default 2000 from 0)
        plinth-sim --seed S [--planted NAME]               one seed, told event by event
-       plinth-sim --planted [NAME] [--seeds N]            every planted bug must be caught
+       plinth-sim --planted [NAME] [--search] [--seeds N] every planted bug must be caught: at its recorded seed
+                                                          (--search: whatever is recorded), else within N seeds
        plinth-sim --canary                                must fail: exit 1
        plinth-sim --crash-everywhere [--states N]         power loss after every step
        plinth-sim --seed S --operation K [--once]         one run of the fault sweep, told event by event
@@ -29,6 +30,7 @@ struct Arguments {
     threads: Option<usize>,
     states: u64,
     planted: Option<Option<String>>,
+    search: bool,
     canary: bool,
     everywhere: bool,
     sweep: Option<u64>,
@@ -61,6 +63,7 @@ fn parse(mut given: impl Iterator<Item = String>) -> Result<Arguments, String> {
                 used = is_value;
             }
             "--canary" => (arguments.canary, used) = (true, false),
+            "--search" => (arguments.search, used) = (true, false),
             "--once" => (arguments.once, used) = (true, false),
             "--crash-everywhere" => (arguments.everywhere, used) = (true, false),
             other => return Err(format!("{other:?} is not known")),
@@ -91,7 +94,7 @@ pub fn main<S: Subject>(arguments: impl Iterator<Item = String>) -> ExitCode {
     } else if let Some(seed) = arguments.seed {
         replay::<S>(seed, arguments.planted.flatten().as_deref())
     } else if let Some(name) = &arguments.planted {
-        hunt_all::<S>(name.as_deref(), arguments.from, arguments.seeds.unwrap_or(planted::SEEDS), threads)
+        hunt_all::<S>(name.as_deref(), &arguments, threads)
     } else if arguments.everywhere {
         let tally = everywhere::run::<S>(arguments.states, arguments.from, threads);
         tell("crash-everywhere", &tally)
@@ -132,16 +135,18 @@ fn replay<S: Subject>(seed: u64, planted: Option<&str>) -> bool {
     failed == 0
 }
 
-fn hunt_all<S: Subject>(only: Option<&str>, from: u64, seeds: u64, threads: usize) -> bool {
+fn hunt_all<S: Subject>(only: Option<&str>, arguments: &Arguments, threads: usize) -> bool {
     let names: Vec<_> =
         S::plantable().into_iter().filter(|name| only.is_none_or(|only| only == *name)).collect();
     if names.is_empty() {
         eprintln!("plinth-sim: no bug of that name can be planted; known: {}", S::plantable().join(", "));
         return false;
     }
+    let found = if arguments.search { vec![None; names.len()] } else { try_hints::<S>(&names, threads) };
     let mut caught = 0;
-    for name in &names {
-        match planted::hunt::<S>(name, from, seeds, threads) {
+    for (name, found) in names.iter().zip(found) {
+        let seeds = arguments.seeds.unwrap_or(planted::SEEDS);
+        match found.unwrap_or_else(|| planted::hunt::<S>(name, arguments.from, seeds, threads)) {
             planted::Verdict::Caught { seed, violation } => {
                 caught += 1;
                 println!("planted {name}: caught by {} at seed {seed}", violation.checker);
@@ -156,6 +161,26 @@ fn hunt_all<S: Subject>(only: Option<&str>, from: u64, seeds: u64, threads: usiz
     caught == names.len()
 }
 
+/// The bugs that are caught at their recorded seeds; the others must be searched for.
+fn try_hints<S: Subject>(names: &[&str], threads: usize) -> Vec<Option<planted::Verdict>> {
+    let mut found = vec![None; names.len()];
+    let work = |index: u64| {
+        let name = names[index as usize];
+        planted::hint(name).map(|seed| (seed, planted::try_seed::<S>(name, seed)))
+    };
+    campaign::on_threads(names.len() as u64, threads, work, |index, verdict| match verdict {
+        Some((_, verdict @ planted::Verdict::Caught { .. })) => found[index as usize] = Some(verdict),
+        Some((seed, _)) => {
+            eprintln!(
+                "planted {}: hint stale: seed {seed} does not catch it any more",
+                names[index as usize]
+            );
+        }
+        None => {}
+    });
+    found
+}
+
 fn tell(name: &str, tally: &everywhere::Tally) -> bool {
     for (seed, violation) in tally.failed.iter().take(TOLD) {
         println!("seed {seed} failed: {}: {}", violation.checker, violation.what);
@@ -165,7 +190,7 @@ fn tell(name: &str, tally: &everywhere::Tally) -> bool {
 }
 
 /// The seeds of the regression file: the first word of each line that is not a comment.
-fn regressions() -> Vec<u64> {
+pub(crate) fn regressions() -> Vec<u64> {
     let lines = REGRESSIONS.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty());
     lines
         .map(|line| line.split_whitespace().next().and_then(|w| w.parse().ok()).expect("a seed per line"))
@@ -228,6 +253,8 @@ mod tests {
     fn optional_values_are_told_from_flags() {
         let arguments = parsed("--planted --seeds 5").expect("both known");
         assert_eq!((arguments.planted, arguments.seeds), (Some(None), Some(5)));
+        let arguments = parsed("--planted --search").expect("both known");
+        assert!(arguments.planted == Some(None) && arguments.search);
         let arguments = parsed("--planted free-at-ack --threads 1").expect("all known");
         assert_eq!(arguments.planted, Some(Some("free-at-ack".into())));
         let arguments = parsed("--fault-sweep --canary").expect("both known");

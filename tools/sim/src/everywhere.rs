@@ -45,6 +45,7 @@ fn shape_of(seed: u64) -> Shape {
     shape.crash_every = 0;
     shape.fault_every = 0;
     shape.recovery_crashes = 0;
+    shape.recovery_faults = 0;
     shape.volume_blocks = shape.volume_blocks.min(256);
     shape.requests = u64::MAX;
     shape.eager = true;

@@ -2,11 +2,12 @@
 //!
 //! Every request ends (C10), everything reads right, the group closes, its legs are alike and its free space is
 //! exact (C5), it opens again and answers the same (C4), also without any leg whose loss it must survive.
+use crate::checks::c5::{AtRest, Places};
 use crate::checks::{self, Violation};
 use crate::run::{Run, Turned};
 use crate::subject::Subject;
-use base::Phase;
-use simkit::{CrashMode, FaultCounts, Rng, World};
+use base::{DriveBlock, DriveIx, Phase};
+use simkit::{CrashMode, Rng, World};
 
 impl<S: Subject> Run<S> {
     /// Stops all faults and asks for everything: every request ends, everything reads right, the group closes, its
@@ -30,18 +31,15 @@ impl<S: Subject> Run<S> {
         if !self.world.is_quiet() {
             return Err(Violation::new("C10", "the group is closed, but operations are in flight"));
         }
-        self.compare_legs()?;
+        let at_rest = self.compare_legs()?;
+        let loses: Vec<u8> = (0..self.shape.legs).filter(|leg| self.may_lose(*leg, &at_rest)).collect();
         self.shape.verify_first = true;
         self.reopen();
         self.settle_down()?;
         if self.errors_allowed {
             return Ok(());
         }
-        let legs = 0..self.shape.legs;
-        legs.filter(|leg| self.may_lose(*leg))
-            .collect::<Vec<_>>()
-            .into_iter()
-            .try_for_each(|leg| self.without(leg))
+        loses.into_iter().try_for_each(|leg| self.without(leg))
     }
 
     /// Steps until nothing waits.
@@ -66,35 +64,45 @@ impl<S: Subject> Run<S> {
         self.left = 0;
     }
 
-    fn compare_legs(&mut self) -> Turned {
-        if self.errors_allowed {
-            return Ok(());
-        }
-        let subject = self.world.opener().clone();
-        let catalogue = &self.world.control.catalogue;
-        let drives = &self.world.drives;
-        let counts =
-            |i: usize| !drives[i].is_dead() && !catalogue.is_stale(i) && !drives[i].counts.left_damage();
-        let mapped = subject.mapped(drives, &(0..drives.len()).map(counts).collect::<Vec<_>>())?;
-        self.compared += checks::c5::at_rest(drives, &mapped)? as u64;
-        Ok(())
+    /// Whether what a drive holds counts: it is there, and nobody called it stale.
+    fn counts(&self, drive: usize) -> bool {
+        !self.world.drives[drive].is_dead() && !self.world.control.catalogue.is_stale(drive)
     }
 
-    /// Whether every place of this leg has another copy that is current and undamaged.
-    fn may_lose(&self, leg: u8) -> bool {
+    fn compare_legs(&mut self) -> Result<AtRest, Violation> {
+        if self.errors_allowed {
+            return Ok(AtRest::default());
+        }
+        let subject = self.world.opener().clone();
+        let drives = &self.world.drives;
+        let counts: Vec<bool> = (0..drives.len()).map(|i| self.counts(i)).collect();
+        let at_rest = subject.at_rest(drives, &counts)?;
+        self.compared += checks::c5::at_rest(drives, &at_rest.mapped)? as u64;
+        Ok(at_rest)
+    }
+
+    /// Whether everything of this leg has another copy that is current and not in doubt.
+    fn may_lose(&self, leg: u8, at_rest: &AtRest) -> bool {
         let columns = usize::from(self.shape.columns);
-        let good = |drive: usize| {
-            let state = &self.world.drives[drive];
-            !state.is_dead() && !self.world.control.catalogue.is_stale(drive) && !state.counts.left_damage()
-        };
+        let drives = &self.world.drives;
+        let stays = |drive: usize| self.shape.leg_of(drive) != leg && self.counts(drive);
         // A place may have had several drives, one after the other.
-        let all_good = |place: usize| {
-            let mut drives = (0..self.world.drives.len()).filter(|i| self.shape.place_of(*i) == place);
-            drives.all(|i| good(i) || !self.world.control.pool.has(i))
+        let all_there = |place: usize| {
+            let mut here = (0..drives.len()).filter(|i| self.shape.place_of(*i) == place);
+            here.all(|i| self.counts(i) || !self.world.control.pool.has(i))
         };
-        (0..columns).all(|column| {
-            (0..self.shape.legs).any(|other| other != leg && all_good(usize::from(other) * columns + column))
-        })
+        let held = |places: &Places| places.iter().any(|(drive, _)| stays(usize::from(drive.get())));
+        let right = |(drive, at): &(DriveIx, DriveBlock)| {
+            let drive = usize::from(drive.get());
+            !stays(drive) || !drives[drive].in_doubt(*at)
+        };
+        let whole = !at_rest.leaving_is_short
+            || (0..drives.len()).all(|drive| !stays(drive) || !drives[drive].has_doubts());
+        let others = || (0..self.shape.legs).filter(|other| *other != leg).map(usize::from);
+        (0..columns).all(|column| others().any(|other| all_there(other * columns + column)))
+            && whole
+            && at_rest.mapped.iter().chain(&at_rest.leaving).all(held)
+            && at_rest.own.iter().all(right)
     }
 
     /// Opens a copy of everything without one leg and reads all of it.
@@ -102,7 +110,6 @@ impl<S: Subject> Run<S> {
         let mut drives = self.world.drives.clone();
         let mut fresh = Rng::new(self.shape.seed ^ u64::from(leg) ^ 0x4c45_4700);
         for (i, drive) in drives.iter_mut().enumerate() {
-            drive.counts = FaultCounts::default();
             drive.crash(&mut fresh, CrashMode::Random);
             if self.shape.leg_of(i) == leg {
                 drive.kill();

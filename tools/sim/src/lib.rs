@@ -15,6 +15,7 @@ pub mod checks;
 pub mod cli;
 pub mod everywhere;
 mod finish;
+pub mod focus;
 pub mod model;
 pub mod offline;
 pub mod planted;

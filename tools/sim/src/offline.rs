@@ -1,11 +1,11 @@
 //! A closed group as its drives show it, read with the format's own code and none of the engine's.
 //!
 //! Walks everything that the newest superblock leads to, on every current leg: row, history and directory pages,
-//! every map, the bitmaps. Each block must have its Ref's check on each leg, no block may be reached twice, and
+//! every map, the bitmaps. Each block must have its Ref's check on each leg where it is not in doubt, no block may be reached twice, and
 //! the bitmaps must say exactly what was reached: that finds lost space and space given out twice. Does not look
 //! at the ring: the group is closed.
 use crate::checks::Violation;
-use crate::checks::c5::Places;
+use crate::checks::c5::{AtRest, Places};
 use base::{Blocks, Check, DriveBlock, DriveIx, Extent, Pba, RegionNo};
 use cow::bitmap::Bitmap;
 use cow::directory::{decode_cuts, decode_volumes};
@@ -24,7 +24,7 @@ pub struct Offline<'a> {
     table: Vec<Extent>,
     reached: BTreeMap<Pba, &'static str>,
     cut: BTreeMap<Pba, &'static str>,
-    places: Vec<Places>,
+    found: AtRest,
 }
 
 fn wrong(what: impl Into<String>) -> Violation {
@@ -51,16 +51,25 @@ impl<'a> Offline<'a> {
             superblock,
             reached: BTreeMap::new(),
             cut: BTreeMap::new(),
-            places: Vec::new(),
+            found: AtRest::default(),
         };
+        offline.note_superblocks(extent_blocks);
         offline.read_rows()?;
         offline.read_directory()?;
         Ok(offline)
     }
 
-    /// Where each mapped block lies, on each current leg.
-    pub fn into_places(self) -> Vec<Places> {
-        self.places
+    /// Where each block lies, on each current leg where it is not in doubt.
+    pub fn into_places(self) -> AtRest {
+        self.found
+    }
+
+    fn note_superblocks(&mut self, extent_blocks: u32) {
+        for extent in &self.table {
+            let start = extent_start(extent.extent, extent_blocks);
+            let slots = volume::layout::extent::SUPERBLOCKS.iter();
+            self.found.own.extend(slots.map(|slot| (extent.drive, start + Blocks::new(u64::from(*slot)))));
+        }
     }
 
     fn geometry(&self) -> Geometry {
@@ -80,7 +89,11 @@ impl<'a> Offline<'a> {
             let extent = self.table[place.row.get() as usize * geometry.row_extents() + column];
             (extent.drive, geometry.drive_block(extent, place.block))
         };
-        (0..geometry.legs).map(copy).filter(|(drive, _)| self.counts[usize::from(drive.get())]).collect()
+        let counts = |(drive, at): &(DriveIx, DriveBlock)| {
+            let drive = usize::from(drive.get());
+            self.counts[drive] && !self.drives[drive].in_doubt(*at)
+        };
+        (0..geometry.legs).map(copy).filter(counts).collect()
     }
 
     fn peek(&self, drive: DriveIx, at: DriveBlock) -> base::Block {
@@ -104,7 +117,7 @@ impl<'a> Offline<'a> {
             }
             content = Some(block);
         }
-        self.places.push(places);
+        self.found.mapped.push(places);
         content.ok_or_else(|| wrong(format!("no current leg holds the {what} at {}", to.pba)))
     }
 
@@ -145,12 +158,13 @@ impl<'a> Offline<'a> {
             let page = self.reach(&root.cuts, "cut list")?;
             let cuts = decode_cuts(&page, self.space()).map_err(|e| bad("cuts", e))?;
             let kept = std::mem::take(&mut self.reached);
-            let places = self.places.len();
+            let mapped = std::mem::take(&mut self.found.mapped);
             for cut in cuts.iter() {
                 // What was freed of it already may be anything by now: only what is still whole is counted.
-                let _ = self.walk_map(&cut.subtree, cut.level, "cut page", "cut block");
+                let whole = self.walk_map(&cut.subtree, cut.level, "cut page", "cut block");
+                self.found.leaving_is_short |= whole.is_err();
             }
-            self.places.truncate(places);
+            self.found.leaving = std::mem::replace(&mut self.found.mapped, mapped);
             self.cut = std::mem::replace(&mut self.reached, kept);
         }
         let mut bitmaps = BTreeMap::new();

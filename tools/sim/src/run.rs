@@ -71,6 +71,8 @@ pub struct Run<S: Subject> {
     repaired: u64,
     /// Nothing was written since the last crash.
     untouched: bool,
+    /// The world's step at which the engine was opened last.
+    opened: u64,
     /// Turns until a recovery is cut short.
     recovery_left: Option<u64>,
     /// Drives that have joined the pool.
@@ -97,7 +99,7 @@ impl<S: Subject> Run<S> {
         let mut world = World::new(subject, drives, control, rng.fork());
         world.trace.verbose = verbose;
         world.trace.say(|| format!("{shape:?}"));
-        world.slow_control = 50;
+        world.slow_control = shape.slow_control;
         let model = Model::new(shape.seed, shape.volume_blocks);
         Self::around(shape, world, model, rng)
     }
@@ -121,6 +123,7 @@ impl<S: Subject> Run<S> {
             calm: false,
             repaired: 0,
             untouched: false,
+            opened: 0,
             recovery_left: None,
             joined: 0,
             joining_left: None,
@@ -155,9 +158,13 @@ impl<S: Subject> Run<S> {
     pub(crate) fn play(&mut self) -> Turned {
         while self.left > 0 || self.verify.is_some() {
             if self.crashes >= MOST_CRASHES {
-                (self.shape.crash_every, self.shape.fault_every, self.shape.recovery_crashes) = (0, 0, 0);
+                (self.shape.crash_every, self.shape.fault_every) = (0, 0);
+                (self.shape.recovery_crashes, self.shape.recovery_faults) = (0, 0);
             }
-            if self.shape.fault_every != 0 && self.rng.chance(1, self.shape.fault_every) {
+            // Not before the superblocks are being read: a leg without them counts no more.
+            let hears = self.world.phase() == Phase::Recovering && self.world.steps > self.opened;
+            let often = if hears { self.shape.recovery_faults } else { 0 };
+            if [often, self.shape.fault_every].iter().any(|every| *every != 0 && self.rng.chance(1, *every)) {
                 self.strike();
             }
             let crash = self.shape.crash_every != 0 && self.rng.chance(1, self.shape.crash_every);
@@ -390,6 +397,7 @@ impl<S: Subject> Run<S> {
         }
         if self.shape.weather == Weather::Rot {
             repairs::after_power_loss(&self.world.drives, &repaired)?;
+            self.world.drives.iter_mut().for_each(simkit::SimDrive::settle_doubts);
         }
         self.weather_after_crash();
         self.reopen();
@@ -407,6 +415,7 @@ impl<S: Subject> Run<S> {
         self.model.crash();
         self.world.restart();
         self.repaired = 0;
+        self.opened = self.world.steps;
         (self.recovery_left, self.joining_left) = (None, None);
         self.was = self.world.phase();
         self.progress = Progress::new(self.world.steps, self.world.now());

@@ -1,6 +1,7 @@
 //! What a seed decides: the group, the drives, the workload and the faults of one run.
+use crate::focus::Focus;
 use base::SECTORS_PER_BLOCK;
-use simkit::Rng;
+use simkit::{FaultKind, Rng};
 
 /// Blocks of the volume that lie side by side however far apart the guest's islands are.
 pub const ISLAND_BLOCKS: u64 = 16;
@@ -84,6 +85,16 @@ pub struct Shape {
     pub recovery_crashes: u64,
     /// Everything is read right after each recovery.
     pub verify_first: bool,
+    /// What the seed seeks.
+    pub focus: Focus,
+    /// If not empty, the only faults that strike.
+    pub only: &'static [FaultKind],
+    /// A fault about once in so many turns of a recovery, beside the others; 0 is never.
+    pub recovery_faults: u64,
+    /// How many times as long as usual a flush takes.
+    pub flush_factor: u64,
+    /// How many in a thousand answers of the control plane take a second.
+    pub slow_control: u64,
 }
 
 impl Shape {
@@ -142,6 +153,11 @@ impl Shape {
             eager: rng.chance(1, 2),
             recovery_crashes: *rng.pick(&[0, 25, 60]),
             verify_first: rng.chance(2, 3),
+            focus: Focus::of(seed),
+            only: &[],
+            recovery_faults: 0,
+            flush_factor: 1,
+            slow_control: 50,
         };
         if tight {
             // A cramped group uses every free block again soon.
@@ -149,6 +165,7 @@ impl Shape {
             shape.volume_blocks = shape.volume_blocks.min(256);
             shape.requests += 200;
         }
+        shape.focus.bend(&mut shape, &mut Rng::new(seed ^ 0x4245_4e44));
         shape.size_pool(&mut rng);
         shape.draw_spares();
         shape

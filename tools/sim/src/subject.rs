@@ -1,6 +1,6 @@
 //! What the simulator needs to know of an engine beyond `base::Engine`.
 use crate::checks::Violation;
-use crate::checks::c5::Places;
+use crate::checks::c5::AtRest;
 use crate::shape::Shape;
 use simkit::{Control, Open, Rng, SimDrive};
 
@@ -22,8 +22,9 @@ pub trait Subject: Open + Clone {
     fn unreachable_rows() -> &'static [&'static str] {
         &[]
     }
-    /// Where each mapped block of a closed group lies on each leg whose drive counts; an error says what is damaged.
-    fn mapped(&self, drives: &[SimDrive], counts: &[bool]) -> Result<Vec<Places>, Violation>;
+    /// Where each block of a closed group lies on each leg whose drive counts, copies in doubt left out; an error
+    /// says what is damaged.
+    fn at_rest(&self, drives: &[SimDrive], counts: &[bool]) -> Result<AtRest, Violation>;
     /// Why the engine refused to open, for messages.
     fn refusal(engine: &Self::Engine) -> String;
 }

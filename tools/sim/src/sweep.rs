@@ -55,6 +55,7 @@ fn shape_of(seed: u64) -> Shape {
     shape.weather = if shape.legs == 1 { Weather::Beyond } else { Weather::Crashes };
     shape.crash_every = 0;
     shape.fault_every = 0;
+    shape.recovery_faults = 0;
     shape.bad_leg = 0;
     shape.volume_blocks = shape.volume_blocks.min(256);
     shape.requests = shape.requests.min(80);

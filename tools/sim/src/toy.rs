@@ -6,7 +6,7 @@
 //! written in place, flushed, and a superblock of the next version starts the journal anew. The whole volume
 //! is kept in memory; one request is served at a time.
 use crate::checks::Violation;
-use crate::checks::c5::Places;
+use crate::checks::c5::AtRest;
 use crate::shape::{Shape, Weather};
 use crate::subject::Subject;
 use base::codec::{check_at, put_check, put_u64, u64_at};
@@ -114,6 +114,7 @@ impl Subject for Toy {
         shape.volume_blocks = shape.volume_blocks.min(96);
         shape.requests = shape.requests.min(150);
         shape.fault_every = 0;
+        shape.recovery_faults = 0;
         shape.weather = Weather::Crashes;
     }
     fn create(shape: &Shape, planted: Option<&str>, rng: &mut Rng) -> (Self, Vec<SimDrive>, Control) {
@@ -134,11 +135,11 @@ impl Subject for Toy {
     fn recovery_rows(_: &ToyEngine) -> Vec<(&'static str, u64)> {
         Vec::new()
     }
-    fn mapped(&self, drives: &[SimDrive], _: &[bool]) -> Result<Vec<Places>, Violation> {
+    fn at_rest(&self, drives: &[SimDrive], _: &[bool]) -> Result<AtRest, Violation> {
         let legs = 0..drives.len() as u8;
         let place =
             |at: u64| legs.clone().map(|leg| (DriveIx::new(leg), DriveBlock::new(HOME + at))).collect();
-        Ok((0..self.blocks).map(place).collect())
+        Ok(AtRest { mapped: (0..self.blocks).map(place).collect(), ..AtRest::default() })
     }
     fn refusal(_: &ToyEngine) -> String {
         "toys do not refuse".into()

@@ -3,7 +3,7 @@
 //! Groups are as small as the format allows, so that everything happens often: rings of a few dozen blocks, caches
 //! of a few pages, deltas that are full after a few hundred blocks, rows added one by one.
 use crate::checks::Violation;
-use crate::checks::c5::Places;
+use crate::checks::c5::AtRest;
 use crate::offline::Offline;
 use crate::shape::Shape;
 use crate::subject::Subject;
@@ -101,6 +101,7 @@ impl Subject for VolumeGroup {
         let mut drives: Vec<SimDrive> = (0..all)
             .map(|i| SimDrive::new(Uuid(rng.bytes16()), Blocks::new(size(i)), shape.volatile))
             .collect();
+        drives.iter_mut().for_each(|drive| drive.slow_flushes(shape.flush_factor));
         let extents = |drive| (0..shape.extents_of(drive)).rev().map(ExtentNo::new).collect();
         let mut free: Vec<Vec<ExtentNo>> = (0..count).map(extents).collect();
         free.resize(all, Vec::new());
@@ -148,7 +149,7 @@ impl Subject for VolumeGroup {
         &["promised-damaged"]
     }
 
-    fn mapped(&self, drives: &[SimDrive], counts: &[bool]) -> Result<Vec<Places>, Violation> {
+    fn at_rest(&self, drives: &[SimDrive], counts: &[bool]) -> Result<AtRest, Violation> {
         Ok(Offline::walk(drives, &self.home, self.extent_blocks, counts)?.into_places())
     }
 

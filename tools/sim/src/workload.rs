@@ -1,4 +1,5 @@
 //! The guest and the weather of a run: which requests come, and which faults strike when.
+use crate::focus::Focus;
 use crate::run::{Kind, Run};
 use crate::shape::Weather;
 use crate::subject::Subject;
@@ -104,6 +105,7 @@ impl<S: Subject> Run<S> {
             F::ReadError,
         ];
         let kind = match self.shape.silent && self.rng.chance(2, 3) {
+            _ if !self.shape.only.is_empty() => *self.rng.pick(self.shape.only),
             _ if self.shape.seesaw => F::WriteError,
             _ if self.shape.weather == Weather::Rot => F::BitRot,
             _ if self.shape.weather == Weather::Hiccups => F::WriteError,
@@ -123,12 +125,21 @@ impl<S: Subject> Run<S> {
         match kind {
             // Beyond the budget damage comes in swarms, so that it hits logs as well.
             F::BitRot if beyond => (0..8).for_each(|_| target.rot(&mut self.rng)),
+            F::BitRot if self.shape.focus == Focus::Repairs => {
+                (0..2).for_each(|_| target.rot(&mut self.rng));
+            }
             F::BitRot => target.rot(&mut self.rng),
             F::Death => target.kill(),
-            _ if self.shape.weather == Weather::Hiccups => target.arm(Armed::once(kind)),
+            _ if self.shape.weather == Weather::Hiccups || !self.shape.only.is_empty() => {
+                target.arm(Armed::once(kind));
+            }
             _ if self.rng.chance(1, 6) && kind != F::Hang => target.arm(Armed::for_ever(kind)),
             _ => target.arm(Armed { kind, times: self.rng.between(1, 3) as u32 }),
         }
+    }
+
+    fn heal_all(&mut self) {
+        self.world.drives.iter_mut().for_each(simkit::SimDrive::heal);
     }
 
     /// What a crash does to faulty drives: some come back, some are well again.
@@ -136,6 +147,8 @@ impl<S: Subject> Run<S> {
         // The crash may be the end of the faulty leg as well: the others must have all that was promised.
         // Beyond the budget any leg may be gone, the next time another one: then the group must refuse.
         let doomed = match self.shape.weather {
+            // What recovery hears is to change from one to the next, and the leg is to count in both.
+            _ if self.shape.recovery_faults > 0 => return self.heal_all(),
             Weather::OneLeg if self.rng.chance(1, 4) => Some(self.shape.bad_leg),
             Weather::Beyond if self.rng.chance(1, 3) => {
                 Some(self.rng.below(u64::from(self.shape.legs)) as u8)

@@ -5,6 +5,7 @@
 //! have), or leaves noise in some sectors. What a flush covered is untouched.
 //! Death of the process alone: the drive keeps its cache; what was in flight is, block by block, done or not
 //! done, and nothing lands later (the kernel ends it before it releases the drive's lock).
+use crate::doubt::or_zeroes;
 use crate::drive::{Dirty, SimDrive};
 use crate::fault::FaultKind;
 use crate::rng::Rng;
@@ -41,7 +42,11 @@ impl SimDrive {
             other => other,
         };
         let mut unflushed: BTreeMap<u64, Vec<Rc<Block>>> = BTreeMap::new();
+        let mut promises: BTreeMap<u64, usize> = BTreeMap::new();
         for (block, entries) in std::mem::take(&mut self.dirty) {
+            if let Some(promised) = entries.iter().rposition(|dirty| dirty.promised) {
+                promises.insert(block, promised);
+            }
             unflushed.insert(block, entries.into_iter().map(|d: Dirty| d.content).collect());
         }
         for flight in std::mem::take(&mut self.in_flight).iter().flatten() {
@@ -50,7 +55,33 @@ impl SimDrive {
             }
         }
         for (block, contents) in unflushed {
+            let before = or_zeroes(self.image.get(block));
             self.settle(rng, mode, block, &contents);
+            self.doubt_after(block, &before, &contents, promises.get(&block).copied());
+        }
+    }
+
+    /// Notes what a block ought to hold after the power loss, if it does not.
+    fn doubt_after(
+        &mut self,
+        block: u64,
+        before: &Rc<Block>,
+        contents: &[Rc<Block>],
+        promised: Option<usize>,
+    ) {
+        let now = or_zeroes(self.image.get(block));
+        if let Some(promised) = promised {
+            // A flush lied: this content or a later one is due.
+            if !contents[promised..].contains(&now) {
+                self.doubts.owed(block, contents[promised].clone());
+            }
+        } else if contents.iter().all(|content| content == before) {
+            // Rewritten with what it held, as a repair of a right block does, and garbled meanwhile.
+            if now != *before {
+                self.doubts.damaged(block, before.clone());
+            }
+        } else if contents.contains(&now) {
+            self.doubts.written(block, &now);
         }
     }
 

@@ -10,6 +10,7 @@
 //!
 //! Faults are armed on a drive (`arm`) and act on the next operations that they fit. The caller keeps the clock:
 //! `issue` says when the operation will end, `complete` ends it.
+use crate::doubt::{Doubts, or_zeroes};
 use crate::fault::{Armed, FaultCounts, FaultKind};
 use crate::image::Image;
 use crate::rng::Rng;
@@ -57,6 +58,8 @@ impl InFlight {
 pub(crate) struct Dirty {
     order: u64,
     pub(crate) content: Rc<Block>,
+    /// A flush that lied said that it is durable.
+    pub(crate) promised: bool,
 }
 
 /// One simulated drive.
@@ -77,26 +80,9 @@ pub struct SimDrive {
     dead: bool,
     order: u64,
     reads: Option<BTreeMap<u64, u64>>,
-    rotten: Vec<Rotten>,
-}
-
-/// A block that rotted, and what it became.
-#[derive(Clone)]
-pub struct Rotten {
-    at: u64,
-    content: Rc<Block>,
-}
-
-impl Rotten {
-    /// Where.
-    pub fn at(&self) -> DriveBlock {
-        DriveBlock::new(self.at)
-    }
-
-    /// Whether the drive still holds it.
-    pub fn is_there(&self, drive: &SimDrive) -> bool {
-        drive.visible(self.at) == Some(&self.content)
-    }
+    pub(crate) doubts: Doubts,
+    /// How many times as long as another's its flushes take.
+    flush_factor: u64,
 }
 
 impl SimDrive {
@@ -114,7 +100,8 @@ impl SimDrive {
             dead: false,
             order: 0,
             reads: None,
-            rotten: Vec::new(),
+            doubts: Doubts::default(),
+            flush_factor: 1,
         }
     }
 
@@ -174,20 +161,22 @@ impl SimDrive {
     pub fn rot(&mut self, rng: &mut Rng) {
         for _ in 0..64 {
             let block = rng.below(self.image.blocks());
-            let Some(content) = self.image.get(block) else { continue };
-            let mut content = content.clone();
+            let Some(mut content) = self.image.get(block).cloned() else { continue };
+            // What lies in the cache above it is the block's content; that below may be of no use to anybody.
+            let right = or_zeroes(self.visible(block));
             let bit = rng.below(BLOCK_BYTES as u64 * 8) as usize;
             Rc::make_mut(&mut content)[bit / 8] ^= 1 << (bit % 8);
-            self.rotten.push(Rotten { at: block, content: content.clone() });
+            self.doubts.damaged(block, right);
             self.image.set(block, content);
             self.counts.add(FaultKind::BitRot);
             return;
         }
     }
 
-    /// Blocks that ever rotted.
-    pub fn rotten(&self) -> &[Rotten] {
-        &self.rotten
+    /// From now on each flush of its volatile cache takes so many times as long.
+    pub fn slow_flushes(&mut self, factor: u64) {
+        assert!(factor > 0);
+        self.flush_factor = factor;
     }
 
     /// What a read would return now.
@@ -314,6 +303,9 @@ impl SimDrive {
     fn end_of(&self, rng: &mut Rng, now: Instant, op: DriveOp, fault: Option<FaultKind>) -> Instant {
         let (least, most) = if op == DriveOp::Flush && self.volatile { FLUSH } else { NORMAL };
         let mut nanos = rng.between(least, most);
+        if op == DriveOp::Flush && self.volatile {
+            nanos *= self.flush_factor;
+        }
         match fault {
             Some(FaultKind::Slow | FaultKind::SlowRead) => nanos *= SLOW_FACTOR,
             Some(FaultKind::Hang) => nanos += rng.between(HANG.0, HANG.1),
@@ -414,7 +406,10 @@ impl SimDrive {
                     _ => {
                         let mut noise = content.clone();
                         rng.fill(&mut Rc::make_mut(&mut noise)[512..1024]);
-                        self.store(block, noise);
+                        if or_zeroes(self.visible(block)) == *content {
+                            self.doubts.damaged(block, content.clone());
+                        }
+                        self.put(block, noise);
                     }
                 }
             }
@@ -425,12 +420,23 @@ impl SimDrive {
             });
         }
         let shift = match flight.fault {
-            Some(FaultKind::LostWrite) => return Ok(()),
+            Some(FaultKind::LostWrite) => flight.at,
             Some(FaultKind::Misdirected) => rng.below(self.image.blocks() - flight.blocks + 1),
-            _ => flight.at,
+            _ => {
+                flight.writes().for_each(|(block, content)| self.store(block, content.clone()));
+                return Ok(());
+            }
         };
+        let lands: Vec<u64> = flight.writes().map(|(block, _)| block - flight.at + shift).collect();
         for (block, content) in flight.writes() {
-            self.store(block - flight.at + shift, content.clone());
+            self.doubts.owed(block, content.clone());
+        }
+        if flight.fault == Some(FaultKind::Misdirected) {
+            for (at, (_, content)) in lands.into_iter().zip(flight.writes()) {
+                let before = or_zeroes(self.visible(at));
+                self.doubts.damaged(at, before);
+                self.put(at, content.clone());
+            }
         }
         Ok(())
     }
@@ -440,7 +446,11 @@ impl SimDrive {
             return Err(Fault::Gone);
         }
         match flight.fault {
-            Some(FaultKind::LyingFlush) => return Ok(()),
+            Some(FaultKind::LyingFlush) => {
+                let covered = self.dirty.values_mut().flatten().filter(|d| d.order <= flight.watermark);
+                covered.for_each(|dirty| dirty.promised = true);
+                return Ok(());
+            }
             Some(FaultKind::FlushError) => {
                 self.lose_some(rng, flight.watermark);
                 return Err(Fault::Medium);
@@ -477,7 +487,13 @@ impl SimDrive {
         });
     }
 
+    /// A block is written as whoever asked for it meant it.
     pub(crate) fn store(&mut self, block: u64, content: Rc<Block>) {
+        self.doubts.written(block, &content);
+        self.put(block, content);
+    }
+
+    fn put(&mut self, block: u64, content: Rc<Block>) {
         if let Some(older) = &self.older
             && (older.len() < 4096 || older.contains_key(&block))
         {
@@ -486,7 +502,7 @@ impl SimDrive {
         }
         if self.volatile {
             self.order += 1;
-            self.dirty.entry(block).or_default().push(Dirty { order: self.order, content });
+            self.dirty.entry(block).or_default().push(Dirty { order: self.order, content, promised: false });
         } else {
             self.image.set(block, content);
         }

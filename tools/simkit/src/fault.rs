@@ -108,24 +108,6 @@ impl FaultKind {
             Self::SlowControl => "slow-control",
         }
     }
-
-    /// Whether a drive can hold wrong content after it: because it lied, or because it was repaired, and a crash
-    /// tore the repair.
-    pub const fn leaves_damage(self) -> bool {
-        matches!(
-            self,
-            Self::ReadError
-                | Self::WriteError
-                | Self::FlushError
-                | Self::Hang
-                | Self::BitRot
-                | Self::Misdirected
-                | Self::LostWrite
-                | Self::StaleRead
-                | Self::GarbageRead
-                | Self::LyingFlush
-        )
-    }
 }
 
 /// How often each fault acted.
@@ -146,11 +128,6 @@ impl FaultCounts {
     /// All kinds together.
     pub fn total(&self) -> u64 {
         self.0.iter().sum()
-    }
-
-    /// Whether a fault acted after which a drive can hold wrong content.
-    pub fn left_damage(&self) -> bool {
-        FaultKind::ALL.iter().any(|kind| kind.leaves_damage() && self.of(*kind) > 0)
     }
 
     /// Adds another count to this one.

@@ -10,6 +10,7 @@
 
 pub mod control;
 mod crash;
+mod doubt;
 pub mod drive;
 pub mod fault;
 mod image;

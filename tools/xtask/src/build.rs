@@ -40,10 +40,6 @@ pub fn program_with(
     if !features.is_empty() {
         command.arg("--features").arg(features.join(","));
     }
-    // Alone in its build, or the product would be built with them too.
-    if package == "sim" {
-        command.args(["--features", "planted"]);
-    }
     let status = Running::start(&command, Outputs::Inherited)?.wait()?;
     if !status.success() {
         return Err(Error::failed(format!("the program {name} does not build")));

@@ -521,6 +521,9 @@ impl Group {
 
     /// Takes commits off the front of the pipeline, in order.
     pub fn complete_commits<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+        if self.config.bug(Planted::AckOutOfOrder) {
+            self.acknowledge_out_of_order(turn);
+        }
         while let Some(commit) = self.log.in_flight.front().copied() {
             let voided = match commit.stage {
                 Stage::Working => return,
@@ -555,6 +558,19 @@ impl Group {
         }
     }
 
+    /// Bug only: complete commits are applied and acknowledged before those in front of them are complete.
+    fn acknowledge_out_of_order<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+        for i in 1..self.log.in_flight.len() {
+            let commit = self.log.in_flight[i];
+            if commit.stage == Stage::Complete && commit.first_slot.is_some() {
+                let completed = self.completed;
+                self.apply_commit(turn, &commit);
+                self.completed = completed;
+                self.log.in_flight[i].first_slot = None;
+            }
+        }
+    }
+
     /// The writes of a commit that is void: an error for each, and their blocks wait for a checkpoint.
     fn fail_commit<M: Memory>(&mut self, turn: &mut Turn<'_, M>, commit: &InFlight) {
         let mut at = commit.first_slot;
@@ -579,7 +595,9 @@ impl Group {
             let slot = *self.slots.get(id);
             at = slot.next;
             self.apply_request(id, &slot.parts());
-            if slot.request.fua && !self.config.bug(Planted::FlushSkipped) {
+            if slot.request.fua && self.config.bug(Planted::AckOutOfOrder) {
+                self.slots.get_mut(id).state = State::Flushing(self.flusher.ticket());
+            } else if slot.request.fua && !self.config.bug(Planted::FlushSkipped) {
                 self.slots.get_mut(id).state = State::AfterCommit(commit.sealed.no.next());
             } else {
                 self.finish(turn, id, Ok(()));

@@ -52,6 +52,7 @@ impl Recovery {
         for (bug, rule) in [
             (Planted::ReplayWithoutChain, rlog::Ignored::Previous),
             (Planted::ReplayWithoutChain, rlog::Ignored::Owner),
+            (Planted::OldGenAccepted, rlog::Ignored::Owner),
             (Planted::VoidIgnored, rlog::Ignored::Voids),
         ] {
             if self.config.bug(bug) {

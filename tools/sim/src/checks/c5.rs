@@ -1,16 +1,29 @@
 //! C5: at rest, current legs are byte-identical in all mapped blocks.
 //!
 //! Looks at the drives of a closed group with the format's own code (the subject lists the places). Does not look
-//! at drives on which a fault acted that can leave damage: what was lost there silently, or torn in the middle of
-//! a repair, is found and repaired by the next read.
+//! at copies in doubt (`SimDrive::in_doubt`): blocks that the drive itself spoiled, until somebody repairs them. There
+//! are few; everything else on that drive is compared.
 use super::Violation;
 use base::{DriveBlock, DriveIx};
 use simkit::SimDrive;
 
-/// The places that one mapped block has, one for each current leg.
+/// The places that one mapped block has, one for each current leg whose copy is not in doubt.
 pub type Places = Vec<(DriveIx, DriveBlock)>;
 
-/// Compares every mapped block over its legs; says how many there are.
+/// What a closed group needs of its drives.
+#[derive(Clone, Debug, Default)]
+pub struct AtRest {
+    /// Every block that the directory leads to.
+    pub mapped: Vec<Places>,
+    /// Blocks that wait to be freed, as far as they were found.
+    pub leaving: Vec<Places>,
+    /// Whether some of those were not found.
+    pub leaving_is_short: bool,
+    /// Blocks that each drive has for itself, and without which it does not count.
+    pub own: Places,
+}
+
+/// Compares every mapped block over its legs; says how many have more than one copy that counts.
 pub fn at_rest(drives: &[SimDrive], mapped: &[Places]) -> Result<usize, Violation> {
     for places in mapped {
         let Some(((first_drive, first_at), others)) = places.split_first() else { continue };
@@ -24,5 +37,5 @@ pub fn at_rest(drives: &[SimDrive], mapped: &[Places]) -> Result<usize, Violatio
             }
         }
     }
-    Ok(mapped.len())
+    Ok(mapped.iter().filter(|places| places.len() > 1).count())
 }

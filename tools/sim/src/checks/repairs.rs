@@ -1,7 +1,7 @@
 //! Repairs: a block counts as repaired only once the repair survives a power loss (part of C9).
 //!
-//! Looks at drives on which one block ever rotted and nothing else went wrong: if the engine counts a repair
-//! there, the rotten content is gone after a power loss. Does not see repairs of anything else.
+//! If the engine counts a repair on a drive, then after a power loss one of the blocks is right that were wrong there
+//! since it opened. Does not see a repair that is counted too early while another one on that drive is there to stay.
 use super::Violation;
 use simkit::SimDrive;
 
@@ -9,15 +9,11 @@ use simkit::SimDrive;
 pub fn after_power_loss(drives: &[SimDrive], repaired: &[u64]) -> Result<(), Violation> {
     for (i, drive) in drives.iter().enumerate() {
         let counted = repaired.get(i).copied().unwrap_or(0);
-        if counted > 0
-            && let [rotten] = drive.rotten()
-            && rotten.is_there(drive)
-        {
-            let at = rotten.at();
-            return Err(Violation::new(
-                "C9",
-                format!("drive {i} block {at} counts as repaired and is rotten still"),
-            ));
+        if let Some(blocks) = drive.all_in_doubt().filter(|_| counted > 0) {
+            let what = format!(
+                "drive {i} counts repairs ({counted}), and all that was wrong is wrong still ({blocks})"
+            );
+            return Err(Violation::new("C9", what));
         }
     }
     Ok(())

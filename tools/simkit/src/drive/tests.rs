@@ -155,6 +155,72 @@ fn a_misdirected_write_spares_its_place() {
     assert_eq!(holders, 1);
 }
 
+/// The drive that lied is in doubt at the blocks that it spoiled, until they are written again, and nowhere else.
+#[test]
+fn blocks_are_in_doubt_from_the_fault_to_the_repair() {
+    let mut bench = Bench::new(true);
+    let doubt = |bench: &Bench| -> Vec<u64> {
+        (0..SIZE).filter(|at| bench.drive.in_doubt(DriveBlock::new(*at))).collect()
+    };
+    bench.write(5, 1).expect("no fault");
+    bench.write(6, 1).expect("no fault");
+    bench.run(DriveOp::Flush, 0, 0).expect("no fault");
+    assert_eq!(doubt(&bench), [0; 0]);
+    bench.drive.arm(Armed::once(FaultKind::LostWrite));
+    bench.write(5, 2).expect("it lies");
+    assert_eq!(doubt(&bench), [5]);
+    bench.write(5, 2).expect("repaired");
+    assert_eq!(doubt(&bench), [0; 0]);
+    bench.drive.crash(&mut bench.rng, CrashMode::DropAll);
+    assert_eq!(doubt(&bench), [5], "the repair was not flushed");
+    assert_eq!(bench.drive.all_in_doubt(), Some(1));
+    bench.write(5, 3).expect("something new");
+    bench.drive.crash(&mut bench.rng, CrashMode::DropAll);
+    assert_eq!(doubt(&bench), [0; 0], "what is there was overwritten before, and nobody expects it");
+    bench.write(6, 4).expect("no fault");
+    bench.drive.arm(Armed::once(FaultKind::LyingFlush));
+    bench.run(DriveOp::Flush, 0, 0).expect("it lies");
+    assert_eq!(doubt(&bench), [0; 0]);
+    bench.drive.crash(&mut bench.rng, CrashMode::DropAll);
+    assert_eq!(doubt(&bench), [6]);
+}
+
+/// A block rotted below content that was in the cache still. What had rotted was taken for what the block should hold,
+/// so the repair of a later fault passed for something new, and a crash that undid it went unnoticed.
+#[test]
+fn what_lies_in_the_cache_is_what_a_block_should_hold() {
+    let mut bench = Bench::new(true);
+    bench.write(5, 1).expect("no fault");
+    bench.run(DriveOp::Flush, 0, 0).expect("no fault");
+    bench.write(5, 2).expect("no fault");
+    bench.drive.rot(&mut bench.rng);
+    bench.run(DriveOp::Flush, 0, 0).expect("no fault");
+    assert!(!bench.drive.in_doubt(DriveBlock::new(5)));
+    bench.drive.rot(&mut bench.rng);
+    bench.write(5, 2).expect("repaired");
+    bench.drive.crash(&mut bench.rng, CrashMode::DropAll);
+    assert!(bench.drive.in_doubt(DriveBlock::new(5)));
+}
+
+/// A repair of a block that was right all along can spoil it: the power goes, and a sector is garbled.
+#[test]
+fn a_rewrite_that_is_garbled_leaves_a_doubt() {
+    for seed in 0..50 {
+        let mut bench = Bench::new(true);
+        bench.rng = Rng::new(seed);
+        bench.write(5, 1).expect("no fault");
+        bench.run(DriveOp::Flush, 0, 0).expect("no fault");
+        bench.write(5, 1).expect("the same again");
+        bench.drive.crash(&mut bench.rng, CrashMode::Mixed);
+        let right = bench.drive.peek(DriveBlock::new(5)).iter().all(|byte| *byte == 1);
+        assert_eq!(bench.drive.in_doubt(DriveBlock::new(5)), !right);
+        if !right {
+            return;
+        }
+    }
+    panic!("no crash garbled the block");
+}
+
 #[test]
 fn a_dead_drive_stays_dead_until_revived() {
     let mut bench = Bench::new(false);

@@ -59,6 +59,14 @@ pub fn seeds(text: &str, _: bool) -> Counts {
     Counts { passed: number_before(line, "seeds").saturating_sub(failed), failed, skipped: 0 }
 }
 
+/// `NAME: N of N caught`: a planted bug that nobody saw is a failure.
+pub fn caught(text: &str, _: bool) -> Counts {
+    let Some(line) = closing_line(text, "caught") else { return Counts::default() };
+    let all = find_number_before(line, "caught").unwrap_or(0);
+    let passed = find_number_before(line, "of").unwrap_or(0).min(all);
+    Counts { passed, failed: all - passed, skipped: 0 }
+}
+
 /// `canary: failed as it must`: the one run that is right when it fails.
 pub fn canary(text: &str, _: bool) -> Counts {
     let passed = text.lines().any(|l| l.trim() == "canary: failed as it must");
@@ -123,6 +131,8 @@ mod tests {
     fn closing_lines_of_every_kind() {
         let sim = "sim: 2000 seeds, 3 failed, 9000 crashes, 12000 faults, 40 seeds/s, trace 1f\n";
         assert_eq!(seeds(sim, false), of(1997, 3, 0));
+        let planted = "planted a: caught by C2 at seed 3\nplanted b: MISSED\nplanted: 28 of 29 caught\n";
+        assert_eq!(caught(planted, false), of(28, 1, 0));
         assert_eq!(passed_failed("vm: 9 passed, 1 failed\n", false), of(9, 1, 0));
         assert_eq!(passed_failed("x: 9 passed, 0 failed, 2 skipped\n", true), of(9, 0, 2));
         assert_eq!(
@@ -133,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_line_that_changed_its_form_counts_nothing() {
-        for reader in [seeds, passed_failed, inputs, test_results] {
+        for reader in [seeds, caught, passed_failed, inputs, test_results] {
             assert_eq!(reader("all good\n", true), Counts::default());
         }
     }

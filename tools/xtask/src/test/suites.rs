@@ -95,6 +95,18 @@ pub const SUITES: &[Suite] = &[
         },
     },
     Suite {
+        name: "planted",
+        about: "every planted bug is caught by a checker, and its seed is green without it",
+        work: Work::Program {
+            package: "sim",
+            program: "plinth-sim",
+            features: &["planted"],
+            words: &["--planted"],
+            exit: 0,
+            reader: counts::caught,
+        },
+    },
+    Suite {
         name: "fuzz",
         about: "every corpus again, and fresh mutations of it",
         work: fuzz("plinth-fuzz", &["--replay"]),

@@ -1,0 +1,81 @@
+//! What a drive ought to hold, where it may hold something else: the copies in doubt.
+//!
+//! A drive that lies, rots or garbles a rewrite holds, at some blocks, what nobody who used it rightly would expect.
+//! For each such block the content that it ought to have is kept here, from the fault until something else was
+//! written there. A block is in doubt as long as what a read returns differs from that, so a repair ends the doubt and a
+//! crash that undoes the repair brings it back. A checker that compares copies leaves out these blocks, and no others.
+//!
+//! Not here: content that was never promised. A write that failed with an error, or that a crash tore before a flush
+//! covered it, is the engine's to deal with; only where it rewrote a block with what the block held already does the
+//! damage count as the drive's, for a power loss may garble a sector that was right before.
+use crate::drive::SimDrive;
+use base::{BLOCK_BYTES, Block, DriveBlock};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+/// The blocks of a drive that were ever in doubt.
+#[derive(Clone, Default)]
+pub(crate) struct Doubts {
+    expected: BTreeMap<u64, Rc<Block>>,
+    /// Entries kept by the last `settle`, and faults since.
+    risks: u64,
+}
+
+impl Doubts {
+    /// Damage to a block that holds `content` and should go on to; if it was in doubt already, it should hold what
+    /// it should before.
+    pub(crate) fn damaged(&mut self, block: u64, content: Rc<Block>) {
+        self.risks += 1;
+        self.expected.entry(block).or_insert(content);
+    }
+
+    /// This was to be written, the drive said so, and it is not there.
+    pub(crate) fn owed(&mut self, block: u64, content: Rc<Block>) {
+        self.risks += 1;
+        self.expected.insert(block, content);
+    }
+
+    /// A block was written: with other content than it should have had, it has begun a new life.
+    pub(crate) fn written(&mut self, block: u64, content: &Rc<Block>) {
+        if self.expected.get(&block).is_some_and(|expected| expected != content) {
+            self.expected.remove(&block);
+        }
+    }
+}
+
+/// A block that was never written holds zeroes.
+pub(crate) fn or_zeroes(content: Option<&Rc<Block>>) -> Rc<Block> {
+    content.cloned().unwrap_or_else(|| Rc::new([0; BLOCK_BYTES]))
+}
+
+impl SimDrive {
+    /// Whether this block holds something else than it ought to, because the drive misbehaved.
+    pub fn in_doubt(&self, at: DriveBlock) -> bool {
+        let expected = self.doubts.expected.get(&at.get());
+        expected.is_some_and(|expected| or_zeroes(self.visible(at.get())) != *expected)
+    }
+
+    /// Whether any block may be in doubt.
+    pub fn has_doubts(&self) -> bool {
+        !self.doubts.expected.is_empty()
+    }
+
+    /// Forgets the blocks that hold what they should. Of use where nothing is in flight or volatile: else a crash
+    /// can bring the damage back.
+    pub fn settle_doubts(&mut self) {
+        let blocks: Vec<u64> = self.doubts.expected.keys().copied().collect();
+        for block in blocks {
+            if !self.in_doubt(DriveBlock::new(block)) {
+                self.doubts.expected.remove(&block);
+            }
+        }
+        self.doubts.risks = self.doubts.expected.len() as u64;
+    }
+
+    /// How many blocks are in doubt, if all are that can have been since the last `settle_doubts`.
+    pub fn all_in_doubt(&self) -> Option<u64> {
+        let blocks = self.doubts.expected.keys().map(|block| DriveBlock::new(*block));
+        let doubtful = blocks.filter(|at| self.in_doubt(*at)).count() as u64;
+        (doubtful == self.doubts.risks && doubtful > 0).then_some(doubtful)
+    }
+}
