@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// Pauses behind targets that served, by the number of deaths in a row; the last one repeats. Together with a
 /// start and a recovery (about half a second each on a translated processor) it stays well below five seconds.
-const SERVED_MS: [u64; 4] = [0, 100, 500, 1_000];
+const SERVED_MS: [u64; 3] = [0, 100, 500];
 /// Pauses behind targets that never came to serve, by their number in a row; the last one repeats. The first
 /// eight are short: a process may be killed again while it recovers.
 const UNSERVED_MS: [u64; 11] = [0, 100, 500, 1_000, 2_000, 2_000, 2_000, 2_000, 5_000, 10_000, 30_000];

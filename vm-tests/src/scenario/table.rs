@@ -11,6 +11,8 @@ const NEVER: &[Which] = &[];
 
 const DEVICE: &[&str] = &["ublk_drv"];
 const LIMIT: Duration = Duration::from_secs(600);
+/// Where a full count takes a while.
+const LONG: Duration = Duration::from_secs(1800);
 
 /// What most scenarios are: two drives of 1 GiB, ublk, fio.
 const USUAL: Scenario = Scenario {
@@ -63,6 +65,7 @@ pub const ALL: &[Scenario] = &[
         rounds: 640,
         smoke_rounds: 64,
         smoke: BOTH,
+        limit: LONG,
         ..USUAL
     },
     Scenario {
@@ -71,6 +74,7 @@ pub const ALL: &[Scenario] = &[
         rounds: 100_000,
         smoke_rounds: 10_000,
         smoke: NEWEST,
+        limit: LONG,
         ..USUAL
     },
     Scenario {
@@ -183,7 +187,7 @@ pub const ALL: &[Scenario] = &[
         fetched: &[("mdadm", "/sbin/mdadm")],
         rounds: 5,
         smoke_rounds: 3,
-        limit: Duration::from_secs(1800),
+        limit: LONG,
         host: bench::run,
         ..USUAL
     },
