@@ -9,7 +9,7 @@
 //! 3. The whole ring of every current leg. D is the highest that any valid commit names; the chain is followed.
 //! 4. The commits of the chain again, with their records; above D also their data, on every leg. The decision
 //!    table (`rlog::replay`) accepts, completes, cuts or refuses.
-//! 5. What the accepted tail lacks on a leg is written there, and flushed; then the superblock that was found, to
+//! 5. What the accepted tail lacks on a leg is written there, row and history pages included, and flushed; then the superblock that was found, to
 //!    copies that have an older one. Home pages that only older versions lead to are written over in the next
 //!    step, and the drive that had the newest version may be lost before a newer one counts.
 //! 6. A new Gen and history line: history page, flush; the catalogue is told which copies are stale (those that
@@ -150,6 +150,8 @@ pub(crate) struct Recovery {
     /// Content of blocks that some leg lacks, by Pba.
     contents: BTreeMap<u64, Vec<u8>>,
     fills: Vec<Fill>,
+    /// Row and history pages that some leg has wrong.
+    page_fills: Vec<Fill>,
     commit_fills: Vec<(LegId, usize)>,
     damaged: Vec<Pba>,
     pub counts: RowCounts,
@@ -204,6 +206,7 @@ impl Recovery {
             verified: log::Verified::default(),
             contents: BTreeMap::new(),
             fills: Vec::new(),
+            page_fills: Vec::new(),
             commit_fills: Vec::new(),
             damaged: Vec::new(),
             counts: RowCounts::default(),

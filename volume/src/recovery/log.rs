@@ -2,7 +2,7 @@
 use super::{Fill, Record, Recovery, Replayed, Stage};
 use crate::config::Refusal;
 use crate::planted::Planted;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use base::{BLOCK_BYTES, Blocks, Check, Column, CommitNo, LegId, Pba};
 use fence::DriveSet;
@@ -17,7 +17,13 @@ pub(super) struct Verified {
     reading: Vec<Reading>,
     /// Per commit of the chain, the results that should have it: one for each leg.
     commits: Vec<Vec<usize>>,
+    /// Commits with a block of which no leg said anything.
+    silent: BTreeSet<[u8; 16]>,
+    /// Rings that could not be read as a whole, because their drive does not answer.
+    silent_rings: BTreeSet<(LegId, Column)>,
 }
+
+const SILENT: Refusal = Refusal::Unreadable("the newest commits: the drives that have them do not answer");
 
 /// Per commit: each block with the legs that have it right.
 type Blocks2 = Vec<(Pba, LegSet, LegSet)>;
@@ -89,6 +95,13 @@ impl Recovery {
     pub(super) fn judge_ring(&mut self, leg: u8, column: u8) -> Result<(), Refusal> {
         let data = core::mem::take(&mut self.script.results[0]);
         self.script.clear();
+        if data.silent {
+            self.verified.silent_rings.insert((LegId::new(leg), Column::new(column)));
+            let silent = |leg| self.verified.silent_rings.contains(&(leg, Column::new(column)));
+            if self.ring_legs(Column::new(column)).iter().all(silent) {
+                return Err(SILENT);
+            }
+        }
         let blocks = self.geometry().ring_blocks();
         let scan = self.scan.as_mut().expect("a scan");
         let mut at = 0;
@@ -236,6 +249,7 @@ impl Recovery {
                     self.fill_data(index)?;
                 }
                 Decision::CutHere => {
+                    self.check_silence(index)?;
                     for _ in index + 1..self.replayed.len() {
                         self.counts.count(replay::Row::AfterCut);
                     }
@@ -252,6 +266,18 @@ impl Recovery {
         }
         self.count_end();
         self.complete_tail()
+    }
+
+    /// A commit is cut because its data is nowhere: the drives must have said so.
+    ///
+    /// Crash story: of a mirror one drive was left. It had a commit and its data, flushed and acknowledged, but no
+    /// later commit that said so; in the next recovery it did not answer the read of the data. Cut there, the log
+    /// would have lost what it promised. A leg that answers, with whatever it has, was waited for by the
+    /// acknowledgement: then there was none.
+    fn check_silence(&self, index: usize) -> Result<(), Refusal> {
+        let scan = self.scan.as_ref().expect("a scan");
+        let check = scan.candidates()[self.replayed[index].candidate].check;
+        if self.verified.silent.contains(&check.0) { Err(SILENT) } else { Ok(()) }
     }
 
     /// The chain ended where no commit could be read, or where one was cut: the table's row for that.
@@ -278,7 +304,20 @@ impl Recovery {
                 entry.2.insert(read.leg);
             }
         }
+        self.note_silence(&reading);
         self.keep_content(&reading);
+    }
+
+    fn note_silence(&mut self, reading: &[Reading]) {
+        let scan = self.scan.as_ref().expect("a scan");
+        let block =
+            |read: &Reading| (scan.candidates()[self.replayed[read.commit].candidate].check.0, read.pba);
+        let results = &self.script.results;
+        let answered =
+            |read: &&Reading| !results[read.id].silent || results[read.id].block(read.index).is_some();
+        let said: BTreeSet<_> = reading.iter().filter(answered).map(block).collect();
+        let silent = reading.iter().map(block).filter(|block| !said.contains(block));
+        self.verified.silent.extend(silent.map(|(check, _)| check));
     }
 
     fn keep_content(&mut self, reading: &[Reading]) {
@@ -372,8 +411,8 @@ impl Recovery {
             return Ok(());
         }
         let geometry = self.geometry();
-        for i in 0..self.fills.len() {
-            let Fill { leg, pba, bytes } = &self.fills[i];
+        for fill in self.page_fills.iter().chain(&self.fills) {
+            let Fill { leg, pba, bytes } = fill;
             if let Some((handle, at)) = self.locate(*pba, *leg) {
                 self.script.write(handle, at, bytes.clone());
             }

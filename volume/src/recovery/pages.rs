@@ -1,11 +1,17 @@
 //! The second step: row pages and history pages, from whichever leg has them right.
-use super::{Recovery, Stage};
+//!
+//! Crash story: a version that named a new row was on one drive only when the power failed. The next recovery did not
+//! have that drive, took a home page of the new version for free, wrote its history page there and was cut short
+//! before anybody was called stale. Then the drive is back, and its version counts: the page is right on that drive
+//! alone. So what a leg has wrong is written there again (in `complete_tail`), before anything else is.
+use super::script::Data;
+use super::{Fill, Recovery, Stage};
 use crate::config::Refusal;
 use crate::layout::rows as at;
 use crate::rows;
 use alloc::vec;
 use alloc::vec::Vec;
-use base::{Block, Check};
+use base::{Block, Check, LegId};
 use cow::Ref;
 use rlog::history;
 
@@ -23,14 +29,19 @@ impl Recovery {
         Ok(())
     }
 
-    /// The right one among the copies from result `*id` on; moves `*id` behind them.
-    fn page_result(&self, page: &Ref, id: &mut usize) -> Result<Block, Refusal> {
-        let copies = self.legs().filter(|leg| self.locate(page.pba, *leg).is_some()).count();
-        let results = &self.script.results[*id..*id + copies];
-        *id += copies;
+    /// The right one among the copies from result `*id` on; moves `*id` behind them. Notes the legs that have it
+    /// wrong.
+    fn page_result(&mut self, page: &Ref, id: &mut usize) -> Result<Block, Refusal> {
+        let legs: Vec<_> = self.legs().filter(|leg| self.locate(page.pba, *leg).is_some()).collect();
+        let results = &self.script.results[*id..*id + legs.len()];
+        *id += legs.len();
         let right = |block: &&Block| Check::of(&block[..]) == page.check;
-        let found = results.iter().filter_map(|data| data.block(0)).find(right);
-        found.copied().ok_or(Refusal::Unreadable("a row or history page"))
+        let read = |data: &Data| data.block(0).filter(right).copied();
+        let found = results.iter().find_map(read).ok_or(Refusal::Unreadable("a row or history page"))?;
+        let wrong = legs.iter().zip(results).filter(|(_, data)| read(data).is_none());
+        let fill = |(leg, _): (&LegId, &Data)| Fill { leg: *leg, pba: page.pba, bytes: found.to_vec() };
+        self.page_fills.extend(wrong.map(fill));
+        Ok(found)
     }
 
     pub(super) fn read_row_root(&mut self) -> Result<(), Refusal> {

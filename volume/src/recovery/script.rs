@@ -18,6 +18,8 @@ pub(crate) struct Data {
     pub bytes: Vec<u8>,
     /// Blocks that could not be read.
     pub bad: Vec<u32>,
+    /// Of some of those the drive said nothing: it did not answer in time, or was gone.
+    pub silent: bool,
 }
 
 impl Data {
@@ -60,7 +62,8 @@ impl Script {
     /// Adds a read; its result will be `results[id]`.
     pub fn read(&mut self, drive: DriveIx, at: DriveBlock, blocks: u32) -> usize {
         let id = self.results.len();
-        self.results.push(Data { bytes: vec![0; blocks as usize * base::BLOCK_BYTES], bad: Vec::new() });
+        let bytes = vec![0; blocks as usize * base::BLOCK_BYTES];
+        self.results.push(Data { bytes, bad: Vec::new(), silent: false });
         for first in (0..blocks).step_by(RECOVERY_CHUNK as usize) {
             let count = RECOVERY_CHUNK.min(blocks - first);
             let at = at + Blocks::new(u64::from(first));
@@ -126,7 +129,10 @@ impl Script {
                 let bytes = memory.blocks(buf, piece.blocks);
                 self.results[id].bytes[start..start + bytes.len()].copy_from_slice(bytes);
             }
-            (Task::Read { id, first }, Err(_)) if piece.blocks == 1 => self.results[id].bad.push(first),
+            (Task::Read { id, first }, Err(fault)) if piece.blocks == 1 => {
+                self.results[id].bad.push(first);
+                self.results[id].silent |= matches!(fault, Fault::Timeout | Fault::Gone);
+            }
             (Task::Read { id, first }, Err(_)) => {
                 for i in 0..piece.blocks {
                     let at = piece.at + Blocks::new(u64::from(i));
