@@ -62,7 +62,7 @@ fn a_drive_that_is_added_flushes_for_itself() {
     let busy = index(start(&mut ops, 1, WRITE, &[seg(0, 1)]));
     ops.add_drive(false);
     ops.add_drive(true);
-    let mut on = |ops: &mut DriveOps, drive, token, op, memory: &[Segment]| {
+    let on = |ops: &mut DriveOps, drive, token, op, memory: &[Segment]| {
         ops.start(Instant::ZERO, IoToken(token), DriveIx::new(drive), op, DriveBlock::new(10), memory)
     };
     assert_eq!(on(&mut ops, 1, 2, FLUSH, &[]), Next::Nothing);
