@@ -34,5 +34,5 @@ pub use open::{Open, OpenStep};
 pub use reap::{Reap, ReapStep};
 pub use refs::{Ref, RefFlags};
 pub use seal::{MIN_SEAL_BUFFERS, Seal, SealStep};
-pub use space::{Class, Fixed, Space, SpaceConfig, Want};
+pub use space::{Class, Contradiction, Fixed, Space, SpaceConfig, Want};
 pub use tree::{Height, Leaf};

@@ -27,15 +27,20 @@ impl Region {
     }
 
     /// Becomes the region with this durable bitmap; `taken` names further blocks that must not be handed out.
-    pub fn load(&mut self, view: &Bitmap, taken: impl Iterator<Item = u32>) {
+    /// False if one of them is used in the bitmap already.
+    pub fn load(&mut self, view: &Bitmap, taken: impl Iterator<Item = u32>) -> bool {
         self.view.clone_from(view);
         self.alloc.clone_from(view);
         self.pending = 0;
+        let mut fresh = true;
         for bit in taken {
-            self.pending += u32::from(self.alloc.set(bit));
+            let set = self.alloc.set(bit);
+            self.pending += u32::from(set);
+            fresh &= set;
         }
         self.free = self.blocks - self.alloc.used();
         self.runs.build(&self.alloc);
+        fresh
     }
 
     /// The durable checkpoint's bits.
@@ -89,6 +94,11 @@ impl Region {
         self.runs.refresh(&self.alloc, first, count);
     }
 
+    /// Whether all of a run is taken and no checkpoint refers to any of it.
+    pub fn is_taken(&self, first: u32, count: u32) -> bool {
+        self.view.used_in(first, count) == 0 && self.alloc.used_in(first, count) == count
+    }
+
     /// Takes back a run that no checkpoint refers to.
     pub fn give_back(&mut self, first: u32, count: u32) {
         assert_eq!(self.view.used_in(first, count), 0, "a mapped block is given back");
@@ -135,7 +145,10 @@ mod tests {
         let mut region = Region::new(128);
         let mut view = Bitmap::EMPTY;
         view.set_run(0, 3);
-        region.load(&view, [5, 6].into_iter());
+        assert!(region.load(&view, [5, 6].into_iter()));
+        assert!(!region.is_taken(2, 4) && region.is_taken(5, 2) && !region.is_taken(6, 2));
+        assert!(!region.load(&view, [2, 5].into_iter()), "a block is mapped and taken");
+        assert!(region.load(&view, [5, 6].into_iter()));
         assert_eq!((region.free(), region.longest(), region.pending()), (123, 121, 2));
         assert_eq!(region.find(1, 0), Some(3));
         region.take(7, 2);

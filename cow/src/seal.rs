@@ -67,6 +67,9 @@ pub enum SealStep {
     /// No block for a page is free in the regions that are in memory. Serve `Space::wanted` and call again; if it
     /// has nothing, give the checkpoint up.
     NoSpace,
+    /// Free space and the map contradict each other (`Space::contradiction`): the checkpoint cannot be taken, and
+    /// no other either.
+    Contradiction,
     /// Everything is written; once that is flushed, a superblock may name this directory.
     Done {
         /// The Ref of its root page.
@@ -317,7 +320,7 @@ impl Seal {
             if let Buffer::Read(region) = self.buffers[at] {
                 let buf = self.first.plus(at as u32);
                 let bits = Bitmap::decode(memory.block(buf));
-                return Ok(self.seal_bitmap(region, bits, at, space, memory));
+                return self.seal_bitmap(region, bits, at, space, memory);
             }
         }
         let Some(region) = space.dirty().get(self.done).copied() else {
@@ -333,7 +336,7 @@ impl Seal {
         self.done += 1;
         match space.stored(region, fixed) {
             Stored::Unknown => panic!("a checkpoint began before the open was done"),
-            Stored::Memory(bits) => Ok(self.seal_bitmap(region, bits, at, space, memory)),
+            Stored::Memory(bits) => self.seal_bitmap(region, bits, at, space, memory),
             Stored::Drive(bitmap) => {
                 self.buffers[at] = Buffer::Reading(region);
                 Ok(SealStep::NeedBitmap { region, bitmap, buf: self.first.plus(at as u32) })
@@ -348,11 +351,13 @@ impl Seal {
         at: usize,
         space: &mut Space,
         memory: &mut impl Memory,
-    ) -> SealStep {
+    ) -> Stop<SealStep> {
         let buf = self.first.plus(at as u32);
-        let entry = space.seal_bitmap(region, bits, self.new.root.ckpt, memory.block_mut(buf));
+        let entry = space
+            .seal_bitmap(region, bits, self.new.root.ckpt, memory.block_mut(buf))
+            .map_err(|_| SealStep::Contradiction)?;
         self.buffers[at] = Buffer::Writing;
-        SealStep::WriteBlock { pba: entry.pba, buf }
+        Ok(SealStep::WriteBlock { pba: entry.pba, buf })
     }
 
     /// Phase 3: one page of the tree, the lower levels first.

@@ -24,10 +24,12 @@ use alloc::vec::Vec;
 use base::{Blocks, CkptNo, Pba, RegionNo};
 
 mod checkpoint;
+mod contradiction;
 mod load;
 mod take;
 
 pub(crate) use checkpoint::Stored;
+pub use contradiction::Contradiction;
 pub use load::Want;
 pub use take::Class;
 
@@ -124,6 +126,8 @@ pub struct Space {
     limbo: Changes,
     loading: u32,
     needs: load::Needs,
+    /// Once set, nothing is handed out any more.
+    contradiction: Option<Contradiction>,
 }
 
 impl Space {
@@ -151,6 +155,7 @@ impl Space {
             limbo: Changes::new(changes, config.max_regions),
             loading: 0,
             needs: load::Needs::default(),
+            contradiction: None,
             config,
         }
     }

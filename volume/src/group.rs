@@ -78,6 +78,21 @@ pub enum Halt {
     SuperblockFailed,
     /// The map cannot be read or written any more.
     MapFailed,
+    /// Free space contradicts the map, and both have right checks: nothing is written any more, because a block that
+    /// is in use might be handed out.
+    SpaceContradicts,
+}
+
+impl core::fmt::Display for Halt {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::FlushFailed => "a flush failed on the last current copy",
+            Self::LogFailed => "the log could not be written on the last current copy",
+            Self::SuperblockFailed => "no superblock could be written",
+            Self::MapFailed => "the map cannot be read or written",
+            Self::SpaceContradicts => "free space contradicts the map",
+        })
+    }
 }
 
 /// Everything of a group that is being served.

@@ -230,6 +230,7 @@ impl World {
                     }
                     continue;
                 }
+                SealStep::Contradiction => panic!("{:?}", self.space.contradiction()),
                 SealStep::Done { directory } => {
                     assert!(flying.is_empty() && reads.is_empty());
                     assert_eq!(directory, self.seal.directory().at);

@@ -5,8 +5,8 @@
 //! it placed, and writes go on taking blocks all the time. The bitmaps are written to the slots that the durable
 //! directory does not name: until the superblock names the new directory they mean nothing.
 use super::load::{entry, summary_of};
-use super::{Fixed, Space, State};
-use crate::bitmap::Bitmap;
+use super::{Contradiction, Fixed, Space, State};
+use crate::bitmap::{Bitmap, Summary};
 use crate::block_lists::Change;
 use crate::refs::Ref;
 use crate::space_layout::bitmap_slot;
@@ -181,14 +181,28 @@ impl Space {
 
     /// Makes a region's next bitmap from its durable bits: fills `out`, remembers the entry, and returns it. Its
     /// Pba says where to write: the slot that the durable directory does not name.
+    ///
+    /// # Errors
+    /// The bits are not those that the directory describes, or the changes contradict them.
     pub(crate) fn seal_bitmap(
         &mut self,
         region: RegionNo,
         mut bits: Bitmap,
         ckpt: CkptNo,
         out: &mut Block,
-    ) -> Ref {
+    ) -> Result<Ref, Contradiction> {
         let (first, _) = self.bounds(region);
+        let row = &self.rows[region.get() as usize];
+        let described = Summary { free: u32::from(row.free), longest: u32::from(row.longest) };
+        let fits = if bits.summary(self.config.region_blocks) == described {
+            self.changes_fit(region, &bits)
+        } else {
+            Err(Contradiction::Bitmap(region))
+        };
+        if let Err(what) = fits {
+            self.contradict(what);
+            return Err(what);
+        }
         let cleared = self.changes.cleared(region);
         for change in self.changes.of(region) {
             if change.clear {
@@ -204,7 +218,7 @@ impl Space {
         let bitmap = entry(bitmap_slot(first, slot), summary, ckpt, Check::of(out));
         assert!(self.sealed.len() < self.sealed.capacity());
         self.sealed.push((region, bitmap));
-        bitmap
+        Ok(bitmap)
     }
 
     /// Brings the sealed bitmaps into the order of their regions.

@@ -4,7 +4,7 @@
 //! right: what comes in must have the check that the durable directory has for the region *now*. A read that was
 //! under way while two checkpoints went by may return an older bitmap, or half of a newer one; it is asked for
 //! again.
-use super::{Class, Fixed, Space, State};
+use super::{Class, Contradiction, Fixed, Space, State};
 use crate::bitmap::{Bitmap, Summary};
 use crate::layout::PAGE_REFS;
 use crate::page;
@@ -70,7 +70,7 @@ impl Space {
     /// The region to load next, if what is in memory runs short and a load can help. Each is named once; it must
     /// be answered by `loaded`, `fresh` or `load_failed`. Ask until there is none; O(1) while nothing is short.
     pub fn wanted(&mut self) -> Option<Want> {
-        if self.loading >= LOADS_AT_ONCE || self.needs.settled {
+        if self.loading >= LOADS_AT_ONCE || self.needs.settled || self.contradiction.is_some() {
             return None;
         }
         let home = if self.needs.home { self.unloaded_home() } else { None };
@@ -213,7 +213,7 @@ impl Space {
 
     fn lose(&mut self, region: RegionNo) {
         let free = self.unloaded_free(region);
-        self.free -= free;
+        self.free = self.free.saturating_sub(free);
         self.rows[region.get() as usize].state = State::Lost;
         self.loading -= 1;
         self.needs.retry();
@@ -226,7 +226,11 @@ impl Space {
         let (first, end) = self.bounds(region);
         let limbo = self.limbo.of(region).filter(|change| change.clear).count();
         let taken = self.marks.range(first, end).count() + limbo;
-        u64::from(self.rows[region.get() as usize].free) - taken as u64
+        let free = u64::from(self.rows[region.get() as usize].free);
+        if taken as u64 > free {
+            self.contradict(Contradiction::TakenAndMapped(region));
+        }
+        free.saturating_sub(taken as u64)
     }
 
     /// Whether a bitmap has the numbers that its entry says, the fixed blocks, and nothing past its end.
@@ -248,8 +252,12 @@ impl Space {
         let marks = self.marks.range(first, end).map(|pba| (pba - first).get() as u32);
         let limbo = self.limbo.of(region).filter(|change| change.clear).map(|change| change.bit);
         let held = &mut self.frames[frame as usize];
-        held.load(bits, marks.chain(limbo));
-        assert!(u64::from(held.free()) == free, "a record above the checkpoint names a block that it maps");
+        let fits = held.load(bits, marks.chain(limbo));
+        assert!(!fits || u64::from(held.free()) == free, "region {region} loses track of blocks");
+        let free = u64::from(held.free());
+        if !fits {
+            self.contradict(Contradiction::TakenAndMapped(region));
+        }
         self.marks.kill_range(first, end);
         self.loaded_free += free;
         self.rows[region.get() as usize].state = State::Loaded(frame);
@@ -280,7 +288,10 @@ impl Space {
     /// Brings the marks into order and counts them.
     pub(super) fn settle_marks(&mut self) {
         let marked = self.marks.settle() as u64;
-        self.free = self.free.checked_sub(marked).expect("records name more blocks than are free");
+        if marked > self.free {
+            self.contradict(Contradiction::TooManyTaken);
+        }
+        self.free = self.free.saturating_sub(marked);
     }
 
     /// Learns what a leaf of the bitmap tree says of its regions, `first` and the 127 after it; `None` stands

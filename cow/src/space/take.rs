@@ -36,9 +36,13 @@ pub(super) struct Cursor {
 impl Space {
     /// Hands out a run of at most `want` blocks (at least 1), as long as can be had up to that, within one
     /// region. `None`: nothing is free in the regions that are in memory; serve `wanted` and try again. If
-    /// `wanted` has nothing, nothing is free at all: a checkpoint may free something. Bounded work.
+    /// `wanted` has nothing, nothing is free at all: a checkpoint may free something. Nor is anything handed out
+    /// after a contradiction (`Space::contradiction`). Bounded work.
     pub fn take(&mut self, class: Class, want: Blocks) -> Option<(Pba, Blocks)> {
         assert!(want > Blocks::ZERO, "nothing is wanted");
+        if self.contradiction.is_some() {
+            return None;
+        }
         let count = want.get().min(u64::from(self.config.region_blocks)) as u32;
         if let Some((frame, first)) = self.at_cursor(class, count) {
             return Some(self.hand_out(class, frame, first, count));

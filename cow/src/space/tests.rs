@@ -153,7 +153,10 @@ impl World {
                 Stored::Unknown => panic!("the world describes all at the open"),
             };
             let mut block = [0; base::BLOCK_BYTES];
-            let entry = self.space.seal_bitmap(region, bits, CkptNo::new(self.ckpt), &mut block);
+            let entry = self
+                .space
+                .seal_bitmap(region, bits, CkptNo::new(self.ckpt), &mut block)
+                .expect("no contradiction");
             assert_ne!(entry.pba, entries[region.get() as usize].pba, "the durable slot is overwritten");
             self.drive.insert(entry.pba, block);
             entries[region.get() as usize] = entry;
@@ -434,4 +437,62 @@ fn home_blocks_are_found_in_a_home_region_that_is_not_in_memory() {
         world.take(Class::Home, 2).expect("asked for after it was missed");
     }
     world.verify();
+}
+
+/// Only forgery makes map and free space contradict each other (or an error of ours). It used to end the process, and
+/// with it every device of the group.
+#[test]
+fn what_contradicts_the_bitmaps_is_told_before_it_counts() {
+    type Wrong = fn(&mut Space, Pba) -> Contradiction;
+    let wrongs: [Wrong; 5] = [
+        |space, pba| {
+            space.set(pba);
+            space.set(pba);
+            Contradiction::MappedUntaken(pba)
+        },
+        |space, pba| {
+            space.clear(pba);
+            space.clear(pba);
+            Contradiction::FreedUntaken(pba)
+        },
+        |space, pba| {
+            space.set(pba + Blocks::new(1));
+            Contradiction::MappedUntaken(pba + Blocks::new(1))
+        },
+        |space, pba| {
+            space.clear(pba + Blocks::new(1));
+            Contradiction::FreedUntaken(pba + Blocks::new(1))
+        },
+        |space, pba| {
+            let (region, _) = space.locate(pba);
+            space.rows[region.get() as usize].free -= 1;
+            space.set(pba);
+            Contradiction::Bitmap(region)
+        },
+    ];
+    for wrong in wrongs {
+        let mut world = World::new(1, 4);
+        let (pba, _) = world.take(Class::Small, 1).expect("space");
+        let region = world.space.locate(pba).0;
+        let told = wrong(&mut world.space, pba);
+        let Stored::Memory(bits) = world.space.stored(region, &Geometry) else { panic!("it is in memory") };
+        let sealed = world.space.seal_bitmap(region, bits, CkptNo::new(1), &mut [0; base::BLOCK_BYTES]);
+        assert_eq!(sealed, Err(told));
+        assert_eq!(world.space.contradiction(), Some(told));
+        assert_eq!(world.space.take(Class::Small, Blocks::new(1)), None, "nothing is handed out");
+    }
+}
+
+/// Records name blocks that the bitmap says are used.
+#[test]
+fn a_log_that_contradicts_the_bitmap_is_told() {
+    let mut world = World::new(1, 4);
+    let (pba, _) = world.take(Class::Small, 1).expect("space");
+    world.checkpoint(|_| false);
+    world.crash();
+    let mapped = (0..u64::from(E)).map(Pba::new).find(|at| world.fate[at.get() as usize] == Fate::Mapped);
+    world.space.mark(mapped.unwrap_or(pba), Blocks::new(1));
+    world.serve();
+    assert_eq!(world.space.contradiction(), Some(Contradiction::TakenAndMapped(RegionNo::ZERO)));
+    assert_eq!(world.space.take(Class::Small, Blocks::new(1)), None);
 }

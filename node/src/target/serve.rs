@@ -175,7 +175,7 @@ impl ublk_target::Control<Engine> for Watcher {
         let note = match phase {
             Phase::Serving => Note::Serving,
             Phase::ReadOnly => match engine.volume().halted() {
-                Some(halt) => warning("read_only", format!("the group takes no writes any more: {halt:?}")),
+                Some(halt) => warning("read_only", format!("the group takes no writes any more: {halt}")),
                 None => Note::Serving,
             },
             _ => return,

@@ -139,6 +139,10 @@ impl Sink for SpaceSink<'_> {
 impl Group {
     /// Begins a checkpoint when one is due, and takes the running one further.
     pub fn advance_checkpoint<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+        // Found where blocks are taken or bitmaps come in; a write that waits for space would wait for ever.
+        if self.space.contradiction().is_some() && self.phase != base::Phase::Recovering {
+            self.halt(Halt::SpaceContradicts);
+        }
         if self.halt.is_some() || self.config.read_only {
             return self.give_up_checkpoint();
         }
@@ -380,6 +384,10 @@ impl Group {
             SealStep::More => true,
             SealStep::Wait => false,
             SealStep::NoSpace => self.no_space_for_pages(),
+            SealStep::Contradiction => {
+                self.halt(Halt::SpaceContradicts);
+                false
+            }
             SealStep::Done { .. } => {
                 let skips_flush = self.config.bug(Planted::CheckpointNotFlushed);
                 let ticket = if skips_flush { 0 } else { self.flusher.ticket() };

@@ -62,9 +62,10 @@ impl PageReads {
 }
 
 impl Group {
-    /// Has a page read into the cache, now or as soon as there is room. False if no leg has it.
+    /// Has a page read into the cache, now or as soon as there is room. False if no leg has it, or none can: a page
+    /// with a right check may have been forged, and name a place that the group does not have.
     pub fn fetch_page<M: Memory>(&mut self, turn: &mut Turn<'_, M>, page: &Ref) -> bool {
-        if self.reads.lost.contains(page) {
+        if self.reads.lost.contains(page) || page.pba.get() >= self.space_blocks().get() {
             return false;
         }
         if self.reads.pages.len() == MAX_PAGE_READS || !self.room(turn, 2) {
