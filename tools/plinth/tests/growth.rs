@@ -13,8 +13,8 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 /// What a chunk holds: every block something else.
 fn content(chunk: u64) -> Vec<u8> {
-    let word = |i: u64| (chunk << 32 | i).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes();
-    (0..CHUNK / 8).flat_map(|i| word(i / 512)).collect()
+    let word = |block: u64| (chunk << 32 | block).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes();
+    (0..CHUNK / 4096).flat_map(|block| word(block).repeat(512)).collect()
 }
 
 /// Writes chunk after chunk until there is no space; returns the chunk that was refused.
