@@ -12,6 +12,7 @@ pub mod codec;
 pub mod engine;
 pub mod limits;
 pub mod memory;
+pub mod sets;
 pub mod time;
 pub mod units;
 
@@ -23,6 +24,7 @@ pub use check::{Check, CheckKind};
 pub use engine::{Engine, Phase};
 pub use limits::{BLOCK_BYTES, SECTOR_BYTES, SECTORS_PER_BLOCK};
 pub use memory::{Block, BufId, Memory, VecMemory};
+pub use sets::{DriveSet, LegSet};
 pub use time::{Duration, Instant};
 pub use units::{
     Blocks, CkptNo, Column, CommitNo, DriveBlock, DriveIx, ExtentNo, Gen, Lba, LegId, Pba, RegionNo, RowNo,

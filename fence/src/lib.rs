@@ -12,14 +12,14 @@ extern crate std;
 
 pub mod activation;
 pub mod copy;
-pub mod drives;
 pub mod layout;
 pub mod open;
 pub mod table;
 
+pub use base::DriveSet;
+
 pub use activation::{Activation, Exhausted, Generations};
 pub use copy::{CopyEntry, CopyState, Event, Illegal};
-pub use drives::DriveSet;
 pub use layout::ENTRY_BYTES;
 pub use open::{OpenDecision, OpenInputs, decide_open};
 pub use table::{CopyTable, Refused};

@@ -5,8 +5,8 @@
 //! opens on copies that the highest version *anywhere* calls current, and if the catalogue cannot be asked,
 //! only when all of them are there: one that is absent might be the one that knows better.
 use crate::copy::CopyState;
-use crate::drives::DriveSet;
 use crate::table::CopyTable;
+use base::DriveSet;
 
 /// What is known when a group is to be opened.
 #[derive(Clone, Copy, Debug)]

@@ -13,8 +13,8 @@
 //! Were the catalogue the first to say that A is current again, A could be opened alone while B still says that
 //! it is not, and the same follows.
 use crate::copy::{CopyEntry, CopyState, Event, Illegal};
-use crate::drives::DriveSet;
 use alloc::vec::Vec;
+use base::DriveSet;
 use base::limits::MAX_DRIVES;
 use base::{CkptNo, DriveIx, Seq, Uuid};
 use core::cmp::Ordering;

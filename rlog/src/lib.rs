@@ -20,15 +20,15 @@ pub mod builder;
 pub mod commit;
 pub mod history;
 pub mod layout;
-pub mod legs;
 pub mod replay;
 pub mod ring;
 pub mod scan;
+
+pub use base::LegSet;
 
 pub use builder::{CommitBuilder, Sealed};
 pub use commit::{Bad, Commit, CommitView, Fields, RecordKind, RecordView, SuperblockId, VoidOf};
 pub use history::{History, Line};
 pub use layout::MAX_COMMIT_BLOCKS;
-pub use legs::LegSet;
 pub use ring::{Piece, Positions, Ring, RingPos, RingShape};
 pub use scan::{Candidate, Chain, ChainStart, Ignored, Scan};

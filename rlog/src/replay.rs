@@ -11,7 +11,7 @@
 //! activation says D = the last Seq of the chain (`Chain::next_seq` less one), so that no later recovery can
 //! cut what this one accepted: its history line starts there, and a chain that ends earlier could not be
 //! continued.
-use crate::legs::LegSet;
+use base::LegSet;
 
 /// What was found of one commit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

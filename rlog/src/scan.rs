@@ -12,10 +12,10 @@
 //! commit of the same chain.
 use crate::commit::{Bad, Commit, CommitView, Fields, SuperblockId, VoidOf};
 use crate::history::History;
-use crate::legs::LegSet;
 use crate::ring::{Positions, RingShape};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
+use base::LegSet;
 use base::{BLOCK_BYTES, Check, Column, CommitNo, LegId, Seq, Uuid};
 
 /// A commit that was found intact on at least one leg.

@@ -7,7 +7,7 @@ use base::LegId;
 fn all_inputs() -> Vec<Found> {
     let mut all = Vec::new();
     let flags = [false, true];
-    for current in (1..8u8).map(LegSet::from_bits) {
+    for current in (1..8).map(LegSet::from_bits) {
         let mut data: Vec<Data> = std::vec![Data::NotRead];
         for on in (0..16).map(LegSet::from_bits) {
             data.push(Data::Read { complete_on: on, each_somewhere: true });
