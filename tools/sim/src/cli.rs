@@ -122,14 +122,16 @@ fn canary<S: Subject>() -> ExitCode {
 }
 
 fn replay<S: Subject>(seed: u64, planted: Option<&str>) -> bool {
+    let start = Instant::now();
     let outcome = campaign::run_seed::<S>(seed, planted, true);
+    let rate = start.elapsed().as_secs_f64().recip();
     if let Some(violation) = &outcome.violation {
         println!("seed {seed} failed: {}: {}", violation.checker, violation.what);
     }
     let failed = u64::from(outcome.violation.is_some());
     let faults = outcome.faults.total();
     println!(
-        "sim: 1 seeds, {failed} failed, {} crashes, {faults} faults, trace {:016x}",
+        "sim: 1 seeds, {failed} failed, {} crashes, {faults} faults, {rate:.0} seeds/s, trace {:016x}",
         outcome.crashes, outcome.hash
     );
     failed == 0

@@ -4,6 +4,10 @@
 //! every map, the bitmaps. Each block must have its Ref's check on each leg where it is not in doubt, no block may be reached twice, and
 //! the bitmaps must say exactly what was reached: that finds lost space and space given out twice. Does not look
 //! at the ring: the group is closed.
+//!
+//! Not the walker of `tools/check`, which is for people with drives: it reports a copy that is wrong beside one that is
+//! right as repairable and goes on, and knows neither copies in doubt nor the places that must not differ. Two
+//! readers of one format that were written apart also find each other's mistakes.
 use crate::checks::Violation;
 use crate::checks::c5::{AtRest, Places};
 use base::{Blocks, Check, DriveBlock, DriveIx, Extent, Pba, RegionNo};
