@@ -118,6 +118,10 @@ impl Recovery {
             self.table.merge_catalogue(view);
             self.highest_version = view.iter().map(|e| e.version).fold(self.highest_version, u64::max);
         }
+        // What we wrote says of no copy more than its own version knew; the new activation must be newer than all.
+        if self.table.entries().iter().any(|entry| entry.version > self.highest_version) {
+            return Err(Refusal::Damaged("its drive table is of a version that no superblock has"));
+        }
         let candidates = &self.request.drives;
         let handle =
             |uuid| candidates.iter().position(|c| c.info.uuid == uuid).map(|i| DriveIx::new(i as u8));
