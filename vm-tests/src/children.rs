@@ -32,6 +32,8 @@ pub const INTERRUPTED: i32 = 130;
 static LIVE: Mutex<BTreeMap<i32, PathBuf>> = Mutex::new(BTreeMap::new());
 static SCRATCH: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 static RECORDS: Mutex<Option<PathBuf>> = Mutex::new(None);
+/// What is taken back once every child is gone.
+static AT_INTERRUPT: Mutex<Option<Box<dyn FnOnce() + Send>>> = Mutex::new(None);
 
 /// Makes Ctrl-C, TERM and HUP end every child and remove every scratch folder before exit 130.
 ///
@@ -45,10 +47,20 @@ pub fn handle_interrupts() -> Result<()> {
         if signals.forever().next().is_some() {
             eprintln!("\ninterrupted: ending every process that was started");
             clean_up();
+            let undo = AT_INTERRUPT.lock().unwrap_or_else(|e| e.into_inner()).take();
+            if let Some(undo) = undo {
+                undo();
+                clean_up();
+            }
             std::process::exit(INTERRUPTED);
         }
     });
     Ok(())
+}
+
+/// Has this run after an interrupt has ended every child: for what outlives them, like a device or a mount.
+pub fn at_interrupt(undo: impl FnOnce() + Send + 'static) {
+    *AT_INTERRUPT.lock().unwrap_or_else(|e| e.into_inner()) = Some(Box::new(undo));
 }
 
 /// Kills every live child with its group and removes every scratch folder.

@@ -239,8 +239,26 @@ fn is_mounted(place: &Path) -> bool {
     mounts.lines().any(|line| line.split(' ').nth(1) == place.to_str())
 }
 
-/// A run that was killed may have left its volume attached and mounted.
-fn take_back_leftovers(plan: &Plan) -> Result<()> {
+/// Sets everything up and leaves it as a run that is killed does: the agent dead, the volume served and mounted.
+///
+/// # Errors
+/// Something could not be done.
+pub fn leave_behind(plan: &Plan) -> Result<()> {
+    let mut here = Here::make(plan)?;
+    let device = here.set_up()?;
+    run_checked(Command::new("mkfs.ext4").args(["-q", "-F", &device]))?;
+    here.mount(&device)?;
+    files::fill(&here.place, 8, plan.seed)?;
+    // Dropping the agent kills it, and without it nothing is taken back.
+    drop(here.agent.take());
+    Ok(())
+}
+
+/// Takes back what a run left that was killed: its volume may be attached and mounted.
+///
+/// # Errors
+/// Something could not be taken back.
+pub fn take_back_leftovers(plan: &Plan) -> Result<()> {
     let state = plan.folder.join("agent");
     if state.exists() {
         let place = plan.folder.join("mnt");

@@ -10,9 +10,12 @@ use crate::context::Workspace;
 use crate::setup;
 use crate::vm::{self, Wish};
 use serde_json::json;
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use vm_tests::children::{self, Outputs, Running};
 use vm_tests::error::{Context, Error, Result};
 use vm_tests::here::{self, Plan, Witness};
 use vm_tests::kernel::Which;
@@ -25,13 +28,16 @@ use vm_tests::scenario::{Check, Report};
 pub fn command(workspace: &Workspace, words: &[String]) -> Result<u8> {
     let mut wish =
         Wish { names: vec!["demo".into()], kernel: Some(Which::Newest), tells: true, ..Wish::default() };
-    let mut on_this_host = false;
+    let (mut on_this_host, mut inside) = (false, false);
     let mut words = words.iter();
     while let Some(word) = words.next() {
         match word.as_str() {
             "--here" => on_this_host = true,
+            // How `--here` starts itself, see `demo_here`.
+            "--inside" => inside = true,
             "--planted" => wish.planted = words.next().cloned(),
             "--product" => wish.product = words.next().cloned(),
+            "--kernel" if on_this_host => return Err(fixed()),
             "--kernel" => wish.kernel = words.next().and_then(|w| Which::parse(w)),
             "--seed" => wish.seed = Some(vm::number("--seed", words.next())?),
             other => {
@@ -41,8 +47,11 @@ pub fn command(workspace: &Workspace, words: &[String]) -> Result<u8> {
             }
         }
     }
+    if on_this_host && wish.planted.is_some() {
+        return Err(fixed());
+    }
     if on_this_host {
-        return demo_here(workspace, &wish);
+        return if inside { demo_inside(workspace, &wish) } else { demo_here(workspace, &wish) };
     }
     let _lock = workspace.lock("demo")?;
     setup::ensure(workspace)?;
@@ -83,25 +92,45 @@ fn close(workspace: &Workspace, wish: &Wish, seed: u64, report: &Report) -> Resu
     }
 }
 
-/// The demonstration without a machine.
+fn fixed() -> Error {
+    Error::invalid("--here takes this host's kernel and the product as it is")
+}
+
+/// The demonstration without a machine. It runs in a process of its own: when a person interrupts it, that one is
+/// killed with all it started, holds nothing open any more, and then mount and device can be taken back.
 fn demo_here(workspace: &Workspace, wish: &Wish) -> Result<u8> {
     here::ensure_possible()?;
-    if wish.kernel.is_some() || wish.planted.is_some() {
-        return Err(Error::invalid("--here takes this host's kernel and the product as it is"));
-    }
     let _lock = workspace.lock("demo")?;
+    setup::ensure(workspace)?;
     eprintln!("building the product, optimised");
     let plinth = match &wish.product {
         Some(path) => std::path::absolute(path).doing(|| format!("resolve {path}"))?,
         None => build::program(workspace, "plinth", "plinth", true)?,
     };
     let fresh = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |d| d.as_secs());
-    let plan = Plan {
-        plinth,
-        folder: workspace.out.join("demo-here"),
-        files_mib: 160,
-        seed: wish.seed.unwrap_or(fresh),
-    };
+    let seed = wish.seed.unwrap_or(fresh);
+    let left = plan(workspace, &plinth, seed);
+    children::at_interrupt(move || {
+        if let Err(error) = here::take_back_leftovers(&left) {
+            eprintln!("not everything could be taken back, the next run will try again: {error}");
+        }
+    });
+    let program = std::env::current_exe().doing(|| "find this program".into())?;
+    let mut command = Command::new(program);
+    command.args(["demo", "--here", "--inside", "--seed", &seed.to_string(), "--product"]).arg(&plinth);
+    let status = Running::start(&command, Outputs::Inherited)?.wait()?;
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+}
+
+fn plan(workspace: &Workspace, plinth: &Path, seed: u64) -> Plan {
+    Plan { plinth: plinth.to_path_buf(), folder: workspace.out.join("demo-here"), files_mib: 160, seed }
+}
+
+/// The demonstration itself; whoever started this process holds the lock.
+fn demo_inside(workspace: &Workspace, wish: &Wish) -> Result<u8> {
+    let missing = || Error::invalid("--inside is for --here alone");
+    let (product, seed) = (wish.product.as_ref().ok_or_else(missing)?, wish.seed.ok_or_else(missing)?);
+    let plan = plan(workspace, Path::new(product), seed);
     let start = Instant::now();
     let mut told = Told(Vec::new());
     let outcome = here::run(&plan, &mut told);

@@ -20,12 +20,20 @@ pub(super) fn run(guest: &mut Guest) -> Result<()> {
         files_mib: guest.number("rounds")?,
         seed: guest.number("seed")?,
     };
+    here::leave_behind(&plan)?;
+    here::take_back_leftovers(&plan)?;
+    nothing_left(guest, "nothing-left-of-a-killed-run");
+    here::leave_behind(&plan)?;
     here::run(&plan, guest)?;
+    nothing_left(guest, "nothing-left");
+    Ok(())
+}
+
+fn nothing_left(guest: &mut Guest, check: &str) {
     let left = fs::read_dir("/sys/block").into_iter().flatten().flatten();
     let left: Vec<String> = left.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
     let clean = !left.iter().any(|name| name.starts_with("ublkb"));
-    guest.check_that("nothing-left", clean, || left.join(" "));
-    Ok(())
+    guest.check_that(check, clean, || left.join(" "));
 }
 
 impl Witness for Guest {
