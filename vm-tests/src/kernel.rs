@@ -164,7 +164,14 @@ fn newest_packages(apt: &PrivateApt, which: Which) -> Result<Vec<String>> {
     let listing = apt.names("linux-")?;
     let names: Vec<&str> = listing.lines().map(str::trim).collect();
     choose(which, &names, |name| apt.has(name))
-        .ok_or_else(|| Error::failed(format!("the archive lists no {} cloud kernel for amd64", which.name())))
+        .ok_or_else(|| {
+            Error::failed(format!(
+                "the archives of this machine's apt sources list no {} cloud kernel for amd64; Debian 12 has 6.12 in \
+                 bookworm-security and the newest in the backports of its main archive: both belong into \
+                 /etc/apt/sources.list",
+                which.name()
+            ))
+        })
 }
 
 /// Picks the newest kernel among package names: one package, or since 7.2 a base, a binary and a modules package.

@@ -1,9 +1,8 @@
 //! Volumes that are served, over NBD: targets outlive agents, die and are replaced; attachments are restored.
 mod support;
 
-use std::process::Command;
-use support::Agent;
 use support::nbd::Nbd;
+use support::{Agent, signal};
 
 fn attach(agent: &Agent) -> Nbd {
     let socket = agent.path("n");
@@ -95,7 +94,7 @@ fn a_killed_target_is_replaced_and_nothing_flushed_is_lost() {
         nbd.write(0, &[round; 4096]);
         nbd.flush();
         let pid = target_pid(&agent);
-        assert!(Command::new("kill").arg("-9").arg(pid.to_string()).status().expect("kill runs").success());
+        assert!(signal("KILL", &pid.to_string()), "the target lives");
         // Its process is replaced; until then the volume is shown as recovering.
         loop {
             let shown = agent.wait_state("v", "attached");
@@ -121,7 +120,7 @@ fn attachments_are_restored() {
     nbd.flush();
     let pid = target_pid(&agent);
     agent.kill();
-    assert!(Command::new("kill").arg("-9").arg(pid.to_string()).status().expect("kill runs").success());
+    assert!(signal("KILL", &pid.to_string()), "the target lives");
     agent.run();
     agent.wait_state("v", "attached");
     assert_eq!(Nbd::connect(&agent.path("n")).read(0, 4096), [9; 4096]);

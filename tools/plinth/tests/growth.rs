@@ -1,10 +1,9 @@
 //! A full volume goes on when drives are added to its pool, while it is served: the drives join its group.
 mod support;
 
-use std::process::Command;
 use std::time::{Duration, Instant};
-use support::Agent;
 use support::nbd::Nbd;
+use support::{Agent, signal};
 
 const CHUNK: u64 = 1 << 20;
 const ENOSPC: u32 = 28;
@@ -59,7 +58,7 @@ fn show(agent: &Agent) -> serde_json::Value {
 
 fn kill_target(agent: &Agent) {
     let pid = show(agent)["target"]["pid"].as_u64().expect("a target");
-    assert!(Command::new("kill").arg("-9").arg(pid.to_string()).status().expect("kill runs").success());
+    assert!(signal("KILL", &pid.to_string()), "the target lives");
     let start = Instant::now();
     while agent.wait_state("v", "attached")["target"]["pid"].as_u64().is_none_or(|now| now == pid) {
         assert!(start.elapsed() < DEADLINE, "no new target: {}", agent.log());

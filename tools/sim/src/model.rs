@@ -83,8 +83,6 @@ pub struct Write {
     pub sectors: u64,
     /// Whether it stores zeroes.
     pub zero: bool,
-    /// Whether it is durable once acknowledged.
-    pub fua: bool,
     /// The step at which it was issued.
     pub issued: u64,
     /// How it ended.
@@ -307,15 +305,8 @@ pub fn mask_of(block: u64, sector: u64, sectors: u64) -> u8 {
 impl Model {
     /// A volume of zeroes.
     pub fn new(seed: u64, blocks: u64) -> Self {
-        let placeholder = Write {
-            sector: 0,
-            sectors: 0,
-            zero: true,
-            fua: false,
-            issued: 0,
-            fate: Fate::Refused,
-            states: Vec::new(),
-        };
+        let placeholder =
+            Write { sector: 0, sectors: 0, zero: true, issued: 0, fate: Fate::Refused, states: Vec::new() };
         Self {
             seed,
             blocks: vec![History::new(); blocks as usize],
@@ -334,10 +325,10 @@ impl Model {
     }
 
     /// A write is issued.
-    pub fn issue(&mut self, sector: u64, sectors: u64, zero: bool, fua: bool, step: u64) -> WriteId {
+    pub fn issue(&mut self, sector: u64, sectors: u64, zero: bool, step: u64) -> WriteId {
         let id = self.writes.len() as WriteId;
         let mut write =
-            Write { sector, sectors, zero, fua, issued: step, fate: Fate::Pending, states: Vec::new() };
+            Write { sector, sectors, zero, issued: step, fate: Fate::Pending, states: Vec::new() };
         for block in write.blocks() {
             let index = self.blocks[block as usize].push(id, mask_of(block, sector, sectors), zero);
             write.states.push(index);
@@ -354,11 +345,17 @@ impl Model {
         for (block, index) in write.blocks().zip(&write.states) {
             let history = &mut self.blocks[block as usize];
             history.acked = history.acked.max(*index);
-            if write.fua {
-                history.durable = history.durable.max(*index);
-            }
         }
         self.acks.push(id);
+    }
+
+    /// An acknowledged write survives from now on, whatever becomes of those before it.
+    pub fn durable(&mut self, id: WriteId) {
+        let write = &self.writes[id as usize];
+        for (block, index) in write.blocks().zip(&write.states) {
+            let history = &mut self.blocks[block as usize];
+            history.durable = history.durable.max(*index);
+        }
     }
 
     /// A write was refused without any effect.

@@ -10,10 +10,11 @@
 //! readers of one format that were written apart also find each other's mistakes.
 use crate::checks::Violation;
 use crate::checks::c5::{AtRest, Places};
-use base::{Blocks, Check, DriveBlock, DriveIx, Extent, Pba, RegionNo};
+use base::{Blocks, Check, DriveBlock, DriveIx, Extent, Pba, RegionNo, Seq};
 use cow::bitmap::Bitmap;
 use cow::directory::{decode_cuts, decode_volumes};
 use cow::{PAGE_REFS, Ref, Root, page};
+use rlog::Commit;
 use simkit::SimDrive;
 use std::collections::BTreeMap;
 use volume::label::extent_start;
@@ -274,6 +275,26 @@ fn in_world(
     };
     let found: Option<Vec<Extent>> = extents.iter().map(place).collect();
     found.ok_or_else(|| wrong("a row names a drive that the drive table does not list"))
+}
+
+/// The highest D that an intact superblock or commit on any drive says. What was flushed after it was written is
+/// known to nobody but a process that lives: to a recovery it looks like what was never completed.
+pub fn promised(drives: &[SimDrive], home: &[Extent], extent_blocks: u32) -> Seq {
+    let Ok(superblock) = newest(drives, home, extent_blocks) else { return Seq::ZERO };
+    let geometry = superblock.geometry;
+    let mut promised = superblock.durable;
+    for extent in home {
+        let drive = &drives[usize::from(extent.drive.get())];
+        let start = extent_start(extent.extent, extent_blocks);
+        let block = |offset| drive.peek(start + Blocks::new(u64::from(geometry.ring_place(offset).1)));
+        let ring: Vec<u8> = (0..geometry.ring_blocks()).flat_map(block).collect();
+        for at in (0..ring.len()).step_by(base::BLOCK_BYTES).filter(|_| !drive.is_dead()) {
+            if let Ok(commit) = Commit::parse(&ring[at..]) {
+                promised = promised.max(commit.fields().durable);
+            }
+        }
+    }
+    promised
 }
 
 /// The newest valid superblock on any drive.

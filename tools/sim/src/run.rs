@@ -12,7 +12,7 @@ use crate::subject::Subject;
 use base::limits::MAX_REQUEST_BLOCKS;
 use base::{
     BLOCK_BYTES, Duration, Engine, Fault, Memory, Op, Phase, Request, SECTOR_BYTES, SECTORS_PER_BLOCK,
-    Sector, Sectors, SlotId,
+    Sector, Sectors, Seq, SlotId,
 };
 use simkit::{CrashMode, FaultCounts, Rng, Stepped, World};
 
@@ -44,6 +44,15 @@ pub(crate) enum Kind {
     Read(Vec<u32>),
 }
 
+/// What a flush or a FUA write makes durable.
+#[derive(Clone, Copy)]
+enum Durable {
+    /// So many acknowledgements.
+    Acks(usize),
+    /// One write.
+    Write(WriteId),
+}
+
 pub(crate) struct Pending {
     pub(crate) request: Request,
     /// The guest's first sector; the request says where it lies in the volume.
@@ -73,6 +82,10 @@ pub struct Run<S: Subject> {
     untouched: bool,
     /// The world's step at which the engine was opened last.
     opened: u64,
+    /// Beyond the fault budget: what became durable, and D when it did. What of that the drives still say counts at
+    /// the next crash, for the log may rot on every leg: a damaged commit above the D that they say cannot be told
+    /// from one that was never completed.
+    unconfirmed: Vec<(Seq, Durable)>,
     /// Turns until a recovery is cut short.
     recovery_left: Option<u64>,
     /// Drives that have joined the pool.
@@ -124,6 +137,7 @@ impl<S: Subject> Run<S> {
             repaired: 0,
             untouched: false,
             opened: 0,
+            unconfirmed: Vec::new(),
             recovery_left: None,
             joined: 0,
             joining_left: None,
@@ -361,11 +375,45 @@ impl<S: Subject> Run<S> {
             return Ok(());
         }
         match kind {
-            Kind::Write(id) => self.model.acked(id, self.world.steps),
-            Kind::Flush(acks) => self.model.flushed(acks),
+            Kind::Write(id) => {
+                self.model.acked(id, self.world.steps);
+                if request.fua {
+                    self.promised(Durable::Write(id));
+                }
+            }
+            Kind::Flush(acks) => self.promised(Durable::Acks(acks)),
             Kind::Read(floors) => return self.judge_read(&request, sector, &floors),
         }
         Ok(())
+    }
+
+    /// This was said to be durable.
+    fn promised(&mut self, what: Durable) {
+        match self.shape.weather {
+            Weather::Beyond => self.unconfirmed.push((S::durable(self.world.engine()), what)),
+            _ => self.durable(what),
+        }
+    }
+
+    fn durable(&mut self, what: Durable) {
+        match what {
+            Durable::Acks(acks) => self.model.flushed(acks),
+            Durable::Write(id) => self.model.durable(id),
+        }
+    }
+
+    /// What the drives still say of flushes counts.
+    fn confirm(&mut self) {
+        if self.unconfirmed.is_empty() {
+            return;
+        }
+        let subject = self.world.opener().clone();
+        let promised = subject.promised(&self.world.drives);
+        for (durable, what) in std::mem::take(&mut self.unconfirmed) {
+            if durable <= promised {
+                self.durable(what);
+            }
+        }
     }
 
     fn judge_read(&mut self, request: &Request, sector: u64, floors: &[u32]) -> Turned {
@@ -412,6 +460,7 @@ impl<S: Subject> Run<S> {
         self.crashes += 1;
         self.collect_rows();
         self.slots.iter_mut().for_each(|slot| *slot = None);
+        self.confirm();
         self.model.crash();
         self.world.restart();
         self.repaired = 0;
@@ -432,8 +481,9 @@ impl<S: Subject> Run<S> {
 
     /// For the canary: a write that never was is acknowledged, so that no answer is right.
     pub(crate) fn expect_the_impossible(&mut self) {
-        let id = self.model.issue(0, SECTORS_PER_BLOCK, false, true, 0);
+        let id = self.model.issue(0, SECTORS_PER_BLOCK, false, 0);
         self.model.acked(id, 0);
+        self.model.durable(id);
     }
 }
 

@@ -2,6 +2,7 @@
 use crate::checks::Violation;
 use crate::checks::c5::AtRest;
 use crate::shape::Shape;
+use base::Seq;
 use simkit::{Control, Open, Rng, SimDrive};
 
 /// An engine under test, as a maker of itself.
@@ -21,6 +22,14 @@ pub trait Subject: Open + Clone {
     /// Rows that this engine cannot reach, whatever happens; why is for its own documentation to say.
     fn unreachable_rows() -> &'static [&'static str] {
         &[]
+    }
+    /// D, as the engine knows it: everything up to there was flushed.
+    fn durable(_: &Self::Engine) -> Seq {
+        Seq::ZERO
+    }
+    /// The highest D that anything intact on the drives says.
+    fn promised(&self, _: &[SimDrive]) -> Seq {
+        Seq::ZERO
     }
     /// Where each block of a closed group lies on each leg whose drive counts, copies in doubt left out; an error
     /// says what is damaged.

@@ -4,7 +4,7 @@
 //! of a few pages, deltas that are full after a few hundred blocks, rows added one by one.
 use crate::checks::Violation;
 use crate::checks::c5::AtRest;
-use crate::offline::Offline;
+use crate::offline::{self, Offline};
 use crate::shape::Shape;
 use crate::subject::Subject;
 use base::{Blocks, CkptNo, DriveIx, Extent, ExtentNo, RowNo, Sectors, Seq, Uuid};
@@ -147,6 +147,14 @@ impl Subject for VolumeGroup {
     /// finds it later.
     fn unreachable_rows() -> &'static [&'static str] {
         &["promised-damaged"]
+    }
+
+    fn durable(engine: &Volume) -> Seq {
+        engine.stats().map_or(Seq::ZERO, |stats| stats.durable)
+    }
+
+    fn promised(&self, drives: &[SimDrive]) -> Seq {
+        offline::promised(drives, &self.home, self.extent_blocks)
     }
 
     fn at_rest(&self, drives: &[SimDrive], counts: &[bool]) -> Result<AtRest, Violation> {

@@ -25,7 +25,7 @@ impl<S: Subject> Run<S> {
             return self.submit_read(sector, sectors);
         }
         let fua = op != Op::Discard && self.rng.below(100) < self.shape.fua;
-        let id = self.model.issue(sector, sectors, op != Op::Write, fua, self.world.steps);
+        let id = self.model.issue(sector, sectors, op != Op::Write, self.world.steps);
         self.submit(op, sector, sectors, fua, Kind::Write(id));
     }
 

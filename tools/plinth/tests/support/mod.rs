@@ -12,6 +12,12 @@ use std::time::{Duration, Instant};
 const PLINTH: &str = env!("CARGO_BIN_EXE_plinth");
 const START_DEADLINE: Duration = Duration::from_secs(60);
 
+/// Sends a signal; whether there is such a process. The shell does it: a small system has no program `kill`.
+pub fn signal(name: &str, pid: &str) -> bool {
+    let status = Command::new("sh").args(["-c", "kill -s \"$0\" \"$1\"", name, pid]).status();
+    status.expect("a shell").success()
+}
+
 /// What a command printed and how it ended.
 pub struct Ran {
     pub code: i32,
@@ -116,7 +122,7 @@ impl Agent {
     pub fn terminate(&mut self) {
         let process = self.process.take().expect("running");
         let id = process.id().to_string();
-        assert!(Command::new("kill").arg(&id).status().expect("kill runs").success());
+        assert!(signal("TERM", &id), "it can be told");
         let ended = process.wait_with_output().expect("gone");
         assert_eq!(ended.status.code(), Some(0), "{}", self.log());
     }
@@ -250,7 +256,7 @@ fn kill_targets(folder: &Path) {
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let line = String::from_utf8_lossy(&line).into_owned();
         if line.contains("target") && line.contains(&folder.display().to_string()) {
-            let _ = Command::new("kill").arg("-9").arg(pid.to_string()).status();
+            signal("KILL", &pid.to_string());
         }
     }
 }
