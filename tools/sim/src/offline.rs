@@ -13,6 +13,7 @@ use crate::checks::c5::{AtRest, Places};
 use base::{Blocks, Check, DriveBlock, DriveIx, Extent, Pba, RegionNo, Seq};
 use cow::bitmap::Bitmap;
 use cow::directory::{decode_cuts, decode_volumes};
+use cow::tree::page_covers;
 use cow::{PAGE_REFS, Ref, Root, page};
 use rlog::Commit;
 use simkit::SimDrive;
@@ -165,8 +166,7 @@ impl<'a> Offline<'a> {
             let kept = std::mem::take(&mut self.reached);
             let mapped = std::mem::take(&mut self.found.mapped);
             for cut in cuts.iter() {
-                // What was freed of it already may be anything by now: only what is still whole is counted.
-                let whole = self.walk_map(&cut.subtree, cut.level, "cut page", "cut block");
+                let whole = self.walk_cut(&cut.subtree, cut.level, 0, cut.cursor);
                 self.found.leaving_is_short |= whole.is_err();
             }
             self.found.leaving = std::mem::replace(&mut self.found.mapped, mapped);
@@ -198,6 +198,25 @@ impl<'a> Offline<'a> {
                 }
             } else if !child.is_hole() {
                 self.reach(&child, data)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is left of a cut subtree: all that ends behind the cursor. What lies before it was freed and may be
+    /// anything by now.
+    fn walk_cut(&mut self, to: &Ref, level: u8, first: u64, cursor: u64) -> Result<(), Violation> {
+        if to.is_hole() || first + page_covers(level).get() <= cursor {
+            return Ok(());
+        }
+        let block = self.reach(to, "cut page")?;
+        for i in 0..PAGE_REFS {
+            let child = page::get(&block, i);
+            if level > 0 {
+                let part = page_covers(level - 1).get();
+                self.walk_cut(&child, level - 1, first + part * i as u64, cursor)?;
+            } else if !child.is_hole() {
+                self.reach(&child, "cut block")?;
             }
         }
         Ok(())
@@ -279,16 +298,25 @@ fn in_world(
 
 /// The highest D that an intact superblock or commit on any drive says. What was flushed after it was written is
 /// known to nobody but a process that lives: to a recovery it looks like what was never completed.
+/// Neither does a drive count that errs: what cannot be read above D looks the same.
 pub fn promised(drives: &[SimDrive], home: &[Extent], extent_blocks: u32) -> Seq {
-    let Ok(superblock) = newest(drives, home, extent_blocks) else { return Seq::ZERO };
-    let geometry = superblock.geometry;
-    let mut promised = superblock.durable;
+    let Ok(newest) = newest(drives, home, extent_blocks) else { return Seq::ZERO };
+    let geometry = newest.geometry;
+    let mut promised = Seq::ZERO;
     for extent in home {
         let drive = &drives[usize::from(extent.drive.get())];
+        if drive.is_dead() || drive.is_armed() {
+            continue;
+        }
         let start = extent_start(extent.extent, extent_blocks);
-        let block = |offset| drive.peek(start + Blocks::new(u64::from(geometry.ring_place(offset).1)));
-        let ring: Vec<u8> = (0..geometry.ring_blocks()).flat_map(block).collect();
-        for at in (0..ring.len()).step_by(base::BLOCK_BYTES).filter(|_| !drive.is_dead()) {
+        let block = |block: u32| drive.peek(start + Blocks::new(u64::from(block)));
+        for slot in volume::layout::extent::SUPERBLOCKS {
+            let said = Superblock::decode(&block(slot)).map_or(Seq::ZERO, |(found, _)| found.durable);
+            promised = promised.max(said);
+        }
+        let ring = (0..geometry.ring_blocks()).flat_map(|offset| block(geometry.ring_place(offset).1));
+        let ring: Vec<u8> = ring.collect();
+        for at in (0..ring.len()).step_by(base::BLOCK_BYTES) {
             if let Ok(commit) = Commit::parse(&ring[at..]) {
                 promised = promised.max(commit.fields().durable);
             }

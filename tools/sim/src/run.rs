@@ -172,6 +172,9 @@ impl<S: Subject> Run<S> {
     pub(crate) fn play(&mut self) -> Turned {
         while self.left > 0 || self.verify.is_some() {
             if self.crashes >= MOST_CRASHES {
+                if self.shape.weather == Weather::Hiccups && self.shape.fault_every != 0 {
+                    self.world.drives.iter_mut().for_each(simkit::SimDrive::heal);
+                }
                 (self.shape.crash_every, self.shape.fault_every) = (0, 0);
                 (self.shape.recovery_crashes, self.shape.recovery_faults) = (0, 0);
             }
