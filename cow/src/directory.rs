@@ -208,8 +208,8 @@ pub struct VolumeEntry {
     /// The Seq that created it.
     pub created: Seq,
     /// Blocks of data that its map refers to as of the checkpoint, and those that subtrees cut off it still hold.
-    /// A figure for people: nothing is decided by it.
-    pub data: Blocks,
+    /// A figure for people: nothing is decided by it. `None`: an earlier build made the volume and did not count.
+    pub data: Option<Blocks>,
     /// The root of its map as of the checkpoint: a page or a hole.
     pub root: Ref,
     /// Its identity.
@@ -223,7 +223,7 @@ impl VolumeEntry {
         to[VOLUME_STATE] = self.state as u8;
         codec::put_u64(to, VOLUME_SECTORS, self.sectors.get());
         codec::put_u64(to, VOLUME_CREATED, self.created.get());
-        codec::put_u64(to, VOLUME_DATA, self.data.get());
+        codec::put_u64(to, VOLUME_DATA, self.data.map_or(0, |data| data.get().saturating_add(1)));
         self.root.encode(&mut to[VOLUME_ROOT..]);
         codec::put_uuid(to, VOLUME_UUID, self.uuid);
     }
@@ -240,7 +240,7 @@ impl VolumeEntry {
             state: VolumeState::Live,
             sectors: Sectors::new(codec::u64_at(from, VOLUME_SECTORS)),
             created: Seq::new(codec::u64_at(from, VOLUME_CREATED)),
-            data: Blocks::new(codec::u64_at(from, VOLUME_DATA)),
+            data: codec::u64_at(from, VOLUME_DATA).checked_sub(1).map(Blocks::new),
             root: Ref::decode(&from[VOLUME_ROOT..VOLUME_ROOT + REF_BYTES]),
             uuid: codec::uuid_at(from, VOLUME_UUID),
         };
@@ -306,7 +306,7 @@ pub type Volumes = List<VolumeEntry, VOLUMES_MAX>;
 /// A subtree that no map refers to any more; its blocks are freed in the background.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CutEntry {
-    /// The volume that it was cut off.
+    /// The volume that it was cut off; 0: an earlier build did not say.
     pub volume: VolumeId,
     /// The subtree's top page.
     pub subtree: Ref,

@@ -69,7 +69,8 @@ pub const VOLUME_STATE: usize = 5;
 pub const VOLUME_SECTORS: usize = 8;
 /// `u64` in an entry: the Seq that created it.
 pub const VOLUME_CREATED: usize = 16;
-/// `u64` in an entry: blocks of data that its map refers to, and what is left of the subtrees that were cut off it.
+/// `u64` in an entry: one more than the blocks of data that its map refers to, with what is left of the subtrees that
+/// were cut off it; 0: not counted.
 pub const VOLUME_DATA: usize = 24;
 /// Ref in an entry: the root of its map.
 pub const VOLUME_ROOT: usize = 32;
@@ -94,7 +95,7 @@ pub const CUT_REF: usize = 0;
 pub const CUT_CURSOR: usize = 32;
 /// `u8` in an entry: level of the page that the Ref leads to.
 pub const CUT_LEVEL: usize = 40;
-/// `u32` in an entry: the volume that it was cut off.
+/// `u32` in an entry: the volume that it was cut off; 0: not said.
 pub const CUT_VOLUME: usize = 44;
 /// Bytes of an entry from here on are zero.
 pub const CUT_END: usize = 48;

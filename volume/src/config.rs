@@ -176,8 +176,9 @@ pub struct Stats {
     pub rows: u32,
     /// Blocks of space in all.
     pub space_blocks: u64,
-    /// Blocks of the volume that hold data: exact after a checkpoint, else not less than that.
-    pub mapped_blocks: u64,
+    /// Blocks of the volume that hold data: exact after a checkpoint, else not less than that. `None` where
+    /// an earlier build made the volume.
+    pub mapped_blocks: Option<u64>,
     /// Blocks that can be allocated now.
     pub free_blocks: u64,
     /// Blocks that will be free after the next checkpoint at the latest.

@@ -399,10 +399,10 @@ impl Group {
 
     /// Blocks of the volume that hold data: exact right after a checkpoint, and between two of them never less
     /// than the truth (a block written again counts twice until the merge learns of it).
-    fn mapped_blocks(&self) -> u64 {
+    fn mapped_blocks(&self) -> Option<u64> {
         let layers = self.active.len() + self.frozen.len();
         let size = self.volume.sectors.get().div_ceil(base::SECTORS_PER_BLOCK);
-        (self.volume.data.get() + layers as u64).min(size)
+        self.volume.data.map(|data| data.get().saturating_add(layers as u64).min(size))
     }
 
     /// What everybody may see.

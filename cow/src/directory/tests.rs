@@ -29,7 +29,7 @@ fn volume(id: u32) -> VolumeEntry {
         state: VolumeState::Live,
         sectors: Sectors::new(0x1_0001),
         created: Seq::new(0x77),
-        data: Blocks::new(0x55),
+        data: Some(Blocks::new(0x55)),
         root: Ref::hole(Seq::new(0x77)),
         uuid: Uuid([0xab; 16]),
     }
@@ -62,12 +62,26 @@ fn golden_bytes_of_a_volumes_page() {
     let mut page = [0xee; base::BLOCK_BYTES];
     encode_volumes(&volumes, &mut page);
     assert_eq!(hex(&page[..16]), "706c6e7468766f6c0100000000000000");
-    assert_eq!(hex(&page[128..160]), "0201000002010000010001000000000077000000000000005500000000000000");
+    assert_eq!(hex(&page[128..160]), "0201000002010000010001000000000077000000000000005600000000000000");
     assert_eq!(hex(&page[160..172]), "000000000071070000000000");
     assert_eq!(hex(&page[192..208]), "ab".repeat(16));
     assert!(page[16..128].iter().chain(&page[208..]).all(|byte| *byte == 0));
     let read = decode_volumes(&page, SPACE).expect("valid");
     assert_eq!(read.iter().collect::<alloc::vec::Vec<_>>(), [&volume(0x0102)]);
+}
+
+/// Builds before the count wrote nothing there: their volumes are read, and written back, as they are.
+#[test]
+fn a_volume_that_was_never_counted_stays_so() {
+    let mut volumes = Volumes::default();
+    volumes.push(VolumeEntry { data: None, ..volume(0x0102) });
+    let mut page = [0xee; base::BLOCK_BYTES];
+    encode_volumes(&volumes, &mut page);
+    assert_eq!(hex(&page[128..160]), "0201000002010000010001000000000077000000000000000000000000000000");
+    assert_eq!(
+        decode_volumes(&page, SPACE).expect("valid").iter().next().map(|volume| volume.data),
+        Some(None)
+    );
 }
 
 #[test]

@@ -188,7 +188,7 @@ impl World {
             state: VolumeState::Live,
             sectors: Sectors::new(8),
             created: Seq::new(1),
-            data: Blocks::ZERO,
+            data: Some(Blocks::ZERO),
             root: Ref::hole(Seq::new(u64::from(self.ckpt))),
             uuid: Uuid([7; 16]),
         });

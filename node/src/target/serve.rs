@@ -337,7 +337,9 @@ impl Serving for Glue {
             durable_seq: stats.as_ref().map_or(0, |stats| stats.durable.get()),
             gen_number: stats.as_ref().map_or(self.spec.gen_number, |stats| stats.generation.get()),
             rows: stats.as_ref().map_or(1, |stats| stats.rows),
-            mapped_bytes: stats.as_ref().map(|stats| stats.mapped_blocks * base::BLOCK_BYTES as u64),
+            mapped_bytes: stats
+                .as_ref()
+                .and_then(|stats| Some(stats.mapped_blocks? * base::BLOCK_BYTES as u64)),
             used_bytes: stats.as_ref().map_or(0, used) * base::BLOCK_BYTES as u64,
             size_bytes: sectors.map_or(self.spec.volume.size_bytes, |s| s.get() * SECTOR_BYTES as u64),
             device_number: self.device.as_ref().map(|device| device.id()),

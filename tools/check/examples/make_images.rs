@@ -13,7 +13,7 @@ fn main() {
     let folder = std::env::args().nth(1).expect("the directory to write to");
     for (legs, columns) in [(1, 1), (2, 1), (2, 2)] {
         let drives = served(legs, columns).close();
-        keep(&folder, &format!("v1-{legs}x{columns}"), drives);
+        keep(&folder, &format!("v1-counted-{legs}x{columns}"), drives);
     }
     let mut world = served(2, 1);
     world.write(5, 33, 11);
@@ -21,7 +21,7 @@ fn main() {
     world.ask(Op::Flush, 0, 0);
     world.write(1000, 60, 12);
     let drives = world.crash(&mut Rng(6));
-    keep(&folder, "v1-2x1-crashed", drives);
+    keep(&folder, "v1-counted-2x1-crashed", drives);
 }
 
 /// A group with two activations behind it, several rows, and writes, holes and overwritten blocks.

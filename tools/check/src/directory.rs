@@ -161,13 +161,12 @@ fn check_volumes(walk: &mut Walk<'_, '_>, found: &Found) {
     // Below a page that is lost nothing can be counted.
     for entry in found.volumes.iter().filter(|_| walk.lost == 0) {
         let counted = walk.data_blocks.get(&entry.id.get()).copied().unwrap_or(0);
-        if entry.data.get() != counted {
-            let what =
-                format!("volume {} says {} blocks of data, there are {counted}", entry.id, entry.data.get());
+        if let Some(said) = entry.data.filter(|said| said.get() != counted) {
+            let what = format!("volume {} says {said} blocks of data, there are {counted}", entry.id);
             walk.report.add(Severity::Damage, Object::Volumes, what, Vec::new());
         }
     }
-    for cut in found.cuts.iter() {
+    for cut in found.cuts.iter().filter(|cut| cut.volume != base::VolumeId::ZERO) {
         if !found.volumes.iter().any(|entry| entry.id == cut.volume) {
             let what = format!("names a subtree of volume {}, which there is not", cut.volume);
             walk.report.add(Severity::Damage, Object::CutList, what, Vec::new());

@@ -18,7 +18,7 @@ fn images() -> Vec<(PathBuf, Vec<u8>)> {
 #[test]
 fn every_image_is_clean_opens_and_reads_the_same() {
     let images = images();
-    assert!(images.len() >= 4, "images are missing");
+    assert!(images.len() >= 8, "images are missing");
     for (path, bytes) in images {
         let name = path.display().to_string();
         let (drives, content) = image::decode(&bytes);

@@ -123,7 +123,8 @@ impl Sink for SpaceSink<'_> {
     }
     fn data(&mut self, change: i64) {
         // Saturating: a forged figure is found by fsck and is no reason to stop.
-        self.volume.data = Blocks::new(self.volume.data.get().saturating_add_signed(change));
+        let data = &mut self.volume.data;
+        *data = data.map(|data| Blocks::new(data.get().saturating_add_signed(change)));
     }
     fn cut_room(&self) -> usize {
         self.cuts.room()

@@ -132,7 +132,7 @@ impl Recovery {
             state: VolumeState::Live,
             sectors: create.map_or(base::Sectors::ZERO, |c| c.sectors),
             created,
-            data: base::Blocks::ZERO,
+            data: Some(base::Blocks::ZERO),
             root: Ref::hole(created),
             uuid: create.map_or(base::Uuid::NIL, |c| c.uuid),
         })

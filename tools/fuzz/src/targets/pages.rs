@@ -135,7 +135,7 @@ fn directory_seeds() -> Vec<Vec<u8>> {
             state: VolumeState::Live,
             sectors,
             created: Seq::new(1),
-            data: Blocks::new(3),
+            data: Some(Blocks::new(3)),
             root: if id == 1 { Ref::hole(Seq::new(1)) } else { leads(43) },
             uuid: Uuid([id as u8; 16]),
         });
