@@ -161,10 +161,12 @@ pub struct StopAgent {
 /// `GET /v1/events`.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 pub struct EventsQuery {
-    /// Only what happened at or after this instant (RFC 3339).
+    /// Only what happened at or after this instant (RFC 3339), or within this time (`10m`).
     pub since: Option<String>,
     /// Only what has a higher number.
     pub after: Option<u64>,
     /// Wait this long for the first event, in milliseconds.
     pub wait_ms: Option<u64>,
+    /// So many at most, the oldest first.
+    pub limit: Option<usize>,
 }

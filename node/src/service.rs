@@ -89,6 +89,7 @@ async fn serve(options: Options) -> Result<()> {
     let agent = crate::agent::blocking(move || Agent::open(options)).await?;
     agent.resume().await?;
     let stop = watch::Sender::new(false);
+    tokio::spawn(agent.clone().watch(stop.subscribe()));
     if let Some(address) = metrics {
         let listener = http::bind_metrics(address).await?;
         let routes = http::routes::metrics_router(agent.clone(), stop.clone());

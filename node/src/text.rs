@@ -127,26 +127,74 @@ pub fn show_instant(at: SystemTime) -> String {
     )
 }
 
-/// Parses the start of a span: an RFC 3339 instant in UTC, or a length of time that reaches back from now.
+/// Parses the start of a span: an RFC 3339 instant (without an offset it is UTC, without a time midnight), or a
+/// length of time that reaches back from now. The result is in the form of `show_instant`.
+///
+/// # Errors
+/// `Invalid`.
 pub fn parse_since(text: &str) -> Result<String> {
     if let Ok(span) = parse_duration(text)
         && !text.bytes().all(|b| b.is_ascii_digit())
     {
         return Ok(show_instant(SystemTime::now().checked_sub(span).unwrap_or(UNIX_EPOCH)));
     }
-    let bytes = text.as_bytes();
-    let shape = b"dddd-dd-ddTdd:dd:dd";
-    let fits = bytes.len() >= 10
-        && bytes.iter().zip(shape).all(|(have, want)| {
-            if *want == b'd' { have.is_ascii_digit() } else { have.eq_ignore_ascii_case(want) }
-        })
-        && matches!(bytes.len(), 10 | 16 | 19 | 20 | 24)
-        && (bytes.len() < 20 || text.ends_with(['Z', 'z']));
-    if fits {
-        return Ok(text.trim_end_matches(['Z', 'z']).to_uppercase());
+    parse_instant(text).map(show_instant).ok_or_else(|| {
+        Error::invalid(text, format!("{text:?} is no point in time"))
+            .hint("write it as 10m, 2h or 2026-11-20T09:40:00Z")
+    })
+}
+
+/// An RFC 3339 instant of 1970 or later; seconds, time and offset may be left away.
+fn parse_instant(text: &str) -> Option<SystemTime> {
+    let number = |part: &str, digits: usize| -> Option<u64> {
+        (part.len() == digits && part.bytes().all(|b| b.is_ascii_digit())).then(|| part.parse().ok())?
+    };
+    let (date, time) = match text.split_once(['T', 't', ' ']) {
+        Some((date, time)) => (date, time),
+        None => (text, "00:00:00Z"),
+    };
+    let mut date = date.split('-');
+    let (year, month, day) = (number(date.next()?, 4)?, number(date.next()?, 2)?, number(date.next()?, 2)?);
+    let (time, offset) = match time.find(['Z', 'z', '+', '-']) {
+        Some(at) => time.split_at(at),
+        None => (time, "Z"),
+    };
+    let offset_minutes = match offset.split_at_checked(1)? {
+        ("Z" | "z", "") => 0,
+        (sign, rest) => {
+            let (hours, minutes) = rest.split_once(':')?;
+            let (hours, minutes) = (number(hours, 2)?, number(minutes, 2)?);
+            let minutes = (hours <= 23 && minutes <= 59).then_some((hours * 60 + minutes) as i64)?;
+            if sign == "-" { -minutes } else { minutes }
+        }
+    };
+    let mut time = time.split(':');
+    let (hour, minute) = (number(time.next()?, 2)?, number(time.next()?, 2)?);
+    let second = time.next().unwrap_or("00");
+    let (second, fraction) = second.split_once('.').unwrap_or((second, "0"));
+    let second = number(second, 2)?;
+    if date.next().is_some() || time.next().is_some() || hour > 23 || minute > 59 || second > 60 {
+        return None;
     }
-    Err(Error::invalid(text, format!("{text:?} is no point in time"))
-        .hint("write it as 10m, 2h or 2026-11-20T09:40:00Z"))
+    let nanos = fraction.bytes().all(|b| b.is_ascii_digit()).then(|| format!("{fraction:0<9}"))?;
+    let nanos: u64 = if fraction.is_empty() { return None } else { nanos[..9].parse().ok()? };
+    let days = days_from_civil(year as i64, month, day);
+    // The way back tells whether there is such a day.
+    (civil_from_days(days) == (year as i64, month as u32, day as u32)).then_some(())?;
+    let seconds = days * 86_400 + (hour * 3600 + minute * 60 + second) as i64 - offset_minutes * 60;
+    let since = Duration::new(u64::try_from(seconds).ok()?, 0) + Duration::from_nanos(nanos);
+    UNIX_EPOCH.checked_add(since)
+}
+
+/// Year, month, day to days since 1970-01-01 (the inverse of `civil_from_days`).
+fn days_from_civil(year: i64, month: u64, day: u64) -> i64 {
+    let year = year - i64::from(month <= 2);
+    let era = year.div_euclid(400);
+    let year_of_era = year.rem_euclid(400);
+    let shifted = if month > 2 { month as i64 - 3 } else { month as i64 + 9 };
+    let day_of_year = (153 * shifted + 2) / 5 + day as i64 - 1;
+    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+    era * 146_097 + day_of_era - 719_468
 }
 
 /// Days since 1970-01-01 to year, month, day (Howard Hinnant's civil-calendar algorithm).
@@ -217,7 +265,23 @@ mod tests {
         assert_eq!(parse_duration("30s").expect("30s"), Duration::from_secs(30));
         assert_eq!(parse_duration("500ms").expect("500ms"), Duration::from_millis(500));
         assert!(parse_duration("soon").is_err());
-        assert_eq!(parse_since("2026-11-20T09:40:00Z").expect("instant"), "2026-11-20T09:40:00");
-        assert!(parse_since("yesterday").is_err());
+        assert!(parse_since("10m").is_ok());
+        for (text, instant) in [
+            ("2026-11-20T09:40:00Z", "2026-11-20T09:40:00.000Z"),
+            ("2026-11-20T09:40:00.5z", "2026-11-20T09:40:00.500Z"),
+            ("2026-11-20T10:40:00+01:00", "2026-11-20T09:40:00.000Z"),
+            ("2026-03-01T00:10:00.123456-23:59", "2026-03-02T00:09:00.123Z"),
+            ("2026-11-20 09:40", "2026-11-20T09:40:00.000Z"),
+            ("2024-02-29", "2024-02-29T00:00:00.000Z"),
+        ] {
+            assert_eq!(parse_since(text).expect(text), instant);
+        }
+        let bad =
+            ["yesterday", "2026-13-01", "2026-02-29", "2026-11-20T24:00:00Z", "2026-11-20T09:40:00+1", "42"];
+        for text in
+            bad.into_iter().chain(["", "2026-11-20T", "2026-11-20T09:40:00.Z", "1969-12-31T00:00:00Z"])
+        {
+            assert!(parse_since(text).is_err(), "{text}");
+        }
     }
 }

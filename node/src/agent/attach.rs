@@ -15,7 +15,7 @@ use crate::target::marks;
 use crate::target_spec::{FrontEndSpec, Row, TargetDrive, TargetSpec, TargetVolume};
 use crate::{files, model};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 /// Bytes of the path of a volume's socket at most: clients use the path itself, so the kernel's limit holds, and
 /// the socket is made under its name and one more byte.
@@ -342,7 +342,17 @@ impl Agent {
             }
             group.record.name
         };
-        self.grant_row(&group_name, row, refused)
+        let granted = self.grant_row(&group_name, row, refused)?;
+        self.starved.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        Ok(granted)
+    }
+
+    /// A row was wanted and there is none: told once until there is one, for the target asks again and again.
+    pub(crate) fn note_no_row(&self, name: &str, error: &Error) {
+        if self.starved.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned()) {
+            let message = format!("volume {name} cannot grow: {error}");
+            self.events.record(Severity::Warning, "no_space", name, &message);
+        }
     }
 
     /// The attachment is over: its target is gone.
@@ -354,6 +364,7 @@ impl Agent {
             device::remove_socket(socket);
         }
         device::unlink(&self.options.links, name, attachment.device_number);
+        self.starved.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
         let group = self.group(&volume.group)?;
         let _ = std::fs::remove_file(self.options.target_socket(&group.id));
         self.store.txn().update(records::volume_key(name), &volume).commit()?;

@@ -1,23 +1,41 @@
 //! What happened: a bounded list in the catalogue, and one line each in the agent's own log.
+//!
+//! Numbers grow by one and are never used twice in one catalogue: they are the cursor of a reader, and it holds
+//! across restarts of the agent. A number is taken and its event stored under one lock, so that no event appears
+//! below a number that a reader has seen already.
+//!
+//! Readers cost little and cannot crowd out verbs: one answer can be limited, waiting is bounded in time and in
+//! number, and whoever does not read an answer loses the connection (`http`).
 use crate::catalogue::{EventRecord, HistoryRecord, Severity, Store};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::params::EventsQuery;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::{Notify, Semaphore};
 
 /// Events that are kept.
 pub const MAX_EVENTS: u64 = 10_000;
 /// The longest that a caller may wait for an event.
 const MAX_WAIT: Duration = Duration::from_secs(60);
+/// Callers that wait for an event at once: a part of all connections, so that verbs find a place.
+const MAX_WAITING: usize = 64;
+
+const _: () = assert!(MAX_WAITING < crate::http::MAX_CONNECTIONS / 2, "verbs find a place beside readers");
+
+const PREFIX: &str = "events/";
 
 fn event_key(id: u64) -> String {
-    format!("events/{id:016x}")
+    format!("{PREFIX}{id:016x}")
 }
 
 /// The list of events.
 pub struct EventLog {
     store: Store,
-    next: AtomicU64,
+    /// Number of the next event; held while it is stored.
+    next: Mutex<u64>,
+    waiting: Semaphore,
+    /// Something happened: the watch looks (`watch`).
+    news: Notify,
 }
 
 impl EventLog {
@@ -26,10 +44,13 @@ impl EventLog {
     /// # Errors
     /// The catalogue's.
     pub fn open(store: Store) -> Result<Self> {
-        let keys = store.keys("events/")?;
-        let last =
-            keys.last().and_then(|key| u64::from_str_radix(key.trim_start_matches("events/"), 16).ok());
-        Ok(Self { store, next: AtomicU64::new(last.map_or(1, |last| last + 1)) })
+        let last = last_event(&store)?;
+        Ok(Self {
+            store,
+            next: Mutex::new(last + 1),
+            waiting: Semaphore::new(MAX_WAITING),
+            news: Notify::new(),
+        })
     }
 
     /// Records an event. A catalogue that fails here is logged; the event's cause goes on.
@@ -39,7 +60,8 @@ impl EventLog {
             Severity::Warning => tracing::warn!(kind, object, "{message}"),
             Severity::Error => tracing::error!(kind, object, "{message}"),
         }
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let id = *next;
         let event = EventRecord {
             id,
             at: crate::text::now(),
@@ -52,9 +74,12 @@ impl EventLog {
         if id > MAX_EVENTS {
             txn = txn.delete(event_key(id - MAX_EVENTS));
         }
-        if let Err(error) = txn.commit() {
-            tracing::error!("an event could not be recorded: {error}");
+        match txn.commit() {
+            Ok(_) => *next += 1,
+            Err(error) => tracing::error!("an event could not be recorded: {error}"),
         }
+        drop(next);
+        self.news.notify_one();
     }
 
     /// Records a verb that changed a pool.
@@ -69,36 +94,67 @@ impl EventLog {
         if let Err(error) = self.store.txn().put(key, &record).commit() {
             tracing::error!("a line of history could not be recorded: {error}");
         }
+        self.news.notify_one();
     }
 
-    /// The events that a query asks for, oldest first.
+    /// Waits until something happened since the last call returned.
+    pub(super) async fn news(&self) {
+        self.news.notified().await;
+    }
+
+    /// The events that a query asks for, oldest first. A cursor beyond the newest event is from a list that is
+    /// gone (the catalogue was made anew): the list is told from its beginning then.
     ///
     /// # Errors
-    /// The catalogue's.
+    /// `Invalid` for a `since` that is no point in time, or the catalogue's.
     pub fn list(&self, query: &EventsQuery) -> Result<Vec<EventRecord>> {
-        let all = self.store.list::<EventRecord>("events/")?;
-        let wanted = all.into_iter().map(|event| event.record).filter(|event| {
-            query.since.as_ref().is_none_or(|since| event.at.as_str() >= since.as_str())
-                && query.after.is_none_or(|after| event.id > after)
-        });
-        Ok(wanted.collect())
+        let since = query.since.as_deref().map(crate::text::parse_since).transpose()?;
+        let after = query.after.unwrap_or(0);
+        let after = if after > last_event(&self.store)? { 0 } else { after };
+        let from = event_key(after.saturating_add(1));
+        let limit = query.limit.unwrap_or(usize::MAX);
+        // Events of before `since` must not use up the limit.
+        let read = if since.is_some() { usize::MAX } else { limit };
+        let found = self.store.list_from::<EventRecord>(PREFIX, &from, read)?;
+        let events = found.into_iter().map(|event| event.record);
+        let wanted = events.filter(|event| since.as_ref().is_none_or(|since| event.at >= *since));
+        Ok(wanted.take(limit).collect())
     }
 
     /// As `list`, but waits for the first event as long as the query says.
     ///
     /// # Errors
-    /// The catalogue's.
-    pub async fn wait(&self, query: &EventsQuery) -> Result<Vec<EventRecord>> {
-        let mut watch = self.store.watch("events/");
-        let found = self.list(query)?;
+    /// As `list`; `Busy` when too many wait already.
+    pub async fn wait(self: &Arc<Self>, query: EventsQuery) -> Result<Vec<EventRecord>> {
         let wait = Duration::from_millis(query.wait_ms.unwrap_or(0)).min(MAX_WAIT);
-        if !found.is_empty() || wait.is_zero() {
+        if wait.is_zero() {
+            return self.list_aside(query).await;
+        }
+        let _place = self.waiting.try_acquire().map_err(|_| {
+            Error::general(Kind::Busy, format!("{MAX_WAITING} readers wait for events already"))
+                .hint("end one of them, or ask without waiting")
+        })?;
+        let mut watch = self.store.watch(PREFIX);
+        let found = self.list_aside(query.clone()).await?;
+        if !found.is_empty() {
             return Ok(found);
         }
         // Whether an event came, the watch lagged or the time is up: what is there now is the answer.
         let _ = tokio::time::timeout(wait, watch.next()).await;
-        self.list(query)
+        self.list_aside(query).await
     }
+
+    /// `list` on a thread that may block: ten thousand events take a while.
+    async fn list_aside(self: &Arc<Self>, query: EventsQuery) -> Result<Vec<EventRecord>> {
+        let this = self.clone();
+        super::blocking(move || this.list(&query)).await
+    }
+}
+
+/// Number of the newest event, 0 without one.
+fn last_event(store: &Store) -> Result<u64> {
+    let last = store.last_key(PREFIX)?;
+    Ok(last.and_then(|key| u64::from_str_radix(key.trim_start_matches(PREFIX), 16).ok()).unwrap_or(0))
 }
 
 impl super::Agent {
@@ -110,5 +166,76 @@ impl super::Agent {
         let pool = self.pool(pool)?;
         let lines = self.store.list::<HistoryRecord>(&format!("history/{}/", pool.id))?;
         Ok(lines.into_iter().map(|line| line.record).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalogue::Embedded;
+
+    fn opened(folder: &std::path::Path) -> Arc<EventLog> {
+        let store = Store::new(Arc::new(Embedded::open(&folder.join("c")).expect("opens")));
+        Arc::new(EventLog::open(store).expect("opens"))
+    }
+
+    fn ids(log: &EventLog, query: EventsQuery) -> Vec<u64> {
+        log.list(&query).expect("lists").iter().map(|event| event.id).collect()
+    }
+
+    #[test]
+    fn a_cursor_holds_across_a_restart_and_a_list_made_anew_is_told_whole() {
+        let folder = tempfile::tempdir().expect("folder");
+        let log = opened(folder.path());
+        (0..3).for_each(|n| log.record(Severity::Info, "k", "o", &format!("event {n}")));
+        drop(log);
+        let log = opened(folder.path());
+        log.record(Severity::Info, "k", "o", "event 3");
+        let after = |after| EventsQuery { after: Some(after), ..EventsQuery::default() };
+        assert_eq!(ids(&log, after(2)), [3, 4]);
+        assert_eq!(ids(&log, after(4)), [0; 0]);
+        assert_eq!(ids(&log, EventsQuery { limit: Some(2), ..after(1) }), [2, 3]);
+        assert_eq!(ids(&log, after(1000)), [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn the_list_is_bounded() {
+        let folder = tempfile::tempdir().expect("folder");
+        let log = opened(folder.path());
+        *log.next.lock().expect("lock") = MAX_EVENTS;
+        (0..3).for_each(|_| log.record(Severity::Info, "k", "o", "m"));
+        log.store.txn().put(event_key(3), &1).commit().expect("commits");
+        log.record(Severity::Info, "k", "o", "m");
+        // What lies `MAX_EVENTS` below the new one has gone.
+        assert_eq!(ids(&log, EventsQuery::default()), (MAX_EVENTS..MAX_EVENTS + 4).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn since_takes_instants_and_spans_and_refuses_the_rest() {
+        let folder = tempfile::tempdir().expect("folder");
+        let log = opened(folder.path());
+        log.record(Severity::Info, "k", "o", "m");
+        let since = |text: &str| EventsQuery { since: Some(text.into()), ..EventsQuery::default() };
+        assert_eq!(ids(&log, since("1h")), [1]);
+        assert_eq!(ids(&log, since("2999-01-01T00:00:00Z")), [0; 0]);
+        assert_eq!(log.list(&since("soon")).expect_err("refused").kind, Kind::Invalid);
+    }
+
+    #[tokio::test]
+    async fn waiting_readers_are_limited() {
+        let folder = tempfile::tempdir().expect("folder");
+        let log = opened(folder.path());
+        let waiting = EventsQuery { wait_ms: Some(50_000), ..EventsQuery::default() };
+        let places = log.waiting.try_acquire_many(MAX_WAITING as u32).expect("free");
+        assert_eq!(log.wait(waiting.clone()).await.expect_err("full").kind, Kind::Busy);
+        assert_eq!(log.wait(EventsQuery::default()).await.expect("answers").len(), 0);
+        drop(places);
+        let (reader, query) = (log.clone(), waiting.clone());
+        let waits = tokio::spawn(async move { reader.wait(query).await });
+        while log.waiting.available_permits() == MAX_WAITING {
+            tokio::task::yield_now().await;
+        }
+        log.record(Severity::Info, "k", "o", "m");
+        assert_eq!(waits.await.expect("no panic").expect("answers").len(), 1);
     }
 }

@@ -17,6 +17,7 @@ pub mod rows;
 pub mod space;
 pub mod view;
 pub mod volumes;
+mod watch;
 
 use crate::catalogue::{
     DriveRecord, Embedded, GroupRecord, PoolRecord, Store, Versioned, VolumeRecord, records,
@@ -82,12 +83,14 @@ pub struct Agent {
     /// The targets.
     pub supervisor: Supervisor,
     /// What happened.
-    pub events: events::EventLog,
+    pub events: Arc<events::EventLog>,
     /// When it started.
     pub started_at: String,
     space: Mutex<Space>,
-    /// Drives that the last scan did not find.
+    /// Drives that the last scan did not find; kept in the catalogue too.
     unseen: Mutex<BTreeSet<String>>,
+    /// Volumes that want a row and have been told that there is no space.
+    starved: Mutex<BTreeSet<String>>,
 }
 
 impl Agent {
@@ -98,10 +101,11 @@ impl Agent {
     pub fn open(options: Options) -> Result<Arc<Self>> {
         let store = Store::new(Arc::new(Embedded::open(&options.catalogue())?));
         let space = Mutex::new(Space::load(&store)?);
-        let events = events::EventLog::open(store.clone())?;
+        let events = Arc::new(events::EventLog::open(store.clone())?);
         let started_at = crate::text::now();
-        let (supervisor, unseen) = (Supervisor::default(), Mutex::default());
-        Ok(Arc::new(Self { options, store, supervisor, events, started_at, space, unseen }))
+        let unseen = Mutex::new(watch::missing(&store)?);
+        let (supervisor, starved) = (Supervisor::default(), Mutex::default());
+        Ok(Arc::new(Self { options, store, supervisor, events, started_at, space, unseen, starved }))
     }
 
     /// Takes the verbs' lock.

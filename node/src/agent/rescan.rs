@@ -48,6 +48,25 @@ impl Agent {
                 self.events.record(Severity::Info, "drive_moved", &moved.id, &message);
             }
         }
+        self.note_unseen(unseen, &scan)
+    }
+
+    /// Says which drives are back, and keeps those that are not, also for the next agent.
+    fn note_unseen(&self, unseen: BTreeSet<String>, scan: &drives::scan::Scan) -> Result<()> {
+        let before = self.unseen.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if before == unseen {
+            return Ok(());
+        }
+        for id in before.difference(&unseen) {
+            // A drive that left its pool while it was away is not back.
+            if let Some(seen) = scan.seen.get(id)
+                && self.store.get::<DriveRecord>(&records::drive_key(id))?.is_some()
+            {
+                let message = format!("drive {id} is back, at {}", seen.path.display());
+                self.events.record(Severity::Info, "drive_back", id, &message);
+            }
+        }
+        super::watch::store_missing(&self.store, &unseen)?;
         *self.unseen.lock().unwrap_or_else(PoisonError::into_inner) = unseen;
         Ok(())
     }

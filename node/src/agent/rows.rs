@@ -14,8 +14,8 @@ use super::placement::{Choice, place};
 use super::space::Space;
 use super::volumes::current_copy;
 use crate::catalogue::{
-    CopyState, DriveRecord, DriveState, ExtentRecord, GroupRecord, Life, PoolRecord, RowRecord, Txn,
-    Versioned, records,
+    CopyState, DriveRecord, DriveState, ExtentRecord, GroupRecord, Life, PoolRecord, RowRecord, Severity,
+    Txn, Versioned, records,
 };
 use crate::drives::{LabelState, Media, read_label};
 use crate::error::{Error, Kind, Result};
@@ -135,6 +135,9 @@ impl Agent {
             space.take(drive, *extent);
         }
         drop(space);
+        let drives: Vec<&str> = chosen.extents.iter().map(|(drive, _)| drive.as_str()).collect();
+        let message = format!("group {group_name} was given row {row}, on drives {}", drives.join(" "));
+        self.events.record(Severity::Info, "row_added", group_name, &message);
         self.row_of(&chosen)
     }
 

@@ -72,10 +72,14 @@ impl Catalogue for Embedded {
     }
 
     fn range(&self, prefix: &str) -> Result<Vec<(String, Entry)>> {
+        self.range_from(prefix, prefix, usize::MAX)
+    }
+
+    fn range_from(&self, prefix: &str, from: &str, limit: usize) -> Result<Vec<(String, Entry)>> {
         let read = self.database.begin_read().map_err(failed)?;
         let table = read.open_table(ENTRIES).map_err(failed)?;
         let mut found = Vec::new();
-        for item in table.range(prefix..).map_err(failed)? {
+        for item in table.range(prefix.max(from)..).map_err(failed)?.take(limit) {
             let (key, value) = item.map_err(failed)?;
             if !key.value().starts_with(prefix) {
                 break;
@@ -83,6 +87,17 @@ impl Catalogue for Embedded {
             found.push((key.value().to_owned(), split(value.value())));
         }
         Ok(found)
+    }
+
+    fn last_key(&self, prefix: &str) -> Result<Option<String>> {
+        let read = self.database.begin_read().map_err(failed)?;
+        let table = read.open_table(ENTRIES).map_err(failed)?;
+        // Keys are ASCII: nothing that begins with the prefix sorts behind this.
+        let end = format!("{prefix}\u{7f}");
+        let Some(item) = table.range(prefix..end.as_str()).map_err(failed)?.next_back() else {
+            return Ok(None);
+        };
+        Ok(Some(item.map_err(failed)?.0.value().to_owned()))
     }
 
     fn commit(&self, compares: &[Compare], changes: &[Change]) -> Result<Outcome> {

@@ -84,6 +84,10 @@ pub trait Catalogue: Send + Sync {
     fn get(&self, key: &str) -> Result<Option<Entry>>;
     /// All keys that begin with `prefix`, in order.
     fn range(&self, prefix: &str) -> Result<Vec<(String, Entry)>>;
+    /// Keys that begin with `prefix` and are not below `from`, in order, at most `limit` of them.
+    fn range_from(&self, prefix: &str, from: &str, limit: usize) -> Result<Vec<(String, Entry)>>;
+    /// The last key that begins with `prefix`.
+    fn last_key(&self, prefix: &str) -> Result<Option<String>>;
     /// One transaction: all compares hold and all changes happen, or nothing does.
     fn commit(&self, compares: &[Compare], changes: &[Change]) -> Result<Outcome>;
     /// Hears of changes from now on to keys that begin with `prefix`.

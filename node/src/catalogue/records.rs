@@ -10,6 +10,7 @@
 //! | `volumes/NAME` | [`VolumeRecord`] |
 //! | `events/NUMBER` | [`EventRecord`], bounded |
 //! | `history/POOL-ID/NUMBER` | [`HistoryRecord`] |
+//! | `watch/seen`, `watch/missing` | what the watch saw last (`agent/watch.rs`) |
 //!
 //! New fields get a default, so that a newer agent reads what an older one wrote.
 use serde::{Deserialize, Serialize};

@@ -55,6 +55,22 @@ impl Store {
         Ok(self.catalogue.range(prefix)?.into_iter().map(|(key, _)| key).collect())
     }
 
+    /// The records whose keys begin with `prefix` and are not below `from`, at most `limit` of them.
+    pub fn list_from<T: DeserializeOwned>(
+        &self,
+        prefix: &str,
+        from: &str,
+        limit: usize,
+    ) -> Result<Vec<Versioned<T>>> {
+        let found = self.catalogue.range_from(prefix, from, limit)?;
+        found.iter().map(|(key, entry)| decode(key, entry)).collect()
+    }
+
+    /// The last key that begins with `prefix`.
+    pub fn last_key(&self, prefix: &str) -> Result<Option<String>> {
+        self.catalogue.last_key(prefix)
+    }
+
     /// Hears of changes under `prefix`.
     pub fn watch(&self, prefix: &str) -> Watch {
         self.catalogue.watch(prefix)

@@ -2,11 +2,13 @@
 //! shows metrics and health to whoever reaches it, and nothing else.
 //!
 //! Bounded against whoever connects and does not speak: a limit of connections, a deadline for the head of
-//! each request (which also ends idle connections), a limit on bodies (axum's default, 2 MiB).
+//! each request (which also ends idle connections), a limit on bodies (axum's default, 2 MiB), a deadline for
+//! whoever does not read its answer.
 pub mod error;
 pub mod metrics;
 pub mod openapi;
 pub mod routes;
+mod stall;
 
 use crate::error::{Error, Kind, Result};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -20,9 +22,11 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, watch};
 
 /// Connections at once; more wait.
-const MAX_CONNECTIONS: usize = 256;
+pub(crate) const MAX_CONNECTIONS: usize = 256;
 /// The longest that the head of a request may take, or a connection be idle.
 const HEAD_DEADLINE: Duration = Duration::from_secs(30);
+/// The longest that a caller may leave a part of its answer unread.
+const READ_DEADLINE: Duration = Duration::from_secs(30);
 /// Pause after the system had no file left for a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long the last answers may take when the agent ends.
@@ -129,7 +133,7 @@ async fn connection(
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_DEADLINE)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(stall::Bounded::new(stream, READ_DEADLINE)), service);
     tokio::pin!(served);
     let told = async {
         let _ = stopped.wait_for(|stop| *stop).await;

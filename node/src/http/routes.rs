@@ -351,8 +351,14 @@ where
     })
 }
 
-/// What happened, oldest first.
-#[utoipa::path(get, path = "/v1/events", responses((status = 200, body = Vec<EventRecord>)))]
+/// What happened, oldest first. `after` is a cursor (the number of the last event that was seen) and `wait_ms` how
+/// long to wait for the first one behind it; together they follow the events, also across restarts of the agent.
+#[utoipa::path(get, path = "/v1/events",
+    params(("since" = Option<String>, Query, description = "RFC 3339, or a length of time such as 10m"),
+        ("after" = Option<u64>, Query, description = "only events with a higher number"),
+        ("wait_ms" = Option<u64>, Query, description = "wait so long for the first event"),
+        ("limit" = Option<usize>, Query, description = "so many at most, the oldest first")),
+    responses((status = 200, body = Vec<EventRecord>)))]
 pub(super) async fn events(
     State(shared): State<Shared>,
     query: Asked<EventsQuery>,
@@ -360,7 +366,7 @@ pub(super) async fn events(
     let query = query?.0;
     let mut stopped = shared.stop.subscribe();
     let found = tokio::select! {
-        found = shared.agent.events.wait(&query) => found?,
+        found = shared.agent.events.wait(query) => found?,
         _ = stopped.wait_for(|stop| *stop) => Vec::new(),
     };
     Ok(Json(found))

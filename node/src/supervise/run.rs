@@ -264,12 +264,7 @@ async fn heard(agent: &Arc<Agent>, volume: &str, slot: &Slot, link: &mut Link, n
             let request = match blocking(move || this.want_row(&name, row, refused)).await {
                 Ok(row) => Request::Row(row),
                 Err(error) => {
-                    agent.events.record(
-                        Severity::Warning,
-                        "no_space",
-                        volume,
-                        &format!("volume {volume} cannot grow: {error}"),
-                    );
+                    agent.note_no_row(volume, &error);
                     Request::NoRow { row }
                 }
             };

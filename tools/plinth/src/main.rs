@@ -7,6 +7,7 @@
 mod args;
 mod ask;
 mod docs;
+mod events;
 mod output;
 mod target;
 mod verbs;

@@ -12,10 +12,6 @@ use node::{Error, Kind, Result, offline, params, service, text};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
-
-/// How long one request of `events --follow` waits.
-const FOLLOW_WAIT: Duration = Duration::from_secs(20);
 
 /// Runs a command line.
 pub fn run(cli: Cli) -> Result<ExitCode> {
@@ -28,7 +24,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Pool(verb) => call.pool(verb)?,
         Verb::Drive(verb) => call.drive(verb)?,
         Verb::Volume(verb) => call.volume(verb)?,
-        Verb::Events { follow, since } => call.events(follow, since)?,
+        Verb::Events { follow, since } => crate::events::run(&global, follow, since.as_deref())?,
         Verb::Fsck { drives, repair } => return call.fsck(&drives, repair),
         Verb::Inspect { drives } => {
             let told = offline::inspect(&drives)?;
@@ -308,31 +304,6 @@ impl Call<'_> {
         }
     }
 
-    fn events(&self, follow: bool, since: Option<String>) -> Result<()> {
-        let since = since.as_deref().map(text::parse_since).transpose()?;
-        let query = since.map_or_else(String::new, |since| format!("?since={}", part(&since)));
-        let mut events = self.client()?.get(&format!("/v1/events{query}"))?;
-        if !follow {
-            return output::list(self.global.output, &events, "id", output::EVENTS);
-        }
-        // Each wait is bounded by the agent; `--timeout` bounds the whole.
-        let client = Client::new(self.global.socket.clone(), None)?;
-        let end = self.global.timeout.map(|timeout| std::time::Instant::now() + timeout);
-        let mut last = 0;
-        loop {
-            for event in events.as_array().into_iter().flatten() {
-                last = event["id"].as_u64().unwrap_or(last);
-                print(&event_line(self.global.output, event))?;
-            }
-            let left = end.map(|end| end.saturating_duration_since(std::time::Instant::now()));
-            if left.is_some_and(|left| left.is_zero()) {
-                return Ok(());
-            }
-            let wait = left.unwrap_or(FOLLOW_WAIT).min(FOLLOW_WAIT).as_millis();
-            events = client.get(&format!("/v1/events?after={last}&wait_ms={wait}"))?;
-        }
-    }
-
     fn fsck(&self, drives: &[PathBuf], repair: bool) -> Result<ExitCode> {
         let report =
             while_waiting(self.global, "checking", || offline::fsck(drives, repair && !self.global.dry_run))?;
@@ -349,17 +320,6 @@ impl Call<'_> {
             print(if report.clean { "clean\n" } else { "damage left\n" })?;
         }
         if report.damaged() { Ok(ExitCode::from(Kind::Damage.exit_code())) } else { Ok(ExitCode::SUCCESS) }
-    }
-}
-
-fn event_line(output: Output, event: &Value) -> String {
-    match output {
-        Output::Json => format!("{event}\n"),
-        Output::Name => format!("{}\n", output::text(event, "id")),
-        Output::Table => {
-            let cells = output::EVENTS.iter().map(|(_, cell)| cell(event));
-            format!("{}\n", cells.collect::<Vec<_>>().join("  "))
-        }
     }
 }
 
