@@ -168,6 +168,14 @@ pub enum Action {
         /// Version of the superblock that says so.
         version: u64,
     },
+    /// This drive's copy is current again; superblocks say so, and it is counted on once the catalogue knows.
+    /// Answered by `Reply::CurrentStored` with the same version, once it is durable.
+    StoreCurrent {
+        /// The drive, by the group's drive table.
+        drive: DriveIx,
+        /// Version of the superblock that says so.
+        version: u64,
+    },
 }
 
 /// Answers of the control plane to `WantRow` and `StoreStale`.
@@ -179,6 +187,14 @@ pub enum Reply {
     NoRow,
     /// The pool grew: ask again.
     SpaceAdded,
+    /// A drive of the group that is not current is there again, under a new number: nothing that was ever issued
+    /// to it before can reach it any more. It is brought up to date, unless another one is at this moment.
+    Returned(NewDrive),
+    /// The catalogue calls the drive of this superblock version current.
+    CurrentStored {
+        /// The version that was answered.
+        version: u64,
+    },
     /// The stale marks of this superblock version are durable in the catalogue.
     StaleStored {
         /// The version that was answered.

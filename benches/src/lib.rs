@@ -115,6 +115,7 @@ impl NullGroup {
                 self.engine.reply(Reply::Row(RowGrant { row, extents, joining: Vec::new() }));
             }
             Action::StoreStale { version, .. } => self.engine.reply(Reply::StaleStored { version }),
+            Action::StoreCurrent { version, .. } => self.engine.reply(Reply::CurrentStored { version }),
             Action::Drive { token, drive, op, at, blocks, segments } => {
                 self.ops[op as usize] += 1;
                 let media = &mut self.drives[usize::from(drive.get())];

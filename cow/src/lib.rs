@@ -23,6 +23,7 @@ mod shelves;
 pub mod space;
 pub mod space_layout;
 pub mod tree;
+pub mod walk;
 
 pub use cache::{PageCache, Reserve};
 pub use cut::MAX_CUTS;
@@ -36,3 +37,4 @@ pub use refs::{Ref, RefFlags};
 pub use seal::{MIN_SEAL_BUFFERS, Seal, SealStep};
 pub use space::{Class, Contradiction, Fixed, Space, SpaceConfig, Want};
 pub use tree::{Height, Leaf};
+pub use walk::{Walk, WalkStep};

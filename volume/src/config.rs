@@ -129,6 +129,8 @@ pub enum CopyHealth {
     Failing,
     /// Misses what came after this Seq.
     Stale(Seq),
+    /// Misses a part of what came after this Seq, and is getting it.
+    Resyncing(Seq),
     /// Not at hand.
     Missing,
 }
@@ -185,6 +187,8 @@ pub struct Stats {
     pub limbo_blocks: u64,
     /// The drives.
     pub drives: Vec<DriveView>,
+    /// The resync that is under way.
+    pub resync: Option<crate::group::resync::ResyncStats>,
     /// The extents of row `row`, ordered by leg, then column.
     pub home: Vec<Extent>,
 }

@@ -19,6 +19,10 @@ pub(crate) enum Health {
     Joining,
     Failing,
     Stale,
+    /// It gets everything that is written, and nobody counts on it (`group/resync.rs`).
+    Resyncing,
+    /// It has everything; the superblock and the catalogue are hearing of it.
+    Returning,
     Missing,
 }
 
@@ -104,6 +108,7 @@ impl Drives {
                 Health::Failing => CopyHealth::Failing,
                 Health::Joining => unreachable!("a drive that joins is not listed yet"),
                 Health::Stale => CopyHealth::Stale(drive.flushed),
+                Health::Resyncing | Health::Returning => CopyHealth::Resyncing(drive.flushed),
                 Health::Missing => CopyHealth::Missing,
             };
             DriveView { index, uuid: drive.info.uuid, health, stats: drive.stats }

@@ -38,6 +38,7 @@ pub(crate) mod pages;
 pub(crate) mod read;
 pub(crate) mod repair;
 pub(crate) mod resize;
+pub(crate) mod resync;
 pub(crate) mod super_writer;
 pub(crate) mod write;
 
@@ -144,6 +145,9 @@ pub(crate) struct Group {
     pub checkpoint: checkpoint::Checkpoint,
     pub growth: growth::Growth,
     pub repairs: repair::Repairs,
+    pub resync: resync::Resync,
+    /// The activations before this one, as far as they are known.
+    pub history: Vec<rlog::Line>,
     /// Last Seq whose commit is complete, in order.
     pub completed: Seq,
     /// D.
@@ -177,6 +181,8 @@ impl Group {
             Reply::Row(grant) => self.growth.granted(grant),
             Reply::NoRow => self.growth.refused(),
             Reply::SpaceAdded => self.growth.ask_again(),
+            Reply::Returned(drive) => self.drive_returned(drive),
+            Reply::CurrentStored { version } => self.current_stored(version),
         }
         self.again = true;
     }
@@ -198,6 +204,7 @@ impl Group {
         self.advance_growth(turn);
         self.load_bitmaps(turn);
         self.advance_repairs(turn);
+        self.advance_resync(turn);
         self.advance_writer(turn);
         self.start_flush(turn);
         self.advance_close();
@@ -376,7 +383,7 @@ impl Group {
     pub fn unfinished(&self) -> alloc::string::String {
         alloc::format!(
             "phase {:?}, halt {:?}, requests {:?}, checkpoint {:?}, log idle {}, delta {} + {}, operations idle {}, \
-             repairs idle {}, D {} of {}, superblock {} of {}, clean {}, opening {}, holds released {}, limbo {}",
+             repairs idle {}, D {} of {}, superblock {} of {}, clean {}, opening {}, holds released {}, limbo {}, resync {:?}",
             self.phase,
             self.halt,
             self.slots.order.iter().map(|id| self.slots.get(*id).state).collect::<Vec<_>>(),
@@ -394,6 +401,7 @@ impl Group {
             self.opening.is_some(),
             self.holds.clone().all_released(),
             self.space.limbo(),
+            self.resync,
         )
     }
 
@@ -419,6 +427,7 @@ impl Group {
             free_blocks: self.space.free_now().get(),
             limbo_blocks: self.space.limbo().get(),
             drives: self.drives.views(self.superblock.drives.len()),
+            resync: self.resync.stats(),
             home: self.superblock.home.clone(),
         }
     }

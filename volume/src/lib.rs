@@ -35,6 +35,7 @@ pub use config::{
 };
 pub use geometry::{Geometry, Piece, Place};
 pub use group::Halt;
+pub use group::resync::ResyncStats;
 pub use header::Header;
 pub use label::Label;
 pub use names::Names;

@@ -31,6 +31,8 @@ pub(crate) enum JobKind {
     Row,
     /// A damaged block being rewritten.
     Repair(u8),
+    /// A unit of a resync.
+    Copy,
     /// Bug only: nobody waits for it.
     Unwatched,
 }
@@ -62,6 +64,8 @@ pub(crate) enum Purpose {
     Page { frame: BufId, leg: u8 },
     /// A bitmap of a region, for free space or for the seal of a checkpoint.
     Bitmap { buf: BufId, leg: u8 },
+    /// Blocks `first..first + count` of a unit of a resync.
+    Copy { first: u8, count: u8, leg: u8 },
     /// Recovery's reading: the index of the chunk.
     Recovery { chunk: u8 },
 }
@@ -130,6 +134,12 @@ impl Ops {
     /// Whether nothing is in flight and nothing waits to be looked at.
     pub fn idle(&self) -> bool {
         self.free.len() == self.entries.len() && self.done.is_empty()
+    }
+
+    /// Whether anything of this drive is in flight or waits to be looked at. Walks the whole table.
+    pub fn busy_on(&self, drive: DriveIx) -> bool {
+        let live = self.entries.iter().any(|entry| entry.live && entry.drive == drive);
+        live || self.done.iter().any(|done| done.drive == drive)
     }
 
     /// Whether anything of the drives from this one on is in flight or waits to be looked at. Walks the whole

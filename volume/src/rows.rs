@@ -88,6 +88,11 @@ impl RowPages {
         Self { levels }
     }
 
+    /// Every page.
+    pub fn refs(&self) -> impl Iterator<Item = &Ref> {
+        self.levels.iter().flatten()
+    }
+
     /// The root and how many levels lie below it; absent when there are no pages.
     pub fn root(&self) -> (Ref, u8) {
         match self.levels.last() {

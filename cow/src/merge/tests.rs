@@ -5,6 +5,8 @@
 //! drive forgets a block as soon as it is free, so a read of anything freed fails. Caches and buffers are tiny,
 //! writes end late and out of order, reads come back damaged at first, space runs out for a while, attempts are
 //! aborted. Not checked here: durability, which is the caller's (flush, superblock).
+mod walked;
+
 use super::*;
 use crate::layout::PAGE_SHIFT;
 use crate::reap::{Reap, ReapStep};
@@ -135,6 +137,8 @@ struct World {
     used: BTreeSet<u64>,
     /// How many of these hold data.
     data: i64,
+    /// A copy that may miss something.
+    copy: walked::Copy,
     /// Data put into the delta.
     pending: BTreeSet<u64>,
     cut: Vec<Reap>,
@@ -177,6 +181,7 @@ impl World {
             free: (1..100_000).rev().collect(),
             used: BTreeSet::new(),
             data: 0,
+            copy: walked::Copy::default(),
             pending: BTreeSet::new(),
             cut: Vec::new(),
             cut_limit,
@@ -201,6 +206,7 @@ impl World {
         let pba = self.free.pop().expect("a drive without end");
         let data = Ref::data(Pba::new(pba), Seq::new(self.seq), Check([self.seq as u8; 16]));
         self.pending.insert(pba);
+        self.copy.wrote_data(pba, self.seq);
         self.delta.put(Lba::new(lba), data);
         self.model.put(0, self.size(), lba, lba + 1, &data);
     }
@@ -355,6 +361,9 @@ impl World {
             assert!(self.used.insert(*pba), "Pba {pba} mapped twice");
         }
         assert!(placed.iter().all(|pba| self.used.contains(pba)), "placed and not mapped");
+        for pba in &placed {
+            self.copy.wrote_page(*pba, Check::of(&self.pages[pba][..]));
+        }
         for pba in &report.replaced {
             assert!(self.used.remove(pba) || self.pending.remove(pba), "Pba {pba} replaced twice");
         }

@@ -9,6 +9,9 @@ use crate::subject::Subject;
 use base::{DriveBlock, DriveIx, Phase};
 use simkit::{CrashMode, Rng, World};
 
+/// Steps that bringing all drives up to date may take.
+const MOST_STEPS: u64 = 200_000;
+
 impl<S: Subject> Run<S> {
     /// Stops all faults and asks for everything: every request ends, everything reads right, the group closes, its
     /// legs are alike, it opens again and answers the same, also without any leg whose loss it must survive.
@@ -22,6 +25,7 @@ impl<S: Subject> Run<S> {
             self.expect_the_impossible();
         }
         self.read_everything()?;
+        self.all_drives_back()?;
         self.world.close();
         while !matches!(self.world.phase(), Phase::Closed | Phase::Refused) {
             self.step()?;
@@ -40,6 +44,21 @@ impl<S: Subject> Run<S> {
             return Ok(());
         }
         loses.into_iter().try_for_each(|leg| self.without(leg))
+    }
+
+    /// Every drive that is there is brought up to date.
+    fn all_drives_back(&mut self) -> Turned {
+        for _ in 0..MOST_STEPS {
+            let lacks = self.lacking().iter().any(|drive| !self.world.drives[*drive].is_dead());
+            if !lacks || self.world.phase() != Phase::Serving {
+                return Ok(());
+            }
+            if self.rng.chance(1, 20) {
+                self.bring_drives_back();
+            }
+            self.step()?;
+        }
+        Err(Violation::new("C10", format!("drives are never current: {}", S::refusal(self.world.engine()))))
     }
 
     /// Steps until nothing waits.

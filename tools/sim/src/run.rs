@@ -235,6 +235,9 @@ impl<S: Subject> Run<S> {
     pub(crate) fn turn(&mut self, work: bool) -> Turned {
         if work {
             self.join_a_drive();
+            if self.rng.chance(1, 60) {
+                self.bring_drives_back();
+            }
         }
         let often = if self.shape.eager { 3 } else { 1 };
         let may_submit = self.free_slot().is_some() && (self.verify.is_some() || (work && self.left > 0));

@@ -2,7 +2,7 @@
 use crate::checks::Violation;
 use crate::checks::c5::AtRest;
 use crate::shape::Shape;
-use base::Seq;
+use base::{Seq, Uuid};
 use simkit::{Control, Open, Rng, SimDrive};
 
 /// An engine under test, as a maker of itself.
@@ -17,6 +17,10 @@ pub trait Subject: Open + Clone {
     fn recovery_rows(engine: &Self::Engine) -> Vec<(&'static str, u64)>;
     /// Blocks that were repaired since the engine started, by drive.
     fn repaired(_: &Self::Engine) -> Vec<u64> {
+        Vec::new()
+    }
+    /// Drives of the group that lack something.
+    fn lacking(_: &Self::Engine) -> Vec<Uuid> {
         Vec::new()
     }
     /// Rows that this engine cannot reach, whatever happens; why is for its own documentation to say.

@@ -13,7 +13,7 @@ use rlog::replay;
 use simkit::{Catalogue, Control, Open, Opening, Pool, Rng, SimDrive};
 use volume::create::NewGroup;
 use volume::layout::FIRST_EXTENT_BLOCK;
-use volume::{Activation, Candidate, Config, DriveInfo, Geometry, NewVolume, OpenRequest, Volume};
+use volume::{Activation, Candidate, Config, CopyHealth, DriveInfo, Geometry, NewVolume, OpenRequest, Volume};
 
 /// A group of one volume.
 #[derive(Clone)]
@@ -56,12 +56,13 @@ impl Open for VolumeGroup {
 
 /// What the catalogue says of the copies.
 fn view(drives: &[SimDrive], catalogue: &Catalogue) -> Vec<CopyEntry> {
-    let entry = |(i, drive): (usize, &SimDrive)| match catalogue.stale[i] {
-        0 => CopyEntry { drive: drive.uuid, state: CopyState::Current, version: 1 },
-        version => {
-            let state = CopyState::Stale { seq: Seq::ZERO, ckpt: CkptNo::ZERO };
-            CopyEntry { drive: drive.uuid, state, version }
-        }
+    let entry = |(i, drive): (usize, &SimDrive)| {
+        let stale = CopyState::Stale { seq: Seq::ZERO, ckpt: CkptNo::ZERO };
+        let (state, version) = match catalogue.is_stale(i) {
+            true => (stale, catalogue.stale[i]),
+            false => (CopyState::Current, catalogue.current[i].max(1)),
+        };
+        CopyEntry { drive: drive.uuid, state, version }
     };
     drives.iter().enumerate().map(entry).collect()
 }
@@ -141,6 +142,12 @@ impl Subject for VolumeGroup {
     fn repaired(engine: &Volume) -> Vec<u64> {
         let stats = engine.stats();
         stats.map_or_else(Vec::new, |s| s.drives.iter().map(|drive| drive.stats.repaired_blocks).collect())
+    }
+
+    fn lacking(engine: &Volume) -> Vec<Uuid> {
+        let Some(stats) = engine.stats() else { return Vec::new() };
+        let lacks = |health| !matches!(health, CopyHealth::Current | CopyHealth::Failing);
+        stats.drives.iter().filter(|drive| lacks(drive.health)).map(|drive| drive.uuid).collect()
     }
 
     /// At or below D the engine does not read data while it recovers, so it never knows of damage there: a read

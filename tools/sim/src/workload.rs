@@ -82,6 +82,22 @@ impl<S: Subject> Run<S> {
         }
     }
 
+    /// Drives that lack something, by their number in the world.
+    pub(crate) fn lacking(&self) -> Vec<usize> {
+        let place = |uuid| self.world.drives.iter().position(|drive| drive.uuid == uuid);
+        S::lacking(self.world.engine()).into_iter().filter_map(place).collect()
+    }
+
+    /// Drives that lack something and can be used are handed back, healed or not.
+    pub(crate) fn bring_drives_back(&mut self) {
+        for drive in self.lacking() {
+            if self.rng.chance(1, 2) {
+                self.world.drives[drive].heal();
+            }
+            self.world.drive_back(drive);
+        }
+    }
+
     /// A fault on the leg that faults strike, or on any leg beyond the budget.
     pub(crate) fn strike(&mut self) {
         use FaultKind as F;

@@ -84,6 +84,8 @@ impl Pool {
 pub struct Catalogue {
     /// The highest superblock version that called each drive stale; 0 is never.
     pub stale: [u64; MAX_DRIVES],
+    /// The highest superblock version that called each drive current again; 0 is never.
+    pub current: [u64; MAX_DRIVES],
     /// The last activation that was given out.
     pub activation: u64,
 }
@@ -98,9 +100,14 @@ impl Catalogue {
         }
     }
 
-    /// Whether this drive was ever called stale.
+    /// Stores that a drive is current again.
+    pub fn store_current(&mut self, drive: usize, version: u64) {
+        self.current[drive] = version.max(self.current[drive]);
+    }
+
+    /// Whether this drive was called stale last.
     pub fn is_stale(&self, drive: usize) -> bool {
-        self.stale[drive] != 0
+        self.stale[drive] > self.current[drive]
     }
 }
 
@@ -121,6 +128,10 @@ impl Control {
             Action::StoreStale { drives, version } => {
                 self.catalogue.store(drives, version);
                 Reply::StaleStored { version }
+            }
+            Action::StoreCurrent { drive, version } => {
+                self.catalogue.store_current(usize::from(drive.get()), version);
+                Reply::CurrentStored { version }
             }
             other => unreachable!("{other:?} is not for the control plane"),
         }

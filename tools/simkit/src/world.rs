@@ -200,6 +200,19 @@ impl<O: Open> World<O> {
         self.engine_mut().reply(Reply::SpaceAdded);
     }
 
+    /// Hands a drive of the group back to the engine. False if it cannot be used, or is still at work for the
+    /// engine that lost it.
+    pub fn drive_back(&mut self, drive: usize) -> bool {
+        if self.drives[drive].is_dead() || !self.drives[drive].is_idle() {
+            return false;
+        }
+        self.trace.event(b"db", [drive as u64, self.now.nanos(), 0, 0]);
+        self.trace.say(|| format!("{:>12} drive {drive} is back", self.now.nanos()));
+        let new = new_drive(&self.drives[drive], handle_of(&mut self.at_hand, drive));
+        self.engine_mut().reply(Reply::Returned(new));
+        true
+    }
+
     /// Moves on to the next thing that happens, at `horizon` at the latest.
     pub fn step(&mut self, horizon: Instant) -> Stepped {
         let event = self.events.peek().map(|Reverse(event)| event.at);
@@ -292,7 +305,7 @@ impl<O: Open> World<O> {
                 self.trace.say(|| format!("{:>12} complete {slot:?} {result:?}", self.now.nanos()));
                 self.completed.push((slot, result));
             }
-            Action::WantRow { .. } | Action::StoreStale { .. } => {
+            Action::WantRow { .. } | Action::StoreStale { .. } | Action::StoreCurrent { .. } => {
                 self.trace.event(b"ca", [self.wanted.len() as u64, self.now.nanos(), 0, 0]);
                 self.trace.say(|| format!("{:>12} {action:?}", self.now.nanos()));
                 let mut nanos = self.rng.between(CONTROL.0, CONTROL.1);
@@ -315,6 +328,10 @@ impl<O: Open> World<O> {
 
     /// An action for the control plane, whose drives are those of the world.
     fn in_world(&self, action: Action) -> Action {
+        if let Action::StoreCurrent { drive, version } = action {
+            let drive = self.drive_at(drive).expect("a drive of the table");
+            return Action::StoreCurrent { drive: DriveIx::new(drive as u8), version };
+        }
         let Action::StoreStale { drives, version } = action else { return action };
         let marked = (0..MAX_DRIVES as u8).filter(|i| drives >> i & 1 == 1);
         let bits = marked.map(|i| 1 << self.drive_at(DriveIx::new(i)).unwrap_or(usize::from(i)));

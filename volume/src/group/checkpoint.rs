@@ -53,6 +53,7 @@ pub(crate) struct Checkpoint {
     stage: Stage,
     /// Number of the attempt that runs, or of the last one.
     number: CkptNo,
+    durable: CkptNo,
     /// The Seq up to which the frozen layer reaches, and the log behind it.
     seq: Seq,
     mark: Option<Mark>,
@@ -63,7 +64,17 @@ pub(crate) struct Checkpoint {
 impl Checkpoint {
     /// None under way; the next attempt gets the number behind `number`.
     pub fn new(number: CkptNo) -> Self {
-        Self { force: false, stage: Stage::Idle, number, seq: Seq::ZERO, mark: None, root: None, reap: None }
+        Self { force: false, stage: Stage::Idle, number, durable: CkptNo::ZERO, seq: Seq::ZERO, mark: None, root: None, reap: None }
+    }
+
+    /// The number of the next attempt.
+    pub fn next_number(&self) -> CkptNo {
+        self.number.next()
+    }
+
+    /// The newest one that became durable since the group was opened.
+    pub fn durable(&self) -> CkptNo {
+        self.durable
     }
 
     /// Whether none is under way.
@@ -420,6 +431,7 @@ impl Group {
         }
         let mark = self.checkpoint.mark.take().expect("a checkpoint under way");
         self.volume = self.new_volume;
+        self.checkpoint.durable = self.checkpoint.number;
         self.directory = self.seal.directory().clone();
         self.frozen.clear();
         if !self.config.bug(Planted::TrimEarly) {

@@ -164,7 +164,7 @@ impl Group {
         if !fitting {
             return self.give_up_row();
         }
-        if !self.room(turn, 64) {
+        if !self.room(turn, 64) || self.resync.holds_growth() {
             self.growth.stage = Stage::Granted(grant);
             return;
         }

@@ -143,7 +143,7 @@ impl Group {
         memory: &[Segment],
     ) {
         match self.drives.get(extent.drive).health {
-            Health::Current | Health::Joining => {
+            Health::Current | Health::Joining | Health::Resyncing | Health::Returning => {
                 let token = self.ops.start(Purpose::Job(job), extent.drive, true);
                 let at = self.geometry.drive_block(extent, block);
                 turn.out.drive(token, self.drives.get(extent.drive).handle, DriveOp::Write, at, memory);
@@ -157,7 +157,9 @@ impl Group {
     /// only covers writes that have completed.
     pub fn flush_drive<M: Memory>(&mut self, turn: &mut Turn<'_, M>, job: JobId, drive: DriveIx) {
         match self.drives.get(drive).health {
-            Health::Current | Health::Joining if self.drives.get(drive).info.volatile => {
+            Health::Current | Health::Joining | Health::Resyncing | Health::Returning
+                if self.drives.get(drive).info.volatile =>
+            {
                 let token = self.ops.start(Purpose::Job(job), drive, true);
                 turn.out.drive(
                     token,
@@ -226,6 +228,9 @@ impl Group {
                 Purpose::Edge { slot, edge, leg } => self.edge_read_ended(turn, slot, edge, leg, done.result),
                 Purpose::Page { frame, leg } => self.page_read_ended(turn, frame, leg, done.result),
                 Purpose::Bitmap { buf, leg } => self.bitmap_read_ended(turn, buf, leg, done.result),
+                Purpose::Copy { first, count, leg } => {
+                    self.copy_read_ended(turn, (first, count, leg), done.result);
+                }
                 Purpose::Recovery { .. } => panic!("recovery's I/O ended in a group that is served"),
             }
         }
@@ -234,6 +239,9 @@ impl Group {
     fn part_ended(&mut self, job: JobId, done: Done) {
         if done.result.is_err() && self.is_joining(done.drive) {
             self.joining_failed(job, done.drive);
+        } else if done.result.is_err() && self.drives.is(done.drive, Health::Resyncing) {
+            self.drives.get_mut(done.drive).stats.write_errors += 1;
+            self.resync_failed();
         } else if done.result.is_err() {
             let out = self.drive_failed(done.drive);
             let job = self.ops.job_mut(job);
@@ -247,6 +255,11 @@ impl Group {
     /// False if it cannot be done without.
     fn drive_failed(&mut self, drive: DriveIx) -> bool {
         self.drives.get_mut(drive).stats.write_errors += 1;
+        if self.drives.is(drive, Health::Returning) {
+            self.drives.get_mut(drive).health = Health::Failing;
+            self.mark_stale(drive);
+            return true;
+        }
         let was_current = self.drives.current(drive);
         let rows = [&self.rows[..], self.growth.pending()];
         let out = self.drives.fail(drive, rows, self.geometry.legs, self.geometry.columns);
@@ -290,6 +303,7 @@ impl Group {
             JobKind::Flush => self.flush_settled(job),
             JobKind::Row => self.row_written(job.lost),
             JobKind::Repair(index) => self.repair_written(index, job),
+            JobKind::Copy => self.copy_written(job),
             JobKind::Unwatched => {}
         }
     }

@@ -88,6 +88,11 @@ impl Writer {
         self.durable
     }
 
+    /// A drive is about to be current again: its next failure is news to the catalogue.
+    pub fn forget_stored(&mut self, drive: DriveIx) {
+        self.stored = self.stored.without(DriveSet::only(drive));
+    }
+
     fn idle(&self) -> bool {
         self.step == Step::Idle
     }

@@ -122,6 +122,10 @@ impl Recovery {
             let at = (self.chain.as_ref().expect("a chain").durable, ckpt);
             self.stale(drive, at, version);
         }
+        // Whoever was being resynced was not finished.
+        for drive in self.table.drives(|state| matches!(state, CopyState::Resyncing { .. })).iter() {
+            self.stale(drive, (Seq::ZERO, CkptNo::ZERO), version);
+        }
         self.table.restamp(version);
         let drives = self.table.entries().to_vec();
         let superblock = self.superblock.as_mut().expect("a superblock");

@@ -5,6 +5,7 @@ use crate::config::{Config, MAX_COMMITS};
 use crate::config::{DriveInfo, DriveStats, Refusal};
 use crate::drives::{Drive, Drives, Health};
 use crate::flusher::Flusher;
+use crate::group::resync::Resync;
 use crate::group::checkpoint::{Checkpoint, Gathered, REAP_LEAF_CHANGES, REAP_LEAVES};
 use crate::group::growth::Growth;
 use crate::group::io::ColumnIo;
@@ -104,6 +105,8 @@ impl Recovery {
             checkpoint: Checkpoint::new(self.first_attempt()),
             growth: Growth::new(superblock.rows < config.max_rows),
             repairs: Repairs::new(),
+            resync: Resync::new(),
+            history: self.history.lines().to_vec(),
             completed,
             durable: superblock.durable.max(completed),
             unflushed: 0,

@@ -46,13 +46,14 @@ impl Stored {
 }
 
 /// The content that a block had before it was written at an instant.
+#[derive(Clone)]
 struct Undo {
     at: u64,
     before: Option<Stored>,
 }
 
 /// One drive.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Drive {
     blocks: HashMap<u64, Stored>,
     /// What is not flushed: what each block held before each write since.

@@ -401,6 +401,13 @@ impl World {
                         self.store_marks();
                     }
                 }
+                Action::StoreCurrent { drive, version } => {
+                    let state = CopyState::Current;
+                    let drive = self.engine.drive(drive).expect("a drive of the table");
+                    self.catalogue.retain(|entry| entry.drive != drive);
+                    self.catalogue.push(CopyEntry { drive, state, version });
+                    inside(|| self.engine.reply(Reply::CurrentStored { version }));
+                }
                 Action::Drive { token, drive, op, at, blocks, segments } => {
                     let drive = self.handles[usize::from(drive.get())];
                     let issued = self.drives[usize::from(drive)].now();
@@ -420,6 +427,19 @@ impl World {
         self.handles.push(drive);
         let handle = DriveIx::new(self.handles.len() as u8 - 1);
         NewDrive { uuid: uuid(drive), handle, blocks: Blocks::new(1 << 30), volatile: self.shape.volatile }
+    }
+
+    /// A drive of the group is there again, under a new number. Nothing of its former life may be in flight.
+    pub fn back(&mut self, drive: u8) {
+        assert!(self.pending.iter().all(|pending| pending.io.drive != drive), "its queue is not gone");
+        let known = self.handles.iter().position(|known| *known == drive);
+        let handle = known.unwrap_or_else(|| {
+            self.handles.push(drive);
+            self.handles.len() - 1
+        });
+        let (handle, blocks) = (DriveIx::new(handle as u8), Blocks::new(1 << 40));
+        let new = NewDrive { uuid: uuid(drive), handle, blocks, volatile: self.shape.volatile };
+        inside(|| self.engine.reply(Reply::Returned(new)));
     }
 
     fn answer_row(&mut self, wanted: base::RowNo) {

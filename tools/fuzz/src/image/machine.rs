@@ -164,6 +164,7 @@ impl Machine {
                 self.engine.reply(reply);
             }
             Action::StoreStale { version, .. } => self.engine.reply(Reply::StaleStored { version }),
+            Action::StoreCurrent { version, .. } => self.engine.reply(Reply::CurrentStored { version }),
             Action::Drive { token, drive, op, at, segments, .. } => {
                 let segments = self.out.memory(segments).to_vec();
                 let result = self.transfer(usize::from(drive.get()), op, at, &segments);

@@ -1,0 +1,213 @@
+//! Drives that come back: they get what they missed while the group goes on, and are as good as the others then.
+mod world;
+use base::{DriveOp, Engine, Op, Phase};
+use std::cell::Cell;
+use std::rc::Rc;
+use volume::CopyHealth;
+use world::{Shape, Verdict, World};
+
+/// Drives that fail everything, a bit for each.
+fn broken(world: &mut World) -> Rc<Cell<u32>> {
+    let broken = Rc::new(Cell::new(0u32));
+    let seen = broken.clone();
+    world.verdict =
+        Box::new(move |io| if seen.get() >> io.drive & 1 == 1 { Verdict::Fail } else { Verdict::Do });
+    broken
+}
+
+fn health(world: &World, drive: u8) -> CopyHealth {
+    world.engine.stats().expect("served").drives[usize::from(drive)].health
+}
+
+fn is_current(world: &World, drive: u8) -> bool {
+    health(world, drive) == CopyHealth::Current
+}
+
+fn some_writes(world: &mut World, count: u64) {
+    for _ in 0..count {
+        let sector = world.random() % (world.shape.sectors - 512);
+        match world.random() % 8 {
+            0 => world
+                .ask(Op::Discard, sector, 1 + sector % 4000 % (world.shape.sectors - sector))
+                .expect("done"),
+            1 => world.flush().expect("flushed"),
+            _ => world.write(sector, 1 + sector % 64).expect("written"),
+        }
+    }
+}
+
+/// Each leg alone has everything that was acknowledged.
+fn assert_each_leg_is_whole(world: &mut World) {
+    world.flush().expect("flushed");
+    let (legs, columns) = (world.shape.legs, world.shape.columns);
+    let drives = u32::from(legs) * u32::from(columns);
+    for leg in 0..legs {
+        world.close();
+        let of_leg = ((1u32 << columns) - 1) << (leg * columns);
+        let drives_before = world.drives.clone();
+        let catalogue = world.catalogue.clone();
+        world.kill();
+        world.absent = ((1 << drives) - 1) & !of_leg;
+        world.reopen();
+        world.check_all();
+        world.close();
+        world.kill();
+        world.drives = drives_before;
+        world.catalogue = catalogue;
+        world.absent = 0;
+        world.reopen();
+    }
+}
+
+fn shapes() -> [Shape; 3] {
+    [Shape::MIRROR, Shape { legs: 3, ..Shape::MIRROR }, Shape { columns: 2, ..Shape::MIRROR }]
+}
+
+#[test]
+fn a_drive_that_missed_writes_gets_them_while_others_are_served() {
+    for shape in shapes() {
+        let mut world = World::new(shape);
+        let broken = broken(&mut world);
+        some_writes(&mut world, 200);
+        world.flush().expect("flushed");
+        broken.set(2);
+        some_writes(&mut world, 300);
+        assert!(matches!(health(&world, 1), CopyHealth::Stale(_)));
+        broken.set(0);
+        world.settle();
+        world.back(1);
+        let mut rounds = 0;
+        while !is_current(&world, 1) {
+            some_writes(&mut world, 1);
+            rounds += 1;
+            assert!(rounds < 5000, "{:?}", world.engine.stats().expect("served").resync);
+        }
+        some_writes(&mut world, 50);
+        assert_each_leg_is_whole(&mut world);
+    }
+}
+
+/// What is copied is what was missed, with the pages above it.
+#[test]
+fn little_is_copied_of_much() {
+    let mut world = World::new(Shape { rows: 60, sectors: 8 * 4096, ..Shape::MIRROR });
+    for first in 0..512 {
+        world.write(first * 64, 64).expect("written");
+    }
+    world.flush().expect("flushed");
+    world.close();
+    world.reopen();
+    let broken = broken(&mut world);
+    broken.set(2);
+    world.write(64, 8).expect("written");
+    world.write(64 * 300, 8).expect("written");
+    broken.set(0);
+    world.settle();
+    world.back(1);
+    let most = Rc::new(Cell::new(0));
+    let seen = most.clone();
+    world.run_until("the drive is current", |world| {
+        let copied =
+            world.engine.stats().and_then(|stats| stats.resync).map_or(0, |resync| resync.copied_blocks);
+        seen.set(seen.get().max(copied));
+        is_current(world, 1)
+    });
+    assert!((2..120).contains(&most.get()), "{} blocks copied", most.get());
+    assert_each_leg_is_whole(&mut world);
+}
+
+/// Failing again, crashes of process and power, closes: at any moment of a resync.
+#[test]
+fn any_story_of_failures_and_crashes_ends_well() {
+    for seed in 0..120u64 {
+        let shape = shapes()[(seed % 3) as usize];
+        let mut world = World::new(shape);
+        world.random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        world.shuffle = seed % 2 == 0;
+        let broken = broken(&mut world);
+        some_writes(&mut world, 40);
+        for _ in 0..12 {
+            match world.random() % 8 {
+                0 | 1 => {
+                    broken.set(2);
+                    some_writes(&mut world, 20);
+                }
+                2 | 3 if !is_current(&world, 1) => {
+                    broken.set(0);
+                    world.settle();
+                    world.back(1);
+                    let pace = world.random() % 60;
+                    some_writes(&mut world, pace);
+                }
+                4 => {
+                    broken.set(0);
+                    world.cut_power();
+                    world.reopen();
+                }
+                5 => {
+                    broken.set(0);
+                    world.kill_and_reopen();
+                }
+                6 => {
+                    broken.set(0);
+                    world.close();
+                    world.reopen();
+                }
+                _ => some_writes(&mut world, 30),
+            }
+            world.check_all();
+        }
+        broken.set(0);
+        world.settle();
+        while !is_current(&world, 1) {
+            world.settle();
+            if world.engine.stats().expect("served").resync.is_none() {
+                world.back(1);
+            }
+            some_writes(&mut world, 5);
+        }
+        assert_eq!(world.engine.phase(), Phase::Serving, "seed {seed}");
+        assert_each_leg_is_whole(&mut world);
+    }
+}
+
+/// A drive that was set back to an older state has nothing that counts.
+#[test]
+fn a_drive_that_was_rolled_back_is_copied_whole() {
+    let mut world = World::new(Shape::MIRROR);
+    let broken = broken(&mut world);
+    some_writes(&mut world, 50);
+    world.flush().expect("flushed");
+    let old = world.drives[1].clone();
+    some_writes(&mut world, 300);
+    world.flush().expect("flushed");
+    broken.set(2);
+    some_writes(&mut world, 5);
+    broken.set(0);
+    world.settle();
+    world.drives[1] = old;
+    world.back(1);
+    world.run_until("the drive is current", |world| is_current(world, 1));
+    assert_each_leg_is_whole(&mut world);
+}
+
+/// Nothing waits for a drive that is resynced, and nobody reads from it before it is current.
+#[test]
+fn a_drive_is_not_read_before_it_is_current() {
+    let mut world = World::new(Shape::MIRROR);
+    let broken = broken(&mut world);
+    some_writes(&mut world, 100);
+    broken.set(2);
+    some_writes(&mut world, 100);
+    broken.set(0);
+    world.settle();
+    world.log = Some(Vec::new());
+    world.back(1);
+    while !is_current(&world, 1) {
+        some_writes(&mut world, 1);
+        let reads = world.take_log().into_iter().filter(|io| io.drive == 1 && io.op == DriveOp::Read);
+        let probes = reads.filter(|io| io.blocks != 1).count();
+        assert_eq!(probes, 0, "read from a drive that lacks something");
+        world.log = Some(Vec::new());
+    }
+}
