@@ -87,6 +87,22 @@ planted! {
     OldSuperblock = "old-superblock",
     /// Blocks named by replayed records are not marked used.
     ReplayNotMarked = "replay-not-marked",
+    /// A resync leaves out pages whose newest Seq the drive has, though they were made again since.
+    ResyncPrunedBySeq = "resync-pruned-by-seq",
+    /// A drive that fails is stale since the last acknowledged write instead of the last flushed one.
+    StaleSinceAcked = "stale-since-acked",
+    /// A resync walks the map only.
+    ResyncMapOnly = "resync-map-only",
+    /// A resync does not hold what it copies.
+    ResyncNotHeld = "resync-not-held",
+    /// A drive that fails while it is resynced is stale since then.
+    ResyncFailureCounts = "resync-failure-counts",
+    /// A resync counts as finished before its last copies are flushed.
+    ResyncNotFlushed = "resync-not-flushed",
+    /// A resync begins its checkpoint while commits that the drive missed are still in flight.
+    ResyncTooEarly = "resync-too-early",
+    /// A resync believes what the catalogue says of a drive without asking the drive.
+    ResyncUnprobed = "resync-unprobed",
 }
 
 impl Config {

@@ -27,6 +27,7 @@ use crate::drives::Health;
 use crate::header::Header;
 use crate::layout::extent as fixed;
 use crate::ops::{Job, JobKind, Purpose};
+use crate::planted::Planted;
 use crate::superblock::Superblock;
 use alloc::vec::Vec;
 use base::{
@@ -146,10 +147,7 @@ impl Resync {
 
     /// Whether row pages are being copied: growth waits.
     pub fn holds_growth(&self) -> bool {
-        matches!(
-            self.stage,
-            Stage::Rows(_) | Stage::History(_) | Stage::HistoryPage | Stage::Headers(_)
-        )
+        matches!(self.stage, Stage::Rows(_) | Stage::History(_) | Stage::HistoryPage | Stage::Headers(_))
     }
 
     /// The one that is under way.
@@ -196,7 +194,9 @@ impl Group {
             Stage::Announce(version) if self.writer.is_durable(version) => {
                 self.resync_at(Stage::Commits(self.log.next_commit()));
             }
-            Stage::Commits(commit) if self.log.complete_before(commit) => {
+            Stage::Commits(commit)
+                if self.log.complete_before(commit) || self.config.bug(Planted::ResyncTooEarly) =>
+            {
                 self.checkpoint.force = true;
                 self.resync_at(Stage::Checkpoint(self.checkpoint.next_number()));
             }
@@ -206,7 +206,11 @@ impl Group {
             Stage::Rows(from) => self.copy_rows(turn, from),
             Stage::History(page) => self.copy_history(turn, page),
             Stage::Headers(row) => self.copy_headers(turn, row),
-            Stage::Flush(ticket) if self.flusher.is_done(ticket) => self.name_it(),
+            Stage::Flush(ticket)
+                if self.flusher.is_done(ticket) || self.config.bug(Planted::ResyncNotFlushed) =>
+            {
+                self.name_it();
+            }
             Stage::Name(version) if self.writer.is_durable(version) => self.tell_it(turn, version),
             Stage::Leaving => self.leave_resync(),
             _ => {}
@@ -297,8 +301,11 @@ impl Group {
         let at = usize::from(drive.get());
         let entry = self.superblock.drives[at];
         let (_, ckpt) = entry.state.since().expect("a drive that is not current");
-        let known =
-            if self.probe_agrees(turn, ckpt) { Ok(entry.state) } else { entry.state.after(Event::Diverge) };
+        let known = if self.probe_agrees(turn, ckpt) || self.config.bug(Planted::ResyncUnprobed) {
+            Ok(entry.state)
+        } else {
+            entry.state.after(Event::Diverge)
+        };
         self.resync.unit.clear();
         let state = known.and_then(|state| state.after(Event::BeginResync)).expect("a stale copy");
         let (seq, ckpt) = state.since().expect("a copy that is resynced");
@@ -333,6 +340,9 @@ impl Group {
         let entry = &mut self.superblock.drives[usize::from(drive.get())];
         let fail = Event::Fail { seq: Seq::ZERO, ckpt: CkptNo::ZERO };
         (entry.state, entry.version) = (entry.state.after(fail).expect("a copy may fail"), version);
+        if self.config.bug(Planted::ResyncFailureCounts) {
+            entry.state = fence::CopyState::Stale { seq: self.durable, ckpt: self.superblock.ckpt };
+        }
         self.resync_at(Stage::Leaving);
     }
 

@@ -105,6 +105,8 @@ impl Group {
             let drive = self.drives.get(drive);
             (drive.flushed, drive.flushed_ckpt)
         };
+        let since_acked = self.config.bug(Planted::StaleSinceAcked);
+        let seq = if since_acked { self.completed } else { seq };
         if self.config.bug(Planted::StaleNotDurable) {
             self.drives.get_mut(drive).health = Health::Stale;
             self.ops.recheck();

@@ -22,7 +22,12 @@ impl Group {
     fn add_anyway(&mut self, pba: Pba, check: Check, ready: bool) -> BufId {
         assert!(self.resync.unit.len() < UNIT_BLOCKS as usize, "a unit is bounded");
         if self.resync.batch.is_none() {
-            self.resync.batch = Some(self.holds.take());
+            let batch = self.holds.take();
+            self.resync.batch = Some(batch);
+            if self.config.bug(Planted::ResyncNotHeld) {
+                self.holds.release(batch);
+                self.resync.batch = None;
+            }
         }
         self.resync.unit.push(Item { pba, check, tried: 0, ready, lost: false });
         self.unit_buffer(self.resync.unit.len() - 1)
@@ -30,6 +35,9 @@ impl Group {
 
     /// Whether a page or bitmap is one that the drive lacks.
     fn lacks(&self, page: &Ref) -> bool {
+        if self.config.bug(Planted::ResyncPrunedBySeq) {
+            return page.when > self.resync.seq && page.ckpt() < self.resync.fresh;
+        }
         page.ckpt() > self.resync.ckpt && page.ckpt() < self.resync.fresh
     }
 
@@ -116,6 +124,7 @@ impl Group {
 
     fn next_walk(&mut self) {
         let next = match self.resync.stage {
+            Stage::Map if self.config.bug(Planted::ResyncMapOnly) => Stage::Bitmaps,
             Stage::Map => Stage::Cuts,
             Stage::Cuts => Stage::Bitmaps,
             _ => Stage::Directory,
