@@ -78,6 +78,13 @@ pub enum Notice {
         /// Version of the superblock that says so.
         version: u64,
     },
+    /// This drive is current again; it is durable in the group's file of marks.
+    Current {
+        /// The drive, by id.
+        drive: String,
+        /// Version of the superblock that says so.
+        version: u64,
+    },
     /// Something to record.
     Event {
         /// Whether it is a warning or worse.

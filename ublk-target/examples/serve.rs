@@ -4,7 +4,7 @@
 //! takes over the device that a killed run left). One command per line on standard input:
 //! `stop` takes the device away and ends (refused while it is in use), `leave` ends and leaves the device waiting,
 //! `resize SECTORS` changes its size. The end of the input is ignored.
-use base::{Duration, Phase, RowNo, Sectors};
+use base::{DriveIx, Duration, Phase, RowNo, Sectors};
 use std::error::Error;
 use std::io::BufRead;
 use std::path::Path;
@@ -113,6 +113,9 @@ impl<E> Control<E> for Printing {
     }
     fn store_stale(&mut self, drives: u32, version: u64, _engine: &E) {
         println!("stale {drives:#x} by version {version}");
+    }
+    fn store_current(&mut self, drive: DriveIx, version: u64, _engine: &E) {
+        println!("{drive:?} current by version {version}");
     }
     fn slow(&mut self, slow: SlowEvent) {
         println!("slow: {slow:?}");

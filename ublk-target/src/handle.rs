@@ -244,6 +244,8 @@ pub trait Control<E> {
     fn want_row(&mut self, row: RowNo);
     /// The catalogue must know that these drives are stale (bit `n` = drive `n` of the engine's table).
     fn store_stale(&mut self, drives: u32, version: u64, engine: &E);
+    /// The catalogue must know that this drive of the engine's table is current again.
+    fn store_current(&mut self, drive: DriveIx, version: u64, engine: &E);
     /// Something is slow.
     fn slow(&mut self, slow: SlowEvent);
 }
@@ -282,6 +284,9 @@ impl<E> Control<E> for NoControl {
     }
     fn store_stale(&mut self, _drives: u32, version: u64, _engine: &E) {
         panic!("nobody can store stale marks of version {version}")
+    }
+    fn store_current(&mut self, drive: DriveIx, _version: u64, _engine: &E) {
+        panic!("nobody can store that {drive:?} is current")
     }
     fn slow(&mut self, _slow: SlowEvent) {}
 }

@@ -330,6 +330,10 @@ impl<E: Engine + Allocation> Loop<E> {
                 control.store_stale(drives, version, &self.engine);
                 Ok(())
             }
+            Action::StoreCurrent { drive, version } => {
+                control.store_current(drive, version, &self.engine);
+                Ok(())
+            }
         }
     }
 

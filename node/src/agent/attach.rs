@@ -11,7 +11,7 @@ use crate::catalogue::{
 use crate::device;
 use crate::error::{Error, Kind, Result};
 use crate::params::AttachVolume;
-use crate::target::marks;
+use crate::target::marks::{self, Mark};
 use crate::target_spec::{FrontEndSpec, Row, TargetDrive, TargetSpec, TargetVolume};
 use crate::{files, model};
 use std::path::Path;
@@ -270,12 +270,12 @@ impl Agent {
         })
     }
 
-    /// Takes the stale marks that a target stored while no agent was there into the group's record. The file is
+    /// Takes the marks that a target stored while no agent was there into the group's record. The file is
     /// what counts until the catalogue has them.
     pub(crate) fn fold_marks(&self, group: &mut Versioned<GroupRecord>) -> Result<()> {
         let path = self.options.stale_marks(&group.id);
         for mark in marks::read(&path)? {
-            apply_mark(group, &mark.drives, mark.version);
+            apply_mark(group, &mark);
         }
         Ok(())
     }
@@ -285,7 +285,8 @@ impl Agent {
         let _space = self.lock();
         let volume = self.volume(volume)?;
         let mut group = self.group(&volume.group)?;
-        if apply_mark(&mut group, drives, version) {
+        let mark = Mark { drives: drives.to_vec(), version, current: false };
+        if apply_mark(&mut group, &mark) {
             self.store.txn().update(records::group_key(&group.name), &group).commit()?;
             for id in drives {
                 let path =
@@ -293,6 +294,22 @@ impl Agent {
                 let message = format!("drive {path} is stale in group {}: it misses writes", group.name);
                 self.events.record(Severity::Error, "drive_stale", &volume.name, &message);
             }
+        }
+        Ok(())
+    }
+
+    /// A target told of a drive that has everything again: it is durable in its file already.
+    pub(crate) fn note_current(&self, volume: &str, drive: &str, version: u64) -> Result<()> {
+        let _space = self.lock();
+        let volume = self.volume(volume)?;
+        let mut group = self.group(&volume.group)?;
+        let mark = Mark { drives: vec![drive.to_owned()], version, current: true };
+        if apply_mark(&mut group, &mark) {
+            self.store.txn().update(records::group_key(&group.name), &group).commit()?;
+            let path =
+                self.drive(drive).map_or_else(|_| drive.to_owned(), |drive| drive.path.display().to_string());
+            let message = format!("drive {path} is current in group {} again", group.name);
+            self.events.record(Severity::Info, "drive_current", &volume.name, &message);
         }
         Ok(())
     }
@@ -376,14 +393,16 @@ impl Agent {
     }
 }
 
-/// Marks copies as stale. Returns whether that is news.
-fn apply_mark(group: &mut GroupRecord, drives: &[String], version: u64) -> bool {
+/// Takes what a mark says of its copies, unless something newer is known. Returns whether that is news. A superblock
+/// version says one thing of a drive; of two marks of one version the stale one counts.
+fn apply_mark(group: &mut GroupRecord, mark: &Mark) -> bool {
     let mut news = false;
-    for copy in group.copies.iter_mut().filter(|copy| drives.contains(&copy.drive)) {
-        if copy.state == CopyState::Current && version >= copy.version {
-            copy.state = CopyState::Stale;
-            copy.version = version;
-            news = true;
+    for copy in group.copies.iter_mut().filter(|copy| mark.drives.contains(&copy.drive)) {
+        let newer = mark.version > copy.version || (mark.version == copy.version && !mark.current);
+        if newer {
+            let state = if mark.current { CopyState::Current } else { CopyState::Stale };
+            news |= copy.state != state;
+            (copy.state, copy.version) = (state, mark.version);
         }
     }
     news

@@ -276,6 +276,11 @@ async fn heard(agent: &Arc<Agent>, volume: &str, slot: &Slot, link: &mut Link, n
                 tracing::error!("the catalogue did not take the stale marks of {volume}: {error}");
             }
         }
+        Notice::Current { drive, version } => {
+            if let Err(error) = blocking(move || this.note_current(&name, &drive, version)).await {
+                tracing::error!("the catalogue did not take that a drive of {volume} is current: {error}");
+            }
+        }
         Notice::Event { severity, kind, message } => agent.events.record(severity, &kind, volume, &message),
         Notice::Failed(_) => {}
     }

@@ -65,6 +65,8 @@ pub trait Serving: Send + Sync {
     fn space_added(&self);
     /// The stale marks of this superblock version are durable.
     fn stale_stored(&self, version: u64);
+    /// That a drive is current by this superblock version is durable.
+    fn current_stored(&self, version: u64);
     /// Where the control threads hand notes of their own.
     fn notes(&self) -> Notes;
 }
@@ -93,6 +95,13 @@ pub enum Note {
     StoreStale {
         /// The drives, by id.
         drives: Vec<String>,
+        /// Version of the superblock that says so.
+        version: u64,
+    },
+    /// The engine waits until it is durable that this drive is current.
+    StoreCurrent {
+        /// The drive, by id.
+        drive: String,
         /// Version of the superblock that says so.
         version: u64,
     },
@@ -336,7 +345,16 @@ impl Shared {
                 state.offered(&self.spec.rows, status.rows);
             }
             Note::WantRow(row) => self.want_row(row, serving),
-            Note::StoreStale { drives, version } => self.store_stale(Mark { drives, version }, &**serving),
+            Note::StoreStale { drives, version } => {
+                self.store_mark(&Mark { drives: drives.clone(), version, current: false });
+                serving.stale_stored(version);
+                self.lock().notify(Notice::Stale { drives, version });
+            }
+            Note::StoreCurrent { drive, version } => {
+                self.store_mark(&Mark { drives: vec![drive.clone()], version, current: true });
+                serving.current_stored(version);
+                self.lock().notify(Notice::Current { drive, version });
+            }
             Note::Event { severity, kind, message } => {
                 self.lock().notify(Notice::Event { severity, kind, message })
             }
@@ -344,15 +362,13 @@ impl Shared {
         }
     }
 
-    /// Makes a mark durable, answers the engine, tells the agent. Until the mark is durable nothing that the
-    /// drives miss is acknowledged: better a volume that waits than one that forgets.
-    fn store_stale(&self, mark: Mark, serving: &dyn Serving) {
-        while let Err(error) = marks::append(&self.spec.stale_marks, &mark) {
-            eprintln!("a stale mark could not be stored, trying again: {error}");
+    /// Makes a mark durable. Until it is, nothing that a stale drive misses is acknowledged: better a volume that
+    /// waits than one that forgets.
+    fn store_mark(&self, mark: &Mark) {
+        while let Err(error) = marks::append(&self.spec.stale_marks, mark) {
+            eprintln!("a mark could not be stored, trying again: {error}");
             std::thread::sleep(MARK_RETRY);
         }
-        serving.stale_stored(mark.version);
-        self.lock().notify(Notice::Stale { drives: mark.drives, version: mark.version });
     }
 
     /// The last line to the agent.

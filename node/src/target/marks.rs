@@ -1,9 +1,10 @@
-//! The durable file of stale marks of a group.
+//! The durable file of marks of a group: drives that went stale, and drives that are current again.
 //!
 //! Crash story: a drive that misses a write is marked here, and the mark is flushed, before the engine may
-//! acknowledge that write. The file is beside the catalogue and does not need the agent: a drive can go stale
-//! while the agent is down. The agent folds the marks into the catalogue when it hears of them and reads this
-//! file before it starts a target; the highest version of a drive counts.
+//! acknowledge that write; and a drive that got everything it lacked is marked before the engine counts on it. The
+//! file is beside the catalogue and does not need the agent: a drive can go stale while the agent is down. The
+//! agent folds the marks into the catalogue when it hears of them and reads this file before it starts a target;
+//! the highest version of a drive counts.
 use crate::error::Result;
 use crate::files;
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,9 @@ pub struct Mark {
     pub drives: Vec<String>,
     /// Version of the superblock that says so.
     pub version: u64,
+    /// They are current again; otherwise they are stale.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub current: bool,
 }
 
 /// Appends a mark; durable when it returns.
@@ -43,7 +47,7 @@ mod tests {
     fn marks_come_back_and_half_a_mark_does_not_hide_the_next() {
         let folder = tempfile::tempdir().expect("folder");
         let path = folder.path().join("g.stale");
-        let mark = |version| Mark { drives: vec!["d".into()], version };
+        let mark = |version| Mark { drives: vec!["d".into()], version, current: version == 2 };
         append(&path, &mark(1)).expect("appends");
         let half = std::fs::read_to_string(&path).expect("reads") + "{\"drives\":[\"x\"";
         std::fs::write(&path, half).expect("writes");

@@ -195,6 +195,11 @@ impl ublk_target::Control<Engine> for Watcher {
         let _ = self.notes.send(Note::StoreStale { drives, version });
     }
 
+    fn store_current(&mut self, drive: DriveIx, version: u64, engine: &Engine) {
+        let drive = engine.volume().drive(drive).expect("the engine names drives of its table").to_string();
+        let _ = self.notes.send(Note::StoreCurrent { drive, version });
+    }
+
     fn slow(&mut self, slow: SlowEvent) {
         let message = match slow {
             SlowEvent::Drive { drive, op, age, expired } => {
@@ -243,6 +248,7 @@ impl Glue {
             CopyHealth::Current => (CopyState::Current, None),
             CopyHealth::Failing => (CopyState::Stale, None),
             CopyHealth::Stale(seq) => (CopyState::Stale, Some(seq.get())),
+            CopyHealth::Resyncing(seq) => (CopyState::Resyncing, Some(seq.get())),
             CopyHealth::Missing => (CopyState::Missing, None),
         };
         let slow = |drive: OpenDrive| {
@@ -428,6 +434,10 @@ impl Serving for Glue {
 
     fn stale_stored(&self, version: u64) {
         self.handle.reply(Reply::StaleStored { version });
+    }
+
+    fn current_stored(&self, version: u64) {
+        self.handle.reply(Reply::CurrentStored { version });
     }
 
     fn notes(&self) -> Notes {

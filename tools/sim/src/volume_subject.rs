@@ -13,7 +13,9 @@ use rlog::replay;
 use simkit::{Catalogue, Control, Open, Opening, Pool, Rng, SimDrive};
 use volume::create::NewGroup;
 use volume::layout::FIRST_EXTENT_BLOCK;
-use volume::{Activation, Candidate, Config, CopyHealth, DriveInfo, Geometry, NewVolume, OpenRequest, Volume};
+use volume::{
+    Activation, Candidate, Config, CopyHealth, DriveInfo, Geometry, NewVolume, OpenRequest, Volume,
+};
 
 /// A group of one volume.
 #[derive(Clone)]

@@ -64,7 +64,16 @@ pub(crate) struct Checkpoint {
 impl Checkpoint {
     /// None under way; the next attempt gets the number behind `number`.
     pub fn new(number: CkptNo) -> Self {
-        Self { force: false, stage: Stage::Idle, number, durable: CkptNo::ZERO, seq: Seq::ZERO, mark: None, root: None, reap: None }
+        Self {
+            force: false,
+            stage: Stage::Idle,
+            number,
+            durable: CkptNo::ZERO,
+            seq: Seq::ZERO,
+            mark: None,
+            root: None,
+            reap: None,
+        }
     }
 
     /// The number of the next attempt.
