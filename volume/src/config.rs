@@ -120,6 +120,17 @@ pub enum Refusal {
     Unwritable,
 }
 
+/// Why a drive is not put out of a group.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StaysIn {
+    /// Some place of the group's space has its only current copy there.
+    LastCopy,
+    /// It is joining the group with a new row at this moment; a later attempt finds it in or gone.
+    Joining,
+    /// The group takes no writes, so it cannot note that the drive is out.
+    NotServing,
+}
+
 /// State of a copy on a drive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CopyHealth {

@@ -34,6 +34,7 @@ pub(crate) mod growth;
 pub(crate) mod io;
 pub(crate) mod joining;
 pub(crate) mod opening;
+pub(crate) mod pace;
 pub(crate) mod pages;
 pub(crate) mod read;
 pub(crate) mod repair;
@@ -225,7 +226,7 @@ impl Group {
         let since = self.unflushed_since.filter(|_| !self.flusher.running());
         let flush = since.map(|since| since + AUTO_FLUSH_AFTER);
         let growth = self.growth.deadline().filter(|_| !self.closing);
-        [flush, growth].into_iter().flatten().min()
+        [flush, growth, self.resync.rests_until()].into_iter().flatten().min()
     }
 
     /// Begins what waits: in order of arrival, behind overlapping changes.

@@ -31,7 +31,7 @@ pub mod superblock;
 mod volume;
 
 pub use config::{
-    Activation, Candidate, Config, CopyHealth, DriveInfo, DriveStats, DriveView, Refusal, Stats,
+    Activation, Candidate, Config, CopyHealth, DriveInfo, DriveStats, DriveView, Refusal, Stats, StaysIn,
 };
 pub use geometry::{Geometry, Piece, Place};
 pub use group::Halt;

@@ -3,7 +3,7 @@
 //! The hot path is `group::Group::poll`; read that file first. Here the two stages of an engine's life are put
 //! together, and requests that arrive early are kept.
 use crate::buffers::Buffers;
-use crate::config::{Config, Refusal, Stats};
+use crate::config::{Config, Refusal, Stats, StaysIn};
 use crate::group::{Group, Halt, Turn};
 use crate::recovery::{OpenRequest, Record, Recovery};
 use alloc::boxed::Box;
@@ -84,6 +84,26 @@ impl Volume {
         match &mut self.stage {
             Stage::Serving(group) => group.grow_volume(sectors),
             _ => false,
+        }
+    }
+
+    /// Puts a drive of the group out as if it had failed: its copy is stale from the last flush on, durably before
+    /// anything that it misses is acknowledged. Done already is done; a drive that is not the group's is not in it.
+    ///
+    /// # Errors
+    /// Why it stays in; nothing has changed then.
+    pub fn take_out(&mut self, drive: Uuid) -> Result<(), StaysIn> {
+        let Some(index) = self.index_of(drive) else { return Ok(()) };
+        match &mut self.stage {
+            Stage::Serving(group) => group.take_out(index),
+            _ => Err(StaysIn::NotServing),
+        }
+    }
+
+    /// Bounds the rate at which drives are brought up to date: blocks in a second, 0 for no bound.
+    pub fn set_resync_rate(&mut self, blocks: u64) {
+        if let Stage::Serving(group) = &mut self.stage {
+            group.resync.set_rate(blocks);
         }
     }
 

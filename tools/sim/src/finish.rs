@@ -53,7 +53,7 @@ impl<S: Subject> Run<S> {
             if !lacks || self.world.phase() != Phase::Serving {
                 return Ok(());
             }
-            if self.rng.chance(1, 20) {
+            if self.verbs.chance(1, 20) {
                 self.bring_drives_back();
             }
             self.step()?;

@@ -66,6 +66,8 @@ pub struct Run<S: Subject> {
     pub(crate) world: World<S>,
     pub(crate) model: Model,
     pub(crate) rng: Rng,
+    /// Decides about drives that come and go: a source of its own, so that runs where none does are what they were.
+    pub(crate) verbs: Rng,
     pub(crate) slots: Vec<Option<Pending>>,
     pub(crate) progress: Progress,
     /// Beyond the fault budget: requests may fail and the group may refuse, but never lie.
@@ -123,6 +125,7 @@ impl<S: Subject> Run<S> {
         let rows = S::recovery_rows(world.engine()).into_iter().map(|(name, _)| (name, 0)).collect();
         let errors_allowed = matches!(shape.weather, Weather::Beyond | Weather::Hiccups);
         Self {
+            verbs: Rng::new(shape.seed ^ 0x5645_5242_53),
             slots: (0..shape.depth).map(|_| None).collect(),
             left: shape.requests,
             shape,
@@ -235,9 +238,7 @@ impl<S: Subject> Run<S> {
     pub(crate) fn turn(&mut self, work: bool) -> Turned {
         if work {
             self.join_a_drive();
-            if self.rng.chance(1, 60) {
-                self.bring_drives_back();
-            }
+            self.drives_come_and_go();
         }
         let often = if self.shape.eager { 3 } else { 1 };
         let may_submit = self.free_slot().is_some() && (self.verify.is_some() || (work && self.left > 0));

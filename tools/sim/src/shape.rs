@@ -93,6 +93,8 @@ pub struct Shape {
     pub recovery_faults: u64,
     /// How many times as long as usual a flush takes.
     pub flush_factor: u64,
+    /// A drive of the leg that faults strike is put out about once in so many turns; 0 is never.
+    pub outs: u64,
     /// How many in a thousand answers of the control plane take a second.
     pub slow_control: u64,
 }
@@ -157,6 +159,7 @@ impl Shape {
             only: &[],
             recovery_faults: 0,
             flush_factor: 1,
+            outs: 0,
             slow_control: 50,
         };
         if tight {

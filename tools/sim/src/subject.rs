@@ -23,6 +23,8 @@ pub trait Subject: Open + Clone {
     fn lacking(_: &Self::Engine) -> Vec<Uuid> {
         Vec::new()
     }
+    /// Puts a drive out, if the engine can do without it.
+    fn take_out(_: &mut Self::Engine, _: Uuid) {}
     /// Rows that this engine cannot reach, whatever happens; why is for its own documentation to say.
     fn unreachable_rows() -> &'static [&'static str] {
         &[]

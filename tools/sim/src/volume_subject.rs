@@ -146,6 +146,11 @@ impl Subject for VolumeGroup {
         stats.map_or_else(Vec::new, |s| s.drives.iter().map(|drive| drive.stats.repaired_blocks).collect())
     }
 
+    fn take_out(engine: &mut Volume, drive: Uuid) {
+        // Refused for the last copy; then it stays, and the run goes on.
+        let _ = engine.take_out(drive);
+    }
+
     fn lacking(engine: &Volume) -> Vec<Uuid> {
         let Some(stats) = engine.stats() else { return Vec::new() };
         let lacks = |health| !matches!(health, CopyHealth::Current | CopyHealth::Failing);

@@ -88,10 +88,26 @@ impl<S: Subject> Run<S> {
         S::lacking(self.world.engine()).into_iter().filter_map(place).collect()
     }
 
+    /// What an operator does with drives, now and then.
+    pub(crate) fn drives_come_and_go(&mut self) {
+        if self.verbs.chance(1, 60) {
+            self.bring_drives_back();
+        }
+        if self.shape.outs != 0 && self.verbs.chance(1, self.shape.outs) {
+            let drives = (0..self.world.drives.len()).filter(|drive| self.shape.is_bad(*drive));
+            let drives: Vec<usize> = drives.collect();
+            let drive = *self.verbs.pick(&drives);
+            self.world.trace.event(b"ou", [drive as u64, 0, 0, 0]);
+            self.world.trace.say(|| format!("{:>12} drive {drive} is put out", self.world.now().nanos()));
+            let uuid = self.world.drives[drive].uuid;
+            S::take_out(self.world.engine_mut(), uuid);
+        }
+    }
+
     /// Drives that lack something and can be used are handed back, healed or not.
     pub(crate) fn bring_drives_back(&mut self) {
         for drive in self.lacking() {
-            if self.rng.chance(1, 2) {
+            if self.verbs.chance(1, 2) {
                 self.world.drives[drive].heal();
             }
             self.world.drive_back(drive);

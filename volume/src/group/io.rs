@@ -1,12 +1,12 @@
 //! From blocks of space to operations of drives, and back from their ends to whoever waits.
 use super::{Group, Halt, Turn};
-use crate::config::{MAX_COMMIT_DATA_BLOCKS, MAX_IO_BLOCKS};
+use crate::config::{MAX_COMMIT_DATA_BLOCKS, MAX_IO_BLOCKS, StaysIn};
 use crate::drives::Health;
 use crate::ops::{Done, Job, JobId, JobKind, Purpose, Run};
 use crate::planted::Planted;
 use alloc::vec::Vec;
 use base::limits::MAX_COLUMNS;
-use base::{Blocks, Column, DriveIx, DriveOp, Extent, LegId, Memory, Pba, RowNo, Segment};
+use base::{Blocks, Column, DriveIx, DriveOp, Extent, LegId, Memory, Pba, Phase, RowNo, Segment};
 use fence::DriveSet;
 
 /// I/O being gathered for each column: blocks that lie side by side on its drive become one vectored write.
@@ -255,6 +255,10 @@ impl Group {
     /// False if it cannot be done without.
     fn drive_failed(&mut self, drive: DriveIx) -> bool {
         self.drives.get_mut(drive).stats.write_errors += 1;
+        self.put_out(drive)
+    }
+
+    fn put_out(&mut self, drive: DriveIx) -> bool {
         if self.drives.is(drive, Health::Returning) {
             self.drives.get_mut(drive).health = Health::Failing;
             self.mark_stale(drive);
@@ -267,6 +271,32 @@ impl Group {
             self.mark_stale(drive);
         }
         out
+    }
+
+    /// Puts a drive out as if it had failed: for a drive that is to be taken away, or that is too slow.
+    ///
+    /// # Errors
+    /// Why it stays in; nothing has changed then.
+    pub fn take_out(&mut self, drive: DriveIx) -> Result<(), StaysIn> {
+        if self.halt.is_some() || self.config.read_only || self.phase != Phase::Serving {
+            return Err(StaysIn::NotServing);
+        }
+        self.again = true;
+        match self.drives.get(drive).health {
+            Health::Failing | Health::Stale | Health::Missing => Ok(()),
+            Health::Joining => Err(StaysIn::Joining),
+            Health::Resyncing => {
+                self.resync_failed();
+                Ok(())
+            }
+            Health::Current | Health::Returning => {
+                if self.put_out(drive) {
+                    Ok(())
+                } else {
+                    Err(StaysIn::LastCopy)
+                }
+            }
+        }
     }
 
     /// Hands settled jobs to their owners.

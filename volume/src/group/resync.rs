@@ -22,6 +22,7 @@
 //! Row pages lie where growth writes new ones, so the two take turns (`holds_growth`).
 mod copy;
 
+use super::pace::Pace;
 use super::{Group, Turn};
 use crate::drives::Health;
 use crate::header::Header;
@@ -31,8 +32,8 @@ use crate::planted::Planted;
 use crate::superblock::Superblock;
 use alloc::vec::Vec;
 use base::{
-    Action, BufId, Check, CkptNo, Column, CommitNo, DriveIx, DriveOp, Extent, Fault, LegId, Memory, NewDrive,
-    Pba, RowNo, Segment, Seq,
+    Action, BufId, Check, CkptNo, Column, CommitNo, DriveIx, DriveOp, Extent, Fault, Instant, LegId, Memory,
+    NewDrive, Pba, RowNo, Segment, Seq,
 };
 use cow::space_layout::CUTS_MAX;
 use cow::{PAGE_REFS, Ref, Walk, WalkStep};
@@ -93,6 +94,8 @@ pub struct ResyncStats {
     pub copied_blocks: u64,
     /// Blocks that no leg has right.
     pub lost_blocks: u64,
+    /// Blocks of the volume that were looked at, with or without need to copy them.
+    pub walked_blocks: u64,
 }
 
 /// A resync of one drive at a time.
@@ -116,6 +119,11 @@ pub(crate) struct Resync {
     batch: Option<u64>,
     copied: u64,
     lost: u64,
+    pace: Pace,
+    /// Blocks of a unit that ended and was not paced yet.
+    ended: Option<u64>,
+    /// Blocks of the volume that the walk of the map has passed.
+    walked: u64,
 }
 
 impl Resync {
@@ -137,6 +145,9 @@ impl Resync {
             batch: None,
             copied: 0,
             lost: 0,
+            pace: Pace::new(),
+            ended: None,
+            walked: 0,
         }
     }
 
@@ -153,8 +164,33 @@ impl Resync {
     /// The one that is under way.
     pub fn stats(&self) -> Option<ResyncStats> {
         let under_way = !matches!(self.stage, Stage::Idle | Stage::Leaving);
-        let stats = ResyncStats { drive: self.drive, copied_blocks: self.copied, lost_blocks: self.lost };
+        let stats = ResyncStats {
+            drive: self.drive,
+            copied_blocks: self.copied,
+            lost_blocks: self.lost,
+            walked_blocks: self.walked,
+        };
         under_way.then_some(stats)
+    }
+
+    /// Whether it goes from unit to unit.
+    fn walking(&self) -> bool {
+        use Stage::{Bitmaps, Cuts, Directory, Headers, History, HistoryPage, Map, Rows};
+        matches!(
+            self.stage,
+            Map | Cuts | Bitmaps | Directory | Rows(_) | History(_) | HistoryPage | Headers(_)
+        )
+    }
+
+    /// Bounds its rate, in blocks a second; 0 is no bound.
+    pub fn set_rate(&mut self, blocks: u64) {
+        self.pace.set_rate(blocks);
+    }
+
+    /// When it goes on, if it rests.
+    pub fn rests_until(&self) -> Option<Instant> {
+        let rests = self.walking() && self.unit.is_empty();
+        self.pace.deadline().filter(|_| rests)
     }
 
     fn unit_busy(&self) -> bool {
@@ -181,11 +217,18 @@ impl Group {
             self.resync.asked = None;
             self.give_up_resync();
         }
+        if let Some(blocks) = self.resync.ended.take() {
+            let waits = self.slots.order.iter().any(|id| !self.slots.get(*id).finished);
+            self.resync.pace.done(turn.now, blocks, waits);
+        }
         if self.resync.unit_busy() {
             return;
         }
         if !self.resync.unit.is_empty() && !matches!(self.resync.stage, Stage::Probe | Stage::Leaving) {
             return self.unit_on(turn);
+        }
+        if self.resync.walking() && !self.resync.pace.may_go(turn.now) {
+            return;
         }
         match self.resync.stage {
             Stage::Idle => self.begin_resync(),
@@ -237,7 +280,8 @@ impl Group {
         }
         self.resync.drive = drive;
         self.resync.asked = Some(asked);
-        (self.resync.copied, self.resync.lost) = (0, 0);
+        (self.resync.copied, self.resync.lost, self.resync.walked) = (0, 0, 0);
+        self.resync.pace.rewind();
         self.resync_at(Stage::Quiet);
     }
 

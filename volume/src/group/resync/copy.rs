@@ -68,6 +68,9 @@ impl Group {
                 WalkStep::Damaged(_) => self.resync.lost += 1,
                 WalkStep::Done => self.resync.cut = None,
             }
+            if self.resync.stage == Stage::Map {
+                self.resync.walked = self.resync.walk.cursor();
+            }
             let walked = self.resync.cut.is_none() && self.resync.stage == Stage::Cuts;
             if self.resync.unit.len() >= room_for_path || walked {
                 break;
@@ -360,6 +363,7 @@ impl Group {
     /// The writes of a unit have ended.
     pub fn copy_written(&mut self, _job: Job) {
         self.resync.writing = false;
+        self.resync.ended = Some(self.resync.unit.len() as u64);
         self.end_unit();
         self.again = true;
     }

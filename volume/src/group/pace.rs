@@ -1,0 +1,93 @@
+//! How fast a background walk goes: a bound that the operator sets, and a floor for the guest.
+//!
+//! A walk works in units. While requests of the guest are under way, the walk rests after a unit for as long as the
+//! unit took, so that the guest has the drives for itself at least half of the time; a rest is bounded, so that the
+//! walk goes on under any load. With nobody waiting it goes as fast as the bound allows.
+use base::{Duration, Instant};
+
+/// The longest rest for the guest's sake.
+const LONGEST_REST: Duration = Duration::from_millis(100);
+
+/// The pace of one walk.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    /// Blocks in a second; 0 is no bound.
+    rate: u64,
+    began: Option<Instant>,
+    ready_at: Instant,
+}
+
+impl Pace {
+    pub fn new() -> Self {
+        Self { rate: 0, began: None, ready_at: Instant::ZERO }
+    }
+
+    /// Sets the bound, in blocks a second; 0 is none. Counts from the next unit on.
+    pub fn set_rate(&mut self, blocks: u64) {
+        self.rate = blocks;
+    }
+
+    /// A walk begins.
+    pub fn rewind(&mut self) {
+        (self.began, self.ready_at) = (None, Instant::ZERO);
+    }
+
+    /// Whether a unit may go on: one that has begun, or a new one whose time has come.
+    pub fn may_go(&mut self, now: Instant) -> bool {
+        if self.began.is_none() && now >= self.ready_at {
+            self.began = Some(now);
+        }
+        self.began.is_some()
+    }
+
+    /// When the next unit may begin, if that is what the walk waits for.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.began.is_none().then_some(self.ready_at)
+    }
+
+    /// A unit of so many blocks is done.
+    pub fn done(&mut self, now: Instant, blocks: u64, guest_waits: bool) {
+        let Some(began) = self.began.take() else { return };
+        let took = now.nanos().saturating_sub(began.nanos());
+        let rest = if guest_waits { took.min(LONGEST_REST.nanos()) } else { 0 };
+        let bound = match self.rate {
+            0 => 0,
+            rate => blocks.saturating_mul(1_000_000_000) / rate,
+        };
+        let from_start = began.nanos().saturating_add(bound);
+        self.ready_at = Instant::from_nanos(from_start.max(now.nanos() + rest));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Instant {
+        Instant::from_nanos(millis * 1_000_000)
+    }
+
+    #[test]
+    fn a_bound_is_kept_and_an_idle_group_is_not_waited_for() {
+        let mut pace = Pace::new();
+        assert!(pace.may_go(at(0)));
+        pace.done(at(5), 128, false);
+        assert!(pace.may_go(at(5)), "no bound, nobody waits");
+        pace.set_rate(1000);
+        pace.done(at(6), 100, false);
+        assert_eq!(pace.deadline(), Some(at(105)), "100 blocks at 1,000 a second from the unit's start");
+        assert!(!pace.may_go(at(104)) && pace.may_go(at(105)));
+        assert_eq!(pace.deadline(), None, "a unit under way waits for drives, not for time");
+    }
+
+    #[test]
+    fn the_guest_has_half_of_the_time_and_the_walk_never_starves() {
+        let mut pace = Pace::new();
+        assert!(pace.may_go(at(0)));
+        pace.done(at(10), 128, true);
+        assert_eq!(pace.deadline(), Some(at(20)));
+        assert!(pace.may_go(at(20)));
+        pace.done(at(10_000), 128, true);
+        assert_eq!(pace.deadline(), Some(at(10_100)), "a rest is bounded");
+    }
+}
