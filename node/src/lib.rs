@@ -19,6 +19,7 @@ pub mod http;
 pub mod model;
 pub mod offline;
 pub mod params;
+pub mod program;
 pub mod protocol;
 pub mod service;
 pub mod sockets;

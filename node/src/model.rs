@@ -117,6 +117,8 @@ pub struct Target {
     pub pid: u32,
     /// Version of its program.
     pub version: Option<String>,
+    /// The file that it is started from.
+    pub binary: Option<String>,
     /// How often it was started anew since the agent started or the volume was attached.
     pub restarts: u64,
     /// Resident memory.

@@ -149,6 +149,16 @@ pub struct AttachVolume {
     pub read_only: bool,
 }
 
+/// `POST /v1/volumes/NAME/upgrade`.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UpgradeVolume {
+    /// The binary that is to serve; the agent's own unless given.
+    #[schema(value_type = Option<String>)]
+    #[serde(default)]
+    pub binary: Option<PathBuf>,
+}
+
 /// `POST /v1/agent/stop`.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

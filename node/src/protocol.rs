@@ -22,6 +22,10 @@ pub enum Request {
     /// Finish, close the group cleanly, remove the device, end. Answered by `Answer::Detached` before the
     /// process ends.
     Detach,
+    /// Make room for another target of this group: finish, close the group, end, but leave the device. Answered by
+    /// `Answer::Done` at once, or refused; the end of the connection says that it is done. Targets before it
+    /// answer that this is no request, and can be killed over ublk.
+    HandOver,
     /// The volume has this size from now on.
     Resize {
         /// Size in bytes, not less than now.
@@ -194,6 +198,7 @@ mod tests {
     fn lines_have_the_agreed_form() {
         let line = |value: &dyn erased::Line| value.line();
         assert_eq!(line(&Request::Status), r#""status""#);
+        assert_eq!(line(&Request::HandOver), r#""hand_over""#);
         assert_eq!(line(&Request::Resize { size_bytes: 5 }), r#"{"resize":{"size_bytes":5}}"#);
         assert_eq!(line(&Request::NoRow { row: 2 }), r#"{"no_row":{"row":2}}"#);
         assert_eq!(

@@ -57,6 +57,8 @@ impl Agent {
             device_number: None,
             detaching: false,
             served: false,
+            binary: None,
+            next: None,
         };
         if let Some(has) = &volume.attachment {
             same_attachment(name, has, &wanted)?;
@@ -384,6 +386,7 @@ impl Agent {
         self.starved.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
         let group = self.group(&volume.group)?;
         let _ = std::fs::remove_file(self.options.target_socket(&group.id));
+        let _ = std::fs::remove_file(self.options.kept_program(&group.id));
         self.store.txn().update(records::volume_key(name), &volume).commit()?;
         drop(space);
         if attachment.served {

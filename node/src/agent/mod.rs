@@ -15,6 +15,7 @@ mod rescan;
 pub mod resume;
 pub mod rows;
 pub mod space;
+mod upgrade;
 pub mod view;
 pub mod volumes;
 mod watch;
@@ -30,6 +31,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
+pub(crate) use upgrade::{Chosen, over_nbd};
 
 /// Version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -67,6 +69,10 @@ impl Options {
     /// What a group's target writes to its standard error.
     pub fn target_log(&self, group: &str) -> PathBuf {
         self.state.join("targets").join(format!("{group}.log"))
+    }
+    /// What a group's target ran before it was handed to another binary, where that file is gone.
+    pub fn kept_program(&self, group: &str) -> PathBuf {
+        self.state.join("targets").join(format!("{group}.program"))
     }
     /// Where a group's target marks drives as stale, durably.
     pub fn stale_marks(&self, group: &str) -> PathBuf {

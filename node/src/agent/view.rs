@@ -125,6 +125,10 @@ impl Agent {
             }
         }
         view_live(&mut view, &volume, live.as_ref());
+        if let (Some(target), Some(attachment)) = (&mut view.target, &volume.attachment) {
+            let binary = attachment.binary.as_ref().unwrap_or(&self.options.program);
+            target.binary = Some(binary.display().to_string());
+        }
         let covered = every_place_covered(&group, &rows, &view.legs);
         judge_volume(&mut view, &volume, covered, live.as_ref());
         Ok(view)
@@ -309,6 +313,7 @@ fn view_live(view: &mut Volume, record: &VolumeRecord, live: Option<&Live>) {
     view.target = live.pid.map(|pid| Target {
         pid,
         version: live.version.clone(),
+        binary: None,
         restarts: live.restarts,
         memory_bytes: live.status.as_ref().map(|status| status.memory_bytes),
     });

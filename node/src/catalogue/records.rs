@@ -231,6 +231,12 @@ pub struct Attachment {
     pub detaching: bool,
     /// It has served at least once; until then a failure undoes the attachment.
     pub served: bool,
+    /// The binary that serves it, and is started again; the agent's own if none is named.
+    #[serde(default)]
+    pub binary: Option<PathBuf>,
+    /// The binary that is to take over; it becomes `binary` when it serves, and is forgotten when it does not.
+    #[serde(default)]
+    pub next: Option<PathBuf>,
 }
 
 /// A volume.

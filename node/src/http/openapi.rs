@@ -29,6 +29,7 @@ use utoipa::OpenApi;
         super::routes::rename_volume,
         super::routes::attach_volume,
         super::routes::detach_volume,
+        super::routes::upgrade_volume,
         super::routes::events,
         super::routes::healthz,
         super::routes::readyz

@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::model::{Drive, Importable, Pool, Status, Volume};
 use crate::params::{
     AddDrives, AttachVolume, CreatePool, CreateVolume, Dry, EventsQuery, ImportPool, RenameVolume,
-    ResizeVolume, Set, StopAgent, WipeDrive,
+    ResizeVolume, Set, StopAgent, UpgradeVolume, WipeDrive,
 };
 use crate::protocol::Request;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
@@ -49,6 +49,7 @@ pub fn router(agent: Arc<Agent>, stop: watch::Sender<bool>) -> Router {
         .route("/v1/volumes/{name}/rename", post(rename_volume))
         .route("/v1/volumes/{name}/attach", post(attach_volume))
         .route("/v1/volumes/{name}/detach", post(detach_volume))
+        .route("/v1/volumes/{name}/upgrade", post(upgrade_volume))
         .route("/v1/events", get(events))
         .route("/v1/openapi.json", get(super::openapi::document))
         .route("/metrics", get(super::metrics::text))
@@ -337,6 +338,21 @@ pub(super) async fn detach_volume(
 ) -> Answer<Volume> {
     let dry = dry?.dry_run;
     Ok(Json(detached(shared, move |agent| async move { agent.detach_volume(&name, dry).await }).await?))
+}
+
+/// Hands an attached volume to another binary, while it is used; answers when that serves.
+#[utoipa::path(post, path = "/v1/volumes/{name}/upgrade", request_body = UpgradeVolume,
+    responses((status = 200, body = Volume)))]
+pub(super) async fn upgrade_volume(
+    State(shared): State<Shared>,
+    Path(name): Path<String>,
+    dry: Asked<Dry>,
+    body: Body<UpgradeVolume>,
+) -> Answer<Volume> {
+    let (dry, params) = (dry?.dry_run, body?.0);
+    Ok(Json(
+        detached(shared, move |agent| async move { agent.upgrade_volume(&name, params, dry).await }).await?,
+    ))
 }
 
 /// Runs a verb to its end although its caller may hang up.

@@ -6,6 +6,7 @@
 //!
 //! A target that has served once is started anew when it dies, after a pause (see `pauses`), for as long as its
 //! volume is to be attached; one that never served reports why, and the attachment is undone.
+mod exchange;
 mod link;
 mod pauses;
 mod run;
@@ -21,6 +22,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 /// The longest that a look at a target may take.
 const STATUS_DEADLINE: Duration = Duration::from_secs(2);
+/// The longest that a caller waits for an exchange: one on trial, then the one before, which may have to recover.
+const EXCHANGE_DEADLINE: Duration = Duration::from_secs(90);
 /// Commands that wait for a target at most.
 const MAX_COMMANDS: usize = 64;
 
@@ -74,6 +77,8 @@ impl Live {
 enum Command {
     /// Close the group and end.
     Detach(oneshot::Sender<Result<()>>),
+    /// Make room for the target that is announced in the catalogue.
+    Exchange(oneshot::Sender<Result<()>>),
     /// Anything else.
     Ask(Request, oneshot::Sender<Result<Answer>>),
 }
@@ -148,6 +153,24 @@ impl Supervisor {
         let gone = || Error::new(Kind::Failed, volume, format!("the supervision of volume {volume} ended"));
         slot.commands.send(Command::Detach(reply)).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
+    }
+
+    /// Has a volume's target replaced by the one that is announced in the catalogue; returns when a target serves
+    /// again.
+    ///
+    /// # Errors
+    /// Why the announced one does not serve; the one before does then. `Timeout`: none serves yet.
+    pub async fn upgrade(&self, volume: &str) -> Result<()> {
+        let (reply, answer) = oneshot::channel();
+        let slot = self.slot(volume)?;
+        let gone = || Error::new(Kind::Failed, volume, format!("the supervision of volume {volume} ended"));
+        slot.commands.send(Command::Exchange(reply)).await.map_err(|_| gone())?;
+        let answered = tokio::time::timeout(EXCHANGE_DEADLINE, answer).await.map_err(|_| {
+            let seconds = EXCHANGE_DEADLINE.as_secs();
+            let message = format!("volume {volume} is not served yet after {seconds} s; it is tried on");
+            Error::new(Kind::Timeout, volume, message).hint("see plinth events; repeat the command")
+        })?;
+        answered.map_err(|_| gone())?
     }
 
     /// Asks a target that serves.

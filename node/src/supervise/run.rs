@@ -1,8 +1,9 @@
 //! The life of one supervised group: take over or start a target, serve its connection, start the next.
+use super::exchange::{self, Exchange, Leaving, Step, TRIAL_DEADLINE};
 use super::link::{Hello, Link, Waiter};
 use super::pauses::Pauses;
 use super::{Command, Live, Phase, Slot};
-use crate::agent::{Agent, blocking};
+use crate::agent::{Agent, Chosen, blocking};
 use crate::catalogue::Severity;
 use crate::error::{Error, Kind, Result};
 use crate::protocol::{Answer, FromTarget, Notice, Request};
@@ -18,7 +19,7 @@ const LISTEN_DEADLINE: Duration = Duration::from_secs(20);
 /// How often is looked whether a target listens, or whether it is gone.
 const LOOK: Duration = Duration::from_millis(10);
 /// The longest that the kernel may take to end a target's process: its I/O in flight has to end first.
-const EXIT_DEADLINE: Duration = Duration::from_secs(120);
+pub(super) const EXIT_DEADLINE: Duration = Duration::from_secs(120);
 
 /// How a connection ended.
 enum End {
@@ -26,6 +27,8 @@ enum End {
     Died { why: Option<Error>, served_for: Option<Duration> },
     /// It was told to detach and did.
     Detached(Callers),
+    /// It made room for another one.
+    Left,
 }
 
 /// Who waits for a detach.
@@ -38,19 +41,18 @@ pub async fn supervise(
     slot: Arc<Slot>,
     mut inbox: mpsc::Receiver<Command>,
 ) {
-    let mut pauses = Pauses::default();
+    let (mut pauses, mut exchange) = (Pauses::default(), Exchange::default());
     let outcome = loop {
-        let end = match begin(&agent, &volume).await {
-            Ok((link, hello, child)) => {
-                let pid = hello.pid;
-                let end = serve(&agent, &volume, &slot, &mut inbox, link, hello).await;
-                wait_for_exit(pid, child).await;
-                end
-            }
-            Err(error) => End::Died { why: Some(error), served_for: None },
-        };
+        let (end, trial) = turn(&agent, &volume, &slot, &mut inbox, &mut exchange).await;
         match end {
             End::Detached(reply) => break Ok(reply),
+            End::Left => {}
+            End::Died { why, served_for: None } if trial => {
+                let why =
+                    why.unwrap_or_else(|| Error::new(Kind::Failed, &volume, "it was killed or crashed"));
+                give_up(&agent, &volume, &why).await;
+                exchange.failed(exchange::went_back(&volume, &why));
+            }
             End::Died { why, served_for } => {
                 let served = agent.has_served(&volume);
                 report_death(&agent, &volume, &slot, served, why.clone());
@@ -62,6 +64,41 @@ pub async fn supervise(
         }
     };
     finish(&agent, &volume, &slot, outcome).await;
+}
+
+/// One target, from its start to its end; and whether it was one on trial.
+async fn turn(
+    agent: &Arc<Agent>,
+    volume: &str,
+    slot: &Slot,
+    inbox: &mut mpsc::Receiver<Command>,
+    exchange: &mut Exchange,
+) -> (End, bool) {
+    let died = |error| End::Died { why: Some(error), served_for: None };
+    let (this, name) = (agent.clone(), volume.to_owned());
+    let chosen = match blocking(move || this.program_of(&name)).await {
+        Ok(chosen) => chosen,
+        Err(error) => return (died(error), false),
+    };
+    match begin(agent, volume, &chosen).await {
+        Ok((link, hello, child)) => {
+            let pid = hello.pid;
+            let trial = chosen.trial && child.is_some();
+            let mut served = Served { agent, volume, slot, exchange, trial };
+            let end = served.serve(inbox, link, hello).await;
+            wait_for_exit(pid, child).await;
+            (end, trial)
+        }
+        Err(error) => (died(error), chosen.trial),
+    }
+}
+
+/// What was announced to serve next does not.
+async fn give_up(agent: &Arc<Agent>, volume: &str, why: &Error) {
+    let (this, name, reason) = (agent.clone(), volume.to_owned(), why.clone());
+    if let Err(error) = blocking(move || this.give_up_upgrade(&name, &reason)).await {
+        tracing::error!("the catalogue did not take that volume {volume} stays with its binary: {error}");
+    }
 }
 
 /// Undoes the attachment in the catalogue and ends the supervision.
@@ -106,7 +143,7 @@ fn report_death(agent: &Agent, volume: &str, slot: &Slot, served: bool, error: O
 }
 
 /// Takes over the target that is there, or starts one.
-async fn begin(agent: &Arc<Agent>, volume: &str) -> Result<(Link, Hello, Option<Child>)> {
+async fn begin(agent: &Arc<Agent>, volume: &str, chosen: &Chosen) -> Result<(Link, Hello, Option<Child>)> {
     let (this, name) = (agent.clone(), volume.to_owned());
     let group = blocking(move || this.group_of(&name)).await?;
     let socket = agent.options.target_socket(&group);
@@ -122,7 +159,7 @@ async fn begin(agent: &Arc<Agent>, volume: &str) -> Result<(Link, Hello, Option<
     let (this, name) = (agent.clone(), volume.to_owned());
     blocking(move || this.prepare_activation(&name)).await?;
     let log = agent.options.target_log(&group);
-    let mut child = spawn_detached(&agent.options.program, &agent.options.target_spec(&group), &log)?;
+    let mut child = spawn_detached(&chosen.path, &agent.options.target_spec(&group), &log)?;
     let deadline = Instant::now() + LISTEN_DEADLINE;
     loop {
         if let Ok((link, hello)) = Link::connect(&socket, &group).await {
@@ -170,65 +207,143 @@ fn last_words(volume: &str, log: &Path, status: &str) -> Error {
         .hint(format!("its log is {}", log.display()))
 }
 
-/// Serves a connection until it ends.
-async fn serve(
-    agent: &Arc<Agent>,
-    volume: &str,
-    slot: &Slot,
-    inbox: &mut mpsc::Receiver<Command>,
-    mut link: Link,
-    hello: Hello,
-) -> End {
-    slot.live.send_modify(|live| {
-        live.pid = Some(hello.pid);
-        live.version = Some(hello.version);
-    });
-    let mut detaching = Callers::new();
-    let mut closed = false;
-    let mut error = None;
-    let mut served_since: Option<Instant> = None;
-    loop {
-        tokio::select! {
-            line = link.next() => match line {
-                Some(FromTarget::Answer(Answer::Detached)) => {
-                    closed = true;
-                }
-                Some(FromTarget::Answer(Answer::Failed(failure))) if !detaching.is_empty() => {
-                    slot.live.send_modify(|live| live.phase = Phase::Serving);
-                    tell(&mut detaching, &failure);
-                }
-                Some(FromTarget::Answer(answer)) => link.answered(answer),
-                Some(FromTarget::Notice(Notice::Failed(failure))) => error = Some(failure),
-                Some(FromTarget::Notice(notice)) => {
-                    if matches!(notice, Notice::Serving { .. }) {
-                        served_since.get_or_insert_with(Instant::now);
+/// A target that is connected.
+struct Served<'a> {
+    agent: &'a Arc<Agent>,
+    volume: &'a str,
+    slot: &'a Slot,
+    exchange: &'a mut Exchange,
+    /// It is one on trial: it has to serve in time.
+    trial: bool,
+}
+
+impl Served<'_> {
+    /// Serves the connection until it ends.
+    async fn serve(&mut self, inbox: &mut mpsc::Receiver<Command>, mut link: Link, hello: Hello) -> End {
+        let (agent, volume, slot, pid) = (self.agent, self.volume, self.slot, hello.pid);
+        slot.live.send_modify(|live| {
+            live.pid = Some(pid);
+            live.version = Some(hello.version);
+        });
+        let mut detaching = Callers::new();
+        let mut leaving: Option<Leaving> = None;
+        let mut closed = false;
+        let mut error = None;
+        let mut served_since: Option<Instant> = None;
+        let mut trial_ends = self.trial.then(|| tokio::time::Instant::now() + TRIAL_DEADLINE);
+        loop {
+            tokio::select! {
+                line = link.next() => match line {
+                    Some(FromTarget::Answer(Answer::Detached)) => {
+                        closed = true;
                     }
-                    heard(agent, volume, slot, &mut link, notice).await;
-                }
-                Some(FromTarget::Hello { .. }) => {}
-                None if closed => return End::Detached(detaching),
-                None => {
-                    tell(&mut detaching, &died_closing(volume, error.as_ref()));
-                    return End::Died { why: error, served_for: served_since.map(|since| since.elapsed()) };
-                }
-            },
-            Some(command) = inbox.recv() => match command {
-                // One detach serves all who asked for it: a repetition joins the one under way.
-                Command::Detach(reply) => {
-                    detaching.push(reply);
-                    slot.live.send_modify(|live| live.phase = Phase::Detaching);
-                    // A target that died at this instant is started anew and told again by the caller.
-                    if detaching.len() == 1
-                        && let Err(failure) = link.send_detach().await
-                    {
+                    Some(FromTarget::Answer(Answer::Failed(failure))) if !detaching.is_empty() => {
+                        slot.live.send_modify(|live| live.phase = Phase::Serving);
                         tell(&mut detaching, &failure);
                     }
+                    Some(FromTarget::Answer(answer)) => link.answered(answer),
+                    Some(FromTarget::Notice(Notice::Failed(failure))) => error = Some(failure),
+                    Some(FromTarget::Notice(notice)) => {
+                        let serves = matches!(notice, Notice::Serving { .. });
+                        heard(agent, volume, slot, &mut link, notice).await;
+                        if serves {
+                            served_since.get_or_insert_with(Instant::now);
+                            trial_ends = None;
+                            self.serves(pid).await;
+                        }
+                    }
+                    Some(FromTarget::Hello { .. }) => {}
+                    None if closed => return End::Detached(detaching),
+                    None if leaving.is_some() => {
+                        tell(&mut detaching, &died_closing(volume, None));
+                        slot.live.send_modify(|live| (live.phase, live.pid) = (Phase::Recovering, None));
+                        return End::Left;
+                    }
+                    None => {
+                        tell(&mut detaching, &died_closing(volume, error.as_ref()));
+                        return End::Died { why: error, served_for: served_since.map(|since| since.elapsed()) };
+                    }
+                },
+                Some(command) = inbox.recv() => match command {
+                    // One detach serves all who asked for it: a repetition joins the one under way.
+                    Command::Detach(reply) => {
+                        detaching.push(reply);
+                        slot.live.send_modify(|live| live.phase = Phase::Detaching);
+                        // A target that died at this instant is started anew and told again by the caller.
+                        if detaching.len() == 1
+                            && let Err(failure) = link.send_detach().await
+                        {
+                            tell(&mut detaching, &failure);
+                        }
+                    }
+                    Command::Exchange(reply) => {
+                        self.exchange.join(reply);
+                        if detaching.is_empty()
+                            && leaving.is_none()
+                            && let Some(killable) = self.is_to_leave().await
+                        {
+                            leaving = Some(Leaving::ask(&mut link, killable).await);
+                        }
+                    }
+                    Command::Ask(request, reply) => {
+                        let _ = link.send(&request, Waiter::Caller(reply)).await;
+                    }
+                },
+                step = next_step(&mut leaving) => self.step(step, pid, &mut leaving).await,
+                () = exchange::trial_over(trial_ends) => {
+                    trial_ends = None;
+                    error = Some(exchange::not_in_time(volume));
+                    exchange::kill(pid);
                 }
-                Command::Ask(request, reply) => {
-                    let _ = link.send(&request, Waiter::Caller(reply)).await;
-                }
-            },
+            }
         }
+    }
+
+    /// This target serves: if it is the one that was announced, that is noted and told.
+    async fn serves(&mut self, pid: u32) {
+        let (this, name) = (self.agent.clone(), self.volume.to_owned());
+        match blocking(move || this.note_program(&name, pid)).await {
+            Ok(true) => self.exchange.settle(),
+            Ok(false) => {}
+            Err(error) => tracing::error!("the catalogue did not take what serves {}: {error}", self.volume),
+        }
+    }
+
+    /// Whether another one is announced, and then whether this one may be killed for it. If none is, whoever waits
+    /// for it has waited enough.
+    async fn is_to_leave(&mut self) -> Option<bool> {
+        let (this, name) = (self.agent.clone(), self.volume.to_owned());
+        let announced = blocking(move || Ok(this.upgrade_announced(&name))).await.unwrap_or(None);
+        if announced.is_none() {
+            self.exchange.settle();
+        }
+        announced
+    }
+
+    /// A target that was asked to leave moves on, or does not.
+    async fn step(&mut self, step: Step, pid: u32, leaving: &mut Option<Leaving>) {
+        let why = match step {
+            Step::Wait => return,
+            Step::Kill => return exchange::kill(pid),
+            // An older target: it knows no such request.
+            Step::Stays(why) if why.kind == Kind::Invalid => {
+                crate::agent::over_nbd(self.volume, "its target is too old to be asked to leave")
+            }
+            Step::Stays(why) => why,
+        };
+        // It goes on serving.
+        *leaving = None;
+        give_up(self.agent, self.volume, &why).await;
+        self.exchange.failed(why);
+        self.exchange.settle();
+    }
+}
+
+/// The next step of a target that was asked to leave; for ever without one.
+async fn next_step(leaving: &mut Option<Leaving>) -> Step {
+    match leaving {
+        Some(leaving) => leaving.step().await,
+        None => std::future::pending().await,
     }
 }
 

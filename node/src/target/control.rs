@@ -39,6 +39,11 @@ pub trait Serving: Send + Sync {
     /// # Errors
     /// `Refused` while something holds the device.
     fn detach(&self) -> Result<()>;
+    /// Begins to close for another target of this group: as `detach`, but the device stays.
+    ///
+    /// # Errors
+    /// `NotSupported` while somebody would notice.
+    fn hand_over(&self) -> Result<()>;
     /// Ends the loop without looking at the device.
     fn abandon(&self);
     /// The volume has this size from now on.
@@ -279,6 +284,11 @@ impl Shared {
                         Some(Answer::Failed(error))
                     }
                 };
+            }
+            Request::HandOver => {
+                if let Err(error) = serving.hand_over() {
+                    return Some(Answer::Failed(error));
+                }
             }
             Request::Resize { size_bytes } => {
                 if let Err(error) = serving.resize(size_bytes) {

@@ -14,6 +14,7 @@ use crate::protocol::{TargetDriveStatus, TargetPhase, TargetStatus};
 use crate::target_spec::{FrontEndSpec, Row, TargetDrive, TargetSpec};
 use base::{DriveIx, Engine as _, Phase, Reply, RowNo, SECTOR_BYTES, Sectors};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 use ublk_target::ublk::{UblkDevice, UblkError, UblkQueue, harden_process};
@@ -55,9 +56,8 @@ pub fn run(spec: TargetSpec) -> Result<()> {
     }
     let handle = target.handle();
     let front = Front::prepare(&spec, &volume)?;
-    let device = front.device.clone();
-    let glue =
-        Arc::new(Glue { spec, handle, device: device.clone(), notes: notes.clone(), open: open.clone() });
+    let (device, stays) = (front.device.clone(), front.stays.clone());
+    let glue = Arc::new(Glue { spec, handle, device, stays, notes: notes.clone(), open: open.clone() });
     let looped = std::thread::Builder::new().name("loop".into());
     let looped = looped.spawn({
         let notes = notes.clone();
@@ -89,6 +89,8 @@ struct Front {
     queue: Option<UblkQueue>,
     nbd: Option<NbdServer>,
     device: Option<Arc<UblkDevice>>,
+    /// The device is for the next target.
+    stays: Arc<AtomicBool>,
 }
 
 impl Front {
@@ -97,18 +99,19 @@ impl Front {
             FrontEndSpec::Nbd { socket } => {
                 let server =
                     NbdServer::bind(socket).map_err(|source| Error::io("listen on", socket, &source))?;
-                Ok(Self { queue: None, nbd: Some(server), device: None })
+                Ok(Self { queue: None, nbd: Some(server), device: None, stays: Arc::default() })
             }
             FrontEndSpec::Ublk { .. } => {
                 let (device, queue) = UblkDevice::prepare(owner(spec)?, volume).map_err(ublk_error)?;
-                Ok(Self { queue: Some(queue), nbd: None, device: Some(Arc::new(device)) })
+                let device = Some(Arc::new(device));
+                Ok(Self { queue: Some(queue), nbd: None, device, stays: Arc::default() })
             }
         }
     }
 
     /// The loop's thread: serves, then says how it ended.
     fn serve(self, target: Target<Engine>, mut watcher: Watcher) {
-        let Self { queue, nbd, device } = self;
+        let Self { queue, nbd, device, stays } = self;
         let outcome = match (queue, nbd) {
             (Some(mut queue), _) => target.run(&mut queue, &mut watcher),
             (None, Some(mut nbd)) => target.run(&mut nbd, &mut watcher),
@@ -120,6 +123,7 @@ impl Front {
         };
         // The queue is dropped by now; the device was stopped before the loop was told to end.
         if ending == Ending::Closed
+            && !stays.load(Ordering::Acquire)
             && let Some(device) = device
             && let Err(error) = device.delete()
         {
@@ -220,6 +224,7 @@ struct Glue {
     spec: TargetSpec,
     handle: Handle<Engine>,
     device: Option<Arc<UblkDevice>>,
+    stays: Arc<AtomicBool>,
     notes: Notes,
     open: OpenDrives,
 }
@@ -375,6 +380,16 @@ impl Serving for Glue {
             Some(device) => device.stop().map_err(ublk_error)?,
             None => self.wait_without_clients()?,
         }
+        self.handle.stop();
+        Ok(())
+    }
+
+    fn hand_over(&self) -> Result<()> {
+        if self.device.is_none() {
+            let name = &self.spec.volume.name;
+            self.wait_without_clients().map_err(|error| crate::agent::over_nbd(name, &error.message))?;
+        }
+        self.stays.store(true, Ordering::Release);
         self.handle.stop();
         Ok(())
     }

@@ -400,9 +400,14 @@ pub enum Volume {
         /// The volume.
         volume: String,
     },
-    /// Exchange a volume's target for a newer one (a later version)
-    #[command(hide = true)]
-    Upgrade(Later),
+    /// Have another binary serve an attached volume from now on, while it is used
+    Upgrade {
+        /// The volume.
+        volume: String,
+        /// The binary [default: the agent's own]
+        #[arg(long, value_name = "PATH")]
+        binary: Option<PathBuf>,
+    },
     /// Limit a volume (a later version)
     #[command(hide = true)]
     Qos(Later),

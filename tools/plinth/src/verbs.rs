@@ -6,7 +6,7 @@ use crate::{docs, print};
 use node::client::{Client, part};
 use node::params::{
     AddDrives, AttachVolume, CreatePool, CreateVolume, ImportPool, RenameVolume, ResizeVolume, Set,
-    StopAgent, WipeDrive,
+    StopAgent, UpgradeVolume, WipeDrive,
 };
 use node::{Error, Kind, Result, offline, params, service, text};
 use serde_json::{Value, json};
@@ -120,7 +120,7 @@ impl Call<'_> {
 
     fn version(&self) -> Result<()> {
         match self.global.output {
-            Output::Json => output::json(&json!({ "version": node::VERSION })),
+            Output::Json => output::json(&json!(node::program::own())),
             Output::Table | Output::Name => print(&format!("plinth {}\n", node::VERSION)),
         }
     }
@@ -265,7 +265,11 @@ impl Call<'_> {
                 let path = format!("{}/detach", volume_path(&volume));
                 changed(output, &self.post(&path, &json!({}), "closing the volume")?, &volume)
             }
-            Volume::Upgrade(_) => Err(later("live upgrades of targets")),
+            Volume::Upgrade { volume, binary } => {
+                let body = UpgradeVolume { binary: binary.as_deref().map(absolute).transpose()? };
+                let path = format!("{}/upgrade", volume_path(&volume));
+                changed(output, &self.post(&path, &body, "exchanging the target")?, &volume)
+            }
             Volume::Qos(_) => Err(later("limits of volumes")),
         }
     }

@@ -348,7 +348,6 @@ fn verbs_and_words_of_later_versions_and_other_systems() {
         "drive offline p d",
         "drive replace p a b",
         "pool rebalance p",
-        "volume upgrade v",
         "volume qos v",
         "volume create e --pool p --size 1MiB --encrypt",
         "node --listen 127.0.0.1:1",

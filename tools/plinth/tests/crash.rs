@@ -71,6 +71,24 @@ fn attach_and_detach_converge() {
 }
 
 #[test]
+fn an_upgrade_converges() {
+    let mut agent = Agent::start();
+    agent.volume();
+    agent.plinth("volume attach v --nbd @n").ok();
+    support::nbd::Nbd::connect(&agent.path("n")).write(0, &[1; 4096]);
+    for (round, delay) in DELAYS.into_iter().enumerate() {
+        let binary = format!("plinth-{}", round % 2);
+        std::fs::copy(env!("CARGO_BIN_EXE_plinth"), agent.path(&binary)).expect("copies");
+        killed_and_repeated(&mut agent, &format!("volume upgrade v --binary @{binary}"), delay);
+        let shown = agent.wait_state("v", "attached");
+        let pid = shown["target"]["pid"].as_u64().expect("a target");
+        let runs = std::fs::read_link(format!("/proc/{pid}/exe")).expect("a program");
+        assert_eq!((runs, &shown["health"]), (agent.path(&binary), &"online".into()));
+    }
+    assert!(support::nbd::Nbd::connect(&agent.path("n")).read(0, 4096) == [1; 4096]);
+}
+
+#[test]
 fn export_and_import_converge() {
     let mut agent = Agent::start();
     agent.volume();

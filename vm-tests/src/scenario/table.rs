@@ -107,6 +107,14 @@ pub const ALL: &[Scenario] = &[
         smoke: BOTH,
         ..USUAL
     },
+    Scenario {
+        name: "live-upgrade",
+        about: "the volume is handed to another binary again and again under load",
+        rounds: 20,
+        smoke_rounds: 5,
+        smoke: BOTH,
+        ..USUAL
+    },
     Scenario { name: "kill-agent", about: "the agent is killed under load", smoke: NEWEST, ..USUAL },
     Scenario {
         name: "restart-unit",

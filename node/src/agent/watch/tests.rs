@@ -61,7 +61,7 @@ fn volume(health: Health, pid: u32, drives: Vec<LegDrive>) -> Volume {
         seq: None,
         durable_seq: None,
         gen_number: 1,
-        target: Some(Target { pid, version: None, restarts: 0, memory_bytes: None }),
+        target: Some(Target { pid, version: None, binary: None, restarts: 0, memory_bytes: None }),
         legs: vec![Leg { leg: 0, drives }],
         resync: None,
         scrub: None,

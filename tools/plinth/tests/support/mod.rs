@@ -59,6 +59,8 @@ pub struct Agent {
     pub state: &'static str,
     /// Further words for it.
     pub further: &'static [&'static str],
+    /// Its binary.
+    pub program: PathBuf,
     process: Option<Child>,
 }
 
@@ -67,7 +69,7 @@ impl Agent {
     pub fn stopped() -> Self {
         let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
         let folder = tempfile::Builder::new().permissions(private).tempdir().expect("a folder");
-        Self { folder, state: "state", further: &[], process: None }
+        Self { folder, state: "state", further: &[], program: PLINTH.into(), process: None }
     }
 
     /// A running agent.
@@ -93,7 +95,7 @@ impl Agent {
     pub fn spawn(&mut self) {
         let log =
             std::fs::File::options().create(true).append(true).open(self.path("agent.log")).expect("a log");
-        let mut command = Command::new(PLINTH);
+        let mut command = Command::new(&self.program);
         command
             .arg("--socket")
             .arg(self.socket())

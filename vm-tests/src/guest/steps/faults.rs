@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 const VOLUME_MIB: u64 = 256;
 /// The longest pause that a guest may see when the target is killed (statement D11), also where every
 /// instruction is translated.
-const PAUSE: Duration = Duration::from_secs(5);
+pub(super) const PAUSE: Duration = Duration::from_secs(5);
 
 /// A load that writes all the time and checks every block that it wrote.
-fn verified_load(device: &Path, seconds: u64) -> Fio {
+pub(super) fn verified_load(device: &Path, seconds: u64) -> Fio {
     Fio::on(device, "load")
         .with("--rw=randwrite")
         .with("--bsrange=4k-64k")
@@ -163,7 +163,7 @@ pub(super) fn kill_agent(guest: &mut Guest) -> Result<()> {
 }
 
 /// Sectors written to a device since it came, as the kernel counts them.
-fn written_sectors(device: &Path) -> Result<u64> {
+pub(super) fn written_sectors(device: &Path) -> Result<u64> {
     let name = block_name(device)?;
     let text = fs::read_to_string(format!("/sys/block/{name}/stat")).unwrap_or_default();
     let count = text.split_whitespace().nth(6).and_then(|n| n.parse().ok());

@@ -10,6 +10,7 @@ pub(crate) mod files;
 mod here;
 mod power_cut;
 mod unit;
+mod upgrade;
 mod verify;
 
 use super::Step;
@@ -27,6 +28,7 @@ const STEPS: &[(&str, Step)] = &[
     ("fs-xfs", files::xfs),
     ("drive-loss", faults::drive_loss),
     ("kill-target", faults::kill_target),
+    ("live-upgrade", upgrade::run),
     ("kill-agent", faults::kill_agent),
     ("power-cut", power_cut::run),
     ("bench-check", power_cut::run),
