@@ -40,6 +40,19 @@ pub enum Request {
     },
     /// The pool grew: ask again.
     SpaceAdded,
+    /// A drive of the group whose copy is not current is there again, and is to be brought up to date. Answered at
+    /// once; how it went is in the status (`TargetStatus::returned`).
+    ReturnDrive {
+        /// The drive, by id.
+        drive: String,
+        /// Where it is.
+        path: PathBuf,
+    },
+    /// A drive whose copy is not current is let go: its file is closed.
+    ReleaseDrive {
+        /// The drive, by id.
+        drive: String,
+    },
 }
 
 /// Target to agent, in answer to a request.
@@ -81,6 +94,10 @@ pub enum Notice {
         drives: Vec<String>,
         /// Version of the superblock that says so.
         version: u64,
+        /// Those among them that the target had open: they went stale because of what they did, not because they
+        /// were away.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        failed: Vec<String>,
     },
     /// This drive is current again; it is durable in the group's file of marks.
     Current {
@@ -166,6 +183,38 @@ pub struct TargetStatus {
     pub memory_bytes: u64,
     /// The drives of the group.
     pub drives: Vec<TargetDriveStatus>,
+    /// The drive that is being brought up to date.
+    #[serde(default)]
+    pub resync: Option<TargetResync>,
+    /// The drive that was last handed back.
+    #[serde(default)]
+    pub returned: Option<ReturnedDrive>,
+}
+
+/// A resync as its target sees it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TargetResync {
+    /// The drive.
+    pub drive: String,
+    /// Copied so far.
+    pub copied_bytes: u64,
+    /// What no leg has right.
+    pub lost_bytes: u64,
+    /// How much of the volume was looked at, from its beginning, whether or not it had to be copied.
+    pub walked_bytes: u64,
+    /// What was copied per second lately.
+    pub bytes_per_second: Option<u64>,
+}
+
+/// How it went with a drive that was handed back.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ReturnedDrive {
+    /// The drive.
+    pub drive: String,
+    /// The group has it, or will not take it; false while it is being opened.
+    pub settled: bool,
+    /// Why it was not taken.
+    pub error: Option<Error>,
 }
 
 /// A drive as its target sees it.
@@ -187,6 +236,9 @@ pub struct TargetDriveStatus {
     pub repaired_blocks: u64,
     /// Operations that exceeded their deadline.
     pub slow_events: u64,
+    /// The target has its file open.
+    #[serde(default)]
+    pub open: bool,
 }
 
 #[cfg(test)]
@@ -201,6 +253,10 @@ mod tests {
         assert_eq!(line(&Request::HandOver), r#""hand_over""#);
         assert_eq!(line(&Request::Resize { size_bytes: 5 }), r#"{"resize":{"size_bytes":5}}"#);
         assert_eq!(line(&Request::NoRow { row: 2 }), r#"{"no_row":{"row":2}}"#);
+        let back = Request::ReturnDrive { drive: "d".into(), path: "/p".into() };
+        assert_eq!(line(&back), r#"{"return_drive":{"drive":"d","path":"/p"}}"#);
+        let stale = Notice::Stale { drives: vec!["d".into()], version: 3, failed: Vec::new() };
+        assert_eq!(line(&FromTarget::Notice(stale)), r#"{"notice":{"stale":{"drives":["d"],"version":3}}}"#);
         assert_eq!(
             line(&FromTarget::Notice(Notice::WantRow { row: 1, refused: None })),
             r#"{"notice":{"want_row":{"row":1}}}"#

@@ -19,6 +19,7 @@ pub(crate) enum Command<E> {
     Resize(Sectors),
     Engine(Box<dyn FnOnce(&mut E) + Send>),
     Drive(Box<Drive>, Box<dyn FnOnce(io::Result<DriveIx>) + Send>),
+    Release(DriveIx, Box<dyn FnOnce(io::Result<Drive>) + Send>),
 }
 
 pub(crate) struct Shared<E> {
@@ -66,6 +67,13 @@ impl<E> Handle<E> {
     /// short. The engine uses the drive once it was told of the number. A drive that the loop cannot take is closed.
     pub fn add_drive(&self, drive: Drive, done: impl FnOnce(io::Result<DriveIx>) + Send + 'static) {
         self.send(Command::Drive(Box::new(drive), Box::new(done)));
+    }
+
+    /// Takes a drive from the loop that the engine does not use any more; `done` gets it, on the loop's thread, and
+    /// must be short: closing it may take long and is not for that thread. Refused while anything is in flight on it.
+    /// Its number may go to the next drive that is added.
+    pub fn release_drive(&self, number: DriveIx, done: impl FnOnce(io::Result<Drive>) + Send + 'static) {
+        self.send(Command::Release(number, Box::new(done)));
     }
 
     /// Starts a thread that ends the process when the loop is caught in one turn for longer than `bound`: a
@@ -175,6 +183,24 @@ pub struct DriveFigures {
     pub write_errors: Count,
     /// Operations that took longer than the bound.
     pub slow_events: Count,
+}
+
+impl DriveFigures {
+    /// Another drive has the number from now on.
+    pub(crate) fn forget(&self) {
+        let Self {
+            reads,
+            writes,
+            bytes_read,
+            bytes_written,
+            flushes,
+            read_errors,
+            write_errors,
+            slow_events,
+        } = self;
+        let all = [reads, writes, bytes_read, bytes_written, flushes, read_errors, write_errors, slow_events];
+        all.into_iter().for_each(|count| count.set(0));
+    }
 }
 
 /// A counter that one thread bumps and any reads.

@@ -81,6 +81,8 @@ struct Order {
     head: u32,
     tail: u32,
     volatile_cache: bool,
+    /// The drive was released: no action may name it.
+    released: bool,
 }
 
 /// The table.
@@ -123,7 +125,26 @@ impl DriveOps {
     /// One drive more, with the next number.
     pub(crate) fn add_drive(&mut self, volatile_cache: bool) {
         assert!(self.orders.len() < MAX_DRIVES, "more drives than a group has");
-        self.orders.push(Order { head: NONE, tail: NONE, volatile_cache });
+        self.orders.push(Order { head: NONE, tail: NONE, volatile_cache, released: false });
+    }
+
+    /// Whether anything is in flight on a drive, or its end was not handed to the engine yet.
+    pub(crate) fn is_busy(&self, drive: DriveIx) -> bool {
+        self.ops.iter().any(|io| io.active && io.drive == drive)
+            || self.finished.iter().any(|finished| finished.drive == drive)
+    }
+
+    /// A drive's number is nobody's from now on.
+    pub(crate) fn release_drive(&mut self, drive: DriveIx) {
+        assert!(!self.is_busy(drive), "a drive is released when nothing is in flight on it");
+        self.orders[drive.get() as usize].released = true;
+    }
+
+    /// Another drive, or the same opened anew, takes a number that was released.
+    pub(crate) fn reuse_drive(&mut self, drive: DriveIx, volatile_cache: bool) {
+        let order = &mut self.orders[drive.get() as usize];
+        assert!(order.released, "a number belongs to one drive at a time");
+        *order = Order { head: NONE, tail: NONE, volatile_cache, released: false };
     }
 
     /// How many more may start.
@@ -146,7 +167,8 @@ impl DriveOps {
         at: DriveBlock,
         memory: &[Segment],
     ) -> Next {
-        assert!((drive.get() as usize) < self.orders.len(), "an action names a drive that is not there");
+        let there = self.orders.get(drive.get() as usize).is_some_and(|order| !order.released);
+        assert!(there, "an action names a drive that is not there");
         let ix = self.free.pop().expect("polled only with room");
         let blocks: u64 = memory.iter().map(|s| u64::from(s.blocks)).sum();
         assert!((op == DriveOp::Flush) == (blocks == 0), "only a flush moves nothing");

@@ -125,14 +125,15 @@ impl Ring {
         self.area.as_mut().expect("there until dropped")
     }
 
-    /// Puts a drive's open file at its index; also while the ring is at work, which the kernel allows for places
-    /// that no operation uses.
+    /// Puts a drive's open file at its index, or takes it away; also while the ring is at work, which the kernel
+    /// allows for places that no operation uses.
     ///
     /// # Errors
     /// The kernel refuses.
-    pub(crate) fn set_drive(&mut self, index: usize, file: BorrowedFd<'_>) -> io::Result<()> {
+    pub(crate) fn set_drive(&mut self, index: usize, file: Option<BorrowedFd<'_>>) -> io::Result<()> {
         assert!(index < FRONT_FILE as usize, "more drives than a group has");
-        self.uring.submitter().register_files_update(index as u32, &[file.as_raw_fd()])?;
+        let fd = file.map_or(-1, |file| file.as_raw_fd());
+        self.uring.submitter().register_files_update(index as u32, &[fd])?;
         Ok(())
     }
 

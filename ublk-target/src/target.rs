@@ -128,14 +128,15 @@ impl<E: Engine + Allocation> Target<E> {
         let Loop { engine, drives, ring, .. } = turning;
         // Before the drives: the kernel lets go of their files first.
         drop(ring);
-        Ok(Ended { engine, drives })
+        Ok(Ended { engine, drives: drives.into_iter().flatten().collect() })
     }
 }
 
 /// A target at work.
 struct Loop<E> {
     engine: E,
-    drives: Vec<Drive>,
+    /// By the loop's number; `None`: released, and free for the next drive.
+    drives: Vec<Option<Drive>>,
     volume: VolumeInfo,
     options: Options,
     handle: Handle<E>,
@@ -182,13 +183,14 @@ impl<E: Engine + Allocation> Loop<E> {
         let (own, front_memory) = area.front().split(base::BLOCK_BYTES);
         let mut ring = Ring::new(area).map_err(TargetError::Setup)?;
         for (index, drive) in drives.iter().enumerate() {
-            ring.set_drive(index, drive.as_fd()).map_err(TargetError::Setup)?;
+            ring.set_drive(index, Some(drive.as_fd())).map_err(TargetError::Setup)?;
         }
-        let mut drives = drives;
-        drives.reserve_exact(MAX_DRIVES - drives.len());
+        let ops = DriveOps::new(drives.iter().map(|drive| drive.properties().volatile_cache));
+        let mut places = Vec::with_capacity(MAX_DRIVES);
+        places.extend(drives.into_iter().map(Some));
         let slots: Vec<_> = (0..options.slots).map(|n| engine.slot_buffer(SlotId(n as u16))).collect();
         let mut this = Self {
-            ops: DriveOps::new(drives.iter().map(|drive| drive.properties().volatile_cache)),
+            ops,
             out: Actions::with_capacity(options.actions, options.segments),
             requests: Vec::with_capacity(options.slots),
             slot_since: vec![None; slots.len()],
@@ -202,7 +204,7 @@ impl<E: Engine + Allocation> Loop<E> {
             stopping: false,
             closed_at: None,
             engine,
-            drives,
+            drives: places,
             volume,
             options,
             handle,
@@ -366,6 +368,7 @@ impl<E: Engine + Allocation> Loop<E> {
                 Command::Reply(reply) => self.engine.reply(reply),
                 Command::Engine(work) => work(&mut self.engine),
                 Command::Drive(drive, done) => done(self.add_drive(*drive)),
+                Command::Release(number, done) => done(self.release_drive(number)),
                 Command::Resize(sectors) => {
                     self.volume.sectors = sectors;
                     front.resized(front_io!(self, now))?;
@@ -386,14 +389,39 @@ impl<E: Engine + Allocation> Loop<E> {
     /// Takes one drive more: its file gets the next place of the ring. Only here are actions for it possible, and no
     /// action can name it before the engine has heard its number.
     fn add_drive(&mut self, drive: Drive) -> io::Result<DriveIx> {
-        let number = self.drives.len();
+        let free = self.drives.iter().position(Option::is_none);
+        let number = free.unwrap_or(self.drives.len());
         if number == MAX_DRIVES {
             return Err(io::Error::other(format!("{MAX_DRIVES} drives are open already")));
         }
-        self.ring.set_drive(number, drive.as_fd())?;
-        self.ops.add_drive(drive.properties().volatile_cache);
-        self.drives.push(drive);
+        self.ring.set_drive(number, Some(drive.as_fd()))?;
+        let volatile = drive.properties().volatile_cache;
+        if free.is_some() {
+            self.ops.reuse_drive(DriveIx::new(number as u8), volatile);
+            self.handle.figures().drives[number].forget();
+            self.drives[number] = Some(drive);
+        } else {
+            self.ops.add_drive(volatile);
+            self.drives.push(Some(drive));
+        }
         Ok(DriveIx::new(number as u8))
+    }
+
+    /// Gives a drive back to its owner. With nothing in flight on it nothing of its former life can reach it later,
+    /// and once its owner closes it nothing holds it.
+    fn release_drive(&mut self, number: DriveIx) -> io::Result<Drive> {
+        let place = usize::from(number.get());
+        if self.ops.is_busy(number) {
+            return Err(io::Error::from(io::ErrorKind::ResourceBusy));
+        }
+        let drive = self.drives.get_mut(place).and_then(Option::take);
+        let drive = drive.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        if let Err(error) = self.ring.set_drive(place, None) {
+            self.drives[place] = Some(drive);
+            return Err(error);
+        }
+        self.ops.release_drive(number);
+        Ok(drive)
     }
 
     /// Looks at ages, at most once per `WATCH_EVERY`.

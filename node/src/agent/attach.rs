@@ -6,7 +6,8 @@
 use super::Agent;
 use super::space::Space;
 use crate::catalogue::{
-    Attachment, CopyState, FrontendKind, GroupRecord, Severity, Versioned, VolumeRecord, records,
+    Attachment, CopyState, DriveRecord, DriveState, FrontendKind, GroupRecord, Severity, Versioned,
+    VolumeRecord, records,
 };
 use crate::device;
 use crate::error::{Error, Kind, Result};
@@ -214,7 +215,8 @@ impl Agent {
     fn find_drives(&self, space: &mut Space, group: &GroupRecord) -> Result<()> {
         let mut lost = false;
         for copy in &group.copies {
-            lost |= self.open_drive(&self.drive(&copy.drive)?.record).is_err();
+            let drive = self.drive(&copy.drive)?;
+            lost |= drive.state == DriveState::Online && self.open_drive(&drive).is_err();
         }
         if lost { self.rescan(space) } else { Ok(()) }
     }
@@ -234,7 +236,7 @@ impl Agent {
             let homes = home.iter().filter(|(id, _)| *id == copy.drive).map(|(_, extent)| *extent).collect();
             drives.push(TargetDrive {
                 id: copy.drive.clone(),
-                path: self.open_drive(&drive).is_ok().then(|| drive.path.clone()),
+                path: self.usable(&drive).then(|| drive.path.clone()),
                 blocks: drive.blocks,
                 homes,
                 stale_version: (copy.state != CopyState::Current).then_some(copy.version),
@@ -272,6 +274,11 @@ impl Agent {
         })
     }
 
+    /// Whether a target may open a drive: the operator allows it, and it is there.
+    fn usable(&self, drive: &DriveRecord) -> bool {
+        drive.state == DriveState::Online && self.open_drive(drive).is_ok()
+    }
+
     /// Takes the marks that a target stored while no agent was there into the group's record. The file is
     /// what counts until the catalogue has them.
     pub(crate) fn fold_marks(&self, group: &mut Versioned<GroupRecord>) -> Result<()> {
@@ -282,36 +289,28 @@ impl Agent {
         Ok(())
     }
 
-    /// A target told of stale drives: they are durable in its file already.
-    pub(crate) fn note_stale(&self, volume: &str, drives: &[String], version: u64) -> Result<()> {
+    /// A target told of drives that are stale, or current again: it is durable in its file already.
+    pub(crate) fn note_mark(&self, volume: &str, mark: &Mark) -> Result<()> {
         let _space = self.lock();
         let volume = self.volume(volume)?;
         let mut group = self.group(&volume.group)?;
-        let mark = Mark { drives: drives.to_vec(), version, current: false };
-        if apply_mark(&mut group, &mark) {
-            self.store.txn().update(records::group_key(&group.name), &group).commit()?;
-            for id in drives {
-                let path =
-                    self.drive(id).map_or_else(|_| id.clone(), |drive| drive.path.display().to_string());
-                let message = format!("drive {path} is stale in group {}: it misses writes", group.name);
-                self.events.record(Severity::Error, "drive_stale", &volume.name, &message);
-            }
+        if !apply_mark(&mut group, mark) {
+            return Ok(());
         }
-        Ok(())
-    }
-
-    /// A target told of a drive that has everything again: it is durable in its file already.
-    pub(crate) fn note_current(&self, volume: &str, drive: &str, version: u64) -> Result<()> {
-        let _space = self.lock();
-        let volume = self.volume(volume)?;
-        let mut group = self.group(&volume.group)?;
-        let mark = Mark { drives: vec![drive.to_owned()], version, current: true };
-        if apply_mark(&mut group, &mark) {
-            self.store.txn().update(records::group_key(&group.name), &group).commit()?;
-            let path =
-                self.drive(drive).map_or_else(|_| drive.to_owned(), |drive| drive.path.display().to_string());
-            let message = format!("drive {path} is current in group {} again", group.name);
-            self.events.record(Severity::Info, "drive_current", &volume.name, &message);
+        self.store.txn().update(records::group_key(&group.name), &group).commit()?;
+        for id in &mark.drives {
+            let drive = self.drive(id);
+            let path = drive.as_ref().map_or_else(|_| id.clone(), |drive| drive.path.display().to_string());
+            let asked = drive.is_ok_and(|drive| drive.state != DriveState::Online);
+            let (severity, kind, message) = if mark.current {
+                let message = format!("drive {path} is current in group {} again", group.name);
+                (Severity::Info, "drive_current", message)
+            } else {
+                let severity = if asked { Severity::Info } else { Severity::Error };
+                let message = format!("drive {path} is stale in group {}: it misses writes", group.name);
+                (severity, "drive_stale", message)
+            };
+            self.events.record(severity, kind, &volume.name, &message);
         }
         Ok(())
     }
@@ -397,7 +396,8 @@ impl Agent {
 }
 
 /// Takes what a mark says of its copies, unless something newer is known. Returns whether that is news. A superblock
-/// version says one thing of a drive; of two marks of one version the stale one counts.
+/// version says one thing of a drive; of two marks of one version the stale one counts. That a drive failed is
+/// kept until it is current again: what a target says of it when it recovers is no news.
 fn apply_mark(group: &mut GroupRecord, mark: &Mark) -> bool {
     let mut news = false;
     for copy in group.copies.iter_mut().filter(|copy| mark.drives.contains(&copy.drive)) {
@@ -405,6 +405,7 @@ fn apply_mark(group: &mut GroupRecord, mark: &Mark) -> bool {
         if newer {
             let state = if mark.current { CopyState::Current } else { CopyState::Stale };
             news |= copy.state != state;
+            copy.failed = !mark.current && (copy.failed || mark.failed.contains(&copy.drive));
             (copy.state, copy.version) = (state, mark.version);
         }
     }

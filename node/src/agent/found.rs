@@ -101,6 +101,7 @@ fn record(
             },
             version: if entry.state.is_current() { 0 } else { entry.version },
             stale_since_seq: entry.state.since().map(|(seq, _)| seq.get()),
+            failed: false,
         })
         .collect();
     let drive_of = |index: base::DriveIx| {

@@ -5,9 +5,11 @@
 //! Each verb announces in the catalogue what it will do before it touches a drive; killed at any step, it is
 //! finished by its repetition or when the agent starts (`resume`).
 pub mod attach;
+mod drive_states;
 pub mod events;
 mod format;
 mod found;
+mod heal;
 pub mod import;
 pub mod placement;
 pub mod pools;
@@ -97,6 +99,8 @@ pub struct Agent {
     unseen: Mutex<BTreeSet<String>>,
     /// Volumes that want a row and have been told that there is no space.
     starved: Mutex<BTreeSet<String>>,
+    /// Drives that come back.
+    healing: heal::Healing,
 }
 
 impl Agent {
@@ -110,8 +114,17 @@ impl Agent {
         let events = Arc::new(events::EventLog::open(store.clone())?);
         let started_at = crate::text::now();
         let unseen = Mutex::new(watch::missing(&store)?);
-        let (supervisor, starved) = (Supervisor::default(), Mutex::default());
-        Ok(Arc::new(Self { options, store, supervisor, events, started_at, space, unseen, starved }))
+        Ok(Arc::new(Self {
+            options,
+            store,
+            supervisor: Supervisor::default(),
+            events,
+            started_at,
+            space,
+            unseen,
+            starved: Mutex::default(),
+            healing: heal::Healing::default(),
+        }))
     }
 
     /// Takes the verbs' lock.

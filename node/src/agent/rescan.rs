@@ -16,8 +16,10 @@ impl Agent {
         let records_now = self.store.list::<DriveRecord>("drives/")?;
         let known: Vec<_> = records_now.iter().map(|drive| drive.path.clone()).collect();
         let scan = drives::scan(&known, self.options.scan_devices, true);
+        let before = self.healing.note_doubled(scan.doubled.keys().cloned().collect());
         for (id, paths) in &scan.doubled {
-            if records_now.iter().any(|drive| drive.id == *id) {
+            // Said once, as long as it lasts.
+            if records_now.iter().any(|drive| drive.id == *id) && !before.contains(id) {
                 let paths: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
                 let message = format!("drive {id} is there more than once: {}", paths.join(" "));
                 self.events.record(Severity::Warning, "drive_doubled", id, &message);
@@ -64,6 +66,7 @@ impl Agent {
             {
                 let message = format!("drive {id} is back, at {}", seen.path.display());
                 self.events.record(Severity::Info, "drive_back", id, &message);
+                self.healing.look_now();
             }
         }
         super::watch::store_missing(&self.store, &unseen)?;

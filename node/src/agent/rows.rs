@@ -184,7 +184,11 @@ impl Agent {
     pub(super) fn open_drive(&self, drive: &DriveRecord) -> Result<Media> {
         let media = Media::open(&drive.path)?;
         match read_label(&media)? {
-            LabelState::Ours { label, .. } if label.drive.to_string() == drive.id => Ok(media),
+            LabelState::Ours { label, .. }
+                if label.drive.to_string() == drive.id && label.pool.to_string() == drive.pool =>
+            {
+                Ok(media)
+            }
             _ => {
                 let name = drive.path.display().to_string();
                 let message = format!("{name} is not the drive {} any more", drive.id);

@@ -160,6 +160,7 @@ impl Agent {
                     let state = match (stored, seen) {
                         // The catalogue hears of a stale copy before it is acknowledged, so it knows more.
                         (CopyState::Current, Some(seen)) => seen.state,
+                        (_, Some(seen)) if seen.state == CopyState::Resyncing => seen.state,
                         (CopyState::Current, None) if !there(id) => CopyState::Missing,
                         (state, _) => state,
                     };

@@ -339,7 +339,13 @@ fn drive_table(pool: &PoolRecord, home: &RowRecord) -> Vec<String> {
 
 /// The record of a copy that has everything.
 pub(super) fn current_copy(drive: &str) -> CopyRecord {
-    CopyRecord { drive: drive.to_owned(), state: CopyState::Current, version: 0, stale_since_seq: None }
+    CopyRecord {
+        drive: drive.to_owned(),
+        state: CopyState::Current,
+        version: 0,
+        stale_since_seq: None,
+        failed: false,
+    }
 }
 
 /// Checks a size.

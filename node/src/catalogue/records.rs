@@ -166,6 +166,10 @@ pub struct CopyRecord {
     pub version: u64,
     /// Since which Seq it is stale, if known.
     pub stale_since_seq: Option<u64>,
+    /// It went stale because the drive failed operations, not because it was away: it comes back when the operator
+    /// says so, or when the drive was gone and is there again.
+    #[serde(default)]
+    pub failed: bool,
 }
 
 /// A consistency group.

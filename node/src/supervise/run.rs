@@ -7,6 +7,7 @@ use crate::agent::{Agent, Chosen, blocking};
 use crate::catalogue::Severity;
 use crate::error::{Error, Kind, Result};
 use crate::protocol::{Answer, FromTarget, Notice, Request};
+use crate::target::marks::Mark;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -386,13 +387,15 @@ async fn heard(agent: &Arc<Agent>, volume: &str, slot: &Slot, link: &mut Link, n
             // If the target is gone, the loop hears of it next.
             let _ = link.send(&request, Waiter::None).await;
         }
-        Notice::Stale { drives, version } => {
-            if let Err(error) = blocking(move || this.note_stale(&name, &drives, version)).await {
+        Notice::Stale { drives, version, failed } => {
+            let mark = Mark { drives, version, failed, current: false };
+            if let Err(error) = blocking(move || this.note_mark(&name, &mark)).await {
                 tracing::error!("the catalogue did not take the stale marks of {volume}: {error}");
             }
         }
         Notice::Current { drive, version } => {
-            if let Err(error) = blocking(move || this.note_current(&name, &drive, version)).await {
+            let mark = Mark { drives: vec![drive], version, failed: Vec::new(), current: true };
+            if let Err(error) = blocking(move || this.note_mark(&name, &mark)).await {
                 tracing::error!("the catalogue did not take that a drive of {volume} is current: {error}");
             }
         }

@@ -4,7 +4,9 @@
 //! so that a group degrades and grows while the agent is away. What an agent missed it hears when it connects.
 use super::marks::{self, Mark};
 use crate::error::{Error, Kind, Result};
-use crate::protocol::{Answer, FromTarget, MAX_LINE, Notice, PROTOCOL_VERSION, Request, TargetStatus};
+use crate::protocol::{
+    Answer, FromTarget, MAX_LINE, Notice, PROTOCOL_VERSION, Request, ReturnedDrive, TargetStatus,
+};
 use crate::target_spec::{Row, TargetSpec};
 use rows::Rows;
 use std::fs::File;
@@ -15,6 +17,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+mod returns;
 mod rows;
 
 /// The longest that the engine waits for a row when no agent answers; then it hears that there is none, and
@@ -68,6 +71,17 @@ pub trait Serving: Send + Sync {
     fn no_row(&self);
     /// The pool grew.
     fn space_added(&self);
+    /// Opens a drive of the group that is not current and has the engine bring it up to date; returns once the
+    /// engine has begun. May take long; called on a thread of its own, one drive at a time.
+    ///
+    /// # Errors
+    /// The drive cannot be used, or another one is being brought up to date.
+    fn hand_back(&self, drive: &str, path: &std::path::Path) -> Result<()>;
+    /// Closes a drive whose copy is not current.
+    ///
+    /// # Errors
+    /// The group counts on it, or something is in flight on it.
+    fn release(&self, drive: &str) -> Result<()>;
     /// The stale marks of this superblock version are durable.
     fn stale_stored(&self, version: u64);
     /// That a drive is current by this superblock version is durable.
@@ -100,6 +114,8 @@ pub enum Note {
     StoreStale {
         /// The drives, by id.
         drives: Vec<String>,
+        /// Those among them that went stale because of what they did.
+        failed: Vec<String>,
         /// Version of the superblock that says so.
         version: u64,
     },
@@ -132,6 +148,8 @@ struct State {
     agent: Option<UnixStream>,
     serving: bool,
     rows: Rows,
+    /// The drive that was last handed back.
+    returned: Option<ReturnedDrive>,
     /// An agent waits for the end.
     detaching: bool,
     /// Why the target ends, if not because it was told to.
@@ -168,8 +186,14 @@ impl Control {
             .map_err(|source| Error::io("restrict", &socket, &source))?;
         let (notes, inbox) = channel();
         let kept = spec.rows.first().cloned();
-        let state =
-            State { agent: None, serving: false, rows: Rows::with(kept), detaching: false, failure: None };
+        let state = State {
+            agent: None,
+            serving: false,
+            rows: Rows::with(kept),
+            returned: None,
+            detaching: false,
+            failure: None,
+        };
         let shared = Arc::new(Shared { spec, state: Mutex::new(state) });
         Ok(Self { listener, shared, inbox, notes, _lock: lock })
     }
@@ -244,7 +268,7 @@ impl Shared {
             state.notify(Notice::Serving { device_number });
         }
         for mark in marks::read(&self.spec.stale_marks).unwrap_or_default() {
-            state.notify(Notice::Stale { drives: mark.drives, version: mark.version });
+            state.notify_mark(mark);
         }
         state.ask_anew();
     }
@@ -274,7 +298,11 @@ impl Shared {
     /// Carries out a request. `None`: it is answered later.
     fn act(self: &Arc<Self>, request: Request, serving: &Arc<dyn Serving>) -> Option<Answer> {
         match request {
-            Request::Status => return Some(Answer::Status(Box::new(serving.status()))),
+            Request::Status => {
+                let mut status = serving.status();
+                status.returned = self.lock().returned.clone();
+                return Some(Answer::Status(Box::new(status)));
+            }
             Request::Detach => {
                 self.lock().detaching = true;
                 return match serving.detach() {
@@ -300,6 +328,16 @@ impl Shared {
             Request::SpaceAdded => {
                 serving.space_added();
                 self.ask_again();
+            }
+            Request::ReturnDrive { drive, path } => {
+                if let Err(error) = self.return_drive(drive, path, serving) {
+                    return Some(Answer::Failed(error));
+                }
+            }
+            Request::ReleaseDrive { drive } => {
+                if let Err(error) = self.release_drive(&drive, &**serving) {
+                    return Some(Answer::Failed(error));
+                }
             }
         }
         Some(Answer::Done)
@@ -355,15 +393,17 @@ impl Shared {
                 state.offered(&self.spec.rows, status.rows);
             }
             Note::WantRow(row) => self.want_row(row, serving),
-            Note::StoreStale { drives, version } => {
-                self.store_mark(&Mark { drives: drives.clone(), version, current: false });
+            Note::StoreStale { drives, failed, version } => {
+                let mark = Mark { drives, version, failed, current: false };
+                self.store_mark(&mark);
                 serving.stale_stored(version);
-                self.lock().notify(Notice::Stale { drives, version });
+                self.lock().notify_mark(mark);
             }
             Note::StoreCurrent { drive, version } => {
-                self.store_mark(&Mark { drives: vec![drive.clone()], version, current: true });
+                let mark = Mark { drives: vec![drive], version, failed: Vec::new(), current: true };
+                self.store_mark(&mark);
                 serving.current_stored(version);
-                self.lock().notify(Notice::Current { drive, version });
+                self.lock().notify_mark(mark);
             }
             Note::Event { severity, kind, message } => {
                 self.lock().notify(Notice::Event { severity, kind, message })
@@ -406,5 +446,15 @@ impl State {
 
     fn notify(&mut self, notice: Notice) {
         self.send(&FromTarget::Notice(notice));
+    }
+
+    /// Tells the agent what is durable in the file of marks.
+    fn notify_mark(&mut self, mark: Mark) {
+        let Mark { drives, version, failed, current } = mark;
+        if current {
+            drives.into_iter().for_each(|drive| self.notify(Notice::Current { drive, version }));
+        } else {
+            self.notify(Notice::Stale { drives, version, failed });
+        }
     }
 }

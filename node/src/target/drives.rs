@@ -52,6 +52,11 @@ impl OpenDrives {
         self.lock().insert(id.to_owned(), drive);
     }
 
+    /// The loop does not have this drive any more.
+    pub fn remove(&self, id: &str) {
+        self.lock().remove(id);
+    }
+
     /// A drive, if the loop has it.
     pub fn get(&self, id: &str) -> Option<OpenDrive> {
         self.lock().get(id).copied()

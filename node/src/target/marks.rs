@@ -17,6 +17,9 @@ pub struct Mark {
     pub drives: Vec<String>,
     /// Version of the superblock that says so.
     pub version: u64,
+    /// Those among them that went stale because of what they did, not because they were away.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failed: Vec<String>,
     /// They are current again; otherwise they are stale.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub current: bool,
@@ -47,7 +50,10 @@ mod tests {
     fn marks_come_back_and_half_a_mark_does_not_hide_the_next() {
         let folder = tempfile::tempdir().expect("folder");
         let path = folder.path().join("g.stale");
-        let mark = |version| Mark { drives: vec!["d".into()], version, current: version == 2 };
+        let mark = |version| {
+            let failed = if version == 1 { vec!["d".into()] } else { Vec::new() };
+            Mark { drives: vec!["d".into()], version, failed, current: version == 2 }
+        };
         append(&path, &mark(1)).expect("appends");
         let half = std::fs::read_to_string(&path).expect("reads") + "{\"drives\":[\"x\"";
         std::fs::write(&path, half).expect("writes");

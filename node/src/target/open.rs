@@ -7,7 +7,7 @@ use crate::target_spec::{TargetDrive, TargetSpec};
 use base::limits::{MAX_POLL_ACTIONS, MAX_POLL_SEGMENTS, MAX_SLOTS};
 use base::{
     Actions, BLOCK_BYTES, BufId, CkptNo, Duration, Engine, ExtentNo, Fault, Gen, Instant, IoToken, Memory,
-    Phase, Reply, Request, SECTOR_BYTES, Sector, Sectors, Seq, SlotId, Uuid,
+    Phase, Reply, Request, SECTOR_BYTES, Sector, Sectors, Seq, SlotId,
 };
 use fence::{CopyEntry, CopyState};
 use std::path::Path;
@@ -96,7 +96,7 @@ pub fn open_group(spec: &TargetSpec) -> Result<Opened> {
             absent.push(format!("drive {} is missing", drive.id));
             continue;
         };
-        let opened = match open_drive(path, &drive.id, group, DRIVE_PATIENCE) {
+        let opened = match open_drive(path, &drive.id, spec, DRIVE_PATIENCE) {
             Ok(opened) => opened,
             // A drive that another holds may be in use by another target of this group; one that is gone or
             // broken is what a mirror is for.
@@ -163,11 +163,21 @@ pub fn open_group(spec: &TargetSpec) -> Result<Opened> {
 ///
 /// # Errors
 /// It cannot be opened, another holds it, or it is another drive by now.
-pub(super) fn open_drive(path: &Path, id: &str, group: Uuid, patience: std::time::Duration) -> Result<Drive> {
+pub(super) fn open_drive(
+    path: &Path,
+    id: &str,
+    spec: &TargetSpec,
+    patience: std::time::Duration,
+) -> Result<Drive> {
+    let group = parse_id(&spec.group)?;
     let lock = u64::from_le_bytes(group.0[..8].try_into().expect("eight bytes"));
     let opened = Drive::open_within(path, Access::Group(lock), patience).map_err(drive_error)?;
     match read_label(&Media::open_read(path)?)? {
-        LabelState::Ours { label, .. } if label.drive.to_string() == id => Ok(opened),
+        LabelState::Ours { label, .. }
+            if label.drive.to_string() == id && label.pool.to_string() == spec.pool =>
+        {
+            Ok(opened)
+        }
         _ => {
             let name = path.display().to_string();
             Err(Error::new(Kind::NotFound, name.clone(), format!("{name} is not the drive {id} any more")))

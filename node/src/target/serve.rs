@@ -7,19 +7,23 @@
 use super::control::{Control, Ending, Note, Notes, Serving};
 use super::drives::{OpenDrive, OpenDrives, grant};
 use super::open::{Opened, open_drive, open_group};
-use crate::agent::parse_id;
 use crate::catalogue::CopyState;
 use crate::error::{Error, Kind, Result};
 use crate::protocol::{TargetDriveStatus, TargetPhase, TargetStatus};
 use crate::target_spec::{FrontEndSpec, Row, TargetDrive, TargetSpec};
 use base::{DriveIx, Engine as _, Phase, Reply, RowNo, SECTOR_BYTES, Sectors};
-use std::sync::Arc;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use ublk_target::ublk::{UblkDevice, UblkError, UblkQueue, harden_process};
 use ublk_target::{Drive, Handle, NbdServer, SlowEvent, Target, TargetError};
 use volume::{CopyHealth, DriveView, Stats};
+
+mod returns;
+
+use returns::Progress;
 
 /// The engine as the loop runs it.
 pub(super) type Engine = super::open::Served;
@@ -57,7 +61,15 @@ pub fn run(spec: TargetSpec) -> Result<()> {
     let handle = target.handle();
     let front = Front::prepare(&spec, &volume)?;
     let (device, stays) = (front.device.clone(), front.stays.clone());
-    let glue = Arc::new(Glue { spec, handle, device, stays, notes: notes.clone(), open: open.clone() });
+    let glue = Arc::new(Glue {
+        spec,
+        handle,
+        device,
+        stays,
+        notes: notes.clone(),
+        open: open.clone(),
+        progress: Mutex::default(),
+    });
     let looped = std::thread::Builder::new().name("loop".into());
     let looped = looped.spawn({
         let notes = notes.clone();
@@ -192,11 +204,14 @@ impl ublk_target::Control<Engine> for Watcher {
     }
 
     fn store_stale(&mut self, drives: u32, version: u64, engine: &Engine) {
+        // While it recovers it says again what was known; a drive that is away failed nothing.
+        let serving = engine.phase() != Phase::Recovering;
         let marked = (0..32u8).filter(|bit| drives >> bit & 1 == 1);
         let id =
             |bit| engine.volume().drive(DriveIx::new(bit)).expect("the engine marks drives of its table");
-        let drives = marked.map(|bit| id(bit).to_string()).collect();
-        let _ = self.notes.send(Note::StoreStale { drives, version });
+        let drives: Vec<String> = marked.map(|bit| id(bit).to_string()).collect();
+        let failed = drives.iter().filter(|id| serving && self.open.get(id).is_some()).cloned().collect();
+        let _ = self.notes.send(Note::StoreStale { drives, failed, version });
     }
 
     fn store_current(&mut self, drive: DriveIx, version: u64, engine: &Engine) {
@@ -227,6 +242,7 @@ struct Glue {
     stays: Arc<AtomicBool>,
     notes: Notes,
     open: OpenDrives,
+    progress: Mutex<Progress>,
 }
 
 impl Glue {
@@ -267,6 +283,7 @@ impl Glue {
             check_errors: view.stats.check_errors,
             repaired_blocks: view.stats.repaired_blocks,
             slow_events: self.open.get(&id).map_or(0, slow),
+            open: self.open.get(&id).is_some(),
             id,
         }
     }
@@ -309,6 +326,7 @@ fn unseen_drive(drive: &TargetDrive) -> TargetDriveStatus {
         check_errors: 0,
         repaired_blocks: 0,
         slow_events: 0,
+        open: false,
     }
 }
 
@@ -360,6 +378,8 @@ impl Serving for Glue {
             },
             memory_bytes: resident_bytes(),
             drives: self.drive_status(stats.as_ref()),
+            resync: stats.as_ref().and_then(|stats| self.resync_status(stats)),
+            returned: None,
         }
     }
 
@@ -415,10 +435,9 @@ impl Serving for Glue {
     }
 
     fn prepare(&self, row: &Row) -> Result<()> {
-        let group = parse_id(&self.spec.group)?;
         for extent in &row.extents {
             if self.open.get(&extent.drive).is_none() {
-                let drive = open_drive(&extent.path, &extent.drive, group, JOIN_PATIENCE)?;
+                let drive = open_drive(&extent.path, &extent.drive, &self.spec, JOIN_PATIENCE)?;
                 self.hand_drive(&extent.drive, drive)?;
             }
         }
@@ -445,6 +464,14 @@ impl Serving for Glue {
 
     fn space_added(&self) {
         self.handle.reply(Reply::SpaceAdded);
+    }
+
+    fn hand_back(&self, drive: &str, path: &Path) -> Result<()> {
+        self.hand_drive_back(drive, path)
+    }
+
+    fn release(&self, drive: &str) -> Result<()> {
+        self.let_go(drive)
     }
 
     fn stale_stored(&self, version: u64) {

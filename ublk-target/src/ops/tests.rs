@@ -138,3 +138,28 @@ fn an_old_operation_that_still_succeeds_succeeded() {
     ops.answered(op, 4096);
     assert_eq!(finished(&mut ops), [(1, Ok(()))]);
 }
+
+/// A number that was released is nobody's until another drive gets it; its former drive has nothing in flight.
+#[test]
+fn a_released_number_goes_to_the_next_drive() {
+    let mut ops = DriveOps::new([true].into_iter());
+    let op = index(start(&mut ops, 1, WRITE, &[seg(0, 1)]));
+    assert!(ops.is_busy(DriveIx::ZERO));
+    assert_eq!(ops.answered(op, 4096), Next::Nothing);
+    assert!(ops.is_busy(DriveIx::ZERO), "its end was not handed over yet");
+    finished(&mut ops);
+    assert!(!ops.is_busy(DriveIx::ZERO));
+    ops.release_drive(DriveIx::ZERO);
+    ops.reuse_drive(DriveIx::ZERO, false);
+    // The new drive has no volatile cache: its flush is done at once.
+    assert_eq!(start(&mut ops, 2, FLUSH, &[]), Next::Nothing);
+    assert_eq!(finished(&mut ops), [(2, Ok(()))]);
+}
+
+#[test]
+#[should_panic(expected = "a drive that is not there")]
+fn a_released_number_takes_no_operations() {
+    let mut ops = DriveOps::new([true].into_iter());
+    ops.release_drive(DriveIx::ZERO);
+    start(&mut ops, 1, READ, &[seg(0, 1)]);
+}
