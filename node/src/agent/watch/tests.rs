@@ -1,3 +1,4 @@
+//! Marks, health and counters: what is told, and what is not told twice.
 use super::*;
 use crate::catalogue::CopyState;
 use crate::model::{AgentInfo, Leg, LegDrive, Target, VolumeState};
