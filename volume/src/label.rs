@@ -113,7 +113,7 @@ fn text(block: &Block, index: usize) -> Result<String, Bad> {
 pub enum Found {
     /// Both copies agree.
     Good(Label),
-    /// The label, and the copy that is missing, damaged or older and should be written again.
+    /// The label, and the copy that is missing, damaged, older or not meant for its place and should be written again.
     Repair(Label, u8),
     /// No copy is a label: the drive is not ours.
     None,
@@ -126,8 +126,11 @@ pub enum Found {
 /// Judges the two blocks read from `places()`; a place that could not be read counts as damaged.
 pub fn judge(first: Option<&Block>, second: Option<&Block>) -> Found {
     let read = |block: Option<&Block>| block.map_or(Err(Bad::Check), Label::decode);
+    let strayed = |block: Option<&Block>, copy| block.is_some_and(|block| block[at::COPY_AT] != copy);
     match (read(first), read(second)) {
         (Err(Bad::Newer(version)), _) | (_, Err(Bad::Newer(version))) => Found::Newer(version),
+        (Ok(a), Ok(b)) if a == b && strayed(first, 0) => Found::Repair(a, 0),
+        (Ok(a), Ok(b)) if a == b && strayed(second, 1) => Found::Repair(a, 1),
         (Ok(a), Ok(b)) if a == b => Found::Good(a),
         (Ok(a), Ok(b)) if a.drive != b.drive || a.written >= b.written => Found::Repair(a, 1),
         (Ok(_), Ok(b)) => Found::Repair(b, 0),
@@ -181,6 +184,16 @@ mod tests {
     fn the_newer_copy_wins() {
         let newer = Label { written: 2, ..label() };
         assert_eq!(judge(Some(&label().encode(0)), Some(&newer.encode(1))), Found::Repair(newer, 0));
+    }
+
+    /// A copy that says it is the other one was written to the wrong place: its content counts, its number does not.
+    #[test]
+    fn a_copy_in_the_wrong_place_is_written_again() {
+        let [zero, one] = [label().encode(0), label().encode(1)];
+        assert_eq!(judge(Some(&zero), Some(&one)), Found::Good(label()));
+        assert_eq!(judge(Some(&one), Some(&one)), Found::Repair(label(), 0));
+        assert_eq!(judge(Some(&zero), Some(&zero)), Found::Repair(label(), 1));
+        assert_eq!(judge(Some(&one), Some(&zero)), Found::Repair(label(), 0));
     }
 
     #[test]

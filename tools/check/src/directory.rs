@@ -3,9 +3,10 @@ use crate::group::GroupView;
 use crate::map::{Visit, Walk};
 use crate::overlay::Overlay;
 use crate::report::{Object, Report, Severity};
+use base::{SECTORS_PER_BLOCK, Uuid};
 use cow::directory::{decode_cuts, decode_volumes};
 use cow::{CutList, PAGE_REFS, Ref, Root, Volumes, page};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What the directory says.
 pub(crate) struct Found {
@@ -73,11 +74,27 @@ fn check_root(walk: &mut Walk<'_, '_>, root: &Root) {
     let geometry = view.geometry();
     let regions = u64::from(superblock.rows) * u64::from(geometry.columns);
     let mut wrong = Vec::new();
-    if root.ckpt != superblock.ckpt || root.ckpt != superblock.directory.ckpt() {
+    if root.ckpt != superblock.ckpt {
         wrong.push(format!("is of checkpoint {}, the superblock says {}", root.ckpt, superblock.ckpt));
     }
     if root.seq != superblock.ckpt_seq {
         wrong.push(format!("covers Seq {}, the superblock says {}", root.seq, superblock.ckpt_seq));
+    }
+    for (page, to) in [
+        ("the root", superblock.directory),
+        ("the volumes page", root.volumes),
+        ("the list of cut subtrees", root.cuts),
+    ] {
+        // Every checkpoint writes these pages anew.
+        if !to.is_absent() && (to.ckpt() != superblock.ckpt || to.when != superblock.ckpt_seq) {
+            wrong.push(format!(
+                "the Ref to {page} says checkpoint {} and Seq {}, the superblock says {} and {}",
+                to.ckpt(),
+                to.when,
+                superblock.ckpt,
+                superblock.ckpt_seq
+            ));
+        }
     }
     if root.region_blocks != geometry.extent_blocks || u64::from(root.regions) > regions {
         wrong.push(format!(
@@ -145,9 +162,14 @@ fn tree(walk: &mut Walk<'_, '_>, to: &Ref, level: u8, index: u32, found: &mut Fo
 
 fn check_volumes(walk: &mut Walk<'_, '_>, found: &Found) {
     let mut ids = BTreeMap::new();
+    let mut identities = BTreeSet::new();
     for entry in found.volumes.iter() {
         if ids.insert(entry.id, ()).is_some() {
             let what = format!("volume {} is listed twice", entry.id);
+            walk.report.add(Severity::Damage, Object::Volumes, what, Vec::new());
+        }
+        if entry.uuid == Uuid::NIL || !identities.insert(entry.uuid) {
+            let what = format!("volume {} has the identity of none, or of another volume", entry.id);
             walk.report.add(Severity::Damage, Object::Volumes, what, Vec::new());
         }
         if entry.created > found.root.seq {
@@ -172,15 +194,17 @@ fn check_volumes(walk: &mut Walk<'_, '_>, found: &Found) {
             walk.report.add(Severity::Damage, Object::CutList, what, Vec::new());
         }
     }
-    for volume in walk.overlay.volumes() {
+    for (volume, end, commit) in walk.overlay.ends() {
+        let object = Object::Commit(commit.get());
         let Some(entry) = found.volumes.iter().find(|entry| entry.id == volume) else {
-            let what = format!("the log names volume {volume}, which there is not");
-            walk.report.add(Severity::Damage, Object::Volumes, what, Vec::new());
+            let what = format!("names volume {volume}, which the volumes page does not");
+            walk.report.add(Severity::Damage, object, what, Vec::new());
             continue;
         };
-        if walk.overlay.end(volume) > base::Lba::new(entry.height.covers().get()) {
-            let what = format!("the log names blocks of volume {volume} that its map cannot hold");
-            walk.report.add(Severity::Damage, Object::Volumes, what, Vec::new());
+        let blocks = entry.sectors.get().div_ceil(SECTORS_PER_BLOCK);
+        if end.get() > blocks {
+            let what = format!("names blocks of volume {volume} up to Lba {end}, it has {blocks}");
+            walk.report.add(Severity::Damage, object, what, Vec::new());
         }
     }
 }

@@ -2,9 +2,10 @@
 use crate::media::Media;
 use crate::report::{Object, Report, Severity, Where};
 use base::{Block, Blocks, DriveBlock, ExtentNo, Uuid};
-use volume::Label;
 use volume::label::{Found, extent_start, extents, judge, places};
+use volume::layout::label::COPY_AT;
 use volume::layout::{FIRST_EXTENT_BLOCK, FORMAT_VERSION, TAIL_BLOCKS};
+use volume::{Bad, Label};
 
 /// Blocks of an extent at most: what the geometry of a group admits.
 const MAX_EXTENT_BLOCKS: u32 = cow::bitmap::MAX_REGION_BLOCKS;
@@ -66,7 +67,7 @@ impl<'a> Drive<'a> {
             Found::Good(label) => label,
             Found::Repair(label, copy) => {
                 let (place, block) = if copy == 0 { (first_at, &first) } else { (second_at, &second) };
-                let what = format!("{}; the other copy is good", describe(block.as_deref()));
+                let what = format!("{}; the other copy is good", describe(block.as_deref(), &label, copy));
                 bad(report, Severity::Repairable, Object::Label(copy), what, place);
                 label
             }
@@ -85,7 +86,11 @@ impl<'a> Drive<'a> {
                     report,
                     Severity::Damage,
                     Object::Label(0),
-                    "every copy of the label is damaged".into(),
+                    format!(
+                        "every copy of the label is damaged (the first {}, the second {}): the drive is refused",
+                        fault(first.as_deref()),
+                        fault(second.as_deref())
+                    ),
                     first_at,
                 );
                 return None;
@@ -98,6 +103,14 @@ impl<'a> Drive<'a> {
                 return None;
             }
         };
+        for (copy, at, block) in [(0, first_at, &first), (1, second_at, &second)] {
+            let unknown =
+                |block: &Block| Label::decode(block) == Ok(label.clone()) && says_more(block, &label);
+            if block.as_deref().is_some_and(unknown) {
+                let what = "has bytes set that this program does not know: use a newer one".into();
+                bad(report, Severity::Damage, Object::Label(copy), what, at);
+            }
+        }
         if label.blocks > size {
             let what = format!("the drive had {} blocks when it was added and has {size} now", label.blocks);
             bad(report, Severity::Damage, Object::Drive, what, first_at);
@@ -134,12 +147,54 @@ impl<'a> Drive<'a> {
     }
 }
 
-/// What a label that is not one looks like.
-fn describe(block: Option<&Block>) -> &'static str {
+/// What is wrong with a copy, beside the label that counts.
+fn describe(block: Option<&Block>, label: &Label, copy: u8) -> String {
+    match block.map(|block| (block, Label::decode(block))) {
+        Some((block, Ok(other))) if other == *label => {
+            format!("says that it is copy {}, and is in the place of copy {copy}", block[COPY_AT])
+        }
+        Some((_, Ok(other))) => {
+            let (newer, older) = (label.written, other.written);
+            let age = match newer.cmp(&older) {
+                std::cmp::Ordering::Equal => format!("has the same number ({older}) as the other"),
+                _ => format!("is number {older}, the other is number {newer}"),
+            };
+            format!("{age} and says another {}", differences(&other, label).join(" and "))
+        }
+        _ => fault(block).to_owned(),
+    }
+}
+
+/// Why a copy is no label.
+fn fault(block: Option<&Block>) -> &'static str {
     match block.map(Label::decode) {
         None => "cannot be read",
-        Some(Ok(_)) => "is older than the other copy, or another drive's",
-        Some(Err(volume::Bad::Magic)) => "is not there",
-        Some(Err(_)) => "fails its check",
+        Some(Ok(_)) => "is good",
+        Some(Err(Bad::Magic)) => "is not there",
+        Some(Err(Bad::Check)) => "fails its check",
+        Some(Err(Bad::Content)) => "passes its check and says something impossible",
+        Some(Err(Bad::Newer(_))) => "is of a newer format",
     }
+}
+
+/// The fields in which two labels differ.
+fn differences(a: &Label, b: &Label) -> Vec<&'static str> {
+    let fields = [
+        ("pool", a.pool != b.pool),
+        ("name of the pool", a.pool_name != b.pool_name),
+        ("drive", a.drive != b.drive),
+        ("size", a.blocks != b.blocks),
+        ("size of extents", a.extent_blocks != b.extent_blocks),
+        ("number of the writing", a.written != b.written),
+        ("node", a.node != b.node),
+        ("rack", a.rack != b.rack),
+        ("zone", a.zone != b.zone),
+        ("class", a.class != b.class),
+    ];
+    fields.into_iter().filter(|(_, differs)| *differs).map(|(field, _)| field).collect()
+}
+
+/// Whether a block that holds this label holds more than that.
+fn says_more(block: &Block, label: &Label) -> bool {
+    label.encode(block[COPY_AT]) != *block
 }

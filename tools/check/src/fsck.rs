@@ -2,8 +2,9 @@
 use crate::copies::{self, Item};
 use crate::directory;
 use crate::drive::Drive;
+use crate::extents::{self, Holders};
 use crate::group::GroupView;
-use crate::home::{self, Holders, HomePages};
+use crate::home::{self, HomePages};
 use crate::log::{self, Log};
 use crate::map::Visit;
 use crate::media::Media;
@@ -71,7 +72,7 @@ fn check(drives: &[Drive<'_>], options: &Options, report: &mut Report) {
         }
         report.enter_group(None);
     }
-    home::check_strays(drives, &scan, &holders, report);
+    extents::check_strays(drives, &scan, &holders, report);
 }
 
 fn check_group(mut view: GroupView<'_>, scan: &Scan, holders: &mut Holders, report: &mut Report) {
@@ -79,7 +80,7 @@ fn check_group(mut view: GroupView<'_>, scan: &Scan, holders: &mut Holders, repo
     let mut pages = HomePages::default();
     home::read_rows(&mut view, &mut pages, report);
     supers::check_covered(&view, report);
-    home::check_extents(&view, scan, holders, report);
+    extents::check_extents(&view, scan, holders, report);
     let history = home::read_history(&view, &mut pages, report);
     let log = log::read(&view, &history, report);
     check_log_data(&view, &log, report);
@@ -95,11 +96,27 @@ fn check_group(mut view: GroupView<'_>, scan: &Scan, holders: &mut Holders, repo
         new
     };
     let found = directory::walk(&view, &log.overlay, true, report, &mut visit);
+    if let Some(found) = &found {
+        check_identity(&view, scan, found, report);
+    }
     if let Some(found) = found.filter(|found| found.bitmaps_known) {
         space::compare(&view, &found, &mut usage, report);
     }
     let claims = claims(&view, &usage);
     space::report_conflicts(&view, &usage, &claims, &log, report);
+}
+
+/// The names in the home headers are those of the volume that the directory has.
+fn check_identity(view: &GroupView<'_>, scan: &Scan, found: &directory::Found, report: &mut Report) {
+    let Some(names) = extents::newest_names(view, scan) else { return };
+    let mut volumes = found.volumes.iter().peekable();
+    if volumes.peek().is_some() && !volumes.any(|volume| volume.uuid == names.volume_id) {
+        let what = format!(
+            "no volume has the identity {}, which the headers of the home row give to {}",
+            names.volume_id, names.volume
+        );
+        report.add(Severity::Damage, Object::Volumes, what, Vec::new());
+    }
 }
 
 /// The blocks that a read would find in the log.

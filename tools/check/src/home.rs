@@ -1,14 +1,18 @@
-//! Row pages and history pages, which lie on the home pages; and the headers of all extents of the rows.
+//! Row pages and history pages, which lie on the home pages.
+//!
+//! They carry no number: a Ref to one says Seq 0 and checkpoint 0, and a page that the newest superblock does not
+//! lead to means nothing. What a reader does not look at (the rest of a row page, of a Ref to the page before) is
+//! zero, or it was written by somebody else.
 use crate::copies::{self, Item};
 use crate::group::GroupView;
-use crate::report::{Object, Report, Severity};
-use crate::scan::Scan;
-use base::{Block, Column, Extent, LegId, Pba, RowNo};
+use crate::report::{Object, Report, Severity, ref_text};
+use base::{Block, CkptNo, Extent, Gen, Pba, Seq, Uuid};
 use cow::Ref;
+use rlog::history::{BadPage, OutOfOrder};
 use rlog::{History, Line, history};
 use std::collections::{BTreeMap, BTreeSet};
-use volume::layout::{extent::HEADER, rows as at};
-use volume::{Header, rows};
+use volume::layout::rows as at;
+use volume::rows;
 
 /// Home pages that the superblock leads to.
 #[derive(Default)]
@@ -24,13 +28,14 @@ impl HomePages {
         report: &mut Report,
     ) -> Option<Box<Block>> {
         if !to.valid(view.space()) || to.is_hole() || view.geometry().home_index(to.pba).is_none() {
-            report.add(
-                Severity::Damage,
-                object,
-                format!("lies outside the home pages, at Pba {}", to.pba),
-                Vec::new(),
-            );
+            let what = format!("lies outside the home pages: its Ref is {}", ref_text(to));
+            report.add(Severity::Damage, object, what, Vec::new());
             return None;
+        }
+        if to.when != Seq::ZERO || to.ckpt() != CkptNo::ZERO {
+            let what =
+                format!("its Ref has a Seq or a checkpoint, which a home page does not: {}", ref_text(to));
+            report.add(Severity::Damage, object.clone(), what, view.places(to.pba));
         }
         if !self.0.insert(to.pba) {
             report.add(Severity::Damage, object, "lies where another home page lies", view.places(to.pba));
@@ -68,6 +73,10 @@ pub(crate) fn read_rows(view: &mut GroupView<'_>, pages: &mut HomePages, report:
             };
             children.extend((0..128).map(|i| cow::page::get(&page, i)));
         }
+        if children.iter().skip(below).any(|child| !child.is_absent()) {
+            let what = format!("has Refs behind the last of {below} pages below it");
+            report.add(Severity::Damage, Object::RowPage(level, refs.len() as u32 - 1), what, Vec::new());
+        }
         children.truncate(below);
         if children.len() < below || children.iter().any(Ref::is_absent) {
             let what = "the row pages do not hold all rows";
@@ -79,15 +88,16 @@ pub(crate) fn read_rows(view: &mut GroupView<'_>, pages: &mut HomePages, report:
     for (index, to) in refs.iter().enumerate() {
         let object = Object::RowPage(0, index as u32);
         let Some(page) = pages.read(view, to, object.clone(), report) else { return };
-        match rows::decode(&page, (extents - table.len()).min(at::PER_PAGE)) {
+        let count = (extents - table.len()).min(at::PER_PAGE);
+        if page[count * 8..].iter().any(|byte| *byte != 0) {
+            let what = format!("holds entries behind the last of {} rows", view.superblock.rows);
+            report.add(Severity::Damage, object.clone(), what, view.places(to.pba));
+        }
+        match rows::decode(&page, count) {
             Some(entries) => table.extend(entries),
             None => {
-                return report.add(
-                    Severity::Damage,
-                    object,
-                    "holds something else than extents",
-                    view.places(to.pba),
-                );
+                let what = "has its right check and holds something else than extents";
+                return report.add(Severity::Damage, object, what, view.places(to.pba));
             }
         }
     }
@@ -95,16 +105,26 @@ pub(crate) fn read_rows(view: &mut GroupView<'_>, pages: &mut HomePages, report:
 }
 
 fn take_rows(view: &mut GroupView<'_>, table: Vec<Extent>, extents: usize, report: &mut Report) {
-    let drives = view.table.entries().len();
-    let home = view.superblock.home.len();
-    let sane = table.len() == extents
-        && table[..home] == view.superblock.home[..]
-        && table.iter().all(|extent| usize::from(extent.drive.get()) < drives);
-    if !sane {
-        let what = "the row pages contradict the superblock";
-        return report.add(Severity::Damage, Object::RowPage(0, 0), what, Vec::new());
+    let (drives, per_row) = (view.table.entries().len(), view.geometry().row_extents());
+    let mut wrong = |index: usize, what: String| {
+        let object = Object::Row((index / per_row) as u32);
+        report.add(Severity::Damage, object, what, Vec::new());
+    };
+    let mut sane = table.len() == extents;
+    for (index, extent) in table.iter().enumerate() {
+        let home = view.superblock.home.get(index);
+        if usize::from(extent.drive.get()) >= drives {
+            let what = format!("its page names drive {} of {drives} in the drive table", extent.drive);
+            wrong(index, what);
+            sane = false;
+        } else if home.is_some_and(|home| home != extent) {
+            wrong(index, "its page names other extents than the superblock does for the home row".into());
+            sane = false;
+        }
     }
-    view.rows = table;
+    if sane {
+        view.rows = table;
+    }
 }
 
 /// Reads the history pages; the lines in order, the superblock's own last.
@@ -116,9 +136,15 @@ pub(crate) fn read_history(view: &GroupView<'_>, pages: &mut HomePages, report: 
         let Some(page) = pages.read(view, &next, object.clone(), report) else { break };
         let mut lines = Vec::new();
         match history::decode_page(&page, &mut lines) {
-            Ok(previous) => next = Ref::decode(&previous[..32]),
+            Ok(previous) => {
+                if previous[32..].iter().any(|byte| *byte != 0) {
+                    let what = "has bytes behind the Ref to the page before it";
+                    report.add(Severity::Damage, object, what, view.places(next.pba));
+                }
+                next = Ref::decode(&previous[..32]);
+            }
             Err(bad) => {
-                let what = format!("has its right check and is no history page: {bad:?}");
+                let what = format!("has its right check and is no history page: {}", bad_page(bad));
                 report.add(Severity::Damage, object, what, view.places(next.pba));
                 break;
             }
@@ -126,82 +152,42 @@ pub(crate) fn read_history(view: &GroupView<'_>, pages: &mut HomePages, report: 
         found.push(lines);
     }
     let mut history = History::new();
-    for line in found.into_iter().rev().flatten().chain(view.superblock.line) {
+    let mut ids: BTreeMap<Uuid, Gen> = BTreeMap::new();
+    let pages = found.len() as u32;
+    let own = view.superblock.line.map(|line| (0, line));
+    let lines = found.into_iter().enumerate().rev().flat_map(|(page, lines)| {
+        let page = page as u32;
+        lines.into_iter().map(move |line| (page, line)).collect::<Vec<_>>()
+    });
+    for (page, line) in lines.chain(own) {
+        let object = if pages == 0 { Object::Group } else { Object::HistoryPage(page) };
         if let Err(order) = history.append(line) {
-            let what = format!("the line of Gen {} is out of order: {order:?}", line.generation);
-            report.add(Severity::Damage, Object::HistoryPage(0), what, Vec::new());
+            let what =
+                format!("the line of Gen {} is out of order: {}", line.generation, out_of_order(order));
+            report.add(Severity::Damage, object.clone(), what, Vec::new());
+        }
+        if let Some(other) = ids.insert(line.id, line.generation) {
+            let what = format!("the activations of Gen {other} and Gen {} have one id", line.generation);
+            report.add(Severity::Damage, object, what, Vec::new());
         }
     }
     history
 }
 
-/// Who holds an extent: by (index of the drive, extent).
-pub(crate) type Holders = BTreeMap<(usize, u32), String>;
-
-/// Every extent of the rows has the right header on drives that count, and nobody else holds it.
-pub(crate) fn check_extents(view: &GroupView<'_>, scan: &Scan, holders: &mut Holders, report: &mut Report) {
-    let columns = usize::from(view.geometry().columns);
-    for (i, extent) in view.rows.iter().enumerate() {
-        let row = RowNo::new((i / view.geometry().row_extents()) as u32);
-        let within = i % view.geometry().row_extents();
-        let Some(drive) = view.handles[usize::from(extent.drive.get())] else { continue };
-        let at = vec![view.drives[drive].at(view.drives[drive].block_of(extent.extent, HEADER))];
-        report.counts.extents += 1;
-        let (leg, column) = (LegId::new((within / columns) as u8), Column::new((within % columns) as u8));
-        let me = format!("row {row} leg {leg} column {column} of group {}", view.group);
-        if let Some(other) = holders.insert((drive, extent.extent.get()), me) {
-            let what = format!("extent {} is {other} as well", extent.extent);
-            report.add(Severity::Damage, Object::Row(row.get()), what, at.clone());
-        }
-        if extent.extent.get() >= view.drives[drive].extents {
-            let what = format!("extent {} lies beyond the drive", extent.extent);
-            report.add(Severity::Damage, Object::Row(row.get()), what, at);
-            continue;
-        }
-        if !view.current.contains(extent.drive) {
-            continue;
-        }
-        let expected = Header {
-            pool: view.superblock.pool,
-            drive: view.drives[drive].uuid,
-            group: view.group,
-            extent: extent.extent,
-            row,
-            leg,
-            column,
-        };
-        let object = Object::Header(extent.extent.get());
-        match scan.headers.get(&(drive, extent.extent.get())) {
-            Some(found) if *found == expected => {}
-            Some(found) => {
-                let what = format!(
-                    "says row {} leg {} column {} of group {}, the superblock says row {row} leg {leg} column {column}",
-                    found.row, found.leg, found.column, found.group
-                );
-                report.add(Severity::Damage, object, what, at);
-            }
-            None => {
-                let what =
-                    format!("is damaged or wiped; the superblock says row {row} leg {leg} column {column}");
-                report.add(Severity::Repairable, object, what, at);
-            }
-        }
+fn out_of_order(order: OutOfOrder) -> &'static str {
+    match order {
+        OutOfOrder::Generation => "its Gen is not higher than the one before",
+        OutOfOrder::Commit => "it starts at a lower commit than the one before",
+        OutOfOrder::Seq => "it starts at a lower Seq than the one before",
     }
 }
 
-/// Headers that no superblock backs: extents on their way in or out.
-pub(crate) fn check_strays(drives: &[crate::Drive<'_>], scan: &Scan, holders: &Holders, report: &mut Report) {
-    for ((drive, extent), header) in &scan.headers {
-        let backed = holders.contains_key(&(*drive, *extent));
-        let known = scan.groups.iter().any(|group| group.group == header.group);
-        if !backed && (known || header.row != RowNo::ZERO) {
-            let drive = &drives[*drive];
-            let at = vec![drive.at(drive.block_of(base::ExtentNo::new(*extent), HEADER))];
-            let what = format!(
-                "names row {} of group {}, whose superblock does not: it goes back",
-                header.row, header.group
-            );
-            report.add(Severity::Note, Object::Header(*extent), what, at);
-        }
+fn bad_page(bad: BadPage) -> String {
+    match bad {
+        BadPage::NotAPage => "it does not begin like one".into(),
+        BadPage::Version(version) => format!("it has format version {version}: use a newer program"),
+        BadPage::Length => "it says that it has more lines than fit".into(),
+        BadPage::Reserved => "it has bytes set that this program does not know: use a newer one".into(),
+        BadPage::Line(line) => format!("line {line} is impossible, or its Gen is not above the line before"),
     }
 }

@@ -127,7 +127,7 @@ fn reference(to: &Ref) -> Value {
 fn slots(view: &GroupView<'_>) -> Vec<Value> {
     let one = |slot: &supers::Slot| {
         let holds = match &slot.state {
-            SlotState::Valid(superblock, home) => json!({
+            SlotState::Valid(superblock, home) | SlotState::More(superblock, home) => json!({
                 "gen": superblock.generation.get(),
                 "version": superblock.version,
                 "leg": home.leg.get(),
@@ -193,7 +193,7 @@ fn chain(view: &GroupView<'_>, log: &Log, history: &History) -> Value {
             "offset": fields.offset,
             "blocks": commit.blocks,
             "legs": commit.legs.iter().map(base::LegId::get).collect::<Vec<_>>(),
-            "at": places.iter().map(|(leg, block)| json!([leg.get(), block.get()])).collect::<Vec<_>>(),
+            "at": places.iter().map(|(copy, at)| json!([copy.leg.get(), at.block])).collect::<Vec<_>>(),
             "voids": commit.voids.iter().map(|void| void.commit.get()).collect::<Vec<_>>(),
             "of_history": history.owns(fields.generation, fields.history, fields.no),
             "replayed": replayed.contains(i),

@@ -13,6 +13,7 @@
 mod copies;
 mod directory;
 mod drive;
+mod extents;
 mod fsck;
 mod group;
 mod home;
@@ -22,6 +23,7 @@ mod map;
 mod media;
 mod overlay;
 mod report;
+mod ring;
 mod scan;
 mod space;
 mod summary;

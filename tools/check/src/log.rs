@@ -4,8 +4,9 @@
 //! above D is what a crash leaves; below D it is damage.
 use crate::group::{CopyAt, GroupView};
 use crate::overlay::{LogBlock, Overlay};
-use crate::report::{Object, Report, Severity};
-use base::{BLOCK_BYTES, Blocks, Check, Column, CommitNo, DriveBlock, Lba, LegId, Pba, Seq, VolumeId};
+use crate::report::{Object, Report, Severity, Where};
+use crate::ring;
+use base::{BLOCK_BYTES, Blocks, Check, Column, CommitNo, DriveBlock, Lba, Pba, Seq, VolumeId};
 use rlog::replay::{self, Data, Decision, Found, Lacking};
 use rlog::{
     Candidate, Chain, ChainStart, Commit, History, LegSet, RecordKind, RingShape, Scan, SuperblockId,
@@ -57,6 +58,7 @@ pub(crate) fn read(view: &GroupView<'_>, history: &History, report: &mut Report)
         match judge(view, &scan, &chain, &commits) {
             Ok(lacking) => {
                 report_chain(view, &scan, &chain, &lacking, report);
+                ring::check(view, history, &scan, &chain, report);
                 return lay_over(scan, chain, &commits);
             }
             Err(cut) => limit = cut,
@@ -249,6 +251,7 @@ fn lay_over(scan: Scan, chain: Chain, commits: &[Parsed]) -> Log {
         durable.push(candidate.at_or_below(chain.durable));
         for record in Commit::parse(&parsed.bytes).expect("parsed before").records() {
             let Some(seq) = record.seq else { continue };
+            overlay.name(record.volume, record.lba + record.blocks, no);
             if record.kind == RecordKind::Hole {
                 overlay.hole(record.volume, record.lba, record.blocks);
             }
@@ -266,7 +269,7 @@ pub(crate) fn may_lack(log: &Log, block: &LogBlock) -> LegSet {
     if log.durable[block.commit] { LegSet::EMPTY } else { LegSet::first(base::limits::MAX_LEGS) }
 }
 
-/// The leg and block of every copy of a ring block, for `inspect`.
-pub(crate) fn ring_place(view: &GroupView<'_>, column: Column, offset: u32) -> Vec<(LegId, DriveBlock)> {
-    view.copies(ring_pba(view, column, offset)).map(|copy| (copy.leg, copy.block)).collect()
+/// Every copy of a ring block that counts.
+pub(crate) fn ring_place(view: &GroupView<'_>, column: Column, offset: u32) -> Vec<(CopyAt, Where)> {
+    view.copies(ring_pba(view, column, offset)).map(|copy| (copy, view.place(&copy))).collect()
 }

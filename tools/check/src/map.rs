@@ -5,7 +5,7 @@
 use crate::copies::{self, Item};
 use crate::group::GroupView;
 use crate::overlay::Overlay;
-use crate::report::{Object, Report, Severity};
+use crate::report::{Object, Report, Severity, ref_text};
 use base::{Block, CkptNo, Lba, Pba, SECTORS_PER_BLOCK, Seq, VolumeId};
 use cow::tree::page_covers;
 use cow::{CutEntry, PAGE_REFS, Ref, VolumeEntry, page};
@@ -36,18 +36,24 @@ pub(crate) struct Walk<'a, 'v> {
 struct Volume {
     id: VolumeId,
     blocks: u64,
+    /// Nothing of it is older.
+    created: Seq,
+}
+
+fn too_old(to: &Ref, volume: Volume) -> String {
+    format!("is of Seq {}, before its volume, which Seq {} created", to.when, volume.created)
 }
 
 impl Walk<'_, '_> {
     fn wrong(&mut self, object: &Object, what: String, pba: Pba) {
-        let at = self.view.places(pba);
+        let at = if pba == Pba::ZERO { Vec::new() } else { self.view.places(pba) };
         self.report.add(Severity::Damage, object.clone(), what, at);
     }
 
     /// Reads a page that a Ref leads to. `None` if it is no page, or was reached before: then all below was.
     pub fn page(&mut self, to: &Ref, object: &Object, most: Severity) -> Option<Box<Block>> {
         if to.is_hole() || !to.valid(self.view.space()) {
-            self.wrong(object, format!("the Ref to it makes no sense: {to:?}"), Pba::ZERO);
+            self.wrong(object, format!("the Ref to it makes no sense: {}", ref_text(to)), Pba::ZERO);
             self.lost += 1;
             return None;
         }
@@ -73,7 +79,9 @@ impl Walk<'_, '_> {
     /// Walks a volume's map.
     pub fn volume(&mut self, entry: &VolumeEntry) {
         let blocks = entry.sectors.get().div_ceil(SECTORS_PER_BLOCK);
-        let volume = Volume { id: entry.id, blocks };
+        // A creation after the checkpoint is told of the volume; every block would only say it again.
+        let created = if entry.created > self.seq { Seq::ZERO } else { entry.created };
+        let volume = Volume { id: entry.id, blocks, created };
         self.tree(volume, &entry.root, entry.height.root_level(), Lba::ZERO, self.ckpt);
     }
 
@@ -81,7 +89,9 @@ impl Walk<'_, '_> {
         let object = Object::MapPage { volume: volume.id.get(), level, lba: lba.get() };
         if to.is_hole() {
             if !to.valid(self.view.space()) || to.when == Seq::ZERO || to.when > self.seq {
-                self.wrong(&object, format!("is a hole that makes no sense: {to:?}"), Pba::ZERO);
+                self.wrong(&object, format!("is a hole that makes no sense: {}", ref_text(to)), Pba::ZERO);
+            } else if to.when < volume.created {
+                self.wrong(&object, too_old(to, volume), Pba::ZERO);
             }
             return;
         }
@@ -109,25 +119,37 @@ impl Walk<'_, '_> {
 
     /// A page is what its parent says: sane Refs, and exactly this newest Seq below.
     fn check_page(&mut self, object: &Object, block: &Block, to: &Ref, level: u8) {
-        if !page::valid(block, to.when, level, self.view.space()) {
-            let newest = page::summary(block).0;
-            let what = format!(
-                "has its right check, but Refs that make no sense, or newest Seq {newest} instead of {}",
-                to.when
-            );
-            self.wrong(object, what, to.pba);
+        if page::valid(block, to.when, level, self.view.space()) {
+            return;
         }
+        let refs = || (0..PAGE_REFS).map(|i| (i, page::get(block, i)));
+        let newest = page::summary(block).0;
+        let what = if let Some((i, bad)) = refs().find(|(_, child)| !child.valid(self.view.space())) {
+            format!("a Ref that makes no sense: entry {i} is {}", ref_text(&bad))
+        } else if let Some((i, bad)) = refs().find(|(_, child)| level == 0 && child.tag != 0) {
+            format!("a Ref to a page where data belongs: entry {i} is {}", ref_text(&bad))
+        } else {
+            format!("newest Seq {newest} where the page above says {}", to.when)
+        };
+        self.wrong(object, format!("has its right check, but {what}"), to.pba);
     }
 
     fn leaf(&mut self, volume: Volume, block: &Block, first: Lba, newest: Seq) {
         let mut items = Vec::new();
+        // Told once for each leaf.
+        let mut told = false;
         for i in 0..PAGE_REFS as u64 {
             let (to, lba) = (page::get(block, i as usize), first + base::Blocks::new(i));
             let object = Object::Data { volume: volume.id.get(), lba: lba.get() };
             let sane = to.valid(self.view.space()) && to.when != Seq::ZERO && to.when <= newest;
             if !sane {
-                self.wrong(&object, format!("the Ref to it makes no sense: {to:?}"), Pba::ZERO);
-            } else if !to.is_hole() {
+                self.wrong(&object, format!("the Ref to it makes no sense: {}", ref_text(&to)), Pba::ZERO);
+                continue;
+            }
+            if to.when < volume.created && !std::mem::replace(&mut told, true) {
+                self.wrong(&object, too_old(&to, volume), Pba::ZERO);
+            }
+            if !to.is_hole() {
                 if lba.get() >= volume.blocks {
                     self.wrong(
                         &object,

@@ -1,5 +1,5 @@
 //! What the log says on top of the map: the newest record wins, block by block.
-use base::{Blocks, Check, Lba, Pba, Seq, VolumeId};
+use base::{Blocks, Check, CommitNo, Lba, Pba, Seq, VolumeId};
 use std::collections::BTreeMap;
 
 /// A block that the log holds.
@@ -18,6 +18,8 @@ struct Layer {
     blocks: BTreeMap<u64, LogBlock>,
     /// Ranges that records name, written or not: start to end, disjoint.
     covered: BTreeMap<u64, u64>,
+    /// Behind the last block that records name, and the commit that names it.
+    end: (Lba, CommitNo),
 }
 
 /// The log, laid over the maps of all volumes.
@@ -54,15 +56,17 @@ impl Overlay {
         })
     }
 
-    /// The volumes that records name.
-    pub fn volumes(&self) -> impl Iterator<Item = VolumeId> {
-        self.0.keys().copied()
+    /// A record names blocks up to `end`.
+    pub fn name(&mut self, volume: VolumeId, end: Lba, commit: CommitNo) {
+        let layer = self.0.entry(volume).or_default();
+        if end > layer.end.0 {
+            layer.end = (end, commit);
+        }
     }
 
-    /// Behind the last block that records of a volume name.
-    pub fn end(&self, volume: VolumeId) -> Lba {
-        let last = self.0.get(&volume).and_then(|layer| layer.covered.last_key_value());
-        Lba::new(last.map_or(0, |(_, end)| *end))
+    /// The volumes that records name, behind the last block that they name, and the commit that names it.
+    pub fn ends(&self) -> impl Iterator<Item = (VolumeId, Lba, CommitNo)> {
+        self.0.iter().map(|(volume, layer)| (*volume, layer.end.0, layer.end.1))
     }
 }
 
@@ -108,7 +112,11 @@ mod tests {
             assert_eq!(overlay.replaces(volume, Lba::new(lba)), replaced, "Lba {lba}");
         }
         assert!(!overlay.replaces(VolumeId::new(2), Lba::new(10)));
-        assert_eq!(overlay.end(volume), Lba::new(1000 + (1 << 30)));
+        for (end, commit) in [(20, 1), (1100, 2), (14, 3)] {
+            overlay.name(volume, Lba::new(end), CommitNo::new(commit));
+        }
+        let ends: Vec<_> = overlay.ends().collect();
+        assert_eq!(ends, [(volume, Lba::new(1100), CommitNo::new(2))]);
         assert_eq!(overlay.0[&volume].covered.len(), 2);
     }
 }

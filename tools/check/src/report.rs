@@ -2,6 +2,7 @@
 //!
 //! The line between severities is what a person must do: nothing for a note; open the group for what another
 //! copy can put right; act for damage.
+use cow::Ref;
 use serde::{Serialize, Serializer};
 use std::fmt;
 
@@ -132,6 +133,19 @@ impl fmt::Display for Object {
             Self::Space(first, count) => write!(f, "Pbas {first} to {}", first + count - 1),
         }
     }
+}
+
+/// A Ref in words, for findings.
+pub(crate) fn ref_text(to: &Ref) -> String {
+    if to.is_absent() {
+        return "absent".into();
+    }
+    let flags = match to.flags.get() {
+        0 => String::new(),
+        1 => "a hole, ".into(),
+        other => format!("flags {other:#x}, "),
+    };
+    format!("{flags}Pba {}, Seq {}, tag {}", to.pba, to.when, to.tag)
 }
 
 impl Serialize for Object {

@@ -6,9 +6,10 @@
 use crate::drive::Drive;
 use crate::report::{Object, Report, Severity};
 use base::{BLOCK_BYTES, Block, ExtentNo, RowNo, Uuid};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use volume::layout::OWN_CHECK;
 use volume::layout::extent::{HEADER, SUPERBLOCKS};
-use volume::{Bad, Header, Superblock};
+use volume::{Bad, Header, Names, Superblock};
 
 /// Where a group's home extents are, as far as the drives at hand tell.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -26,6 +27,10 @@ pub struct Scan {
     pub groups: Vec<GroupHomes>,
     /// Headers by (index of the drive, extent).
     pub headers: BTreeMap<(usize, u32), Header>,
+    /// Names in these headers, by the same; an impossible one is `None`.
+    pub names: BTreeMap<(usize, u32), Option<Names>>,
+    /// Headers with bytes set that this version does not know.
+    pub unknown: BTreeSet<(usize, u32)>,
 }
 
 /// Reads the header of every extent of every drive.
@@ -45,7 +50,7 @@ pub fn find_groups(drives: &[Drive<'_>], report: &mut Report) -> Scan {
             };
             let home = match Header::decode(&block) {
                 Ok(header) => {
-                    scan.headers.insert((index, extent.get()), header);
+                    scan.note((index, extent.get()), header, &block);
                     (header.row == RowNo::ZERO).then_some(header.group)
                 }
                 Err(Bad::Newer(version)) => {
@@ -63,6 +68,27 @@ pub fn find_groups(drives: &[Drive<'_>], report: &mut Report) -> Scan {
     }
     scan.groups = homes.into_iter().map(|(group, homes)| GroupHomes { group, homes }).collect();
     scan
+}
+
+impl Scan {
+    fn note(&mut self, at: (usize, u32), header: Header, block: &Block) {
+        self.headers.insert(at, header);
+        let mut known = header.encode();
+        match Names::read(block) {
+            Ok(None) => {}
+            Ok(Some(names)) => {
+                names.put(&mut known);
+                self.names.insert(at, Some(names));
+            }
+            Err(_) => {
+                self.names.insert(at, None);
+                return;
+            }
+        }
+        if known[..OWN_CHECK] != block[..OWN_CHECK] {
+            self.unknown.insert(at);
+        }
+    }
 }
 
 /// The group of an extent whose header is damaged, if a superblock in it says that it is a home extent.

@@ -9,8 +9,8 @@ use crate::copies::{self, Item};
 use crate::directory::Found;
 use crate::group::GroupView;
 use crate::log::Log;
-use crate::report::{Object, Report, Severity};
-use base::{Blocks, Pba, RegionNo};
+use crate::report::{Object, Report, Severity, ref_text};
+use base::{Blocks, CkptNo, Pba, RegionNo};
 use cow::Ref;
 use cow::bitmap::{Bitmap, WORD_BITS, WORDS};
 use cow::refs::RefFlags;
@@ -133,8 +133,12 @@ fn read(
     let object = Object::Bitmap(region);
     let first = first_of(view, region);
     let in_slot = (0..BITMAP_SLOTS.len()).any(|slot| entry.pba == bitmap_slot(first, slot));
-    if !in_slot || entry.flags != RefFlags::NONE || entry.ckpt() > found.root.ckpt {
-        let what = format!("its entry makes no sense: {entry:?}");
+    if !in_slot
+        || entry.flags != RefFlags::NONE
+        || entry.ckpt() == CkptNo::ZERO
+        || entry.ckpt() > found.root.ckpt
+    {
+        let what = format!("its entry makes no sense: {}", ref_text(entry));
         report.add(Severity::Damage, object, what, Vec::new());
         return None;
     }

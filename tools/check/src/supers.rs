@@ -19,13 +19,17 @@ use volume::layout::superblock as at;
 use volume::superblock::Home;
 use volume::{Bad, Superblock};
 
+mod versions;
+
 /// What a slot holds.
 #[derive(Clone, Debug)]
 pub(crate) enum SlotState {
     /// A superblock of the group that says that it lies here.
     Valid(Box<Superblock>, Home),
-    /// One that passes its check and belongs elsewhere.
-    Foreign,
+    /// Such a one, with bytes set that this version does not know.
+    More(Box<Superblock>, Home),
+    /// One that passes its check and belongs elsewhere; where, if it is of this group.
+    Foreign(Option<Home>),
     Zero,
     Bad(Bad, Box<Block>),
     Unreadable(String),
@@ -44,15 +48,12 @@ pub(crate) struct Slot {
 impl Slot {
     /// (Gen, version) of what it holds.
     pub fn newness(&self) -> Option<(Gen, u64)> {
-        match &self.state {
-            SlotState::Valid(superblock, _) => Some(superblock.newness()),
-            _ => None,
-        }
+        self.superblock().map(Superblock::newness)
     }
 
     fn superblock(&self) -> Option<&Superblock> {
         match &self.state {
-            SlotState::Valid(superblock, _) => Some(superblock),
+            SlotState::Valid(superblock, _) | SlotState::More(superblock, _) => Some(superblock),
             _ => None,
         }
     }
@@ -60,8 +61,12 @@ impl Slot {
     /// What is wrong with it.
     pub fn fault(&self) -> Option<String> {
         match &self.state {
-            SlotState::Valid(..) => None,
-            SlotState::Foreign => Some("holds a superblock that belongs elsewhere".into()),
+            SlotState::Valid(..) | SlotState::More(..) => None,
+            SlotState::Foreign(None) => Some("holds a superblock of another group".into()),
+            SlotState::Foreign(Some(home)) => Some(format!(
+                "holds a superblock that belongs elsewhere: to leg {} column {}, drive {} of the table, extent {}",
+                home.leg, home.column, home.extent.drive, home.extent.extent
+            )),
             SlotState::Zero => Some("is empty".into()),
             SlotState::Bad(Bad::Newer(version), _) => {
                 Some(format!("has format version {version}: use a newer program"))
@@ -153,7 +158,12 @@ fn read_slots(drives: &[Drive<'_>], group: Uuid, home: (usize, ExtentNo), slots:
                     let belongs = superblock.group == group
                         && home.extent.extent == extent
                         && listed.is_some_and(|entry| entry.drive == drive.uuid);
-                    if belongs { SlotState::Valid(Box::new(superblock), home) } else { SlotState::Foreign }
+                    let more = superblock.encode(home) != *block;
+                    match (belongs, more) {
+                        (false, _) => SlotState::Foreign((superblock.group == group).then_some(home)),
+                        (true, false) => SlotState::Valid(Box::new(superblock), home),
+                        (true, true) => SlotState::More(Box::new(superblock), home),
+                    }
                 }
                 Err(_) if is_zero(&block) => SlotState::Zero,
                 Err(bad) => SlotState::Bad(bad, block),
@@ -163,8 +173,11 @@ fn read_slots(drives: &[Drive<'_>], group: Uuid, home: (usize, ExtentNo), slots:
     }
 }
 
+/// The newest superblock; of several that call themselves the same, the one that most slots hold.
 fn newest(slots: &[Slot]) -> Option<&Superblock> {
-    slots.iter().filter_map(Slot::superblock).max_by_key(|superblock| superblock.newness())
+    let newness = slots.iter().filter_map(Slot::newness).max()?;
+    let same = || slots.iter().filter_map(Slot::superblock).filter(|one| one.newness() == newness);
+    same().max_by_key(|one| same().filter(|other| other == one).count())
 }
 
 /// Judges the slots, the drive table and the drives at hand.
@@ -196,7 +209,27 @@ pub(crate) fn check(view: &GroupView<'_>, report: &mut Report) {
             }
         }
     }
-    check_numbers(view, report);
+    check_elsewhere(view, report);
+    versions::check(view, report);
+}
+
+/// Superblocks of the group on drives that are not those of its home row.
+fn check_elsewhere(view: &GroupView<'_>, report: &mut Report) {
+    let home = |slot: &Slot| {
+        view.superblock.homes().any(|home| {
+            view.handles[usize::from(home.extent.drive.get())] == Some(slot.drive)
+                && home.extent.extent == slot.extent
+        })
+    };
+    for slot in view.slots.iter().filter(|slot| !home(slot)) {
+        let SlotState::Foreign(Some(claimed)) = slot.state else { continue };
+        let what = format!(
+            "lies on drive {} by the drive's label, and says that it is another's: the drive is a copy, or its \
+             label is",
+            view.drives[slot.drive].uuid
+        );
+        report.add(Severity::Damage, object(claimed, slot.slot), what, places(view, slot));
+    }
 }
 
 /// Whether a bad slot looks like the newest version written over an older one and cut short: sectors are whole, the
@@ -212,28 +245,6 @@ fn is_torn(slot: &Slot, newest: &Superblock, home: Home) -> bool {
     let other = (OWN_CHECK..OWN_CHECK + 16).filter(|i| block[*i] != whole[*i]).count();
     let last_old = block[LAST..OWN_CHECK] == whole[LAST..OWN_CHECK] && other >= 12;
     (first_new || first_old) && (last_new || last_old) && !(first_new && last_new)
-}
-
-fn check_numbers(view: &GroupView<'_>, report: &mut Report) {
-    let superblock = &view.superblock;
-    let mut wrong = |what: String| report.add(Severity::Damage, Object::Group, what, Vec::new());
-    if superblock.ckpt_seq > superblock.durable {
-        wrong(format!(
-            "the checkpoint covers Seq {}, and only {} is durable",
-            superblock.ckpt_seq, superblock.durable
-        ));
-    }
-    if superblock.directory.is_absent() && superblock.ckpt.get() != 0 {
-        wrong(format!("checkpoint {} has no directory", superblock.ckpt));
-    }
-    // The very same version with other content would be two histories under one name.
-    let same = view.slots.iter().filter(|slot| slot.newness() == Some(superblock.newness()));
-    if same.filter_map(Slot::superblock).any(|other| other != superblock) {
-        wrong(format!(
-            "there are two different superblocks of Gen {} version {}",
-            superblock.generation, superblock.version
-        ));
-    }
 }
 
 /// Drives that are stale, missing or of another shape.
@@ -261,7 +272,7 @@ fn check_drives(view: &GroupView<'_>, report: &mut Report) {
         }
         if drive.extent_blocks != view.geometry().extent_blocks {
             let what = format!(
-                "{name} has extents of {} blocks, the group's have {}",
+                "{name} has extents of {} blocks by its label, the group's have {}",
                 drive.extent_blocks,
                 view.geometry().extent_blocks
             );
@@ -271,7 +282,7 @@ fn check_drives(view: &GroupView<'_>, report: &mut Report) {
             report.add(
                 Severity::Damage,
                 Object::Group,
-                format!("{name} belongs to another pool"),
+                format!("{name} belongs to another pool by its label"),
                 Vec::new(),
             );
         }

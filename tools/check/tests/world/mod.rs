@@ -23,7 +23,7 @@ pub const EXTENTS: u32 = 16;
 /// Sectors of the volume.
 pub const SECTORS: u64 = 16_384;
 pub const GROUP: Uuid = Uuid([9; 16]);
-const POOL: Uuid = Uuid([8; 16]);
+pub const POOL: Uuid = Uuid([8; 16]);
 
 /// A small generator of numbers.
 pub struct Rng(pub u64);
@@ -60,7 +60,7 @@ pub struct World {
     unflushed: Vec<Vec<(u64, Box<Block>)>>,
 }
 
-fn uuid(drive: usize) -> Uuid {
+pub fn uuid(drive: usize) -> Uuid {
     Uuid([drive as u8 + 1; 16])
 }
 
@@ -143,7 +143,7 @@ impl Drives {
     }
 }
 
-fn row(drives: u8, extent: u32) -> Vec<Extent> {
+pub fn row(drives: u8, extent: u32) -> Vec<Extent> {
     (0..drives).map(|d| Extent { drive: DriveIx::new(d), extent: ExtentNo::new(extent) }).collect()
 }
 

@@ -1,117 +1,18 @@
 //! Damage of every kind of structure is found, named, and judged by whether another copy is right.
-mod world;
 
-use base::{Block, CkptNo, Column, DriveIx, Extent, ExtentNo, Op, Pba, RowNo, SECTORS_PER_BLOCK, Seq, codec};
-use cow::space_layout::{ROOT_CUTS, ROOT_TREE, ROOT_USED, ROOT_VOLUMES, VOLUME_ROOT, VOLUMES_FIRST};
+use crate::images::closed;
+use crate::tools::{
+    cut_off, edit, flip, leaf_path, path, place, put_superblock, read, reseal, some_data, superblock, write,
+};
+use crate::world::{Drives, EXTENT, Rng, World};
+use base::{Block, CkptNo, Column, ExtentNo, Op, Pba, RowNo, SECTORS_PER_BLOCK, Seq, codec};
+use cow::space_layout::{ROOT_CUTS, ROOT_TREE, ROOT_USED};
 use cow::{PAGE_REFS, Ref, page};
 use fence::CopyState;
 use plinth_check::{Object, Options, Report, Severity, fsck};
+use volume::Header;
 use volume::label::places;
 use volume::layout::extent::SUPERBLOCKS;
-use volume::{Geometry, Header, Superblock};
-use world::{Drives, EXTENT, Rng, World};
-
-/// A closed group with rows, history pages, a log of old commits and a map of several pages.
-fn closed(legs: u8, columns: u8) -> Drives {
-    let mut rng = Rng(4242);
-    let mut drives = Drives::new(legs, columns);
-    for _ in 0..3 {
-        let mut world = World::serve(drives);
-        world.work(&mut rng, 120);
-        drives = world.close();
-    }
-    assert!(drives.assert_clean("before the damage").findings.is_empty());
-    drives
-}
-
-fn superblock(drives: &Drives) -> Superblock {
-    let slots = SUPERBLOCKS.map(|slot| drives.get(0, 256 + u64::from(slot)));
-    let found = slots.iter().filter_map(|block| Superblock::decode(block).ok()).map(|(found, _)| found);
-    found.max_by_key(Superblock::newness).expect("a superblock")
-}
-
-/// Writes a superblock into every slot.
-fn put_superblock(drives: &mut Drives, superblock: &Superblock) {
-    for home in superblock.homes() {
-        for slot in SUPERBLOCKS {
-            drives.put(usize::from(home.extent.drive.get()), 256 + u64::from(slot), &superblock.encode(home));
-        }
-    }
-}
-
-/// Where a block of the space lies on a leg: row `k` is extent `k` of every drive.
-fn place(drives: &Drives, pba: Pba, leg: u8) -> (usize, u64) {
-    let geometry: Geometry = superblock(drives).geometry;
-    let place = geometry.place(pba);
-    let drive = usize::from(leg * drives.columns + place.column.get());
-    let extent = Extent { drive: DriveIx::new(drive as u8), extent: ExtentNo::new(place.row.get()) };
-    (drive, geometry.drive_block(extent, place.block).get())
-}
-
-fn read(drives: &Drives, pba: Pba) -> Box<Block> {
-    let (drive, at) = place(drives, pba, 0);
-    drives.get(drive, at)
-}
-
-fn write(drives: &mut Drives, pba: Pba, block: &Block) {
-    for leg in 0..drives.legs {
-        let (drive, at) = place(drives, pba, leg);
-        drives.put(drive, at, block);
-    }
-}
-
-fn flip(drives: &mut Drives, drive: usize, at: u64, byte: usize) {
-    let mut block = drives.get(drive, at);
-    block[byte] ^= 0x10;
-    drives.put(drive, at, &block);
-}
-
-/// The Refs along a path of byte offsets, from the directory's root page on.
-fn path(drives: &Drives, offsets: &[usize]) -> Vec<Ref> {
-    let mut refs = vec![superblock(drives).directory];
-    for offset in offsets {
-        let block = read(drives, refs.last().expect("a Ref").pba);
-        refs.push(Ref::decode(&block[*offset..*offset + 32]));
-    }
-    refs
-}
-
-/// Changes the block at the end of a path, and its Ref, and makes all checks above right again.
-fn edit(drives: &mut Drives, offsets: &[usize], change: impl FnOnce(&mut Block, &mut Ref)) {
-    let mut refs = path(drives, offsets);
-    let mut to = refs.pop().expect("a Ref");
-    let mut block = read(drives, to.pba);
-    change(&mut block, &mut to);
-    to.check = base::Check::of(&block[..]);
-    write(drives, to.pba, &block);
-    for (offset, above) in offsets.iter().zip(&refs).rev() {
-        let mut block = read(drives, above.pba);
-        to.encode(&mut block[*offset..*offset + 32]);
-        write(drives, above.pba, &block);
-        to = Ref { check: base::Check::of(&block[..]), ..*above };
-    }
-    let superblock = Superblock { directory: to, ..superblock(drives) };
-    put_superblock(drives, &superblock);
-}
-
-const MAP: [usize; 2] = [ROOT_VOLUMES, VOLUMES_FIRST + VOLUME_ROOT];
-
-/// The path to the leaf of an Lba (the map has five levels).
-fn leaf_path(lba: u64) -> Vec<usize> {
-    let index = |level: u32| (lba >> (7 * level)) as usize % PAGE_REFS * 32;
-    MAP.into_iter().chain((1..5).rev().map(index)).collect()
-}
-
-/// An Lba that holds data, from `from` on, and its Ref.
-fn some_data(drives: &Drives, from: u64) -> (u64, Ref) {
-    (from..)
-        .find_map(|lba| {
-            let leaf = read(drives, path(drives, &leaf_path(lba)).pop().expect("a leaf").pba);
-            let found = page::get(&leaf, lba as usize % PAGE_REFS);
-            (!found.is_hole()).then_some((lba, found))
-        })
-        .expect("data")
-}
 
 fn assert_only(report: &Report, severity: Severity, object: &Object, what: &str) {
     let problems: Vec<_> = report.problems().collect();
@@ -457,28 +358,6 @@ fn copied_drives_and_things_that_are_no_drives() {
     assert_only(&fsck(&[("blank", &blank)], &Options::default()), Severity::Damage, &Object::Drive, "blank");
 }
 
-/// Takes the map's page of level 1 out of the map and puts it on the list of cut subtrees, freed up to `cursor`.
-fn cut_off(drives: &mut Drives, cursor: u64) {
-    let mut above = leaf_path(0);
-    above.truncate(above.len() - 1);
-    let subtree = *path(drives, &above).last().expect("the page of level 1");
-    let entry = above.pop().expect("its place");
-    edit(drives, &above, |block, _| Ref::hole(subtree.when).encode(&mut block[entry..entry + 32]));
-    let bitmap = read(drives, path(drives, &[ROOT_TREE, 0])[2].pba);
-    let bits = cow::bitmap::Bitmap::decode(&bitmap);
-    let free = (100..EXTENT).find(|bit| !bits.get(*bit)).expect("a free block");
-    assert!(!turn_bit(drives, free));
-    let mut cuts = cow::CutList::default();
-    cuts.push(cow::CutEntry { volume: base::VolumeId::new(1), subtree, level: 1, cursor });
-    let mut list = [0; 4096];
-    cow::directory::encode_cuts(&cuts, &mut list);
-    write(drives, Pba::new(u64::from(free)), &list);
-    edit(drives, &[], |block, to| {
-        let page = Ref::page(Pba::new(u64::from(free)), to.when, to.ckpt(), base::Check::of(&list));
-        page.encode(&mut block[ROOT_CUTS..ROOT_CUTS + 32]);
-    });
-}
-
 #[test]
 fn cut_subtrees_are_used_behind_their_cursor_only() {
     let good = closed(2, 1);
@@ -513,12 +392,6 @@ fn cut_subtrees_are_used_behind_their_cursor_only() {
     let (drive, at) = place(&drives, list.pba, 1);
     flip(&mut drives, drive, at, 100);
     assert_only(&drives.fsck(), Severity::Repairable, &Object::CutList, "the list on one leg");
-}
-
-/// Gives a block that holds its own check the right one.
-fn reseal(block: &mut Block) {
-    let check = base::Check::of(&block[..4080]);
-    codec::put_check(block, 4080, check);
 }
 
 /// Whatever a structure says, with every check made right, is survived: a finding, never a panic or an endless walk.
