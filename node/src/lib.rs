@@ -14,6 +14,7 @@ pub mod client;
 pub mod device;
 pub mod drives;
 pub mod error;
+pub mod figures;
 pub mod files;
 pub mod http;
 pub mod model;

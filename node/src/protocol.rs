@@ -181,6 +181,9 @@ pub struct TargetStatus {
     pub nbd_socket: Option<PathBuf>,
     /// Resident memory in bytes.
     pub memory_bytes: u64,
+    /// What it counted; earlier builds do not say.
+    #[serde(default)]
+    pub figures: Option<crate::figures::TargetFigures>,
     /// The drives of the group.
     pub drives: Vec<TargetDriveStatus>,
     /// The drive that is being brought up to date.
@@ -236,6 +239,9 @@ pub struct TargetDriveStatus {
     pub repaired_blocks: u64,
     /// Operations that exceeded their deadline.
     pub slow_events: u64,
+    /// What was done on it; earlier builds do not say.
+    #[serde(default)]
+    pub figures: Option<crate::figures::DriveFigures>,
     /// The target has its file open.
     #[serde(default)]
     pub open: bool,

@@ -3,6 +3,7 @@
 //! Commands are rare, wait in a queue behind a lock and wake the loop through an eventfd; figures are atomics
 //! that the loop bumps without synchronisation. Nothing here is on the I/O path.
 use crate::drive::Drive;
+use crate::latency::Latency;
 use base::limits::MAX_DRIVES;
 use base::{DriveIx, DriveOp, Duration, Phase, Reply, RowNo, Sectors};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -130,6 +131,8 @@ macro_rules! figures {
         #[derive(Default)]
         pub struct Figures {
             $($(#[$doc])* pub $name: Count,)*
+            /// How long the guest waited, by kind of request: reads, writes, flushes, discards and write-zeroes.
+            pub latency: [Latency; 4],
             /// By the loop's number of a drive.
             pub drives: [DriveFigures; MAX_DRIVES],
             phase: AtomicU8,
@@ -183,6 +186,8 @@ pub struct DriveFigures {
     pub write_errors: Count,
     /// Operations that took longer than the bound.
     pub slow_events: Count,
+    /// How long operations took, also those that failed: reads, writes, flushes.
+    pub latency: [Latency; 3],
 }
 
 impl DriveFigures {
@@ -197,9 +202,11 @@ impl DriveFigures {
             read_errors,
             write_errors,
             slow_events,
+            latency,
         } = self;
         let all = [reads, writes, bytes_read, bytes_written, flushes, read_errors, write_errors, slow_events];
         all.into_iter().for_each(|count| count.set(0));
+        latency.iter().for_each(Latency::forget);
     }
 }
 

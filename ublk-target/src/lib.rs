@@ -10,6 +10,7 @@
 pub mod drive;
 pub mod front;
 pub mod handle;
+pub mod latency;
 pub mod linear;
 pub mod memory;
 pub mod nbd;
@@ -23,6 +24,7 @@ pub mod ublk;
 pub use drive::{Access, Drive, DriveError, Properties};
 pub use front::{Allocation, Extent, FrontEnd, FrontIo, NoFrontEnd, VolumeInfo};
 pub use handle::{Control, Figures, Handle, NoControl, SlowEvent};
+pub use latency::Latency;
 pub use memory::{Area, Locked, Region};
 pub use nbd::NbdServer;
 pub use ops::MAX_DRIVE_OPS;

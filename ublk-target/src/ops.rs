@@ -42,6 +42,7 @@ pub(crate) struct Finished {
     pub(crate) drive: DriveIx,
     pub(crate) op: DriveOp,
     pub(crate) bytes: u64,
+    pub(crate) issued: Instant,
     pub(crate) result: Result<(), Fault>,
     /// The error number behind a fault, 0 without one.
     pub(crate) errno: i32,
@@ -336,8 +337,8 @@ impl DriveOps {
     fn retire(&mut self, ix: u32, result: Result<(), Fault>, errno: i32) {
         let io = &mut self.ops[ix as usize];
         io.active = false;
-        let (token, drive, op, bytes) = (io.token, io.drive, io.op, io.total_bytes);
-        self.finished.push_back(Finished { token, drive, op, bytes, result, errno });
+        let (token, drive, op, bytes, issued) = (io.token, io.drive, io.op, io.total_bytes, io.issued);
+        self.finished.push_back(Finished { token, drive, op, bytes, issued, result, errno });
         self.free.push(ix);
     }
 }

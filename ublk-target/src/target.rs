@@ -145,8 +145,8 @@ struct Loop<E> {
     out: Actions,
     requests: Vec<Request>,
     slots: Vec<BufId>,
-    /// Since when a slot is in the engine, and whether that was reported.
-    slot_since: Vec<Option<(Instant, bool)>>,
+    /// The requests in the engine, by slot.
+    slot_since: Vec<Option<Busy>>,
     busy_slots: usize,
     wake_memory: Region,
     clock: std::time::Instant,
@@ -155,6 +155,16 @@ struct Loop<E> {
     phase: Option<Phase>,
     stopping: bool,
     closed_at: Option<Instant>,
+}
+
+/// A request in the engine.
+#[derive(Clone, Copy)]
+struct Busy {
+    since: Instant,
+    /// Which of `Figures::latency` counts it.
+    kind: usize,
+    /// Whether it was reported as stuck.
+    reported: bool,
 }
 
 /// Lends the parts of a loop that a front end may use.
@@ -280,14 +290,14 @@ impl<E: Engine + Allocation> Loop<E> {
         for request in self.requests.drain(..) {
             let since = &mut self.slot_since[request.slot.0 as usize];
             assert!(since.is_none(), "a slot holds one request");
-            *since = Some((now, false));
-            self.busy_slots += 1;
-            let count = match request.op {
-                Op::Read => &figures.reads,
-                Op::Write => &figures.writes,
-                Op::Flush => &figures.flushes,
-                Op::Discard | Op::WriteZeroes => &figures.discards,
+            let (count, kind) = match request.op {
+                Op::Read => (&figures.reads, 0),
+                Op::Write => (&figures.writes, 1),
+                Op::Flush => (&figures.flushes, 2),
+                Op::Discard | Op::WriteZeroes => (&figures.discards, 3),
             };
+            *since = Some(Busy { since: now, kind, reported: false });
+            self.busy_slots += 1;
             count.add(1);
             match request.op {
                 Op::Read => figures.sectors_read.add(request.sectors.get()),
@@ -297,7 +307,7 @@ impl<E: Engine + Allocation> Loop<E> {
             self.engine.submit(request);
         }
         while let Some(finished) = self.ops.next_finished() {
-            count_drive(&self.handle, &finished);
+            count_drive(&self.handle, &finished, now);
             self.engine.drive_done(finished.token, finished.result);
         }
         figures.requests_in_flight.set(self.busy_slots as u64);
@@ -316,9 +326,10 @@ impl<E: Engine + Allocation> Loop<E> {
                 self.follow(next)
             }
             Action::Complete { slot, result } => {
-                let since = self.slot_since[slot.0 as usize].take();
-                assert!(since.is_some(), "a request is completed once");
+                let busy = self.slot_since[slot.0 as usize].take();
+                let busy = busy.expect("a request is completed once");
                 self.busy_slots -= 1;
+                self.handle.figures().latency[busy.kind].record(now - busy.since);
                 if result.is_err() {
                     self.handle.figures().failed_requests.add(1);
                 }
@@ -442,13 +453,13 @@ impl<E: Engine + Allocation> Loop<E> {
             }
         });
         for (slot, since) in self.slot_since.iter_mut().enumerate() {
-            if let Some((at, reported)) = since
-                && !*reported
-                && now - *at >= options.stuck_after
+            if let Some(busy) = since
+                && !busy.reported
+                && now - busy.since >= options.stuck_after
             {
-                *reported = true;
+                busy.reported = true;
                 figures.stuck_requests.add(1);
-                control.slow(SlowEvent::Request { slot: SlotId(slot as u16), age: now - *at });
+                control.slow(SlowEvent::Request { slot: SlotId(slot as u16), age: now - busy.since });
             }
         }
         outcome
@@ -483,8 +494,14 @@ impl<E: Engine + Allocation> Loop<E> {
     }
 }
 
-fn count_drive<E>(handle: &Handle<E>, finished: &Finished) {
+fn count_drive<E>(handle: &Handle<E>, finished: &Finished, now: Instant) {
     let figures = &handle.figures().drives[finished.drive.get() as usize];
+    let kind = match finished.op {
+        DriveOp::Read => 0,
+        DriveOp::Write => 1,
+        DriveOp::Flush => 2,
+    };
+    figures.latency[kind].record(now - finished.issued);
     match (finished.op, finished.result.is_ok()) {
         (DriveOp::Read, true) => {
             figures.reads.add(1);

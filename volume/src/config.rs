@@ -185,6 +185,8 @@ pub struct Stats {
     pub version: u64,
     /// Number of the last checkpoint.
     pub checkpoint: u32,
+    /// Thousandths of the ring that are in use, in its fullest column.
+    pub ring_used_permille: u32,
     /// Rows of the group.
     pub rows: u32,
     /// Blocks of space in all.

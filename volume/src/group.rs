@@ -422,6 +422,7 @@ impl Group {
             generation: self.superblock.generation,
             version: self.superblock.version,
             checkpoint: self.superblock.ckpt.get(),
+            ring_used_permille: self.log.ring.used_permille(),
             rows: self.superblock.rows,
             space_blocks: u64::from(self.superblock.rows) * self.geometry.row_blocks(),
             mapped_blocks: self.mapped_blocks(),

@@ -1,98 +1,319 @@
-//! `/metrics`: a few gauges in the text format of Prometheus.
+//! `/metrics`, in the text format of Prometheus.
+//!
+//! Base units (bytes, seconds), names that begin with `plinth_`, and labels whose values are few: names of pools and
+//! volumes, legs, identities of drives, kinds of operation. What a target counts begins at 0 with each of its
+//! processes; a target that does not answer in time is shown as it was seen last.
 use super::error::Failure;
 use super::routes::Shared;
 use crate::agent::{Agent, blocking};
+use crate::catalogue::CopyState;
 use crate::error::Result;
-use crate::model::{Health, VolumeState};
+use crate::figures::Latency;
+use crate::model::{Health, Pool, Status, Volume, VolumeState};
+use crate::protocol::{TargetDriveStatus, TargetStatus};
 use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
 use std::fmt::Write;
 
+/// The format that this is.
+const FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
 /// Answers with the metrics.
-pub async fn text(State(shared): State<Shared>) -> std::result::Result<String, Failure> {
+pub async fn text(State(shared): State<Shared>) -> std::result::Result<impl IntoResponse, Failure> {
     shared.agent.supervisor.refresh(None).await;
     let agent = shared.agent.clone();
-    Ok(blocking(move || render(&agent)).await?)
+    let text = blocking(move || render_agent(&agent)).await?;
+    Ok(([(CONTENT_TYPE, FORMAT)], text))
 }
 
-/// A family of values with one label.
-struct Family {
+/// Everything that this agent shows.
+///
+/// # Errors
+/// The catalogue's.
+pub(crate) fn render_agent(agent: &Agent) -> Result<String> {
+    let status = agent.view_status()?;
+    let seen = status.volumes.iter().map(|volume| agent.supervisor.live(&volume.name)?.status);
+    let seen: Vec<Option<TargetStatus>> = seen.collect();
+    Ok(render(&status, &seen))
+}
+
+/// A label and its value.
+type Labels<'a> = Vec<(&'static str, &'a str)>;
+
+/// What is written.
+#[derive(Default)]
+struct Page {
     text: String,
 }
 
-impl Family {
-    fn new(name: &str, help: &str, kind: &str) -> Self {
-        Self { text: format!("# HELP {name} {help}\n# TYPE {name} {kind}\n") }
+impl Page {
+    /// Begins a family; its samples follow.
+    fn family(&mut self, name: &str, help: &str, kind: &str) {
+        writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}").expect("writing to a string");
     }
 
-    fn add(&mut self, name: &str, labels: &str, value: u64) {
-        writeln!(self.text, "{name}{{{labels}}} {value}").expect("writing to a string");
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
+        let escape = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+        let pairs: Vec<String> =
+            labels.iter().map(|(label, value)| format!("{label}=\"{}\"", escape(value))).collect();
+        let labels = if pairs.is_empty() { String::new() } else { format!("{{{}}}", pairs.join(",")) };
+        writeln!(self.text, "{name}{labels} {value}").expect("writing to a string");
     }
-}
 
-fn render(agent: &Agent) -> Result<String> {
-    let mut out = String::new();
-    let mut family = |name: &str, help: &str, kind: &str, values: Vec<(String, u64)>| {
-        let mut family = Family::new(name, help, kind);
-        for (labels, value) in values {
-            family.add(name, &labels, value);
+    /// A family whose samples are at hand.
+    fn all<'a>(
+        &mut self,
+        name: &str,
+        help: &str,
+        kind: &str,
+        samples: impl Iterator<Item = (Labels<'a>, u64)>,
+    ) {
+        self.family(name, help, kind);
+        for (labels, value) in samples {
+            self.sample(name, &labels, value);
         }
-        out.push_str(&family.text);
-    };
-    let status = agent.view_status()?;
-    let pools = |value: fn(&crate::model::Pool) -> u64| {
-        status.pools.iter().map(|pool| (format!("pool=\"{}\"", pool.name), value(pool))).collect::<Vec<_>>()
-    };
-    family("plinth_pool_size_bytes", "Space of the pool.", "gauge", pools(|pool| pool.size_bytes));
-    family("plinth_pool_allocated_bytes", "Space handed out.", "gauge", pools(|pool| pool.allocated_bytes));
-    family("plinth_pool_free_bytes", "Space left.", "gauge", pools(|pool| pool.free_bytes));
-    family(
-        "plinth_pool_healthy",
-        "1 when nothing is wrong.",
-        "gauge",
-        pools(|pool| u64::from(pool.health == Health::Online)),
-    );
-    let volumes = |value: fn(&crate::model::Volume) -> Option<u64>| {
-        let each = status.volumes.iter();
-        each.filter_map(|v| Some((format!("volume=\"{}\",pool=\"{}\"", v.name, v.pool), value(v)?)))
-            .collect::<Vec<_>>()
-    };
-    family("plinth_volume_size_bytes", "Size of the volume.", "gauge", volumes(|v| Some(v.size_bytes)));
-    family(
-        "plinth_volume_allocated_bytes",
-        "Space its group holds.",
-        "gauge",
-        volumes(|v| Some(v.allocated_bytes)),
-    );
-    family(
-        "plinth_volume_healthy",
-        "1 when nothing is wrong.",
-        "gauge",
-        volumes(|v| Some(u64::from(v.health == Health::Online))),
-    );
-    family(
-        "plinth_volume_attached",
-        "1 when it is served.",
-        "gauge",
-        volumes(|v| Some(u64::from(v.state == VolumeState::Attached))),
-    );
-    family("plinth_volume_seq", "Last Seq handed out.", "counter", volumes(|v| v.seq));
-    family(
-        "plinth_volume_durable_seq",
-        "Seq up to which all is durable.",
-        "counter",
-        volumes(|v| v.durable_seq),
-    );
-    family(
-        "plinth_target_restarts",
-        "Targets started in place of dead ones.",
-        "counter",
-        volumes(|v| Some(v.target.as_ref()?.restarts)),
-    );
-    family(
-        "plinth_target_memory_bytes",
-        "Resident memory of the target.",
-        "gauge",
-        volumes(|v| v.target.as_ref()?.memory_bytes),
-    );
-    Ok(out)
+    }
+
+    /// The samples of one histogram.
+    fn histogram(&mut self, name: &str, labels: &[(&str, &str)], latency: &Latency) {
+        let mut sum = 0;
+        let (bucket, mut with_bound) = (format!("{name}_bucket"), labels.to_vec());
+        let bounds: Vec<String> = Latency::bounds_seconds().map(|bound| bound.to_string()).collect();
+        for (bound, count) in bounds.iter().zip(&latency.counts) {
+            sum += count;
+            with_bound.push(("le", bound));
+            self.sample(&bucket, &with_bound, sum);
+            with_bound.pop();
+        }
+        let count = latency.count();
+        with_bound.push(("le", "+Inf"));
+        self.sample(&bucket, &with_bound, count);
+        self.sample(&format!("{name}_sum"), labels, latency.sum_nanos as f64 / 1e9);
+        self.sample(&format!("{name}_count"), labels, count);
+    }
 }
+
+fn render(status: &Status, seen: &[Option<TargetStatus>]) -> String {
+    let mut page = Page::default();
+    page.family("plinth_agent_info", "The agent that answers.", "gauge");
+    page.sample("plinth_agent_info", &[("version", &status.agent.version)], 1);
+    pools(&mut page, &status.pools);
+    volumes(&mut page, &status.volumes);
+    let volumes: Vec<Seen<'_>> = status.volumes.iter().zip(seen).filter_map(Seen::of).collect();
+    guests(&mut page, &volumes);
+    groups(&mut page, &volumes);
+    drives(&mut page, &volumes);
+    page.text
+}
+
+fn pools(page: &mut Page, pools: &[Pool]) {
+    let mut gauge = |name: &str, help: &str, value: fn(&Pool) -> u64| {
+        page.all(
+            name,
+            help,
+            "gauge",
+            pools.iter().map(|pool| (vec![("pool", pool.name.as_str())], value(pool))),
+        );
+    };
+    gauge("plinth_pool_size_bytes", "Space of the pool.", |pool| pool.size_bytes);
+    gauge("plinth_pool_allocated_bytes", "Space handed out.", |pool| pool.allocated_bytes);
+    gauge("plinth_pool_free_bytes", "Space left.", |pool| pool.free_bytes);
+    gauge("plinth_pool_healthy", "1 when nothing is wrong.", |pool| u64::from(pool.health == Health::Online));
+}
+
+/// What names a volume.
+fn of_volume(volume: &Volume) -> Labels<'_> {
+    vec![("volume", volume.name.as_str()), ("pool", volume.pool.as_str())]
+}
+
+fn volumes(page: &mut Page, volumes: &[Volume]) {
+    let mut each = |name: &str, kind: &str, help: &str, value: fn(&Volume) -> Option<u64>| {
+        let samples = volumes.iter().filter_map(|volume| Some((of_volume(volume), value(volume)?)));
+        page.all(name, help, kind, samples);
+    };
+    each("plinth_volume_size_bytes", "gauge", "Size of the volume.", |v| Some(v.size_bytes));
+    each("plinth_volume_mapped_bytes", "gauge", "What the guest has mapped.", |v| v.mapped_bytes);
+    each("plinth_volume_allocated_bytes", "gauge", "Space its group holds.", |v| Some(v.allocated_bytes));
+    each("plinth_volume_healthy", "gauge", "1 when nothing is wrong.", |v| {
+        Some(u64::from(v.health == Health::Online))
+    });
+    each("plinth_volume_attached", "gauge", "1 when it is served.", |v| {
+        Some(u64::from(v.state == VolumeState::Attached))
+    });
+    each("plinth_volume_legs", "gauge", "Copies that it should have.", |v| Some(u64::from(v.leg_count)));
+    each("plinth_volume_legs_current", "gauge", "Copies that are complete.", |v| Some(current_legs(v)));
+    each("plinth_volume_seq", "counter", "Last Seq handed out.", |v| v.seq);
+    each("plinth_volume_durable_seq", "counter", "Seq up to which all is durable.", |v| v.durable_seq);
+    each("plinth_volume_resync_left_bytes", "gauge", "What a resync has still to look at.", |v| {
+        Some(v.resync.as_ref().map_or(0, |resync| resync.bytes_left))
+    });
+    each("plinth_target_restarts", "counter", "Targets started in place of dead ones.", |v| {
+        Some(v.target.as_ref()?.restarts)
+    });
+    each("plinth_target_memory_bytes", "gauge", "Resident memory of the target.", |v| {
+        v.target.as_ref()?.memory_bytes
+    });
+}
+
+fn current_legs(volume: &Volume) -> u64 {
+    let current = volume.legs.iter().filter(|leg| leg.drives.iter().all(|d| d.state == CopyState::Current));
+    current.count() as u64
+}
+
+/// A volume whose target was seen.
+struct Seen<'a> {
+    volume: &'a Volume,
+    status: &'a TargetStatus,
+    figures: &'a crate::figures::TargetFigures,
+}
+
+impl<'a> Seen<'a> {
+    fn of((volume, status): (&'a Volume, &'a Option<TargetStatus>)) -> Option<Self> {
+        let status = status.as_ref()?;
+        Some(Self { volume, status, figures: status.figures.as_ref()? })
+    }
+
+    fn labels(&self, more: &[(&'static str, &'a str)]) -> Labels<'a> {
+        let mut labels = of_volume(self.volume);
+        labels.extend_from_slice(more);
+        labels
+    }
+}
+
+/// What guests asked for and how long they waited.
+fn guests(page: &mut Page, volumes: &[Seen<'_>]) {
+    let requests = volumes.iter().flat_map(|v| {
+        v.figures.latency.iter().map(|latency| (v.labels(&[("op", &latency.op)]), latency.count()))
+    });
+    page.all(
+        "plinth_volume_requests_total",
+        "Requests of the guest that were answered.",
+        "counter",
+        requests,
+    );
+    let bytes = volumes.iter().flat_map(|v| {
+        let moved = [("read", v.figures.bytes_read), ("write", v.figures.bytes_written)];
+        moved.map(|(op, bytes)| (v.labels(&[("op", op)]), bytes))
+    });
+    page.all("plinth_volume_bytes_total", "Bytes that the guest read and wrote.", "counter", bytes);
+    let mut each = |name: &str, kind: &str, help: &str, value: fn(&Seen<'_>) -> u64| {
+        page.all(name, help, kind, volumes.iter().map(|v| (v.labels(&[]), value(v))));
+    };
+    each("plinth_volume_failed_requests_total", "counter", "Requests answered with an error.", |v| {
+        v.figures.failed_requests
+    });
+    each("plinth_volume_requests_in_flight", "gauge", "Requests under way.", |v| {
+        v.figures.requests_in_flight
+    });
+    each(
+        "plinth_volume_stuck_requests_total",
+        "counter",
+        "Requests seen under way for over a minute.",
+        |v| v.figures.stuck_requests,
+    );
+    let name = "plinth_volume_request_seconds";
+    page.family(name, "How long the guest waited for an answer.", "histogram");
+    for volume in volumes {
+        for latency in &volume.figures.latency {
+            page.histogram(name, &volume.labels(&[("op", &latency.op)]), latency);
+        }
+    }
+}
+
+/// Space, checkpoint and log of the groups.
+fn groups(page: &mut Page, volumes: &[Seen<'_>]) {
+    let mut each = |name: &str, help: &str, value: fn(&Seen<'_>) -> u64| {
+        page.all(name, help, "gauge", volumes.iter().map(|v| (v.labels(&[]), value(v))));
+    };
+    each("plinth_volume_space_bytes", "Space of the group, one leg.", |v| v.figures.space_bytes);
+    each("plinth_volume_space_free_bytes", "Space of the group that can be handed out now, one leg.", |v| {
+        v.figures.free_bytes
+    });
+    let help = "Space that was freed and is still held by reads or a checkpoint to come, one leg.";
+    each("plinth_volume_space_pinned_bytes", help, |v| v.figures.pinned_bytes);
+    each("plinth_volume_checkpoint", "Number of the last checkpoint.", |v| v.figures.checkpoint);
+    let name = "plinth_volume_ring_used_ratio";
+    page.family(name, "Part of the log's ring that is in use.", "gauge");
+    for volume in volumes {
+        page.sample(name, &volume.labels(&[]), f64::from(volume.figures.ring_used_permille) / 1000.0);
+    }
+}
+
+/// A drive of a volume whose target was seen.
+struct Part<'a> {
+    labels: Labels<'a>,
+    status: &'a TargetDriveStatus,
+}
+
+impl<'a> Part<'a> {
+    fn with_op(&self, op: &'a str) -> Labels<'a> {
+        let mut labels = self.labels.clone();
+        labels.push(("op", op));
+        labels
+    }
+
+    fn latencies(&self) -> &'a [Latency] {
+        self.status.figures.as_ref().map_or(&[], |figures| &figures.latency)
+    }
+}
+
+/// The drives of all volumes, each with the first leg that it holds a part of.
+fn parts<'a>(volumes: &'a [Seen<'a>], legs: &'a [String]) -> Vec<Part<'a>> {
+    let mut parts: Vec<Part<'a>> = Vec::new();
+    for seen in volumes {
+        let first = parts.len();
+        for leg in &seen.volume.legs {
+            for drive in &leg.drives {
+                let status = seen.status.drives.iter().find(|status| status.id == drive.id);
+                let Some(status) = status else { continue };
+                if parts[first..].iter().all(|part| part.status.id != status.id) {
+                    let labels = seen.labels(&[("leg", &legs[usize::from(leg.leg)]), ("drive", &drive.id)]);
+                    parts.push(Part { labels, status });
+                }
+            }
+        }
+    }
+    parts
+}
+
+/// What was done on drives.
+fn drives(page: &mut Page, volumes: &[Seen<'_>]) {
+    let legs: Vec<String> = (0..=u8::MAX).map(|leg| leg.to_string()).collect();
+    let parts = parts(volumes, &legs);
+    let operations = parts
+        .iter()
+        .flat_map(|part| part.latencies().iter().map(|latency| (part.with_op(&latency.op), latency.count())));
+    let help = "Operations of the drive that ended, well or not.";
+    page.all("plinth_drive_operations_total", help, "counter", operations);
+    let bytes = parts.iter().flat_map(|part| {
+        let figures = part.status.figures.as_ref();
+        let moved = figures.map(|f| [("read", f.bytes_read), ("write", f.bytes_written)]);
+        moved.into_iter().flatten().map(|(op, bytes)| (part.with_op(op), bytes))
+    });
+    page.all("plinth_drive_bytes_total", "Bytes read from and written to the drive.", "counter", bytes);
+    let errors = parts.iter().flat_map(|part| {
+        let drive = part.status;
+        [("read", drive.read_errors), ("write", drive.write_errors), ("check", drive.check_errors)]
+            .map(|(op, errors)| (part.with_op(op), errors))
+    });
+    let help = "Operations that failed, and blocks that did not pass their check.";
+    page.all("plinth_drive_errors_total", help, "counter", errors);
+    let mut plain = |name: &str, help: &str, value: fn(&TargetDriveStatus) -> u64| {
+        page.all(name, help, "counter", parts.iter().map(|part| (part.labels.clone(), value(part.status))));
+    };
+    let help = "Blocks written again from another leg.";
+    plain("plinth_drive_repaired_blocks_total", help, |drive| drive.repaired_blocks);
+    let help = "Operations that took longer than two seconds.";
+    plain("plinth_drive_slow_operations_total", help, |drive| drive.slow_events);
+    let name = "plinth_drive_operation_seconds";
+    page.family(name, "How long operations of the drive took.", "histogram");
+    for part in &parts {
+        for latency in part.latencies() {
+            page.histogram(name, &part.with_op(&latency.op), latency);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

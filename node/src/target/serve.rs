@@ -9,6 +9,7 @@ use super::drives::{OpenDrive, OpenDrives, grant};
 use super::open::{Opened, open_drive, open_group};
 use crate::catalogue::CopyState;
 use crate::error::{Error, Kind, Result};
+use crate::figures;
 use crate::protocol::{TargetDriveStatus, TargetPhase, TargetStatus};
 use crate::target_spec::{FrontEndSpec, Row, TargetDrive, TargetSpec};
 use base::{DriveIx, Engine as _, Phase, Reply, RowNo, SECTOR_BYTES, Sectors};
@@ -272,9 +273,8 @@ impl Glue {
             CopyHealth::Resyncing(seq) => (CopyState::Resyncing, Some(seq.get())),
             CopyHealth::Missing => (CopyState::Missing, None),
         };
-        let slow = |drive: OpenDrive| {
-            self.handle.figures().drives[usize::from(drive.number.get())].slow_events.get()
-        };
+        let number = self.open.get(&id).map(|drive| usize::from(drive.number.get()));
+        let figures = number.map(|number| &self.handle.figures().drives[number]);
         TargetDriveStatus {
             state,
             stale_since_seq: since,
@@ -282,7 +282,8 @@ impl Glue {
             write_errors: view.stats.write_errors,
             check_errors: view.stats.check_errors,
             repaired_blocks: view.stats.repaired_blocks,
-            slow_events: self.open.get(&id).map_or(0, slow),
+            slow_events: figures.map_or(0, |figures| figures.slow_events.get()),
+            figures: figures.map(figures::of_drive),
             open: self.open.get(&id).is_some(),
             id,
         }
@@ -326,6 +327,7 @@ fn unseen_drive(drive: &TargetDrive) -> TargetDriveStatus {
         check_errors: 0,
         repaired_blocks: 0,
         slow_events: 0,
+        figures: None,
         open: false,
     }
 }
@@ -377,6 +379,7 @@ impl Serving for Glue {
                 FrontEndSpec::Ublk { .. } => None,
             },
             memory_bytes: resident_bytes(),
+            figures: Some(figures::of_target(self.handle.figures(), stats.as_ref())),
             drives: self.drive_status(stats.as_ref()),
             resync: stats.as_ref().and_then(|stats| self.resync_status(stats)),
             returned: None,

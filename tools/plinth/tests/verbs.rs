@@ -241,6 +241,36 @@ fn the_socket_describes_itself() {
     let metrics = get("/metrics");
     assert!(metrics.contains("plinth_volume_size_bytes{volume=\"v\",pool=\"p\"} 67108864"), "{metrics}");
     assert!(get("/v1/nothing").contains("\"exit_code\":5"));
+    // What a guest did is counted, of the volume and of the drives.
+    agent.plinth("volume attach v --nbd @n").ok();
+    let mut nbd = support::nbd::Nbd::connect(&agent.path("n"));
+    nbd.write(0, &[1; 8192]);
+    nbd.flush();
+    assert!(nbd.read(0, 4096) == [1; 4096]);
+    let metrics = get("/metrics");
+    let value = |series: &str| -> f64 {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {series} in {metrics}")).trim().parse().expect("a number")
+    };
+    for (op, bytes) in [("read", 4096.0), ("write", 8192.0)] {
+        let labels = format!("{{volume=\"v\",pool=\"p\",op=\"{op}\"}}");
+        assert_eq!(value(&format!("plinth_volume_requests_total{labels}")), 1.0);
+        assert_eq!(value(&format!("plinth_volume_bytes_total{labels}")), bytes);
+        assert_eq!(value(&format!("plinth_volume_request_seconds_count{labels}")), 1.0);
+        assert!(value(&format!("plinth_volume_request_seconds_sum{labels}")) > 0.0);
+    }
+    assert_eq!(value("plinth_volume_legs_current{volume=\"v\",pool=\"p\"}"), 2.0);
+    let drives = agent.plinth("drive list p -o json").json();
+    for leg in 0..2 {
+        let id = |drive: &Value| drive["id"].as_str().map(str::to_owned).expect("an id");
+        let written = drives.as_array().expect("a list").iter().map(id).find_map(|drive| {
+            let series = format!(
+                "plinth_drive_bytes_total{{volume=\"v\",pool=\"p\",leg=\"{leg}\",drive=\"{drive}\",op=\"write\"}} "
+            );
+            metrics.lines().find_map(|line| line.strip_prefix(&series)?.parse::<u64>().ok())
+        });
+        assert!(written.is_some_and(|bytes| bytes >= 8192), "leg {leg}: {written:?} in {metrics}");
+    }
 }
 
 /// Fuzzed control bytes, half requests and idle connections neither crash nor starve the agent.

@@ -1,0 +1,114 @@
+//! What a target counts, as it tells the agent: requests, operations of drives, how long both took.
+//!
+//! Counters begin at 0 with each process of a target, as counters of metrics may.
+use serde::{Deserialize, Serialize};
+use ublk_target::latency::BOUNDS_NANOS;
+use utoipa::ToSchema;
+
+/// How long operations of one kind took.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Latency {
+    /// What kind: read, write, flush or discard.
+    pub op: String,
+    /// How many took longer than the bound before and not longer than their own; the last one has no bound.
+    pub counts: Vec<u64>,
+    /// All of them together, in nanoseconds.
+    pub sum_nanos: u64,
+}
+
+impl Latency {
+    /// Reads the figures of a kind.
+    pub fn of(op: &str, latency: &ublk_target::Latency) -> Self {
+        let counts = latency.counts().to_vec();
+        Self { op: op.to_owned(), counts, sum_nanos: latency.sum_nanos() }
+    }
+
+    /// How many there were.
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// Upper bounds of all counts but the last, in seconds.
+    pub fn bounds_seconds() -> impl Iterator<Item = f64> {
+        BOUNDS_NANOS.iter().map(|nanos| *nanos as f64 / 1e9)
+    }
+
+    /// Adds what another process counted. Targets of other builds may have other bounds: those are left out.
+    pub fn add(&mut self, other: &Self) {
+        if self.counts.len() == other.counts.len() {
+            self.counts.iter_mut().zip(&other.counts).for_each(|(count, more)| *count += more);
+            self.sum_nanos += other.sum_nanos;
+        }
+    }
+}
+
+/// What a target counted of its guests, and how its group stands.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TargetFigures {
+    /// Bytes read by the guest.
+    pub bytes_read: u64,
+    /// Bytes written by the guest.
+    pub bytes_written: u64,
+    /// Requests answered with an error.
+    pub failed_requests: u64,
+    /// Requests in the engine now.
+    pub requests_in_flight: u64,
+    /// Requests that were under way for longer than a minute when they were looked at.
+    pub stuck_requests: u64,
+    /// How long the guest waited.
+    pub latency: Vec<Latency>,
+    /// Space of the group, what is free of it, and what was freed and cannot be handed out yet.
+    pub space_bytes: u64,
+    /// See `space_bytes`.
+    pub free_bytes: u64,
+    /// See `space_bytes`.
+    pub pinned_bytes: u64,
+    /// Number of the last checkpoint.
+    pub checkpoint: u64,
+    /// Thousandths of the log's ring that are in use.
+    pub ring_used_permille: u32,
+}
+
+/// What a target did on one drive.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DriveFigures {
+    /// Bytes read.
+    pub bytes_read: u64,
+    /// Bytes written.
+    pub bytes_written: u64,
+    /// How long operations took.
+    pub latency: Vec<Latency>,
+}
+
+/// What a running loop has counted.
+pub fn of_target(figures: &ublk_target::Figures, stats: Option<&volume::Stats>) -> TargetFigures {
+    let kinds = ["read", "write", "flush", "discard"].into_iter().zip(&figures.latency);
+    let bytes = |blocks: fn(&volume::Stats) -> u64| {
+        stats.map_or(0, |stats| blocks(stats).saturating_mul(base::BLOCK_BYTES as u64))
+    };
+    TargetFigures {
+        bytes_read: figures.sectors_read.get() * base::SECTOR_BYTES as u64,
+        bytes_written: figures.sectors_written.get() * base::SECTOR_BYTES as u64,
+        failed_requests: figures.failed_requests.get(),
+        requests_in_flight: figures.requests_in_flight.get(),
+        stuck_requests: figures.stuck_requests.get(),
+        latency: kinds.map(|(op, latency)| Latency::of(op, latency)).collect(),
+        space_bytes: bytes(|stats| stats.space_blocks),
+        free_bytes: bytes(|stats| stats.free_blocks),
+        pinned_bytes: bytes(|stats| stats.limbo_blocks),
+        checkpoint: stats.map_or(0, |stats| u64::from(stats.checkpoint)),
+        ring_used_permille: stats.map_or(0, |stats| stats.ring_used_permille),
+    }
+}
+
+/// What a running loop has counted of one drive.
+pub fn of_drive(figures: &ublk_target::handle::DriveFigures) -> DriveFigures {
+    let kinds = ["read", "write", "flush"].into_iter().zip(&figures.latency);
+    DriveFigures {
+        bytes_read: figures.bytes_read.get(),
+        bytes_written: figures.bytes_written.get(),
+        latency: kinds.map(|(op, latency)| Latency::of(op, latency)).collect(),
+    }
+}
