@@ -60,6 +60,11 @@ impl Walk {
         Self { since, start: from, cursor: from, needed: 0, met: NONE }
     }
 
+    /// The level of the page that was needed last.
+    pub fn needed(&self) -> u8 {
+        self.needed
+    }
+
     /// How far it has come.
     pub fn cursor(&self) -> u64 {
         self.cursor

@@ -1,6 +1,6 @@
 //! The numbering of the driver's memory: which blocks belong to whom.
 use crate::config::{Config, MAX_COMMITS, MAX_REPAIRS, MIN_CACHE_PAGES, RECOVERY_CHUNK};
-use crate::group::resync::UNIT_BLOCKS;
+use crate::group::sweep::UNIT_BLOCKS;
 use crate::slots::SLOT_BLOCKS;
 use base::limits::MAX_DRIVES;
 use base::{BufId, SlotId};
@@ -25,7 +25,7 @@ pub(crate) struct Buffers {
     pub superblocks: BufId,
     pub headers: BufId,
     pub row_pages: BufId,
-    pub resync: BufId,
+    pub sweep: BufId,
     pub recovery: BufId,
     pub cache: BufId,
     pub total: u32,
@@ -53,7 +53,7 @@ impl Buffers {
             superblocks: take(MAX_DRIVES as u32),
             headers: take(MAX_DRIVES as u32),
             row_pages: take(ROW_PAGE_BUFFERS),
-            resync: take(UNIT_BLOCKS),
+            sweep: take(UNIT_BLOCKS),
             recovery: take(RECOVERY_CHUNKS * RECOVERY_CHUNK),
             cache: take(config.cache_pages),
             total: next,

@@ -201,7 +201,9 @@ pub struct Stats {
     /// The drives.
     pub drives: Vec<DriveView>,
     /// The resync that is under way.
-    pub resync: Option<crate::group::resync::ResyncStats>,
+    pub resync: Option<crate::group::sweep::ResyncStats>,
+    /// The scrub that is under way, or the last one since the group was opened.
+    pub scrub: crate::group::scrub::ScrubStats,
     /// The extents of row `row`, ordered by leg, then column.
     pub home: Vec<Extent>,
 }

@@ -40,7 +40,9 @@ pub(crate) mod read;
 pub(crate) mod repair;
 pub(crate) mod resize;
 pub(crate) mod resync;
+pub(crate) mod scrub;
 pub(crate) mod super_writer;
+pub(crate) mod sweep;
 pub(crate) mod write;
 
 /// After so long without a flush the engine flushes by itself.
@@ -146,7 +148,7 @@ pub(crate) struct Group {
     pub checkpoint: checkpoint::Checkpoint,
     pub growth: growth::Growth,
     pub repairs: repair::Repairs,
-    pub resync: resync::Resync,
+    pub sweep: sweep::Sweep,
     /// The activations before this one, as far as they are known.
     pub history: Vec<rlog::Line>,
     /// Last Seq whose commit is complete, in order.
@@ -205,7 +207,7 @@ impl Group {
         self.advance_growth(turn);
         self.load_bitmaps(turn);
         self.advance_repairs(turn);
-        self.advance_resync(turn);
+        self.advance_sweep(turn);
         self.advance_writer(turn);
         self.start_flush(turn);
         self.advance_close();
@@ -226,7 +228,7 @@ impl Group {
         let since = self.unflushed_since.filter(|_| !self.flusher.running());
         let flush = since.map(|since| since + AUTO_FLUSH_AFTER);
         let growth = self.growth.deadline().filter(|_| !self.closing);
-        [flush, growth, self.resync.rests_until()].into_iter().flatten().min()
+        [flush, growth, self.sweep.rests_until()].into_iter().flatten().min()
     }
 
     /// Begins what waits: in order of arrival, behind overlapping changes.
@@ -402,7 +404,7 @@ impl Group {
             self.opening.is_some(),
             self.holds.clone().all_released(),
             self.space.limbo(),
-            self.resync,
+            self.sweep,
         )
     }
 
@@ -429,7 +431,8 @@ impl Group {
             free_blocks: self.space.free_now().get(),
             limbo_blocks: self.space.limbo().get(),
             drives: self.drives.views(self.superblock.drives.len()),
-            resync: self.resync.stats(),
+            resync: self.sweep.resync_stats(),
+            scrub: self.scrub_stats(),
             home: self.superblock.home.clone(),
         }
     }

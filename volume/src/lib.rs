@@ -35,7 +35,8 @@ pub use config::{
 };
 pub use geometry::{Geometry, Piece, Place};
 pub use group::Halt;
-pub use group::resync::ResyncStats;
+pub use group::scrub::{Finding, Outcome, ScrubStats, What};
+pub use group::sweep::ResyncStats;
 pub use header::Header;
 pub use label::Label;
 pub use names::Names;

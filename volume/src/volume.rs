@@ -103,7 +103,37 @@ impl Volume {
     /// Bounds the rate at which drives are brought up to date: blocks in a second, 0 for no bound.
     pub fn set_resync_rate(&mut self, blocks: u64) {
         if let Stage::Serving(group) = &mut self.stage {
-            group.resync.set_rate(blocks);
+            group.sweep.resync_rate = blocks;
+        }
+    }
+
+    /// Starts a scrub at this block of the volume (0: of everything), unless one is under way. False if the group
+    /// takes no writes at present.
+    pub fn start_scrub(&mut self, from: u64) -> bool {
+        match &mut self.stage {
+            Stage::Serving(group) => group.start_scrub(from),
+            _ => false,
+        }
+    }
+
+    /// Ends a scrub where it is.
+    pub fn stop_scrub(&mut self) {
+        if let Stage::Serving(group) = &mut self.stage {
+            group.stop_scrub();
+        }
+    }
+
+    /// Bounds the rate of scrubs: copies in a second, 0 for no bound.
+    pub fn set_scrub_rate(&mut self, copies: u64) {
+        if let Stage::Serving(group) = &mut self.stage {
+            group.sweep.scrub_rate = copies;
+        }
+    }
+
+    /// Hands over what a scrub found since it was asked last: a scrub rests when too much waits here.
+    pub fn take_findings(&mut self, into: &mut alloc::vec::Vec<crate::Finding>) {
+        if let Stage::Serving(group) = &mut self.stage {
+            group.take_findings(into);
         }
     }
 

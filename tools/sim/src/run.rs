@@ -125,7 +125,7 @@ impl<S: Subject> Run<S> {
         let rows = S::recovery_rows(world.engine()).into_iter().map(|(name, _)| (name, 0)).collect();
         let errors_allowed = matches!(shape.weather, Weather::Beyond | Weather::Hiccups);
         Self {
-            verbs: Rng::new(shape.seed ^ 0x5645_5242_53),
+            verbs: Rng::new(shape.seed ^ 0x0056_4552_4253),
             slots: (0..shape.depth).map(|_| None).collect(),
             left: shape.requests,
             shape,

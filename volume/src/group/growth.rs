@@ -164,7 +164,7 @@ impl Group {
         if !fitting {
             return self.give_up_row();
         }
-        if !self.room(turn, 64) || self.resync.holds_growth() {
+        if !self.room(turn, 64) || self.sweep.holds_growth() {
             self.growth.stage = Stage::Granted(grant);
             return;
         }

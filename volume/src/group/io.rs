@@ -229,7 +229,7 @@ impl Group {
                 Purpose::Page { frame, leg } => self.page_read_ended(turn, frame, leg, done.result),
                 Purpose::Bitmap { buf, leg } => self.bitmap_read_ended(turn, buf, leg, done.result),
                 Purpose::Copy { first, count, leg } => {
-                    self.copy_read_ended(turn, (first, count, leg), done.result);
+                    self.sweep_read_ended(turn, (first, count, leg), done.result);
                 }
                 Purpose::Recovery { .. } => panic!("recovery's I/O ended in a group that is served"),
             }

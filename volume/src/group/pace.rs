@@ -8,23 +8,16 @@ use base::{Duration, Instant};
 /// The longest rest for the guest's sake.
 const LONGEST_REST: Duration = Duration::from_millis(100);
 
-/// The pace of one walk.
+/// The pace of a walk.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace {
-    /// Blocks in a second; 0 is no bound.
-    rate: u64,
     began: Option<Instant>,
     ready_at: Instant,
 }
 
 impl Pace {
     pub fn new() -> Self {
-        Self { rate: 0, began: None, ready_at: Instant::ZERO }
-    }
-
-    /// Sets the bound, in blocks a second; 0 is none. Counts from the next unit on.
-    pub fn set_rate(&mut self, blocks: u64) {
-        self.rate = blocks;
+        Self { began: None, ready_at: Instant::ZERO }
     }
 
     /// A walk begins.
@@ -45,12 +38,12 @@ impl Pace {
         self.began.is_none().then_some(self.ready_at)
     }
 
-    /// A unit of so many blocks is done.
-    pub fn done(&mut self, now: Instant, blocks: u64, guest_waits: bool) {
+    /// A unit of so many blocks is done, of a walk that is bound to so many blocks a second (0: not at all).
+    pub fn done(&mut self, now: Instant, blocks: u64, (rate, guest_waits): (u64, bool)) {
         let Some(began) = self.began.take() else { return };
         let took = now.nanos().saturating_sub(began.nanos());
         let rest = if guest_waits { took.min(LONGEST_REST.nanos()) } else { 0 };
-        let bound = match self.rate {
+        let bound = match rate {
             0 => 0,
             rate => blocks.saturating_mul(1_000_000_000) / rate,
         };
@@ -71,10 +64,9 @@ mod tests {
     fn a_bound_is_kept_and_an_idle_group_is_not_waited_for() {
         let mut pace = Pace::new();
         assert!(pace.may_go(at(0)));
-        pace.done(at(5), 128, false);
+        pace.done(at(5), 128, (0, false));
         assert!(pace.may_go(at(5)), "no bound, nobody waits");
-        pace.set_rate(1000);
-        pace.done(at(6), 100, false);
+        pace.done(at(6), 100, (1000, false));
         assert_eq!(pace.deadline(), Some(at(105)), "100 blocks at 1,000 a second from the unit's start");
         assert!(!pace.may_go(at(104)) && pace.may_go(at(105)));
         assert_eq!(pace.deadline(), None, "a unit under way waits for drives, not for time");
@@ -84,10 +76,10 @@ mod tests {
     fn the_guest_has_half_of_the_time_and_the_walk_never_starves() {
         let mut pace = Pace::new();
         assert!(pace.may_go(at(0)));
-        pace.done(at(10), 128, true);
+        pace.done(at(10), 128, (0, true));
         assert_eq!(pace.deadline(), Some(at(20)));
         assert!(pace.may_go(at(20)));
-        pace.done(at(10_000), 128, true);
+        pace.done(at(10_000), 128, (0, true));
         assert_eq!(pace.deadline(), Some(at(10_100)), "a rest is bounded");
     }
 }

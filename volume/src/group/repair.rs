@@ -34,6 +34,11 @@ impl Repairs {
         Self([Repair { stage: Stage::Free, pba: Pba::ZERO, legs: 0, batch: 0 }; MAX_REPAIRS])
     }
 
+    /// Whether one of this block is under way.
+    pub fn holds(&self, pba: Pba) -> bool {
+        self.0.iter().any(|repair| repair.stage != Stage::Free && repair.pba == pba)
+    }
+
     /// Whether none is under way.
     pub fn idle(&self) -> bool {
         self.0.iter().all(|repair| repair.stage == Stage::Free)
@@ -42,8 +47,8 @@ impl Repairs {
 
 impl Group {
     /// Writes the right content of a block (in `from`, read while batch `batch` was held) over the copies on
-    /// the legs in the bit set `wrong`. Nothing happens if too many repairs are under way: the next read, or a
-    /// scrub, finds the damage again.
+    /// the legs in the bit set `wrong`. False, and nothing happens, if too many repairs are under way, or one of this
+    /// block: the next read, or a scrub, finds the damage again.
     pub fn repair<M: Memory>(
         &mut self,
         turn: &mut Turn<'_, M>,
@@ -51,11 +56,13 @@ impl Group {
         from: BufId,
         wrong: u8,
         batch: u64,
-    ) {
+    ) -> bool {
         let known = self.repairs.0.iter().any(|r| r.stage != Stage::Free && r.pba == pba);
         let free = self.repairs.0.iter().position(|r| r.stage == Stage::Free);
         let fits = turn.fits(4) && self.ops.room() >= 4 && self.ops.job_room() >= 4;
-        let Some(index) = free.filter(|_| !known && fits && !self.config.read_only) else { return };
+        let Some(index) = free.filter(|_| !known && fits && !self.config.read_only) else {
+            return false;
+        };
         let buf = self.buffers.repairs.plus(index as u32);
         turn.memory.copy_block(from, buf);
         let place = self.geometry.place(pba);
@@ -67,6 +74,7 @@ impl Group {
         self.ops.seal_job(job);
         let batch = self.holds.take_again(batch);
         self.repairs.0[index] = Repair { stage: Stage::Writing, pba, legs: wrong, batch };
+        true
     }
 
     /// The writes of a repair have ended.

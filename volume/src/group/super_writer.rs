@@ -93,6 +93,11 @@ impl Writer {
         self.stored = self.stored.without(DriveSet::only(drive));
     }
 
+    /// Whether the newest version counts and none is being written or wanted.
+    pub fn settled(&self) -> bool {
+        self.idle() && self.wanted == self.version && self.durable == self.version
+    }
+
     fn idle(&self) -> bool {
         self.step == Step::Idle
     }

@@ -10,8 +10,8 @@ use crate::group::growth::Growth;
 use crate::group::io::ColumnIo;
 use crate::group::pages::PageReads;
 use crate::group::repair::Repairs;
-use crate::group::resync::Resync;
 use crate::group::super_writer::Writer;
+use crate::group::sweep::Sweep;
 use crate::group::write::{HOLE_CHANGES, Log, Mark};
 use crate::group::{DELTA_RANGES, Group};
 use crate::holds::Holds;
@@ -105,7 +105,7 @@ impl Recovery {
             checkpoint: Checkpoint::new(self.first_attempt()),
             growth: Growth::new(superblock.rows < config.max_rows),
             repairs: Repairs::new(),
-            resync: Resync::new(),
+            sweep: Sweep::new(),
             history: self.history.lines().to_vec(),
             completed,
             durable: superblock.durable.max(completed),

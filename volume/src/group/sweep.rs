@@ -1,0 +1,379 @@
+//! A sweep: everything that the superblock leads to is visited, block by block, while the group goes on.
+//!
+//! Two errands send it. A *resync* (`resync.rs`) brings what a drive lacks to that drive; a *scrub* (`scrub.rs`) reads
+//! every copy that counts and has wrong ones written again. They share the way: a checkpoint first, so that all
+//! that matters lies below the directory; then map, cut subtrees, bitmap tree with bitmaps, the directory's own
+//! pages, row and history pages, headers. Blocks go a unit at a time; a unit holds its blocks from the look-up until
+//! its last write has ended, so that a block is never handed out under it. Between two units it rests (`pace.rs`).
+//!
+//! One errand at a time. A drive that comes back goes first: a scrub stands aside at the end of a unit and goes on
+//! where it was.
+//!
+//! Row pages lie where growth writes new ones, so the two take turns (`holds_growth`).
+mod copy;
+mod log;
+mod slots;
+mod verify;
+mod walk;
+
+use super::pace::Pace;
+use super::scrub::What;
+use super::{Group, Turn};
+use crate::ops::Job;
+use alloc::vec::Vec;
+use base::{Check, CkptNo, CommitNo, DriveIx, Fault, Instant, Memory, NewDrive, Pba, Seq};
+use cow::space_layout::CUTS_MAX;
+use cow::{PAGE_REFS, Ref, Walk};
+
+/// Blocks of a unit at most: the data of a leaf and the pages that lead to it.
+pub(crate) const UNIT_BLOCKS: u32 = PAGE_REFS as u32 + 8;
+const _: () = assert!(rlog::MAX_COMMIT_BLOCKS <= UNIT_BLOCKS);
+
+/// What a sweep is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Errand {
+    None,
+    Resync,
+    Scrub,
+}
+
+/// A block of a unit.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Item {
+    pub pba: Pba,
+    pub check: Check,
+    /// Legs that it was read from.
+    pub tried: u8,
+    /// Of those, the legs where it was not right.
+    pub wrong: u8,
+    /// It is read alone: a read of several failed.
+    pub alone: bool,
+    /// Its content is in the unit's buffer and right.
+    pub ready: bool,
+    /// No leg has it.
+    pub lost: bool,
+    /// What it is.
+    pub what: What,
+}
+
+impl Item {
+    pub fn new(pba: Pba, check: Check, what: What) -> Self {
+        Self { pba, check, tried: 0, wrong: 0, alone: false, ready: false, lost: false, what }
+    }
+}
+
+/// Where a sweep stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Stage {
+    Idle,
+    /// Resync: nothing of the drive's former life may be in flight.
+    Quiet,
+    /// Resync: the drive says what it is.
+    Probe,
+    /// Resync: this superblock version calls the drive resyncing.
+    Announce(u64),
+    /// Commits before this one must complete.
+    Commits(CommitNo),
+    Checkpoint(CkptNo),
+    Map,
+    Cuts,
+    Bitmaps,
+    Directory,
+    Rows(usize),
+    /// This history page is next.
+    History(Ref),
+    /// It is being read, and says which one is before it.
+    HistoryPage,
+    Headers(u32),
+    /// Scrub: superblock slots.
+    Slots,
+    /// Scrub: the log, up to this commit.
+    Log(CommitNo),
+    Flush(u64),
+    /// Resync: this version calls the drive current.
+    Name(u64),
+    /// Resync: the catalogue hears of it.
+    Tell(u64),
+    /// Given up; what is in flight ends first.
+    Leaving,
+}
+
+/// What a resync has done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ResyncStats {
+    /// The drive.
+    pub drive: DriveIx,
+    /// Blocks copied so far.
+    pub copied_blocks: u64,
+    /// Blocks that no leg has right.
+    pub lost_blocks: u64,
+    /// Blocks of the volume that were looked at, with or without need to copy them.
+    pub walked_blocks: u64,
+}
+
+/// A sweep of one errand at a time.
+#[derive(Debug)]
+pub(crate) struct Sweep {
+    pub(super) errand: Errand,
+    pub(super) stage: Stage,
+    pub(super) asked: Option<NewDrive>,
+    /// Resync: the drive, and what it has.
+    pub(super) drive: DriveIx,
+    pub(super) seq: Seq,
+    pub(super) ckpt: CkptNo,
+    /// Last Seq handed out when it began: what is newer reached the drive by itself.
+    pub(super) began: Seq,
+    /// Pages of this checkpoint and newer ones reached the drive by themselves.
+    fresh: CkptNo,
+    pub(super) walk: Walk,
+    cut: Option<Ref>,
+    cuts_done: Vec<Ref>,
+    pub(super) unit: Vec<Item>,
+    pub(super) reading: u32,
+    writing: bool,
+    pub(super) batch: Option<u64>,
+    pub(super) copied: u64,
+    pub(super) lost: u64,
+    pub(super) pace: Pace,
+    /// Bounds in blocks a second, of either errand; 0 is none.
+    pub resync_rate: u64,
+    pub scrub_rate: u64,
+    /// Blocks of a unit that ended and was not paced yet.
+    ended: Option<u64>,
+    /// Blocks of the volume that the walk of the map has passed.
+    pub(super) walked: u64,
+    pub(super) scrub: super::scrub::Scrub,
+    log: log::LogWalk,
+    slots: slots::SlotsRead,
+    verify: verify::Verify,
+}
+
+impl Sweep {
+    pub fn new() -> Self {
+        Self {
+            errand: Errand::None,
+            stage: Stage::Idle,
+            asked: None,
+            drive: DriveIx::ZERO,
+            seq: Seq::ZERO,
+            ckpt: CkptNo::ZERO,
+            began: Seq::ZERO,
+            fresh: CkptNo::ZERO,
+            walk: Walk::new(CkptNo::ZERO, 0),
+            cut: None,
+            cuts_done: Vec::with_capacity(CUTS_MAX),
+            unit: Vec::with_capacity(UNIT_BLOCKS as usize),
+            reading: 0,
+            writing: false,
+            batch: None,
+            copied: 0,
+            lost: 0,
+            pace: Pace::new(),
+            resync_rate: 0,
+            scrub_rate: 0,
+            ended: None,
+            walked: 0,
+            scrub: super::scrub::Scrub::new(),
+            log: log::LogWalk::default(),
+            slots: slots::SlotsRead::default(),
+            verify: verify::Verify::Read,
+        }
+    }
+
+    /// Whether row pages are being read or copied: growth waits.
+    pub fn holds_growth(&self) -> bool {
+        matches!(self.stage, Stage::Rows(_) | Stage::History(_) | Stage::HistoryPage | Stage::Headers(_))
+    }
+
+    /// The resync that is under way.
+    pub fn resync_stats(&self) -> Option<ResyncStats> {
+        let under_way = self.errand == Errand::Resync && self.stage != Stage::Leaving;
+        let stats = ResyncStats {
+            drive: self.drive,
+            copied_blocks: self.copied,
+            lost_blocks: self.lost,
+            walked_blocks: self.walked,
+        };
+        under_way.then_some(stats)
+    }
+
+    /// Whether it goes from unit to unit.
+    pub(super) fn walking(&self) -> bool {
+        use Stage::{Bitmaps, Cuts, Directory, Headers, History, HistoryPage, Log, Map, Rows, Slots};
+        matches!(
+            self.stage,
+            Map | Cuts
+                | Bitmaps
+                | Directory
+                | Rows(_)
+                | History(_)
+                | HistoryPage
+                | Headers(_)
+                | Slots
+                | Log(_)
+        )
+    }
+
+    /// When it goes on, if it rests.
+    pub fn rests_until(&self) -> Option<Instant> {
+        let rests = self.walking() && self.unit.is_empty() && self.reading == 0;
+        self.pace.deadline().filter(|_| rests)
+    }
+
+    pub(super) fn unit_busy(&self) -> bool {
+        self.reading > 0 || self.writing
+    }
+}
+
+impl Group {
+    /// Takes the sweep further.
+    pub fn advance_sweep<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+        if self.sweep.errand == Errand::None && !self.next_errand() {
+            return;
+        }
+        if self.halt.is_some() || self.config.read_only || self.closing {
+            self.give_up_sweep();
+        }
+        if let Some(blocks) = self.sweep.ended.take() {
+            let waits = self.slots.order.iter().any(|id| !self.slots.get(*id).finished);
+            let rate = match self.sweep.errand {
+                Errand::Scrub => self.sweep.scrub_rate,
+                _ => self.sweep.resync_rate,
+            };
+            self.sweep.pace.done(turn.now, blocks, (rate, waits));
+        }
+        if self.sweep.unit_busy() {
+            return;
+        }
+        if !self.sweep.unit.is_empty() && !matches!(self.sweep.stage, Stage::Probe | Stage::Leaving) {
+            return self.unit_on(turn);
+        }
+        if self.stands_aside() || (self.sweep.walking() && !self.sweep.pace.may_go(turn.now)) {
+            return;
+        }
+        match self.sweep.stage {
+            Stage::Quiet => self.probe(turn),
+            Stage::Probe => self.judge_probe(turn),
+            Stage::Announce(version) if self.writer.is_durable(version) => {
+                self.sweep_to(Stage::Commits(self.log.next_commit()));
+            }
+            Stage::Commits(commit) if self.log.complete_before(commit) => {
+                self.checkpoint.force = true;
+                self.sweep_to(Stage::Checkpoint(self.checkpoint.next_number()));
+            }
+            Stage::Checkpoint(number) => self.checkpoint_step(number),
+            Stage::Map | Stage::Cuts | Stage::Bitmaps => self.walk_on(turn),
+            Stage::Directory => self.visit_directory(),
+            Stage::Rows(from) => self.visit_rows(from),
+            Stage::History(page) => self.visit_history(page),
+            Stage::Headers(row) => self.visit_headers(turn, row),
+            Stage::Slots => self.visit_slots(turn),
+            Stage::Log(end) => self.visit_log(turn, end),
+            Stage::Flush(ticket) if self.flusher.is_done(ticket) => self.swept(),
+            Stage::Name(version) if self.writer.is_durable(version) => self.tell_it(turn, version),
+            Stage::Leaving => self.leave_sweep(),
+            _ => {}
+        }
+    }
+
+    pub(super) fn sweep_to(&mut self, stage: Stage) {
+        self.sweep.stage = stage;
+        self.again = true;
+    }
+
+    /// Begins what is asked for, drives first. False if nothing is.
+    fn next_errand(&mut self) -> bool {
+        if self.halt.is_some() || self.config.read_only || self.closing {
+            self.sweep.asked = None;
+            return false;
+        }
+        self.begin_resync() || self.begin_scrub()
+    }
+
+    fn checkpoint_step(&mut self, number: CkptNo) {
+        // With nothing new since the last one there is no checkpoint, and the log behind it is empty.
+        let nothing =
+            self.checkpoint.idle() && self.active.is_empty() && self.log.idle() && !self.checkpoint.force;
+        if self.checkpoint.durable() >= number || nothing {
+            self.sweep.fresh = number;
+            return self.begin_walk();
+        }
+        // An attempt that found nothing to do took the wish with it.
+        self.again |= !core::mem::replace(&mut self.checkpoint.force, true);
+    }
+
+    fn give_up_sweep(&mut self) {
+        match self.sweep.errand {
+            Errand::None => {}
+            Errand::Resync => self.give_up_resync(),
+            Errand::Scrub => self.sweep_to(Stage::Leaving),
+        }
+    }
+
+    fn leave_sweep(&mut self) {
+        self.end_unit();
+        self.sweep.verify = verify::Verify::Read;
+        (self.sweep.stage, self.sweep.errand) = (Stage::Idle, Errand::None);
+        self.again = true;
+    }
+
+    /// Everything was visited and flushed.
+    fn swept(&mut self) {
+        match self.sweep.errand {
+            Errand::Resync => self.name_it(),
+            _ => self.scrub_ended(),
+        }
+    }
+
+    /// A unit goes on: what is not there yet is read, then it is delivered.
+    fn unit_on<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+        if !self.room_beside_writes(turn, UNIT_BLOCKS as usize) {
+            return;
+        }
+        match self.sweep.errand {
+            Errand::Scrub => self.verify_unit(turn),
+            _ => self.copy_unit(turn),
+        }
+    }
+
+    /// A read of a sweep ended.
+    pub fn sweep_read_ended<M: Memory>(
+        &mut self,
+        turn: &mut Turn<'_, M>,
+        (first, count, leg): (u8, u8, u8),
+        result: Result<(), Fault>,
+    ) {
+        self.sweep.reading -= 1;
+        self.again = true;
+        match (self.sweep.stage, self.sweep.errand) {
+            // Given up: nobody wants it any more.
+            (Stage::Leaving, _) => {}
+            // Of the probe: the content is its own check.
+            (Stage::Probe, _) => self.sweep.unit[usize::from(first)].ready = result.is_ok(),
+            (Stage::Slots, _) => self.slot_read_ended(turn, usize::from(first), result),
+            (Stage::Log(_), _) => self.log_read_ended(turn, (count, leg), result),
+            (_, Errand::Scrub) => self.verify_read_ended(turn, (first, count, leg), result),
+            _ => self.copy_read_ended(turn, (first, count, leg), result),
+        }
+    }
+
+    /// The writes of a unit have ended.
+    pub fn copy_written(&mut self, _job: Job) {
+        self.sweep.writing = false;
+        self.unit_done(self.sweep.unit.len());
+    }
+
+    /// A unit of so many blocks is over.
+    fn unit_done(&mut self, blocks: usize) {
+        self.sweep.ended = Some(blocks as u64);
+        self.end_unit();
+        self.again = true;
+    }
+
+    pub(super) fn end_unit(&mut self) {
+        self.sweep.unit.clear();
+        if let Some(batch) = self.sweep.batch.take() {
+            self.holds.release(batch);
+        }
+    }
+}

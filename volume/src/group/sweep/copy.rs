@@ -1,0 +1,104 @@
+//! A resync's unit: its blocks are read from current legs, checked, and written to the drive.
+use super::{Item, Stage};
+use crate::group::{Group, Turn};
+use crate::ops::{JobKind, Purpose};
+use base::{Check, Fault, LegId, Memory, Segment};
+
+impl Group {
+    /// Takes a unit further: what is not there yet is read, then all of it is written.
+    pub(super) fn copy_unit<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+        self.read_unit(turn);
+        if self.sweep.reading == 0 {
+            self.write_unit(turn);
+        }
+    }
+
+    /// How many blocks from `first` on lie side by side and are alike in what is to be done.
+    pub(super) fn run_from(&self, first: usize, alike: impl Fn(&Item) -> bool) -> usize {
+        let unit = &self.sweep.unit;
+        let most = self.geometry.contiguous(unit[first].pba).get() as usize;
+        let start = unit[first].pba;
+        let goes_on = |n: &usize| {
+            let item = unit.get(first + n);
+            item.is_some_and(|item| item.pba.get() == start.get() + *n as u64 && alike(item))
+        };
+        (1..most).take_while(goes_on).count() + 1
+    }
+
+    fn read_unit<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+        let mut at = 0;
+        while at < self.sweep.unit.len() {
+            let item = self.sweep.unit[at];
+            if item.ready || item.lost {
+                at += 1;
+                continue;
+            }
+            // After a failure each block is read alone.
+            let fresh = |other: &Item| !other.ready && !other.lost && !other.alone && other.tried == 0;
+            let count = if fresh(&item) { self.run_from(at, fresh) } else { 1 };
+            match self.pick_leg(item.pba, item.tried) {
+                Some(leg) => {
+                    let purpose = Purpose::Copy { first: at as u8, count: count as u8, leg: leg.get() };
+                    let memory = Segment { buf: self.unit_buffer(at), blocks: count as u32 };
+                    self.sweep.reading += 1;
+                    self.read_leg(turn, purpose, leg, item.pba, memory);
+                }
+                None => {
+                    self.sweep.unit[at].lost = true;
+                    self.sweep.lost += 1;
+                    at += 1;
+                    continue;
+                }
+            }
+            at += count;
+        }
+    }
+
+    /// A read for a unit ended: each block is checked, and read from the next leg if it is not right.
+    pub(super) fn copy_read_ended<M: Memory>(
+        &mut self,
+        turn: &mut Turn<'_, M>,
+        (first, count, leg): (u8, u8, u8),
+        result: Result<(), Fault>,
+    ) {
+        for i in usize::from(first)..usize::from(first) + usize::from(count) {
+            // One bad sector fails the whole read: which one it is, reads of single blocks tell.
+            if result.is_err() && count > 1 {
+                self.sweep.unit[i].alone = true;
+                continue;
+            }
+            let right = result.is_ok()
+                && Check::of(turn.memory.block(self.unit_buffer(i))) == self.sweep.unit[i].check;
+            let drive = self.drive_of(self.sweep.unit[i].pba, LegId::new(leg));
+            self.drives.get_mut(drive).stats.check_errors += u64::from(result.is_ok() && !right);
+            let item = &mut self.sweep.unit[i];
+            item.ready = right;
+            item.tried |= 1 << leg;
+        }
+    }
+
+    fn write_unit<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+        if self.sweep.stage == Stage::HistoryPage {
+            self.note_previous_page(turn);
+        }
+        let job = self.ops.open_job(JobKind::Copy);
+        let mut at = 0;
+        while at < self.sweep.unit.len() {
+            let item = self.sweep.unit[at];
+            let Some(leg) = self.leg_on(item.pba).filter(|_| item.ready) else {
+                at += 1;
+                continue;
+            };
+            let count = self.run_from(at, |other| other.ready);
+            let place = self.geometry.place(item.pba);
+            let extent = self.extent(place.row, leg, place.column);
+            let memory = [Segment { buf: self.unit_buffer(at), blocks: count as u32 }];
+            self.write_extent(turn, job, extent, place.block, &memory);
+            self.sweep.copied += count as u64;
+            at += count;
+        }
+        self.sweep.writing = true;
+        self.ops.seal_job(job);
+        self.again = true;
+    }
+}

@@ -1,0 +1,342 @@
+//! The way of a sweep: what is visited, and what of it is added to a unit.
+use super::{Errand, Item, Stage, UNIT_BLOCKS};
+use crate::group::scrub::What;
+use crate::group::{Group, Turn};
+use crate::header::Header;
+use crate::layout::extent as fixed;
+use crate::planted::Planted;
+use base::{BufId, Check, Column, Extent, Lba, LegId, Memory, Pba, RowNo};
+use cow::{PAGE_REFS, Ref, Walk, WalkStep};
+
+/// Steps of a walk in one poll.
+const STEPS_PER_POLL: usize = 32;
+
+impl Group {
+    pub(in crate::group) fn unit_buffer(&self, index: usize) -> BufId {
+        self.buffers.sweep.plus(index as u32)
+    }
+
+    /// The leg that the drive of a resync has of a block, if any.
+    pub(super) fn leg_on(&self, pba: Pba) -> Option<LegId> {
+        let place = self.geometry.place(pba);
+        self.legs().find(|leg| self.extent(place.row, *leg, place.column).drive == self.sweep.drive)
+    }
+
+    /// Adds a block to the unit, and holds it from now on; a resync leaves out what its drive has no leg of. Returns
+    /// its buffer.
+    fn add(&mut self, pba: Pba, check: Check, what: What) -> Option<BufId> {
+        if self.sweep.errand == Errand::Resync {
+            self.leg_on(pba)?;
+        }
+        Some(self.add_anyway(pba, check, what))
+    }
+
+    /// The same whether or not the drive has a leg of it.
+    fn add_anyway(&mut self, pba: Pba, check: Check, what: What) -> BufId {
+        assert!(self.sweep.unit.len() < UNIT_BLOCKS as usize, "a unit is bounded");
+        if self.sweep.batch.is_none() {
+            let batch = self.holds.take();
+            self.sweep.batch = Some(batch);
+            if self.config.bug(Planted::ResyncNotHeld) {
+                self.holds.release(batch);
+                self.sweep.batch = None;
+            }
+        }
+        self.sweep.unit.push(Item::new(pba, check, what));
+        self.unit_buffer(self.sweep.unit.len() - 1)
+    }
+
+    /// Whether a page or bitmap is to be visited: all of them, or those that the drive lacks.
+    fn wants(&self, page: &Ref) -> bool {
+        if self.sweep.errand == Errand::Scrub {
+            return true;
+        }
+        if self.config.bug(Planted::ResyncPrunedBySeq) {
+            return page.when > self.sweep.seq && page.ckpt() < self.sweep.fresh;
+        }
+        page.ckpt() > self.sweep.ckpt && page.ckpt() < self.sweep.fresh
+    }
+
+    /// Goes on with the walk of this stage until a unit is full or a page must be read.
+    pub(super) fn walk_on<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+        let room_for_path = UNIT_BLOCKS as usize - PAGE_REFS;
+        for _ in 0..STEPS_PER_POLL {
+            let Some((root, top)) = self.walk_root() else { return self.next_walk() };
+            let space = self.space_blocks();
+            match self.sweep.walk.step((&root, top), space, &mut self.cache, turn.memory) {
+                WalkStep::Need(page) => {
+                    self.need(turn, page);
+                    break;
+                }
+                WalkStep::Page { page, level, first, buf } => {
+                    self.visit_page(turn, &page, (level, first), buf);
+                    if level == 0 {
+                        self.add_leaf(turn, &page, first, buf);
+                    }
+                }
+                WalkStep::Damaged(page) => {
+                    self.note_lost(page.pba, self.what_page(0, Lba::new(self.sweep.walk.cursor())))
+                }
+                WalkStep::Done => self.sweep.cut = None,
+            }
+            if self.sweep.stage == Stage::Map {
+                self.sweep.walked = self.sweep.walk.cursor();
+            }
+            let walked = self.sweep.cut.is_none() && self.sweep.stage == Stage::Cuts;
+            if self.sweep.unit.len() >= room_for_path || walked {
+                break;
+            }
+            if self.walk_done(top) {
+                return self.next_walk();
+            }
+        }
+        self.again = true;
+    }
+
+    /// A page of the walk that is not in the cache. A scrub looks at all its copies before one of them is taken: a
+    /// copy that is found wrong on the way into the cache would be mended without being named.
+    fn need<M: Memory>(&mut self, turn: &mut Turn<'_, M>, page: Ref) {
+        let at = self.what_page(self.sweep.walk.needed(), Lba::new(self.sweep.walk.cursor()));
+        if self.sweep.errand == Errand::Scrub && self.sweep.scrub.seen != Some(page) {
+            self.sweep.scrub.seen = Some(page);
+            self.add(page.pba, page.check, at);
+        } else if !self.fetch_page(turn, &page) {
+            if self.sweep.errand == Errand::Resync {
+                self.note_lost(page.pba, at);
+            }
+            self.sweep.walk.skip();
+        }
+    }
+
+    /// A page of the walk, in the cache.
+    fn visit_page<M: Memory>(&mut self, turn: &mut Turn<'_, M>, page: &Ref, at: (u8, Lba), buf: BufId) {
+        if self.sweep.errand == Errand::Scrub && self.sweep.scrub.seen == Some(*page) {
+            return;
+        }
+        let what = self.what_page(at.0, at.1);
+        if self.wants(page)
+            && let Some(to) = self.add(page.pba, page.check, what)
+            && self.sweep.errand == Errand::Resync
+        {
+            turn.memory.copy_block(buf, to);
+            self.sweep.unit.last_mut().expect("just added").ready = true;
+        }
+    }
+
+    /// What a page of the tree being walked is.
+    fn what_page(&self, level: u8, first: Lba) -> What {
+        match self.sweep.stage {
+            Stage::Map => What::Page { level, first },
+            Stage::Cuts => What::CutPage,
+            _ => What::BitmapPage,
+        }
+    }
+
+    /// The checkpoint is durable: the walk begins, a scrub's where it is to.
+    pub(super) fn begin_walk(&mut self) {
+        let (since, from) = match self.sweep.errand {
+            Errand::Scrub => (base::CkptNo::ZERO, self.sweep.scrub.from),
+            _ => (self.sweep.ckpt, 0),
+        };
+        self.sweep.ckpt = since;
+        (self.sweep.cut, self.sweep.scrub.seen) = (None, None);
+        self.sweep.cuts_done.clear();
+        self.sweep.walk = Walk::new(since, from);
+        self.sweep_to(Stage::Map);
+    }
+
+    /// No leg has this block right.
+    pub(super) fn note_lost(&mut self, pba: Pba, what: What) {
+        self.sweep.lost += 1;
+        if self.sweep.errand == Errand::Scrub {
+            self.note_everywhere(pba, what);
+        }
+    }
+
+    /// The tree that this stage walks. `None`: there is none, or none is left.
+    fn walk_root(&mut self) -> Option<(Ref, u8)> {
+        match self.sweep.stage {
+            Stage::Map => Some((self.volume.root, self.volume.height.root_level())),
+            Stage::Cuts => self.next_cut(),
+            Stage::Bitmaps => {
+                let root = &self.directory.root;
+                (root.tree_height > 0).then(|| (root.tree, root.tree_height - 1))
+            }
+            other => panic!("nothing is walked in stage {other:?}"),
+        }
+    }
+
+    /// The cut subtree being walked, or the next one. Those that are freed meanwhile are nobody's any more, and so
+    /// is what lies before an entry's cursor.
+    fn next_cut(&mut self) -> Option<(Ref, u8)> {
+        let resync = &mut self.sweep;
+        let listed = |subtree: &Ref| self.directory.cuts.iter().any(|cut| cut.subtree == *subtree);
+        resync.cuts_done.retain(listed);
+        if resync.cut.is_some_and(|cut| !listed(&cut)) {
+            resync.cut = None;
+        }
+        let done = |subtree: &Ref| resync.cuts_done.contains(subtree);
+        let next = self.directory.cuts.iter().find(|cut| match resync.cut {
+            Some(current) => cut.subtree == current,
+            None => !done(&cut.subtree),
+        })?;
+        let leaf = cow::tree::page_covers(0).get();
+        let from = next.cursor / leaf * leaf;
+        if resync.cut.is_none() || resync.walk.cursor() < from {
+            if resync.cut.is_none() {
+                resync.cuts_done.push(next.subtree);
+            }
+            resync.cut = Some(next.subtree);
+            resync.walk = Walk::new(resync.ckpt, from);
+        }
+        Some((next.subtree, next.level))
+    }
+
+    fn walk_done(&self, top: u8) -> bool {
+        self.sweep.stage != Stage::Cuts && self.sweep.walk.cursor() >= cow::tree::page_covers(top).get()
+    }
+
+    fn next_walk(&mut self) {
+        let next = match self.sweep.stage {
+            Stage::Map if self.config.bug(Planted::ResyncMapOnly) => Stage::Rows(0),
+            Stage::Map => Stage::Cuts,
+            Stage::Cuts => Stage::Bitmaps,
+            _ => Stage::Directory,
+        };
+        self.sweep.cut = None;
+        self.sweep.cuts_done.clear();
+        self.sweep.walk = Walk::new(self.sweep.ckpt, 0);
+        self.sweep_to(next);
+    }
+
+    /// What a leaf leads to: data of the map, or bitmaps. Data of a cut subtree is garbage.
+    fn add_leaf<M: Memory>(&mut self, turn: &mut Turn<'_, M>, leaf: &Ref, first: Lba, buf: BufId) {
+        let space = self.space_blocks();
+        let map = self.sweep.stage == Stage::Map;
+        if self.sweep.stage == Stage::Cuts {
+            return;
+        }
+        if map && !cow::page::valid(turn.memory.block(buf), leaf.when, 0, space) {
+            return self.note_lost(leaf.pba, self.what_page(0, first));
+        }
+        let (seq, began) = (self.sweep.seq, self.sweep.began);
+        for i in 0..PAGE_REFS {
+            let to = cow::page::get(turn.memory.block(buf), i);
+            if to.is_absent() || to.is_hole() || !to.valid(space) {
+                continue;
+            }
+            let at = first.get() + i as u64;
+            let what = if map { What::Data(Lba::new(at)) } else { What::Bitmap(at) };
+            let scrubs = self.sweep.errand == Errand::Scrub;
+            if scrubs || (map && to.when > seq && to.when <= began) || (!map && self.wants(&to)) {
+                self.add(to.pba, to.check, what);
+            }
+        }
+    }
+
+    /// The pages at the top; a resync leaves out those that a checkpoint since has made anew.
+    pub(super) fn visit_directory(&mut self) {
+        let (root, at) = (&self.directory.root, self.directory.at);
+        for page in [at, root.volumes, root.cuts] {
+            if !page.is_absent() && self.wants(&page) {
+                self.add(page.pba, page.check, What::Directory);
+            }
+        }
+        self.sweep_to(Stage::Rows(0));
+    }
+
+    /// Row pages, while none is being made.
+    pub(super) fn visit_rows(&mut self, from: usize) {
+        if self.growth.changing() {
+            return;
+        }
+        let count = self.row_pages.refs().count();
+        let end = count.min(from + UNIT_BLOCKS as usize);
+        for i in from..end {
+            let page = *self.row_pages.refs().nth(i).expect("counted");
+            self.add(page.pba, page.check, What::RowPage);
+        }
+        let next = if end == count { Stage::History(self.superblock.history) } else { Stage::Rows(end) };
+        self.sweep_to(next);
+    }
+
+    /// A history page; which one is before it, its content says.
+    pub(super) fn visit_history(&mut self, page: Ref) {
+        if page.is_absent() {
+            self.sweep_to(Stage::Headers(0));
+        } else {
+            self.add_anyway(page.pba, page.check, What::HistoryPage);
+            self.sweep_to(Stage::HistoryPage);
+        }
+    }
+
+    /// The page before the history page that the unit holds.
+    pub(super) fn note_previous_page<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+        let mut lines = alloc::vec::Vec::new();
+        let block = turn.memory.block(self.unit_buffer(0));
+        let previous = match rlog::history::decode_page(block, &mut lines) {
+            Ok(previous) if self.sweep.unit[0].ready => Ref::decode(&previous[..cow::layout::REF_BYTES]),
+            _ => Ref::ABSENT,
+        };
+        let inside = previous.is_absent() || self.geometry.home_index(previous.pba).is_some();
+        self.sweep.stage = Stage::History(if inside { previous } else { Ref::ABSENT });
+    }
+
+    /// Headers of extents: all, or those that the drive got while it was away (those of the home row it has had from
+    /// the start).
+    pub(super) fn visit_headers<M: Memory>(&mut self, turn: &mut Turn<'_, M>, mut row: u32) {
+        let scrubs = self.sweep.errand == Errand::Scrub;
+        let columns = usize::from(self.geometry.columns);
+        let extents = self.geometry.row_extents();
+        row = row.max(u32::from(!scrubs));
+        while row < self.superblock.rows && self.sweep.unit.len() + extents <= UNIT_BLOCKS as usize {
+            for i in 0..extents {
+                let extent = self.rows[row as usize * extents + i];
+                if scrubs || extent.drive == self.sweep.drive {
+                    self.add_header(turn, extent, RowNo::new(row), (i / columns, i % columns));
+                }
+            }
+            row += 1;
+        }
+        self.sweep_to(Stage::Headers(row));
+        if row >= self.superblock.rows && self.sweep.unit.is_empty() {
+            if scrubs {
+                self.begin_slots();
+            } else {
+                let ticket = self.flusher.ticket();
+                self.sweep_to(Stage::Flush(ticket));
+            }
+        }
+    }
+
+    fn add_header<M: Memory>(
+        &mut self,
+        turn: &mut Turn<'_, M>,
+        extent: Extent,
+        row: RowNo,
+        (leg, column): (usize, usize),
+    ) {
+        let leg = LegId::new(leg as u8);
+        let block = self.header_of(extent, row, leg, Column::new(column as u8));
+        let place = crate::geometry::Place { row, column: Column::new(column as u8), block: fixed::HEADER };
+        let what = What::Header { row, leg };
+        if let Some(buf) = self.add(self.geometry.pba(place), Check::of(&block), what) {
+            *turn.memory.block_mut(buf) = block;
+            self.sweep.unit.last_mut().expect("just added").ready = true;
+        }
+    }
+
+    /// What the first block of an extent must hold.
+    pub(super) fn header_of(&self, extent: Extent, row: RowNo, leg: LegId, column: Column) -> base::Block {
+        let header = Header {
+            pool: self.superblock.pool,
+            drive: self.drives.get(extent.drive).info.uuid,
+            group: self.superblock.group,
+            extent: extent.extent,
+            row,
+            leg,
+            column,
+        };
+        header.encode()
+    }
+}

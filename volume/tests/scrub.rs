@@ -1,0 +1,257 @@
+//! Scrubs: whatever was wrong on one leg is found, named and right again, while the group goes on.
+mod world;
+use base::{BLOCK_BYTES, Block, Engine, Fault, Op, Phase};
+use std::collections::BTreeSet;
+use volume::layout::{FIRST_EXTENT_BLOCK, extent};
+use volume::{CopyHealth, Finding, Outcome, ScrubStats, What};
+use world::{Shape, Verdict, World};
+
+fn scrub_stats(world: &World) -> ScrubStats {
+    world.engine.stats().expect("served").scrub
+}
+
+fn some_writes(world: &mut World, count: u64) {
+    for _ in 0..count {
+        let sector = world.random() % (world.shape.sectors - 512);
+        match world.random() % 10 {
+            0 => world
+                .ask(Op::Discard, sector, 1 + sector % 4000 % (world.shape.sectors - sector))
+                .expect("done"),
+            1 => world.flush().expect("flushed"),
+            _ => world.write(sector, 1 + sector % 64).expect("written"),
+        }
+    }
+}
+
+/// Scrubs everything; what was found.
+fn scrub(world: &mut World) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    assert!(world.engine.start_scrub(0), "the group is served");
+    while !scrub_stats(world).finished {
+        world.step();
+        world.engine.take_findings(&mut findings);
+    }
+    world.engine.take_findings(&mut findings);
+    findings
+}
+
+/// Every block that a drive has in use at some time, with its content.
+fn content(world: &World, drive: usize) -> Vec<(u64, Block)> {
+    let mut block = [0; BLOCK_BYTES];
+    let last = 1 + u64::from(world.shape.extent) * u64::from(world.shape.rows + 1);
+    let blocks = (1..=last).map(|at| {
+        world.drives[drive].read(at, &mut block);
+        (at, block)
+    });
+    blocks.filter(|(_, block)| block.iter().any(|byte| *byte != 0)).collect()
+}
+
+/// Spoils a block behind the drive's back: flushed, so that it stays.
+fn spoil(world: &mut World, drive: usize, at: u64) {
+    let mut block = [0; BLOCK_BYTES];
+    world.drives[drive].read(at, &mut block);
+    let bit = world.random();
+    block[(bit / 8 % BLOCK_BYTES as u64) as usize] ^= 1 << (bit % 8);
+    world.drives[drive].write(at, &block, false);
+}
+
+fn shapes() -> [Shape; 3] {
+    [Shape::MIRROR, Shape { legs: 3, ..Shape::MIRROR }, Shape { columns: 2, ..Shape::MIRROR }]
+}
+
+#[test]
+fn a_whole_group_has_nothing_to_find() {
+    for shape in shapes() {
+        let mut world = World::new(shape);
+        some_writes(&mut world, 300);
+        assert_eq!(scrub(&mut world), []);
+        let stats = scrub_stats(&world);
+        assert!(stats.checked_copies > 500 && stats.lost_copies == 0, "{stats:?}");
+    }
+}
+
+/// One leg rots all over: what is in use is found, once each, and nothing is left for a second scrub, nor for a
+/// group that has only that leg.
+#[test]
+fn everything_that_is_wrong_on_one_leg_is_found_named_and_right_again() {
+    for (i, shape) in shapes().into_iter().enumerate() {
+        let mut world = World::new(shape);
+        world.random = 77 + i as u64;
+        some_writes(&mut world, 300);
+        // With nothing new since this one, the next one makes no checkpoint first, which would renew what rots now.
+        assert_eq!(scrub(&mut world), []);
+        // The first leg's drives: 0..columns.
+        let mut spoiled = 0;
+        for drive in 0..usize::from(shape.columns) {
+            for (at, _) in content(&world, drive) {
+                spoil(&mut world, drive, at);
+                spoiled += 1;
+            }
+        }
+        let findings = scrub(&mut world);
+        let places: BTreeSet<_> = findings.iter().map(|f| (f.drive, f.at)).collect();
+        assert_eq!(places.len(), findings.len(), "a copy is found once");
+        assert!(findings.iter().all(|f| f.outcome == Outcome::Repaired && f.drive.get() < shape.columns));
+        assert!(findings.len() * 3 > spoiled, "{} of {spoiled}", findings.len());
+        let kinds: BTreeSet<_> = findings
+            .iter()
+            .map(|f| format!("{:?}", f.what).split(['(', ' ']).next().unwrap_or_default().to_owned())
+            .collect();
+        for kind in ["Data", "Page", "Bitmap", "BitmapPage", "Directory", "RowPage", "Header", "Superblock"] {
+            assert!(kinds.contains(kind), "{kind} in {kinds:?}");
+        }
+        assert_eq!(scrub(&mut world), [], "nothing is left");
+        let drives = u32::from(shape.legs) * u32::from(shape.columns);
+        world.close();
+        world.kill();
+        world.absent = ((1 << drives) - 1) & !((1u32 << shape.columns) - 1);
+        world.reopen();
+        world.check_all();
+    }
+}
+
+/// Damage in the log is named; a checkpoint makes it superfluous.
+#[test]
+fn a_damaged_log_is_found_on_the_leg_that_has_it() {
+    let mut world = World::new(Shape::MIRROR);
+    some_writes(&mut world, 100);
+    assert_eq!(scrub(&mut world), []);
+    // The scrub's own checkpoint comes first, so the log rots once that is behind it.
+    world.engine.set_scrub_rate(200);
+    assert!(world.engine.start_scrub(0));
+    while scrub_stats(&world).walked_blocks == 0 {
+        world.step();
+    }
+    for n in 0..6 {
+        world.write(n * 64, 8).expect("written");
+    }
+    assert!(!scrub_stats(&world).finished, "it is still under way");
+    let first = FIRST_EXTENT_BLOCK + u64::from(extent::RING_FIRST);
+    for at in first..first + u64::from(world.shape.ring) {
+        spoil(&mut world, 1, at);
+    }
+    let mut findings = Vec::new();
+    while !scrub_stats(&world).finished {
+        world.step();
+        world.engine.take_findings(&mut findings);
+    }
+    world.engine.take_findings(&mut findings);
+    assert!(findings.iter().any(|f| matches!(f.what, What::Commit(_)) && f.drive.get() == 1), "{findings:?}");
+    world.cut_power();
+    world.absent = 1;
+    world.reopen();
+    world.check_all();
+}
+
+/// What no leg has is named by its block of the volume, on each leg, and read as an error; everything else is right.
+#[test]
+fn double_damage_is_named() {
+    let mut world = World::new(Shape::MIRROR);
+    world.write(0, 512).expect("written");
+    world.flush().expect("flushed");
+    world.close();
+    world.reopen();
+    let mut wanted = [0; BLOCK_BYTES];
+    let lost = 17u64;
+    // Which block of the drives is it? The one whose content is that of the volume's.
+    let stamped = content(&world, 0);
+    let id = world.begin(Op::Read, lost * 8, 8, false);
+    let buf = world.engine.slot_buffer(id);
+    world.wait(id).expect("read");
+    wanted.copy_from_slice(world.block(buf));
+    let places: Vec<u64> = stamped.iter().filter(|(_, block)| *block == wanted).map(|(at, _)| *at).collect();
+    for at in &places {
+        spoil(&mut world, 0, *at);
+        spoil(&mut world, 1, *at);
+    }
+    let findings = scrub(&mut world);
+    let of_block: Vec<_> = findings.iter().filter(|f| f.what == What::Data(base::Lba::new(lost))).collect();
+    assert_eq!(of_block.len(), 2, "{findings:?}");
+    assert!(of_block.iter().all(|f| f.outcome == Outcome::Lost));
+    assert_eq!(world.ask(Op::Read, lost * 8, 8), Err(Fault::Io));
+    assert_eq!(scrub_stats(&world).lost_copies as usize, findings.len());
+}
+
+/// Writes, checkpoints, power cuts, drives that fail and come back, rot on one leg: a scrub under way takes none of it amiss.
+#[test]
+fn any_story_around_a_scrub_ends_well() {
+    for seed in 0..60u64 {
+        let shape = shapes()[(seed % 3) as usize];
+        let mut world = World::new(shape);
+        world.random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        world.shuffle = seed % 2 == 0;
+        some_writes(&mut world, 60);
+        for _ in 0..10 {
+            match world.random() % 6 {
+                0 => drop(world.engine.start_scrub(world.random % world.shape.sectors / 8)),
+                1 => {
+                    let uuid = world::uuid(1);
+                    let _ = world.engine.take_out(uuid);
+                    some_writes(&mut world, 10);
+                }
+                2 => {
+                    world.settle();
+                    world.back(1);
+                }
+                3 => {
+                    world.cut_power();
+                    world.reopen();
+                }
+                4 => world.engine.stop_scrub(),
+                _ => {
+                    // Only while the other legs have everything.
+                    let health = world.engine.stats().expect("served").drives[1].health;
+                    if health == CopyHealth::Current {
+                        let blocks = content(&world, 1);
+                        let at = blocks[(world.random() % blocks.len() as u64) as usize].0;
+                        spoil(&mut world, 1, at);
+                    }
+                }
+            }
+            some_writes(&mut world, 20);
+            world.engine.take_findings(&mut Vec::new());
+            world.check_all();
+        }
+        while world.engine.stats().expect("served").drives[1].health != CopyHealth::Current {
+            world.settle();
+            if world.engine.stats().expect("served").resync.is_none() {
+                world.back(1);
+            }
+            world.settle();
+        }
+        world.engine.stop_scrub();
+        world.settle();
+        assert!(scrub(&mut world).iter().all(|f| f.outcome == Outcome::Repaired), "seed {seed}");
+        assert_eq!(scrub(&mut world), [], "seed {seed}");
+        assert_eq!(world.engine.phase(), Phase::Serving);
+        world.check_all();
+    }
+}
+
+/// A drive that fails its repairs goes out, and is said to.
+#[test]
+fn a_drive_that_takes_no_repair_goes_out() {
+    let mut world = World::new(Shape::MIRROR);
+    some_writes(&mut world, 100);
+    world.flush().expect("flushed");
+    for (at, _) in content(&world, 1) {
+        spoil(&mut world, 1, at);
+    }
+    world.engine.start_scrub(0);
+    while scrub_stats(&world).walked_blocks == 0 && !scrub_stats(&world).finished {
+        world.step();
+    }
+    world.verdict =
+        Box::new(
+            |io| {
+                if io.drive == 1 && io.op == base::DriveOp::Write { Verdict::Fail } else { Verdict::Do }
+            },
+        );
+    let mut findings = Vec::new();
+    while !scrub_stats(&world).finished {
+        world.step();
+        world.engine.take_findings(&mut findings);
+    }
+    assert!(matches!(world.engine.stats().expect("served").drives[1].health, CopyHealth::Stale(_)));
+    world.check_all();
+}
