@@ -156,12 +156,16 @@ pub struct LegDrive {
 /// Progress of a resync.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Resync {
-    /// All of it.
-    pub bytes_total: u64,
+    /// The drive.
+    pub drive: String,
+    /// All of it, as far as can be told from what was seen so far.
+    pub bytes_total: Option<u64>,
     /// Done.
-    pub bytes_copied: u64,
+    pub bytes_copied: Option<u64>,
     /// To do.
-    pub bytes_left: u64,
+    pub bytes_left: Option<u64>,
+    /// What no leg has right: those blocks read as errors, as before.
+    pub bytes_lost: u64,
     /// Speed.
     pub bytes_per_second: Option<u64>,
     /// Time left at this speed.
@@ -191,6 +195,8 @@ pub struct Pool {
     pub free_bytes: u64,
     /// Kept back.
     pub reserved_bytes: u64,
+    /// Bound of the rate at which a drive is brought up to date; 0 is no bound.
+    pub resync_bytes_per_second: u64,
     /// Handed out, but not in use by any group.
     pub reclaimable_bytes: u64,
     /// Sizes of all volumes times their copies.

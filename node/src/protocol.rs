@@ -48,6 +48,17 @@ pub enum Request {
         /// Where it is.
         path: PathBuf,
     },
+    /// The group goes on without this drive, as if it had failed: its copy is stale, durably, before anything that it
+    /// misses is acknowledged. Answered once that has begun; done already is done.
+    TakeOut {
+        /// The drive, by id.
+        drive: String,
+    },
+    /// The bound of the rate at which drives are brought up to date.
+    ResyncRate {
+        /// In a second; 0 is no bound.
+        bytes: u64,
+    },
     /// A drive whose copy is not current is let go: its file is closed.
     ReleaseDrive {
         /// The drive, by id.
@@ -261,6 +272,9 @@ mod tests {
         assert_eq!(line(&Request::NoRow { row: 2 }), r#"{"no_row":{"row":2}}"#);
         let back = Request::ReturnDrive { drive: "d".into(), path: "/p".into() };
         assert_eq!(line(&back), r#"{"return_drive":{"drive":"d","path":"/p"}}"#);
+        let out = Request::TakeOut { drive: "d".into() };
+        assert_eq!(line(&out), r#"{"take_out":{"drive":"d"}}"#);
+        assert_eq!(line(&Request::ResyncRate { bytes: 1 }), r#"{"resync_rate":{"bytes":1}}"#);
         let stale = Notice::Stale { drives: vec!["d".into()], version: 3, failed: Vec::new() };
         assert_eq!(line(&FromTarget::Notice(stale)), r#"{"notice":{"stale":{"drives":["d"],"version":3}}}"#);
         assert_eq!(

@@ -44,6 +44,9 @@ pub struct TargetSpec {
     pub read_only: bool,
     /// Memory for map pages, in bytes.
     pub cache_bytes: u64,
+    /// Bound of the rate at which drives are brought up to date; 0 is no bound.
+    #[serde(default = "resync_rate")]
+    pub resync_bytes_per_second: u64,
     /// Where the target listens for the agent.
     pub control_socket: PathBuf,
     /// Where the target appends stale marks, durably, before it answers the engine.
@@ -115,6 +118,10 @@ pub enum FrontEndSpec {
         /// The socket.
         socket: PathBuf,
     },
+}
+
+const fn resync_rate() -> u64 {
+    crate::catalogue::records::DEFAULT_RESYNC_RATE
 }
 
 const fn yes() -> bool {

@@ -6,8 +6,8 @@
 use super::Agent;
 use super::space::Space;
 use crate::catalogue::{
-    Attachment, CopyState, DriveRecord, DriveState, FrontendKind, GroupRecord, Severity, Versioned,
-    VolumeRecord, records,
+    Attachment, CopyState, DriveRecord, DriveState, FrontendKind, GroupRecord, Severity, VolumeRecord,
+    records,
 };
 use crate::device;
 use crate::error::{Error, Kind, Result};
@@ -269,6 +269,7 @@ impl Agent {
             },
             read_only: attachment.read_only,
             cache_bytes: volume.cache_bytes,
+            resync_bytes_per_second: pool.resync_bytes_per_second,
             control_socket: self.options.target_socket(&group.id),
             stale_marks: self.options.stale_marks(&group.id),
         })
@@ -281,7 +282,7 @@ impl Agent {
 
     /// Takes the marks that a target stored while no agent was there into the group's record. The file is
     /// what counts until the catalogue has them.
-    pub(crate) fn fold_marks(&self, group: &mut Versioned<GroupRecord>) -> Result<()> {
+    pub(crate) fn fold_marks(&self, group: &mut GroupRecord) -> Result<()> {
         let path = self.options.stale_marks(&group.id);
         for mark in marks::read(&path)? {
             apply_mark(group, &mark);

@@ -37,11 +37,13 @@ const RETURN_DEADLINE: Duration = Duration::from_secs(15);
 const LOOK: Duration = Duration::from_millis(50);
 
 /// The returns of one drive to one group.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Returns {
     count: u32,
     not_before: Option<Instant>,
     well_since: Option<Instant>,
+    /// Why the last one came to nothing.
+    failure: Option<Error>,
 }
 
 impl Returns {
@@ -52,7 +54,8 @@ impl Returns {
     /// Counts a return that begins now.
     fn begin(&mut self, now: Instant) {
         let pause = FIRST_PAUSE.saturating_mul(1 << self.count.min(16)).min(LONGEST_PAUSE);
-        (self.count, self.not_before, self.well_since) = (self.count + 1, Some(now + pause), None);
+        *self =
+            Self { count: self.count + 1, not_before: Some(now + pause), well_since: None, failure: None };
     }
 
     /// Takes a look at the drive; true once it was well for so long that nothing needs to be remembered.
@@ -86,6 +89,24 @@ impl Healing {
     /// Notes which identities a scan found more than once; returns those of the scan before.
     pub(super) fn note_doubled(&self, ids: BTreeSet<String>) -> BTreeSet<String> {
         std::mem::replace(&mut *self.doubled.lock().unwrap_or_else(PoisonError::into_inner), ids)
+    }
+
+    /// The operator wants this drive back: nothing that it did counts.
+    pub(super) fn forgive(&self, drive: &str) {
+        self.returns().retain(|(_, id), _| id != drive);
+    }
+
+    /// Why the last return of a drive to a volume came to nothing.
+    pub(super) fn failure(&self, volume: &str, drive: &str) -> Option<Error> {
+        let key = (volume.to_owned(), drive.to_owned());
+        self.returns().get(&key).and_then(|returns| returns.failure.clone())
+    }
+
+    fn failed(&self, volume: &str, drive: &str, error: Error) {
+        let key = (volume.to_owned(), drive.to_owned());
+        if let Some(returns) = self.returns().get_mut(&key) {
+            returns.failure = Some(error);
+        }
     }
 
     /// Has the next look happen now.
@@ -179,7 +200,19 @@ impl Agent {
     /// Returns whether there may be more to do now.
     async fn take_step(self: &Arc<Self>, volume: &str, step: Step) -> Result<bool> {
         match step {
-            Step::TakeOut(_) => Ok(false),
+            Step::TakeOut(drive) => {
+                let asked = self.supervisor.ask(volume, Request::TakeOut { drive: drive.clone() }).await;
+                match asked {
+                    // The mark becomes durable first; the look after that lets the drive go.
+                    Ok(_) => tokio::time::sleep(LOOK).await,
+                    Err(error) if error.kind == Kind::Refused => {
+                        let this = self.clone();
+                        super::blocking(move || this.take_back_out(&drive, &error)).await?;
+                    }
+                    Err(error) => return Err(error),
+                }
+                Ok(true)
+            }
             Step::Release(drive) => {
                 self.supervisor.ask(volume, Request::ReleaseDrive { drive }).await.map(|_| true)
             }
@@ -198,6 +231,7 @@ impl Agent {
                     Err(error) => {
                         let message = format!("drive {path} cannot come back to volume {volume}: {error}");
                         self.events.record(Severity::Warning, "drive_not_returned", volume, &message);
+                        self.healing.failed(volume, &drive, error);
                     }
                 }
                 Ok(true)
@@ -235,6 +269,7 @@ impl Agent {
             let out = matches!(seen.state, CopyState::Stale | CopyState::Missing);
             self.remember(volume, &copy.drive, seen.state == CopyState::Current);
             if drive.state != DriveState::Online {
+                // A copy that is being put out is not stale yet: it is asked again, which changes nothing.
                 match (out, seen.open) {
                     (false, _) => return Ok(Some(Step::TakeOut(drive.record.id))),
                     (true, true) => return Ok(Some(Step::Release(drive.record.id))),
@@ -252,7 +287,7 @@ impl Agent {
             if self.may_return(volume, &group.name, &drive, failed)? {
                 let key = (volume.to_owned(), drive.id.clone());
                 self.healing.returns().entry(key).or_default().begin(Instant::now());
-                if let Some(path) = self.only_copy(&drive) {
+                if let Some(path) = self.only_copy(volume, &drive) {
                     return Ok(Some(Step::Return(drive.id, path)));
                 }
             }
@@ -299,12 +334,13 @@ impl Agent {
 
     /// Where a drive is, if there is one of it. Of two with the same identity nobody knows which is the one that
     /// the group had.
-    fn only_copy(&self, drive: &DriveRecord) -> Option<PathBuf> {
+    fn only_copy(&self, volume: &str, drive: &DriveRecord) -> Option<PathBuf> {
         match self.refuse_doubled(drive) {
             Ok(()) => Some(drive.path.clone()),
             Err(error) => {
                 let message = error.to_string();
                 self.events.record(Severity::Warning, "drive_doubled", &drive.id, &message);
+                self.healing.failed(volume, &drive.id, error);
                 None
             }
         }

@@ -178,6 +178,7 @@ impl Agent {
             extent_blocks: label.extent_blocks,
             drives: drives.iter().map(|drive| drive.id.clone()).collect(),
             reserve_bytes: 0,
+            resync_bytes_per_second: records::DEFAULT_RESYNC_RATE,
             imported: true,
         };
         let groups = groups_on(&pool, &drives)?;

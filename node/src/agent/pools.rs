@@ -10,6 +10,7 @@ use crate::catalogue::{DriveRecord, DriveState, Life, PoolRecord, Severity, Vers
 use crate::drives::{Identity, LabelState, Media, find_signature, label as labels, read_label, write_label};
 use crate::error::{Error, Kind, Result};
 use crate::params::{AddDrives, CreatePool, Labels};
+use crate::protocol::Request;
 use crate::{files, model, text};
 use base::{BLOCK_BYTES, Blocks, Uuid};
 use std::collections::BTreeMap;
@@ -54,6 +55,7 @@ impl Agent {
             extent_blocks,
             drives: Vec::new(),
             reserve_bytes: 0,
+            resync_bytes_per_second: records::DEFAULT_RESYNC_RATE,
             imported: false,
         };
         let (pool, drives) = announce(pool, &candidates, &params.labels)?;
@@ -104,7 +106,7 @@ impl Agent {
         }
         self.finish_pool(&mut space, pool, params.force)?;
         drop(space);
-        self.supervisor.space_added(name);
+        self.supervisor.tell(name, &Request::SpaceAdded);
         let space = self.lock();
         self.view_pool(&space, name)
     }
@@ -250,11 +252,13 @@ impl Agent {
         let mut pool = self.ready_pool(name)?;
         match key {
             "reserve" => pool.reserve_bytes = text::parse_size(value)?,
-            _ => return Err(unknown_property("pool", name, key, "reserve=SIZE")),
+            "resync_rate" => pool.resync_bytes_per_second = text::parse_size(value)?,
+            _ => return Err(unknown_property("pool", name, key, "reserve=SIZE and resync_rate=SIZE")),
         }
         if !dry {
             self.store.txn().update(records::pool_key(name), &pool).commit()?;
             self.events.history(&pool.id, &format!("pool set {name} {key}={value}"), "property changed");
+            self.supervisor.tell(name, &Request::ResyncRate { bytes: pool.resync_bytes_per_second });
         }
         self.view_pool(&space, name)
     }

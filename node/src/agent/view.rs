@@ -9,8 +9,10 @@ use crate::catalogue::{
 };
 use crate::device;
 use crate::error::Result;
-use crate::model::{AgentInfo, Drive, Health, Leg, LegDrive, Pool, Status, Target, Volume, VolumeState};
-use crate::protocol::{TargetDriveStatus, TargetPhase};
+use crate::model::{
+    AgentInfo, Drive, Health, Leg, LegDrive, Pool, Resync, Status, Target, Volume, VolumeState,
+};
+use crate::protocol::{TargetDriveStatus, TargetPhase, TargetResync, TargetStatus};
 use crate::supervise::{Live, Phase};
 use base::BLOCK_BYTES;
 use std::collections::BTreeSet;
@@ -31,10 +33,16 @@ impl Agent {
             .filter(|volume| volume.pool == name)
             .collect();
         let extent_bytes = extent_bytes(&pool);
+        let mut failed = BTreeSet::new();
+        for volume in &volumes {
+            let copies = self.group(&volume.group)?.record.copies;
+            failed.extend(copies.into_iter().filter(|copy| copy.failed).map(|copy| copy.drive));
+        }
         let mut drives: Vec<Drive> = records
             .iter()
             .map(|drive| {
-                view_drive(drive, extent_bytes, u64::from(space.taken(&drive.id)), self.is_there(drive))
+                let (taken, there) = (u64::from(space.taken(&drive.id)), self.is_there(drive));
+                view_drive(drive, extent_bytes, taken, there, failed.contains(&drive.id))
             })
             .collect();
         let (mut provisioned, mut reclaimable) = (0u64, 0u64);
@@ -64,6 +72,7 @@ impl Agent {
             allocated_bytes: allocated,
             free_bytes: (size - allocated).saturating_sub(pool.reserve_bytes),
             reserved_bytes: pool.reserve_bytes,
+            resync_bytes_per_second: pool.resync_bytes_per_second,
             reclaimable_bytes: reclaimable,
             provisioned_bytes: provisioned,
             drives,
@@ -223,7 +232,7 @@ impl Agent {
     }
 }
 
-fn extent_bytes(pool: &PoolRecord) -> u64 {
+pub(super) fn extent_bytes(pool: &PoolRecord) -> u64 {
     u64::from(pool.extent_blocks) * BLOCK_BYTES as u64
 }
 
@@ -236,7 +245,14 @@ fn said(label: &str) -> Option<String> {
     (!label.is_empty()).then(|| label.to_owned())
 }
 
-fn view_drive(drive: &DriveRecord, extent_bytes: u64, taken: u64, there: bool) -> Drive {
+/// A drive; `failed`: some group has put it out because of what it did.
+pub(super) fn view_drive(
+    drive: &DriveRecord,
+    extent_bytes: u64,
+    taken: u64,
+    there: bool,
+    failed: bool,
+) -> Drive {
     let missing = drive.life == Life::Ready && drive.state == DriveState::Online && !there;
     Drive {
         id: drive.id.clone(),
@@ -245,7 +261,11 @@ fn view_drive(drive: &DriveRecord, extent_bytes: u64, taken: u64, there: bool) -
         rack: said(&drive.rack),
         zone: said(&drive.zone),
         class: said(&drive.class),
-        state: if missing { DriveState::Missing } else { drive.state },
+        state: match drive.state {
+            _ if missing => DriveState::Missing,
+            DriveState::Online if failed => DriveState::Failed,
+            state => state,
+        },
         size_bytes: u64::from(drive.extents) * extent_bytes,
         allocated_bytes: taken * extent_bytes,
         read_errors: 0,
@@ -289,11 +309,14 @@ fn judge_pool(pool: &PoolRecord, drives: &[Drive]) -> (Health, Option<String>, O
         drives.len(),
         paths.join(" ")
     );
-    (
-        health,
-        Some(status),
-        Some("plug the drive in again or check its path; it is recognised by its label".into()),
-    )
+    let missing = absent.iter().any(|drive| drive.state == DriveState::Missing);
+    let action = match absent.iter().find(|drive| drive.state != DriveState::Missing) {
+        Some(drive) if !missing => {
+            format!("plinth drive online {name} {} brings it back, once it is well", drive.path)
+        }
+        _ => "plug the drive in again or check its path; it is recognised by its label".to_owned(),
+    };
+    (health, Some(status), Some(action))
 }
 
 /// Fills in what a look at the target told.
@@ -326,6 +349,27 @@ fn view_live(view: &mut Volume, record: &VolumeRecord, live: Option<&Live>) {
     view.seq = Some(status.seq);
     view.durable_seq = Some(status.durable_seq);
     view.gen_number = status.gen_number;
+    view.resync = status.resync.as_ref().map(|resync| view_resync(resync, status));
+}
+
+/// How far a resync is. How much it will have to copy is not known before it is through: it is taken that what was
+/// looked at is like the rest, and that no more can be copied than is mapped.
+fn view_resync(resync: &TargetResync, status: &TargetStatus) -> Resync {
+    let rest = status.size_bytes.saturating_sub(resync.walked_bytes);
+    let walked = resync.walked_bytes > 0;
+    let alike = u128::from(resync.copied_bytes) * u128::from(rest) / u128::from(resync.walked_bytes.max(1));
+    let most = status.mapped_bytes.unwrap_or(u64::MAX).min(rest);
+    let left = walked.then(|| u64::try_from(alike).unwrap_or(u64::MAX).min(most));
+    let speed = resync.bytes_per_second;
+    Resync {
+        drive: resync.drive.clone(),
+        bytes_total: left.map(|left| resync.copied_bytes + left),
+        bytes_copied: Some(resync.copied_bytes),
+        bytes_left: left,
+        bytes_lost: resync.lost_bytes,
+        bytes_per_second: speed,
+        eta_seconds: left.zip(speed).filter(|(_, speed)| *speed > 0).map(|(left, speed)| left / speed),
+    }
 }
 
 /// Whether every column of every row has a current copy on some leg.
@@ -374,15 +418,22 @@ fn judge_volume(view: &mut Volume, record: &VolumeRecord, covered: bool, live: O
         say(Health::Faulted, format!("volume {name} takes no writes any more"), action);
     } else if !lost.is_empty() {
         let legs: Vec<String> = lost.iter().map(ToString::to_string).collect();
-        let action = "bring the drive back or replace it; plinth pool status names it".to_owned();
-        say(Health::Degraded, format!("volume {name} runs without leg {}", legs.join(" and ")), action);
+        let mut status = format!("volume {name} runs without leg {}", legs.join(" and "));
+        let action = match &view.resync {
+            Some(resync) => {
+                status += &format!("; drive {} is being brought up to date", resync.drive);
+                format!("wait until it has everything; plinth volume show {name} --watch tells how far it is")
+            }
+            None => "bring the drive back or replace it; plinth pool status names it".to_owned(),
+        };
+        say(Health::Degraded, status, action);
     }
 }
 
 /// A pool as it would be.
 pub(super) fn planned_pool(pool: &PoolRecord, drives: &[DriveRecord]) -> Pool {
     let drives: Vec<Drive> =
-        drives.iter().map(|drive| view_drive(drive, extent_bytes(pool), 0, true)).collect();
+        drives.iter().map(|drive| view_drive(drive, extent_bytes(pool), 0, true, false)).collect();
     let size: u64 = drives.iter().map(|drive| drive.size_bytes).sum();
     Pool {
         name: pool.name.clone(),
@@ -395,6 +446,7 @@ pub(super) fn planned_pool(pool: &PoolRecord, drives: &[DriveRecord]) -> Pool {
         allocated_bytes: 0,
         free_bytes: size,
         reserved_bytes: pool.reserve_bytes,
+        resync_bytes_per_second: pool.resync_bytes_per_second,
         reclaimable_bytes: 0,
         provisioned_bytes: 0,
         drives,

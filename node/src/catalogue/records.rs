@@ -55,6 +55,10 @@ pub enum Life {
     Deleting,
 }
 
+/// Bytes a second at which a drive is brought up to date unless the pool says otherwise: what a hard disk or a small
+/// NVMe drive takes in order, beside the guest's own requests, which a resync makes way for in any case.
+pub const DEFAULT_RESYNC_RATE: u64 = 200 << 20;
+
 /// A pool.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PoolRecord {
@@ -73,10 +77,17 @@ pub struct PoolRecord {
     /// Space that is not handed out, in bytes.
     #[serde(default)]
     pub reserve_bytes: u64,
+    /// Bound of the rate at which a drive of a group is brought up to date, in bytes a second; 0 is no bound.
+    #[serde(default = "default_resync_rate")]
+    pub resync_bytes_per_second: u64,
     /// It was rebuilt from its drives: while one is missing, nobody knows what lies there, and nothing new is
     /// handed out.
     #[serde(default)]
     pub imported: bool,
+}
+
+const fn default_resync_rate() -> u64 {
+    DEFAULT_RESYNC_RATE
 }
 
 /// What the operator or the agent last said of a drive.

@@ -145,8 +145,8 @@ fn volumes(page: &mut Page, volumes: &[Volume]) {
     each("plinth_volume_legs_current", "gauge", "Copies that are complete.", |v| Some(current_legs(v)));
     each("plinth_volume_seq", "counter", "Last Seq handed out.", |v| v.seq);
     each("plinth_volume_durable_seq", "counter", "Seq up to which all is durable.", |v| v.durable_seq);
-    each("plinth_volume_resync_left_bytes", "gauge", "What a resync has still to look at.", |v| {
-        Some(v.resync.as_ref().map_or(0, |resync| resync.bytes_left))
+    each("plinth_volume_resync_left_bytes", "gauge", "What a resync has still to copy.", |v| {
+        v.resync.as_ref().map_or(Some(0), |resync| resync.bytes_left)
     });
     each("plinth_target_restarts", "counter", "Targets started in place of dead ones.", |v| {
         Some(v.target.as_ref()?.restarts)

@@ -2,7 +2,7 @@
 //! answers with what the matching GET would show.
 use super::error::{Failure, not_found};
 use crate::agent::{Agent, blocking};
-use crate::catalogue::{EventRecord, HistoryRecord};
+use crate::catalogue::{DriveState, EventRecord, HistoryRecord};
 use crate::error::Result;
 use crate::model::{Drive, Importable, Pool, Status, Volume};
 use crate::params::{
@@ -39,6 +39,10 @@ pub fn router(agent: Arc<Agent>, stop: watch::Sender<bool>) -> Router {
         .route("/v1/pools", get(list_pools).post(create_pool))
         .route("/v1/pools/{name}", get(show_pool).patch(set_pool).delete(delete_pool))
         .route("/v1/pools/{name}/drives", get(list_drives).post(add_drives))
+        .route("/v1/pools/{name}/drives/{drive}", get(show_drive))
+        .route("/v1/pools/{name}/drives/{drive}/offline", post(offline_drive))
+        .route("/v1/pools/{name}/drives/{drive}/online", post(online_drive))
+        .route("/v1/pools/{name}/drives/{drive}/fail", post(fail_drive))
         .route("/v1/pools/{name}/export", post(export_pool))
         .route("/v1/pools/{name}/history", get(history))
         .route("/v1/import", get(importable).post(import_pool))
@@ -168,6 +172,59 @@ pub(super) async fn list_drives(
 ) -> Answer<Vec<Drive>> {
     shared.agent.supervisor.refresh(None).await;
     Ok(Json(on(&shared, move |agent| Ok(agent.show_pool(&name)?.drives)).await?))
+}
+
+/// One drive of a pool, by id or path.
+#[utoipa::path(get, path = "/v1/pools/{name}/drives/{drive}", responses((status = 200, body = Drive)))]
+pub(super) async fn show_drive(
+    State(shared): State<Shared>,
+    Path((name, drive)): Path<(String, String)>,
+) -> Answer<Drive> {
+    shared.agent.supervisor.refresh(None).await;
+    Ok(Json(on(&shared, move |agent| agent.show_drive(&name, &drive)).await?))
+}
+
+/// Takes a drive out of use; answers when nothing holds it.
+#[utoipa::path(post, path = "/v1/pools/{name}/drives/{drive}/offline", responses((status = 200, body = Drive)))]
+pub(super) async fn offline_drive(
+    State(shared): State<Shared>,
+    Path((name, drive)): Path<(String, String)>,
+    dry: Asked<Dry>,
+) -> Answer<Drive> {
+    put_drive_out(shared, name, drive, DriveState::Offline, dry?.dry_run).await
+}
+
+/// Declares a drive broken; answers when nothing holds it.
+#[utoipa::path(post, path = "/v1/pools/{name}/drives/{drive}/fail", responses((status = 200, body = Drive)))]
+pub(super) async fn fail_drive(
+    State(shared): State<Shared>,
+    Path((name, drive)): Path<(String, String)>,
+    dry: Asked<Dry>,
+) -> Answer<Drive> {
+    put_drive_out(shared, name, drive, DriveState::Failed, dry?.dry_run).await
+}
+
+async fn put_drive_out(
+    shared: Shared,
+    name: String,
+    drive: String,
+    wanted: DriveState,
+    dry: bool,
+) -> Answer<Drive> {
+    let verb = move |agent: Arc<Agent>| async move { agent.put_drive_out(&name, &drive, wanted, dry).await };
+    Ok(Json(detached(shared, verb).await?))
+}
+
+/// Brings a drive back; answers when the groups that miss it are getting it.
+#[utoipa::path(post, path = "/v1/pools/{name}/drives/{drive}/online", responses((status = 200, body = Drive)))]
+pub(super) async fn online_drive(
+    State(shared): State<Shared>,
+    Path((name, drive)): Path<(String, String)>,
+    dry: Asked<Dry>,
+) -> Answer<Drive> {
+    let dry = dry?.dry_run;
+    let verb = move |agent: Arc<Agent>| async move { agent.bring_drive_back(&name, &drive, dry).await };
+    Ok(Json(detached(shared, verb).await?))
 }
 
 /// Adds drives to a pool.

@@ -209,12 +209,12 @@ impl Supervisor {
         }
     }
 
-    /// Tells the targets of a pool that it grew.
-    pub fn space_added(&self, pool: &str) {
+    /// Tells the targets of a pool what changed; one that does not hear it finds it in its next spec, or asks.
+    pub fn tell(&self, pool: &str, request: &Request) {
         for slot in self.slots().values().filter(|slot| slot.pool == pool) {
             let (reply, _) = oneshot::channel();
-            // A full inbox means that the target is not reading; it asks again by itself later.
-            let _ = slot.commands.try_send(Command::Ask(Request::SpaceAdded, reply));
+            // A full inbox means that the target is not reading.
+            let _ = slot.commands.try_send(Command::Ask(request.clone(), reply));
         }
     }
 }

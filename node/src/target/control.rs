@@ -77,6 +77,13 @@ pub trait Serving: Send + Sync {
     /// # Errors
     /// The drive cannot be used, or another one is being brought up to date.
     fn hand_back(&self, drive: &str, path: &std::path::Path) -> Result<()>;
+    /// Has the engine go on without a drive.
+    ///
+    /// # Errors
+    /// `Refused`: it has the last current copy of something; `Busy`: not at this moment.
+    fn take_out(&self, drive: &str) -> Result<()>;
+    /// Bounds the rate at which drives are brought up to date, in bytes a second; 0 is no bound.
+    fn resync_rate(&self, bytes: u64);
     /// Closes a drive whose copy is not current.
     ///
     /// # Errors
@@ -334,6 +341,12 @@ impl Shared {
                     return Some(Answer::Failed(error));
                 }
             }
+            Request::TakeOut { drive } => {
+                if let Err(error) = serving.take_out(&drive) {
+                    return Some(Answer::Failed(error));
+                }
+            }
+            Request::ResyncRate { bytes } => serving.resync_rate(bytes),
             Request::ReleaseDrive { drive } => {
                 if let Err(error) = self.release_drive(&drive, &**serving) {
                     return Some(Answer::Failed(error));

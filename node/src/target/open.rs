@@ -7,12 +7,12 @@ use crate::target_spec::{TargetDrive, TargetSpec};
 use base::limits::{MAX_POLL_ACTIONS, MAX_POLL_SEGMENTS, MAX_SLOTS};
 use base::{
     Actions, BLOCK_BYTES, BufId, CkptNo, Duration, Engine, ExtentNo, Fault, Gen, Instant, IoToken, Memory,
-    Phase, Reply, Request, SECTOR_BYTES, Sector, Sectors, Seq, SlotId,
+    Phase, Reply, Request, SECTOR_BYTES, Sector, Sectors, Seq, SlotId, Uuid,
 };
 use fence::{CopyEntry, CopyState};
 use std::path::Path;
 use ublk_target::{Access, Allocation, Drive, DriveError, Extent, Options, Target, VolumeInfo};
-use volume::{Activation, Candidate, Config, DriveInfo, NewVolume, OpenRequest, Refusal, Volume};
+use volume::{Activation, Candidate, Config, DriveInfo, NewVolume, OpenRequest, Refusal, StaysIn, Volume};
 
 /// How long the kernel may take to let go of the drives of a target that was killed: its operations end first.
 const DRIVE_PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
@@ -31,6 +31,21 @@ impl Served {
     /// Raises the size, if it is less.
     pub fn grow(&mut self, sectors: Sectors) -> bool {
         self.0.sectors().is_some_and(|has| has >= sectors) || self.0.grow(sectors)
+    }
+}
+
+impl Served {
+    /// Puts a drive out; see `Volume::take_out`.
+    ///
+    /// # Errors
+    /// Why it stays in.
+    pub fn take_out(&mut self, drive: Uuid) -> std::result::Result<(), StaysIn> {
+        self.0.take_out(drive)
+    }
+
+    /// Bounds the rate of resyncs, in blocks a second; 0 is no bound.
+    pub fn set_resync_rate(&mut self, blocks: u64) {
+        self.0.set_resync_rate(blocks);
     }
 }
 

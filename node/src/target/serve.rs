@@ -392,6 +392,7 @@ impl Serving for Glue {
         if !self.spec.read_only && self.look(move |engine| engine.grow(wanted)) == Some(false) {
             return Err(Error::general(Kind::Failed, "the group does not take the volume's size"));
         }
+        self.set_resync_rate(self.spec.resync_bytes_per_second);
         match &self.device {
             Some(device) => device.start().map_err(ublk_error),
             None => Ok(()),
@@ -475,6 +476,14 @@ impl Serving for Glue {
 
     fn release(&self, drive: &str) -> Result<()> {
         self.let_go(drive)
+    }
+
+    fn take_out(&self, drive: &str) -> Result<()> {
+        self.put_out(drive)
+    }
+
+    fn resync_rate(&self, bytes: u64) {
+        self.set_resync_rate(bytes);
     }
 
     fn stale_stored(&self, version: u64) {

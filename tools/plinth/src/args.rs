@@ -250,7 +250,7 @@ pub enum Pool {
     },
     /// List pools
     List,
-    /// Change a property: reserve=SIZE
+    /// Change a property: reserve=SIZE, resync_rate=SIZE (in a second; 0 is no bound)
     Set {
         /// The pool.
         pool: String,
@@ -300,18 +300,27 @@ pub enum Drive {
         /// The drive.
         drive: PathBuf,
     },
-    /// Take a drive out of use (a later version)
-    Offline(Later),
-    /// Bring a drive back (a later version)
-    Online(Later),
-    /// Declare a drive broken (a later version)
-    Fail(Later),
+    /// Take a drive out of use: volumes go on without it, and nothing holds it any more
+    Offline(PoolDrive),
+    /// Bring a drive back: volumes that miss it bring it up to date while they are served
+    Online(PoolDrive),
+    /// Declare a drive broken: as offline, and shown as failed
+    Fail(PoolDrive),
     /// Empty a drive (a later version)
     Evacuate(Later),
     /// Remove a drive from its pool (a later version)
     Remove(Later),
     /// Replace a drive by another (a later version)
     Replace(Later),
+}
+
+/// A drive of a pool.
+#[derive(Args, Debug)]
+pub struct PoolDrive {
+    /// The pool.
+    pub pool: String,
+    /// The drive, by path or id.
+    pub drive: String,
 }
 
 /// Verbs of volumes.
@@ -352,6 +361,9 @@ pub enum Volume {
     Show {
         /// The volume.
         volume: String,
+        /// Wait for the end of a resync first; on a terminal, show how far it is
+        #[arg(long)]
+        watch: bool,
     },
     /// Change a property: cache=SIZE
     Set {

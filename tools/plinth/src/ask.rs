@@ -41,6 +41,40 @@ pub fn while_waiting<T>(global: &Global, message: &str, work: impl FnOnce() -> T
     outcome
 }
 
+/// How far a resync is: a bar on a terminal, nothing elsewhere.
+pub struct ResyncBar(Option<ProgressBar>);
+
+impl ResyncBar {
+    /// Nothing is shown yet.
+    pub fn new(global: &Global) -> Self {
+        let shown = !global.quiet && std::io::stderr().is_terminal();
+        Self(shown.then(|| {
+            let style = ProgressStyle::with_template("resync [{bar:40}] {bytes} of {total_bytes} {msg}");
+            ProgressBar::new(0).with_style(style.expect("the template is fixed").progress_chars("=> "))
+        }))
+    }
+
+    /// Shows the `resync` of a volume.
+    pub fn show(&mut self, resync: &serde_json::Value) {
+        let Some(bar) = &self.0 else { return };
+        let field = |name: &str| resync[name].as_u64();
+        let copied = field("bytes_copied").unwrap_or(0);
+        bar.set_length(field("bytes_total").unwrap_or(0).max(copied));
+        bar.set_position(copied);
+        let speed = field("bytes_per_second").map(|bytes| format!("{}/s", node::text::show_size(bytes)));
+        let left = field("eta_seconds").map(|seconds| format!("{seconds} s left"));
+        bar.set_message([speed, left].into_iter().flatten().collect::<Vec<_>>().join(", "));
+    }
+}
+
+impl Drop for ResyncBar {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 /// A note on standard error.
 pub fn note(global: &Global, text: &str) {
     if !global.quiet {

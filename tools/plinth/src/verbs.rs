@@ -1,6 +1,6 @@
 //! The verbs: each checks what can be checked here, asks the agent, and prints.
-use crate::args::{Cli, Drive, Global, Labels, Node, NodeVerb, Output, Pool, Verb, Volume};
-use crate::ask::{confirm, note, while_waiting};
+use crate::args::{Cli, Drive, Global, Labels, Node, NodeVerb, Output, Pool, PoolDrive, Verb, Volume};
+use crate::ask::{ResyncBar, confirm, note, while_waiting};
 use crate::output::{self, changed};
 use crate::{docs, print};
 use node::client::{Client, part};
@@ -12,6 +12,9 @@ use node::{Error, Kind, Result, offline, params, service, text};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+/// Pause between two looks at a resync.
+const WATCH_PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// Runs a command line.
 pub fn run(cli: Cli) -> Result<ExitCode> {
@@ -211,10 +214,44 @@ impl Call<'_> {
                 self.post("/v1/drives/wipe", &WipeDrive { drive: path }, "wiping")?;
                 changed(self.global.output, &json!({ "path": name }), &name)
             }
-            Drive::Offline(_) | Drive::Online(_) | Drive::Fail(_) => {
-                Err(later("states of drives set by hand"))
-            }
+            Drive::Offline(of) => self.drive_state(&of, "offline", "waiting until nothing uses the drive"),
+            Drive::Fail(of) => self.drive_state(&of, "fail", "waiting until nothing uses the drive"),
+            Drive::Online(of) => self.drive_state(&of, "online", "bringing the drive back"),
             Drive::Evacuate(_) | Drive::Remove(_) | Drive::Replace(_) => Err(later("moves between drives")),
+        }
+    }
+
+    /// Changes whether a drive is in use; prints its id.
+    fn drive_state(&self, of: &PoolDrive, verb: &str, doing: &str) -> Result<()> {
+        // A path is the caller's; an id is no path.
+        let named = if of.drive.contains('/') || Path::new(&of.drive).exists() {
+            absolute(Path::new(&of.drive))?.display().to_string()
+        } else {
+            of.drive.clone()
+        };
+        let path = format!("{}/drives/{}/{verb}", pool_path(&of.pool), part(&named));
+        let changed_drive = self.post(&path, &json!({}), doing)?;
+        let id = output::text(&changed_drive, "id");
+        changed(self.global.output, &changed_drive, &id)
+    }
+
+    /// Waits until no drive of a volume is being brought up to date; returns the volume then.
+    fn watch_resync(&self, volume: &str) -> Result<Value> {
+        // Each look is short; `--timeout` bounds the whole.
+        let client = self.client()?;
+        let end = self.global.timeout.map(|timeout| std::time::Instant::now() + timeout);
+        let mut bar = ResyncBar::new(self.global);
+        loop {
+            let shown = client.get(&volume_path(volume))?;
+            if shown["resync"].is_null() {
+                return Ok(shown);
+            }
+            bar.show(&shown["resync"]);
+            if end.is_some_and(|end| std::time::Instant::now() >= end) {
+                let message = format!("the resync of volume {volume} is not at its end");
+                return Err(Error::new(Kind::Timeout, volume, message).hint("it goes on"));
+            }
+            std::thread::sleep(WATCH_PAUSE);
         }
     }
 
@@ -239,7 +276,14 @@ impl Call<'_> {
             Volume::List => {
                 output::list(output, &self.client()?.get("/v1/volumes")?, "name", output::VOLUMES)
             }
-            Volume::Show { volume } => output::volume(output, &self.client()?.get(&volume_path(&volume))?),
+            Volume::Show { volume, watch } => {
+                let shown = if watch {
+                    self.watch_resync(&volume)?
+                } else {
+                    self.client()?.get(&volume_path(&volume))?
+                };
+                output::volume(output, &shown)
+            }
             Volume::Set { volume, property } => {
                 let (key, value) = text::parse_pair(&property)?;
                 let path = self.path(&volume_path(&volume));

@@ -345,7 +345,7 @@ fn verbs_and_words_of_later_versions_and_other_systems() {
         "scrub start v",
         "replica list",
         "site list",
-        "drive offline p d",
+        "drive evacuate p d",
         "drive replace p a b",
         "pool rebalance p",
         "volume qos v",
@@ -362,5 +362,10 @@ fn verbs_and_words_of_later_versions_and_other_systems() {
     refused(&agent, "volume create w --pool p", 2, &["--size"]);
     refused(&agent, "pool set p colour=red", 2, &["no property colour"]);
     refused(&agent, "pool set p reserve", 2, &["key=value"]);
+    refused(&agent, "pool set p resync_rate=fast", 2, &["no size"]);
+    for verb in ["offline", "online", "fail"] {
+        refused(&agent, &format!("drive {verb} p @d3"), 5, &["pool p has no drive", "drive list"]);
+        refused(&agent, &format!("drive {verb} q @d1"), 5, &["no pool q"]);
+    }
     refused(&agent, "pool create q @d1 --label colour=red", 2, &["no label colour"]);
 }

@@ -218,3 +218,137 @@ fn a_copied_or_foreign_drive_is_refused() {
     check_alone(&agent, &contents, "d1");
     agent.plinth("volume detach v").ok();
 }
+
+/// Whether nobody has a drive open for serving.
+fn is_free(agent: &Agent, name: &str) -> bool {
+    let file = std::fs::File::options().read(true).write(true).open(agent.path(name)).expect("opens");
+    file.try_lock().is_ok()
+}
+
+fn drive_state(agent: &Agent, drive: usize) -> String {
+    let drives = agent.plinth("drive list p -o json").json();
+    drives[drive]["state"].as_str().expect("a state").to_owned()
+}
+
+/// The operator takes a drive out, works on it, and brings it back, while the volume is served and while it is not.
+#[test]
+fn a_drive_is_taken_out_and_brought_back() {
+    let agent = Agent::start();
+    agent.volume();
+    let mut contents = Contents::new(256);
+    let mut nbd = attach(&agent);
+    contents.write(&mut nbd, 0, 2);
+    agent.plinth("drive offline p @d2 --dry-run").ok();
+    assert_eq!(drive_state(&agent, 1), "online");
+    let id = agent.plinth("drive offline p @d2").ok();
+    assert_eq!(agent.plinth("drive offline p @d2").ok(), id, "a repetition ends alike");
+    assert!(is_free(&agent, "d2"), "nothing holds a drive that was taken out");
+    assert_eq!(drive_state(&agent, 1), "offline");
+    let shown = show(&agent);
+    assert_eq!((&shown["health"], copy(&shown, 1).as_str()), (&"degraded".into(), "stale"), "{shown}");
+    let pool = agent.plinth("pool status p -o json").json();
+    assert!(pool["action"].as_str().is_some_and(|action| action.contains("drive online p")), "{pool}");
+    let before = agent.state();
+    agent.plinth("drive offline p @d1").fails(6, &["volume v has its last current copy"]);
+    agent.plinth("drive fail p @d1").fails(6, &["volume v has its last current copy"]);
+    assert_eq!(agent.state()["pools"], before["pools"]);
+    contents.write(&mut nbd, 0, 3);
+    assert_eq!(agent.plinth(&format!("drive fail p {id}")).ok(), id, "by id, too");
+    assert_eq!(drive_state(&agent, 1), "failed");
+    assert_eq!(copy(&show(&agent), 1), "stale", "it does not come back by itself");
+    assert_eq!(agent.plinth("drive online p @d2").ok(), id);
+    agent.plinth("drive online p @d2").ok();
+    contents.write(&mut nbd, 1, 5);
+    wait_healthy(&agent);
+    contents.check(&mut nbd);
+    drop(nbd);
+    agent.plinth("volume detach v").ok();
+    // Detached: its next attach goes on without the drive.
+    agent.plinth("drive offline p @d1").ok();
+    agent.plinth("drive offline p @d2").fails(6, &["volume v has its last current copy"]);
+    let mut nbd = attach(&agent);
+    assert_eq!(show(&agent)["health"], "degraded");
+    contents.check(&mut nbd);
+    contents.write(&mut nbd, 3, 4);
+    agent.plinth("drive online p @d1").ok();
+    wait_healthy(&agent);
+    drop(nbd);
+    check_alone(&agent, &contents, "d2");
+    agent.plinth("volume detach v").ok();
+    back(&agent, "d2");
+    attach(&agent);
+    wait_healthy(&agent);
+    agent.plinth("volume detach v").ok();
+    agent.plinth("fsck @d1 @d2").ok();
+}
+
+/// All groups of a pool are asked before anything is changed.
+#[test]
+fn a_drive_stays_when_any_volume_needs_it() {
+    let agent = Agent::start();
+    agent.volume();
+    agent.plinth("volume create single --pool p --size 8MiB --legs 1").ok();
+    agent.plinth("volume attach v --nbd @n").ok();
+    let shown = agent.plinth("volume show single -o json").json();
+    let on = &shown["legs"][0]["drives"][0]["id"];
+    let before = agent.state();
+    agent
+        .plinth(&format!("drive offline p {}", on.as_str().expect("an id")))
+        .fails(6, &["stays in use", "single", "last current copy"]);
+    assert_eq!(agent.state()["pools"], before["pools"]);
+    assert_eq!(show(&agent)["health"], "online");
+}
+
+/// The agent is killed in the middle of each verb; the repetition, or the agent that starts, finishes it.
+#[test]
+fn verbs_of_drives_converge() {
+    let mut agent = Agent::start();
+    agent.volume();
+    let mut contents = Contents::new(64);
+    let mut nbd = attach(&agent);
+    for delay in [0, 1_000, 3_000, 8_000, 15_000, 30_000, 60_000, 120_000] {
+        for (line, state) in [("drive offline p @d2", "offline"), ("drive online p @d2", "online")] {
+            let (words, socket) = (agent.words(line), agent.socket());
+            let running = std::thread::spawn(move || support::plinth_at(&socket, words));
+            std::thread::sleep(Duration::from_micros(delay));
+            agent.kill();
+            let cut = running.join().expect("no panic");
+            assert!(matches!(cut.code, 0 | 9), "{line}: {} {}", cut.code, cut.err);
+            agent.run();
+            let repeated = agent.plinth(line).ok();
+            assert!(cut.code != 0 || cut.out == repeated, "{line}");
+            assert_eq!(drive_state(&agent, 1), state);
+            contents.write(&mut nbd, 0, 2);
+        }
+        wait_healthy(&agent);
+        contents.check(&mut nbd);
+    }
+    drop(nbd);
+    check_alone(&agent, &contents, "d1");
+    agent.plinth("volume detach v").ok();
+}
+
+/// The bound of the rate is heard by a target that serves; the progress is shown, and waited for.
+#[test]
+fn a_resync_is_paced_and_shown() {
+    let agent = Agent::start();
+    agent.volume();
+    agent.plinth("pool set p resync_rate=256KiB").ok();
+    let mut contents = Contents::new(512);
+    let mut nbd = attach(&agent);
+    agent.plinth("drive offline p @d2").ok();
+    contents.write(&mut nbd, 0, 1);
+    agent.plinth("drive online p @d2").ok();
+    let known = |shown: &Value| shown["resync"]["bytes_left"].as_u64().is_some_and(|left| left > 0);
+    let shown = wait_until(&agent, "under way", known);
+    let field = |name: &str| shown["resync"][name].as_u64().expect(name);
+    assert_eq!(field("bytes_total"), field("bytes_copied") + field("bytes_left"), "{shown}");
+    assert_eq!((copy(&shown, 1).as_str(), &shown["health"]), ("resyncing", &"degraded".into()), "{shown}");
+    assert!(shown["legs"][1]["drives"][0]["stale_since_seq"].is_u64(), "{shown}");
+    assert!(shown["action"].as_str().is_some_and(|action| action.contains("--watch")), "{shown}");
+    agent.plinth("volume show v --watch --timeout 100ms").fails(12, &["not at its end"]);
+    agent.plinth("pool set p resync_rate=0").ok();
+    let shown = agent.plinth("volume show v --watch -o json").json();
+    assert_eq!((&shown["resync"], &shown["health"]), (&Value::Null, &"online".into()), "{shown}");
+    contents.check(&mut nbd);
+}

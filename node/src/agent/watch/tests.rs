@@ -17,6 +17,7 @@ fn pool(allocated: u64) -> Pool {
         size_bytes: size,
         allocated_bytes: allocated * EXTENT,
         free_bytes: size - allocated * EXTENT,
+        resync_bytes_per_second: 0,
         reserved_bytes: 0,
         reclaimable_bytes: 0,
         provisioned_bytes: 0,

@@ -5,6 +5,7 @@
 //! two files of one group lead to a drive), then the drive is opened and locked anew, its label is read, and the
 //! engine gets it as a new drive of the loop.
 use super::{Engine, Glue, LOOK_DEADLINE};
+use crate::agent::parse_id;
 use crate::error::{Error, Kind, Result};
 use crate::protocol::TargetResync;
 use crate::target::open::open_drive;
@@ -14,7 +15,7 @@ use std::sync::PoisonError;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 use ublk_target::Drive;
-use volume::{CopyHealth, Stats};
+use volume::{CopyHealth, Stats, StaysIn};
 
 /// How long a drive that comes back is tried while somebody has it: udev looks at it as it appears, and the kernel
 /// lets go of a file that was taken out of a ring a while later.
@@ -127,6 +128,28 @@ impl Glue {
             }
             std::thread::sleep(PAUSE);
         }
+    }
+
+    /// See `Serving::take_out`.
+    pub(super) fn put_out(&self, id: &str) -> Result<()> {
+        let uuid = parse_id(id)?;
+        let outcome = self.look(move |engine| engine.take_out(uuid));
+        let outcome = outcome.ok_or_else(|| Error::new(Kind::Busy, id, "the group does not answer"))?;
+        let stays = |kind, why: &str| Err(Error::new(kind, id, format!("drive {id} stays in use: {why}")));
+        match outcome {
+            Ok(()) => Ok(()),
+            Err(StaysIn::LastCopy) => {
+                stays(Kind::Refused, "it has the last current copy of a part of the group")
+            }
+            Err(StaysIn::Joining) => stays(Kind::Busy, "it is joining the group with a new row"),
+            Err(StaysIn::NotServing) => stays(Kind::Busy, "the group takes no writes now"),
+        }
+    }
+
+    /// See `Serving::resync_rate`.
+    pub(super) fn set_resync_rate(&self, bytes: u64) {
+        let blocks = bytes.div_ceil(BLOCK_BYTES as u64);
+        self.handle.with_engine(move |engine| engine.set_resync_rate(blocks));
     }
 
     /// See `Serving::release`.

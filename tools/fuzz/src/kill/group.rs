@@ -161,6 +161,7 @@ impl Group {
             front_end: FrontEndSpec::Nbd { socket: self.socket() },
             read_only: false,
             cache_bytes: 1 << 20,
+            resync_bytes_per_second: 0,
             control_socket: self.folder.join("control"),
             stale_marks: self.folder.join("marks"),
         }
