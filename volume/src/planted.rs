@@ -103,6 +103,12 @@ planted! {
     ResyncTooEarly = "resync-too-early",
     /// A resync believes what the catalogue says of a drive without asking the drive.
     ResyncUnprobed = "resync-unprobed",
+    /// A scrub looks at one copy of each block.
+    ScrubOneCopy = "scrub-one-copy",
+    /// A scrub looks at data only, not at what leads to it.
+    ScrubDataOnly = "scrub-data-only",
+    /// A scrub takes what it read for the right content without checking it.
+    ScrubUnchecked = "scrub-unchecked",
 }
 
 impl Config {

@@ -26,6 +26,7 @@ impl<S: Subject> Run<S> {
         }
         self.read_everything()?;
         self.all_drives_back()?;
+        let scrubbed = self.scrub_everything()?;
         self.world.close();
         while !matches!(self.world.phase(), Phase::Closed | Phase::Refused) {
             self.step()?;
@@ -35,7 +36,7 @@ impl<S: Subject> Run<S> {
         if !self.world.is_quiet() {
             return Err(Violation::new("C10", "the group is closed, but operations are in flight"));
         }
-        let at_rest = self.compare_legs()?;
+        let at_rest = self.compare_legs(scrubbed)?;
         let loses: Vec<u8> = (0..self.shape.legs).filter(|leg| self.may_lose(*leg, &at_rest)).collect();
         self.shape.verify_first = true;
         self.reopen();
@@ -59,6 +60,55 @@ impl<S: Subject> Run<S> {
             self.step()?;
         }
         Err(Violation::new("C10", format!("drives are never current: {}", S::refusal(self.world.engine()))))
+    }
+
+    /// A scrub finds and mends everything that is wrong; a second one finds nothing. Whether that was done.
+    fn scrub_everything(&mut self) -> Result<bool, Violation> {
+        if self.errors_allowed
+            || self.world.phase() != Phase::Serving
+            || !S::start_scrub(self.world.engine_mut())
+        {
+            return Ok(false);
+        }
+        // One that was under way began somewhere, and ends first.
+        for round in 0..3 {
+            let wrong = self.one_scrub()?;
+            if round == 2 && wrong != 0 {
+                return Err(Violation::new(
+                    "D22",
+                    format!("a second scrub finds {wrong} copies that are wrong"),
+                ));
+            }
+            if round < 2 {
+                S::start_scrub(self.world.engine_mut());
+            }
+        }
+        Ok(true)
+    }
+
+    /// Waits for the end of a scrub; how many wrong copies it found.
+    fn one_scrub(&mut self) -> Result<u64, Violation> {
+        let mut wrong = 0;
+        for step in 0..MOST_STEPS {
+            if step % 32 != 0 && !self.world.is_asleep() {
+                // Looking wakes the engine: not so often that time stands still.
+                self.step()?;
+                continue;
+            }
+            let scrub = S::scrub(self.world.engine_mut());
+            wrong += scrub.wrong;
+            if scrub.lost != 0 {
+                return Err(Violation::new(
+                    "D22",
+                    "a scrub finds what no leg has right, within the fault budget",
+                ));
+            }
+            if scrub.finished || self.world.phase() != Phase::Serving {
+                return Ok(wrong);
+            }
+            self.step()?;
+        }
+        Err(Violation::new("C10", "a scrub does not end"))
     }
 
     /// Steps until nothing waits.
@@ -88,14 +138,14 @@ impl<S: Subject> Run<S> {
         !self.world.drives[drive].is_dead() && !self.world.control.catalogue.is_stale(drive)
     }
 
-    fn compare_legs(&mut self) -> Result<AtRest, Violation> {
+    fn compare_legs(&mut self, scrubbed: bool) -> Result<AtRest, Violation> {
         if self.errors_allowed {
             return Ok(AtRest::default());
         }
         let subject = self.world.opener().clone();
         let drives = &self.world.drives;
         let counts: Vec<bool> = (0..drives.len()).map(|i| self.counts(i)).collect();
-        let at_rest = subject.at_rest(drives, &counts)?;
+        let at_rest = subject.at_rest(drives, &counts, scrubbed)?;
         self.compared += checks::c5::at_rest(drives, &at_rest.mapped)? as u64;
         Ok(at_rest)
     }

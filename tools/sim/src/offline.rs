@@ -26,6 +26,8 @@ use volume::{Geometry, rows};
 pub struct Offline<'a> {
     drives: &'a [SimDrive],
     counts: &'a [bool],
+    /// Everything was scrubbed: no copy is excused.
+    scrubbed: bool,
     superblock: Superblock,
     table: Vec<Extent>,
     reached: BTreeMap<Pba, &'static str>,
@@ -44,6 +46,7 @@ impl<'a> Offline<'a> {
         home: &[Extent],
         extent_blocks: u32,
         counts: &'a [bool],
+        scrubbed: bool,
     ) -> Result<Self, Violation> {
         let superblock = newest(drives, home, extent_blocks)?;
         let home = in_world(drives, &superblock, &superblock.home)?;
@@ -53,6 +56,7 @@ impl<'a> Offline<'a> {
         let mut offline = Self {
             drives,
             counts,
+            scrubbed,
             table: home,
             superblock,
             reached: BTreeMap::new(),
@@ -97,7 +101,7 @@ impl<'a> Offline<'a> {
         };
         let counts = |(drive, at): &(DriveIx, DriveBlock)| {
             let drive = usize::from(drive.get());
-            self.counts[drive] && !self.drives[drive].in_doubt(*at)
+            self.counts[drive] && (self.scrubbed || !self.drives[drive].in_doubt(*at))
         };
         (0..geometry.legs).map(copy).filter(counts).collect()
     }

@@ -5,6 +5,17 @@ use crate::shape::Shape;
 use base::{Seq, Uuid};
 use simkit::{Control, Open, Rng, SimDrive};
 
+/// How a scrub stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Scrubbed {
+    /// It came to its end.
+    pub finished: bool,
+    /// Copies that were wrong, among those told with this call.
+    pub wrong: u64,
+    /// Of those, the ones that no leg has right.
+    pub lost: u64,
+}
+
 /// An engine under test, as a maker of itself.
 pub trait Subject: Open + Clone {
     /// Changes a shape that this engine cannot have into one that it can.
@@ -25,6 +36,14 @@ pub trait Subject: Open + Clone {
     }
     /// Puts a drive out, if the engine can do without it.
     fn take_out(_: &mut Self::Engine, _: Uuid) {}
+    /// Starts a scrub of everything. False if this engine cannot, or not now.
+    fn start_scrub(_: &mut Self::Engine) -> bool {
+        false
+    }
+    /// How the scrub stands that was started last; what it found since the last call is counted and forgotten.
+    fn scrub(_: &mut Self::Engine) -> Scrubbed {
+        Scrubbed::default()
+    }
     /// Rows that this engine cannot reach, whatever happens; why is for its own documentation to say.
     fn unreachable_rows() -> &'static [&'static str] {
         &[]
@@ -39,7 +58,7 @@ pub trait Subject: Open + Clone {
     }
     /// Where each block of a closed group lies on each leg whose drive counts, copies in doubt left out; an error
     /// says what is damaged.
-    fn at_rest(&self, drives: &[SimDrive], counts: &[bool]) -> Result<AtRest, Violation>;
+    fn at_rest(&self, drives: &[SimDrive], counts: &[bool], scrubbed: bool) -> Result<AtRest, Violation>;
     /// Why the engine refused to open, for messages.
     fn refusal(engine: &Self::Engine) -> String;
 }

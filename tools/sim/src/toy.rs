@@ -135,7 +135,7 @@ impl Subject for Toy {
     fn recovery_rows(_: &ToyEngine) -> Vec<(&'static str, u64)> {
         Vec::new()
     }
-    fn at_rest(&self, drives: &[SimDrive], _: &[bool]) -> Result<AtRest, Violation> {
+    fn at_rest(&self, drives: &[SimDrive], _: &[bool], _: bool) -> Result<AtRest, Violation> {
         let legs = 0..drives.len() as u8;
         let place =
             |at: u64| legs.clone().map(|leg| (DriveIx::new(leg), DriveBlock::new(HOME + at))).collect();

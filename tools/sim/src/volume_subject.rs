@@ -6,7 +6,7 @@ use crate::checks::Violation;
 use crate::checks::c5::AtRest;
 use crate::offline::{self, Offline};
 use crate::shape::Shape;
-use crate::subject::Subject;
+use crate::subject::{Scrubbed, Subject};
 use base::{Blocks, CkptNo, DriveIx, Extent, ExtentNo, RowNo, Sectors, Seq, Uuid};
 use fence::{CopyEntry, CopyState};
 use rlog::replay;
@@ -151,6 +151,18 @@ impl Subject for VolumeGroup {
         let _ = engine.take_out(drive);
     }
 
+    fn start_scrub(engine: &mut Volume) -> bool {
+        engine.start_scrub(0)
+    }
+
+    fn scrub(engine: &mut Volume) -> Scrubbed {
+        let mut found = Vec::new();
+        engine.take_findings(&mut found);
+        let lost = found.iter().filter(|finding| finding.outcome == volume::Outcome::Lost).count() as u64;
+        let finished = engine.stats().is_some_and(|stats| stats.scrub.finished);
+        Scrubbed { finished, wrong: found.len() as u64, lost }
+    }
+
     fn lacking(engine: &Volume) -> Vec<Uuid> {
         let Some(stats) = engine.stats() else { return Vec::new() };
         let lacks = |health| !matches!(health, CopyHealth::Current | CopyHealth::Failing);
@@ -171,8 +183,8 @@ impl Subject for VolumeGroup {
         offline::promised(drives, &self.home, self.extent_blocks)
     }
 
-    fn at_rest(&self, drives: &[SimDrive], counts: &[bool]) -> Result<AtRest, Violation> {
-        Ok(Offline::walk(drives, &self.home, self.extent_blocks, counts)?.into_places())
+    fn at_rest(&self, drives: &[SimDrive], counts: &[bool], scrubbed: bool) -> Result<AtRest, Violation> {
+        Ok(Offline::walk(drives, &self.home, self.extent_blocks, counts, scrubbed)?.into_places())
     }
 
     fn refusal(engine: &Volume) -> String {

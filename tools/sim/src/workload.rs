@@ -90,6 +90,13 @@ impl<S: Subject> Run<S> {
 
     /// What an operator does with drives, now and then.
     pub(crate) fn drives_come_and_go(&mut self) {
+        let scrubs = self.shape.outs != 0 || self.shape.weather == Weather::Rot;
+        if scrubs && self.verbs.chance(1, 200) {
+            S::start_scrub(self.world.engine_mut());
+        }
+        if scrubs && self.verbs.chance(1, 20) {
+            S::scrub(self.world.engine_mut());
+        }
         if self.verbs.chance(1, 60) {
             self.bring_drives_back();
         }

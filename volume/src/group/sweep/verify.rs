@@ -7,6 +7,7 @@ use super::{Item, Stage, UNIT_BLOCKS};
 use crate::group::scrub::{Finding, Outcome, What};
 use crate::group::{Group, Turn};
 use crate::ops::Purpose;
+use crate::planted::Planted;
 use base::{Check, Fault, LegId, Memory, Segment};
 
 /// Where a unit of a scrub stands.
@@ -46,6 +47,9 @@ impl Group {
             What::Header { leg, .. } => Some(leg),
             _ => None,
         };
+        if self.config.bug(Planted::ScrubOneCopy) && item.tried != 0 {
+            return false;
+        }
         item.tried >> leg.get() & 1 == 0
             && own.is_none_or(|own| own == leg)
             && self.drives.current(self.drive_of(item.pba, leg))
@@ -95,7 +99,8 @@ impl Group {
                 continue;
             }
             let right = result.is_ok()
-                && Check::of(turn.memory.block(self.unit_buffer(i))) == self.sweep.unit[i].check;
+                && (self.config.bug(Planted::ScrubUnchecked) && leg == 0
+                    || Check::of(turn.memory.block(self.unit_buffer(i))) == self.sweep.unit[i].check);
             let drive = self.drive_of(self.sweep.unit[i].pba, LegId::new(leg));
             self.drives.get_mut(drive).stats.check_errors += u64::from(result.is_ok() && !right);
             self.sweep.scrub.stats.checked_copies += u64::from(self.sweep.verify == Verify::Read);

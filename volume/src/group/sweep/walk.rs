@@ -42,7 +42,12 @@ impl Group {
                 self.sweep.batch = None;
             }
         }
-        self.sweep.unit.push(Item::new(pba, check, what));
+        let ignored = self.config.bug(Planted::ScrubDataOnly) && !matches!(what, What::Data(_));
+        let mut item = Item::new(pba, check, what);
+        if ignored && self.sweep.errand == Errand::Scrub {
+            item.tried = u8::MAX;
+        }
+        self.sweep.unit.push(item);
         self.unit_buffer(self.sweep.unit.len() - 1)
     }
 
