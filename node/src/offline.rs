@@ -36,6 +36,8 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// What was looked at, one line each: drives, groups, counts.
     pub checked: Vec<String>,
+    /// What to do, one sentence for each severity above a note, the worst first.
+    pub actions: Vec<String>,
 }
 
 impl Report {
@@ -61,18 +63,27 @@ impl plinth_check::Media for Locked {
 /// Checks drives; with `repair`, puts labels right.
 ///
 /// # Errors
-/// `NotFound`, `Invalid` (no drive of a pool), `Refused` (in use) and the like when a drive cannot be looked at at
-/// all.
+/// `NotFound`, `Refused` (in use) and the like when a drive cannot be looked at at all; `Invalid` (no drive of a pool)
+/// or `NotSupported` (of a newer format) when that is so of every drive: beside another drive it is a finding.
 pub fn fsck(drives: &[PathBuf], repair: bool) -> Result<Report> {
     let locked = open(drives)?;
     let mut report = Report::default();
+    let mut refused = Vec::new();
     for path in drives {
-        check_label(path, repair, &mut report)?;
+        refused.extend(check_label(path, repair, &mut report)?);
+    }
+    if refused.len() == drives.len() {
+        return Err(refused.remove(0));
     }
     let names: Vec<String> = drives.iter().map(|path| path.display().to_string()).collect();
     let found = plinth_check::fsck(&given(&names, &locked), &Options::default());
     report.clean = found.is_clean();
     report.findings.extend(found.findings.iter().map(describe));
+    for severity in [Severity::Damage, Severity::Repairable, Severity::Leak] {
+        if found.findings.iter().any(|finding| finding.severity == severity) {
+            report.actions.push(format!("{severity}: {}", severity.action()));
+        }
+    }
     let counts = found.counts;
     if counts.not_kept > 0 {
         report.checked.push(format!("{} more findings are not listed", counts.not_kept));
@@ -145,8 +156,8 @@ fn label_of(path: &std::path::Path, media: &Media) -> Result<LabelState> {
     }
 }
 
-/// What only a command can do about a label: refuse what is none, and write a bad copy again.
-fn check_label(path: &std::path::Path, repair: bool, report: &mut Report) -> Result<()> {
+/// What only a command can do about a label: write a bad copy again. What is no label of this format is returned.
+fn check_label(path: &std::path::Path, repair: bool, report: &mut Report) -> Result<Option<Error>> {
     let media = if repair { Media::open(path)? } else { Media::open_read(path)? };
     let object = path.display().to_string();
     match label_of(path, &media) {
@@ -162,10 +173,11 @@ fn check_label(path: &std::path::Path, repair: bool, report: &mut Report) -> Res
                     repaired: true,
                 });
             }
-            Ok(())
+            Ok(None)
         }
         // The check tells it, with everything else.
-        Err(error) if error.kind == Kind::Damage => Ok(()),
+        Err(error) if error.kind == Kind::Damage => Ok(None),
+        Err(error) if matches!(error.kind, Kind::Invalid | Kind::NotSupported) => Ok(Some(error)),
         Ok(LabelState::None) => unreachable!("refused by label_of"),
         Err(error) => Err(error),
     }

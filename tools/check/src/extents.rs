@@ -102,8 +102,10 @@ fn check_extent(
             report.add(Severity::Damage, object.clone(), what, at.clone());
         }
         None => {
-            let what =
-                format!("is damaged or wiped; the superblock says row {row} leg {leg} column {column}");
+            let what = format!(
+                "is damaged or wiped; the superblock says row {row} leg {leg} column {column}, and the group is \
+                 served without it"
+            );
             report.add(Severity::Repairable, object.clone(), what, at.clone());
         }
     }

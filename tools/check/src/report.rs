@@ -23,6 +23,23 @@ pub enum Severity {
     Damage,
 }
 
+impl Severity {
+    /// What a person does about it, in one sentence.
+    pub const fn action(self) -> &'static str {
+        match self {
+            Self::Note => "nothing: the next opening puts it right",
+            Self::Leak => "nothing need be done: space is lost, no data",
+            Self::Repairable => {
+                "another copy is right: attach the volume; opening and reading write it again (a label: fsck --repair)"
+            }
+            Self::Damage => {
+                "no copy given is right, or two things contradict each other: check all drives of the pool together; \
+                 if it stays, do not write to the volume, copy off what still reads and restore the rest"
+            }
+        }
+    }
+}
+
 impl fmt::Display for Severity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -13,8 +13,10 @@ use crate::report::{Object, Report, Severity, Where};
 use crate::scan::{GroupHomes, is_zero};
 use base::{Block, DriveBlock, DriveIx, ExtentNo, Gen, SECTOR_BYTES, Uuid, codec};
 use fence::{CopyState, CopyTable, DriveSet};
+use rlog::Commit;
+use rlog::layout::H_GROUP;
 use volume::layout::OWN_CHECK;
-use volume::layout::extent::SUPERBLOCKS;
+use volume::layout::extent::{RING_FIRST, SUPERBLOCKS};
 use volume::layout::superblock as at;
 use volume::superblock::Home;
 use volume::{Bad, Superblock};
@@ -125,14 +127,19 @@ pub(crate) fn read<'a>(
     Some(GroupView { drives, group, superblock, slots, table, handles, current, rows })
 }
 
-/// A group has home extents and no superblock: its creation was not finished, or every slot is damaged.
+/// A group has home extents and no superblock: its creation was not finished, or every slot is damaged. The slots of
+/// an extent that was never used may hold anything; then no commit of the group is on its ring, for nothing was
+/// ever written to it.
 pub(crate) fn report_none(drives: &[Drive<'_>], homes: &GroupHomes, report: &mut Report) {
     let mut slots = Vec::new();
     for home in &homes.homes {
         read_slots(drives, homes.group, *home, &mut slots);
     }
     let at: Vec<Where> = slots.iter().map(|slot| drives[slot.drive].at(slot.at)).collect();
-    if slots.iter().all(|slot| matches!(slot.state, SlotState::Zero)) {
+    let zero = slots.iter().all(|slot| matches!(slot.state, SlotState::Zero));
+    let never =
+        |slot: &Slot| matches!(slot.state, SlotState::Zero | SlotState::Bad(Bad::Magic | Bad::Check, _));
+    if zero || (slots.iter().all(never) && !was_written(drives, homes)) {
         let what = "has headers and no superblock: it was being made or deleted, and its extents go back";
         report.add(Severity::Note, Object::Group, what, at);
     } else {
@@ -140,6 +147,20 @@ pub(crate) fn report_none(drives: &[Drive<'_>], homes: &GroupHomes, report: &mut
         let what = format!("has no superblock that can be used: {}", faults.join(", "));
         report.add(Severity::Damage, Object::Group, what, at);
     }
+}
+
+/// Whether the home extents have anything that looks like a commit of the group.
+fn was_written(drives: &[Drive<'_>], homes: &GroupHomes) -> bool {
+    homes.homes.iter().any(|(index, extent)| {
+        let drive = &drives[*index];
+        let blocks = if extent.get() < drive.extents { RING_FIRST..drive.extent_blocks } else { 0..0 };
+        blocks.into_iter().any(|block| match drive.media().read(drive.block_of(*extent, block)) {
+            Ok(block) => {
+                Commit::blocks(&block[..]).is_ok() && codec::uuid_at(&block[..], H_GROUP) == homes.group
+            }
+            Err(_) => true,
+        })
+    })
 }
 
 fn read_slots(drives: &[Drive<'_>], group: Uuid, home: (usize, ExtentNo), slots: &mut Vec<Slot>) {

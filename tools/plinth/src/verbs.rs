@@ -365,6 +365,9 @@ impl Call<'_> {
                 let end = if finding.repaired { " (repaired)" } else { "" };
                 print(&format!("{}: {}: {}{end}\n", finding.severity, finding.object, finding.message))?;
             }
+            for action in &report.actions {
+                print(&format!("what to do about {action}\n"))?;
+            }
             print(if report.clean { "clean\n" } else { "damage left\n" })?;
         }
         if report.damaged() { Ok(ExitCode::from(Kind::Damage.exit_code())) } else { Ok(ExitCode::SUCCESS) }
