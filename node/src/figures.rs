@@ -1,6 +1,7 @@
 //! What a target counts, as it tells the agent: requests, operations of drives, how long both took.
 //!
 //! Counters begin at 0 with each process of a target, as counters of metrics may.
+use crate::model::DriveLatency;
 use serde::{Deserialize, Serialize};
 use ublk_target::latency::BOUNDS_NANOS;
 use utoipa::ToSchema;
@@ -38,6 +39,18 @@ impl Latency {
         if self.counts.len() == other.counts.len() {
             self.counts.iter_mut().zip(&other.counts).for_each(|(count, more)| *count += more);
             self.sum_nanos += other.sum_nanos;
+        }
+    }
+}
+
+/// Adds what one target counted of a drive to what others did.
+pub fn add(sum: &mut Option<DriveLatency>, more: &[Latency]) {
+    let bounds_nanos = BOUNDS_NANOS.to_vec();
+    let sum = sum.get_or_insert_with(|| DriveLatency { bounds_nanos, operations: Vec::new() });
+    for latency in more.iter().filter(|latency| latency.counts.len() == sum.bounds_nanos.len() + 1) {
+        match sum.operations.iter_mut().find(|has| has.op == latency.op) {
+            Some(has) => has.add(latency),
+            None => sum.operations.push(latency.clone()),
         }
     }
 }

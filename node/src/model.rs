@@ -238,6 +238,52 @@ pub struct Drive {
     pub check_errors: u64,
     /// Operations that exceeded their deadline.
     pub slow_events: u64,
+    /// How long operations took, in all running targets together.
+    #[serde(default)]
+    pub latency: Option<DriveLatency>,
+    /// What the drive says of its own health; only NVMe drives are asked, every few minutes.
+    #[serde(default)]
+    pub smart: Option<Smart>,
+}
+
+/// How long operations of a drive took.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct DriveLatency {
+    /// Upper bounds of the counts, in nanoseconds; what is longer is in one count more.
+    pub bounds_nanos: Vec<u64>,
+    /// The counts, by kind of operation.
+    pub operations: Vec<crate::figures::Latency>,
+}
+
+/// What an NVMe drive says of its own health.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Smart {
+    /// When it was asked.
+    pub read_at: String,
+    /// What it warns of.
+    pub warnings: Vec<String>,
+    /// Degrees Celsius.
+    pub temperature_celsius: Option<i32>,
+    /// Spare that is left.
+    pub spare_percent: u8,
+    /// Below this it is a warning.
+    pub spare_threshold_percent: u8,
+    /// Part of the rated life that is used; may exceed 100.
+    pub used_percent: u8,
+    /// Read by the host over its life.
+    pub read_bytes: u64,
+    /// Written by the host over its life.
+    pub written_bytes: u64,
+    /// Hours with power.
+    pub power_on_hours: u64,
+    /// Times that power came.
+    pub power_cycles: u64,
+    /// Times that power went without notice.
+    pub unsafe_shutdowns: u64,
+    /// Times that data could not be recovered.
+    pub media_errors: u64,
+    /// Entries of its error log over its life.
+    pub error_log_entries: u64,
 }
 
 /// The agent and everything it serves.

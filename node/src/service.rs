@@ -90,6 +90,7 @@ async fn serve(options: Options) -> Result<()> {
     agent.resume().await?;
     let stop = watch::Sender::new(false);
     tokio::spawn(agent.clone().watch(stop.subscribe()));
+    tokio::spawn(agent.clone().ask_drives(stop.subscribe()));
     tokio::spawn(agent.clone().heal(stop.subscribe()));
     if let Some(address) = metrics {
         let listener = http::bind_metrics(address).await?;

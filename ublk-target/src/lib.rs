@@ -1,8 +1,8 @@
 //! The driver of a group: io_uring loop, drives, ublk and NBD front ends.
 //!
 //! `Target` runs any `base::Engine` over `Drive`s and serves it through a `FrontEnd`. This is the only crate that
-//! may use `unsafe`: `memory` (the mapped area), `ring` (io_uring) and `ublk::sys` (the driver's memory and
-//! process-wide switches). The kernel's constants and error numbers end here; the engine sees `Fault`s.
+//! may use `unsafe`: `memory` (the mapped area), `ring` (io_uring), `smart` (one command to NVMe drives) and
+//! `ublk::sys` (the driver's memory and process-wide switches). The kernel's constants and error numbers end here; the engine sees `Fault`s.
 //!
 //! Architecture invariants: no decision about data is made here; no thread but the loop's touches the engine;
 //! nothing is allocated per request.
@@ -16,6 +16,7 @@ pub mod memory;
 pub mod nbd;
 mod ops;
 pub mod ring;
+pub mod smart;
 pub mod target;
 #[cfg(test)]
 mod testing;

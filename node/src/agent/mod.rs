@@ -16,6 +16,7 @@ pub mod pools;
 mod rescan;
 pub mod resume;
 pub mod rows;
+mod smart;
 pub mod space;
 mod upgrade;
 pub mod view;
@@ -99,6 +100,8 @@ pub struct Agent {
     unseen: Mutex<BTreeSet<String>>,
     /// Volumes that want a row and have been told that there is no space.
     starved: Mutex<BTreeSet<String>>,
+    /// What drives say of themselves.
+    smart: smart::Answers,
     /// Drives that come back.
     healing: heal::Healing,
 }
@@ -123,6 +126,7 @@ impl Agent {
             space,
             unseen,
             starved: Mutex::default(),
+            smart: smart::Answers::default(),
             healing: heal::Healing::default(),
         }))
     }

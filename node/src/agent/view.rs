@@ -9,6 +9,7 @@ use crate::catalogue::{
 };
 use crate::device;
 use crate::error::Result;
+use crate::figures;
 use crate::model::{
     AgentInfo, Drive, Health, Leg, LegDrive, Pool, Resync, Status, Target, Volume, VolumeState,
 };
@@ -60,6 +61,7 @@ impl Agent {
         }
         let size: u64 = drives.iter().map(|drive| drive.size_bytes).sum();
         let allocated: u64 = drives.iter().map(|drive| drive.allocated_bytes).sum();
+        self.add_smart(&mut drives);
         let (health, status, action) = judge_pool(&pool, &drives);
         Ok(Pool {
             name: pool.name.clone(),
@@ -272,6 +274,8 @@ pub(super) fn view_drive(
         write_errors: 0,
         check_errors: 0,
         slow_events: 0,
+        latency: None,
+        smart: None,
     }
 }
 
@@ -281,6 +285,9 @@ fn add_counters(drives: &mut [Drive], seen: &TargetDriveStatus) {
         drive.write_errors += seen.write_errors;
         drive.check_errors += seen.check_errors;
         drive.slow_events += seen.slow_events;
+        if let Some(figures) = &seen.figures {
+            figures::add(&mut drive.latency, &figures.latency);
+        }
     }
 }
 

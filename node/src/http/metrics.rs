@@ -9,7 +9,7 @@ use crate::agent::{Agent, blocking};
 use crate::catalogue::CopyState;
 use crate::error::Result;
 use crate::figures::Latency;
-use crate::model::{Health, Pool, Status, Volume, VolumeState};
+use crate::model::{Health, Pool, Smart, Status, Volume, VolumeState};
 use crate::protocol::{TargetDriveStatus, TargetStatus};
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
@@ -99,6 +99,7 @@ fn render(status: &Status, seen: &[Option<TargetStatus>]) -> String {
     page.family("plinth_agent_info", "The agent that answers.", "gauge");
     page.sample("plinth_agent_info", &[("version", &status.agent.version)], 1);
     pools(&mut page, &status.pools);
+    smart(&mut page, &status.pools);
     volumes(&mut page, &status.volumes);
     let volumes: Vec<Seen<'_>> = status.volumes.iter().zip(seen).filter_map(Seen::of).collect();
     guests(&mut page, &volumes);
@@ -120,6 +121,38 @@ fn pools(page: &mut Page, pools: &[Pool]) {
     gauge("plinth_pool_allocated_bytes", "Space handed out.", |pool| pool.allocated_bytes);
     gauge("plinth_pool_free_bytes", "Space left.", |pool| pool.free_bytes);
     gauge("plinth_pool_healthy", "1 when nothing is wrong.", |pool| u64::from(pool.health == Health::Online));
+}
+
+/// What drives say of their own health.
+fn smart(page: &mut Page, pools: &[Pool]) {
+    let mut drives: Vec<(&str, &str, &Smart)> = Vec::new();
+    for pool in pools {
+        let said = pool.drives.iter().filter_map(|drive| Some((drive, drive.smart.as_ref()?)));
+        drives.extend(said.map(|(drive, smart)| (pool.name.as_str(), drive.id.as_str(), smart)));
+    }
+    let mut each = |name: &str, kind: &str, help: &str, value: fn(&Smart) -> Option<f64>| {
+        page.family(name, help, kind);
+        for (pool, drive, smart) in &drives {
+            if let Some(value) = value(smart) {
+                page.sample(name, &[("pool", pool), ("drive", drive)], value);
+            }
+        }
+    };
+    each("plinth_drive_temperature_celsius", "gauge", "What the drive measures.", |smart| {
+        smart.temperature_celsius.map(f64::from)
+    });
+    each("plinth_drive_spare_ratio", "gauge", "Spare that the drive has left.", |smart| {
+        Some(f64::from(smart.spare_percent) / 100.0)
+    });
+    each("plinth_drive_life_used_ratio", "gauge", "Part of its rated life; may exceed 1.", |smart| {
+        Some(f64::from(smart.used_percent) / 100.0)
+    });
+    each("plinth_drive_media_errors_total", "counter", "Times that the drive lost data.", |smart| {
+        Some(smart.media_errors as f64)
+    });
+    each("plinth_drive_warnings", "gauge", "Warnings that the drive gives.", |smart| {
+        Some(smart.warnings.len() as f64)
+    });
 }
 
 /// What names a volume.

@@ -86,7 +86,8 @@ fn the_json_has_every_field() {
     );
     has(
         &pool["drives"][0],
-        "id path node rack zone class state size_bytes allocated_bytes read_errors write_errors check_errors slow_events",
+        "id path node rack zone class state size_bytes allocated_bytes read_errors write_errors check_errors slow_events latency \
+         smart",
     );
     assert_eq!(agent.plinth("volume list -o json").json(), Value::Array(vec![volume.clone()]));
     assert_eq!(agent.plinth("pool list -o json").json(), Value::Array(vec![pool]));
@@ -261,6 +262,13 @@ fn the_socket_describes_itself() {
     }
     assert_eq!(value("plinth_volume_legs_current{volume=\"v\",pool=\"p\"}"), 2.0);
     let drives = agent.plinth("drive list p -o json").json();
+    for drive in drives.as_array().expect("a list") {
+        assert!(drive["smart"].is_null(), "a file says nothing of itself");
+        let operations = drive["latency"]["operations"].as_array().expect("a list");
+        let writes = operations.iter().find(|latency| latency["op"] == "write").expect("writes");
+        let counts: u64 = writes["counts"].as_array().into_iter().flatten().filter_map(Value::as_u64).sum();
+        assert!(counts > 0, "{drive}");
+    }
     for leg in 0..2 {
         let id = |drive: &Value| drive["id"].as_str().map(str::to_owned).expect("an id");
         let written = drives.as_array().expect("a list").iter().map(id).find_map(|drive| {

@@ -195,7 +195,7 @@ impl Agent {
         for pool in status["pools"].as_array_mut().expect("a list").iter_mut().filter(|_| served) {
             forget(pool, &["allocated_bytes", "free_bytes", "reclaimable_bytes"]);
             for drive in pool["drives"].as_array_mut().expect("a list") {
-                forget(drive, &["allocated_bytes"]);
+                forget(drive, &["allocated_bytes", "latency"]);
             }
         }
         status
