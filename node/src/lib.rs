@@ -25,6 +25,7 @@ pub mod protocol;
 pub mod service;
 pub mod sockets;
 pub mod supervise;
+pub mod support;
 pub mod target;
 pub mod target_spec;
 pub mod text;

@@ -84,11 +84,14 @@ pub fn read(path: &Path) -> io::Result<Option<Smart>> {
     Ok(Some(decode(&page(&file)?)))
 }
 
-/// Whether a block device belongs to an NVMe controller. Nothing else may be sent its commands.
+/// Whether a block device belongs to an NVMe controller, directly or (where the kernel joins several paths to a drive)
+/// to a subsystem of them. Nothing else may be sent its commands.
 fn is_nvme(device: u64) -> bool {
     let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
     let place = std::fs::canonicalize(format!("/sys/dev/block/{major}:{minor}"));
-    place.is_ok_and(|place| place.components().any(|part| part.as_os_str() == "nvme"))
+    let owner =
+        |part: std::path::Component<'_>| part.as_os_str() == "nvme" || part.as_os_str() == "nvme-subsystem";
+    place.is_ok_and(|place| place.components().any(owner))
 }
 
 fn page(device: &File) -> io::Result<[u8; PAGE]> {

@@ -18,6 +18,7 @@ pub mod resume;
 pub mod rows;
 mod smart;
 pub mod space;
+mod support;
 mod upgrade;
 pub mod view;
 pub mod volumes;

@@ -34,6 +34,7 @@ use utoipa::OpenApi;
         super::routes::attach_volume,
         super::routes::detach_volume,
         super::routes::upgrade_volume,
+        super::routes::support_bundle,
         super::routes::events,
         super::routes::healthz,
         super::routes::readyz

@@ -10,6 +10,7 @@ use crate::params::{
     ResizeVolume, Set, StopAgent, UpgradeVolume, WipeDrive,
 };
 use crate::protocol::Request;
+use crate::support::Entry;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
@@ -55,6 +56,7 @@ pub fn router(agent: Arc<Agent>, stop: watch::Sender<bool>) -> Router {
         .route("/v1/volumes/{name}/detach", post(detach_volume))
         .route("/v1/volumes/{name}/upgrade", post(upgrade_volume))
         .route("/v1/events", get(events))
+        .route("/v1/support-bundle", get(support_bundle))
         .route("/v1/openapi.json", get(super::openapi::document))
         .route("/metrics", get(super::metrics::text))
         .route("/healthz", get(healthz))
@@ -422,6 +424,13 @@ where
     running.await.unwrap_or_else(|_| {
         Err(crate::error::Error::general(crate::error::Kind::Failed, "a step of the agent was cut short"))
     })
+}
+
+/// The agent's part of a support bundle: no data, no secrets.
+#[utoipa::path(get, path = "/v1/support-bundle", responses((status = 200, body = Vec<Entry>)))]
+pub(super) async fn support_bundle(State(shared): State<Shared>) -> Answer<Vec<Entry>> {
+    shared.agent.supervisor.refresh(None).await;
+    Ok(Json(on(&shared, |agent| Ok(agent.support())).await?))
 }
 
 /// What happened, oldest first. `after` is a cursor (the number of the last event that was seen) and `wait_ms` how

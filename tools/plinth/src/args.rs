@@ -162,9 +162,11 @@ pub enum Verb {
     /// Schedules of snapshots (a later version)
     #[command(hide = true)]
     Schedule(Later),
-    /// A bundle for support (a later version)
-    #[command(hide = true)]
-    SupportBundle(Later),
+    /// Write what support needs into one tar file: no data, no secrets
+    SupportBundle {
+        /// The file.
+        file: PathBuf,
+    },
 }
 
 /// A verb of a later version: takes anything, answers with a sentence.

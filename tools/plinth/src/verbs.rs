@@ -8,7 +8,7 @@ use node::params::{
     AddDrives, AttachVolume, CreatePool, CreateVolume, ImportPool, RenameVolume, ResizeVolume, Set,
     StopAgent, UpgradeVolume, WipeDrive,
 };
-use node::{Error, Kind, Result, offline, params, service, text};
+use node::{Error, Kind, Result, offline, params, service, support, text};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -47,7 +47,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Replica(_) | Verb::Site(_) => return Err(later("replication")),
         Verb::Diff(_) | Verb::Image(_) | Verb::Send(_) | Verb::Receive(_) => return Err(later("backups")),
         Verb::Schedule(_) => return Err(later("schedules")),
-        Verb::SupportBundle(_) => return Err(later("support bundles")),
+        Verb::SupportBundle { file } => call.support_bundle(&file)?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -350,6 +350,27 @@ impl Call<'_> {
             Err(error) if error.kind == Kind::NotFound && if_exists => Ok(()),
             outcome => outcome.map(drop),
         }
+    }
+
+    /// Also when the agent does not answer: then above all.
+    fn support_bundle(&self, file: &Path) -> Result<()> {
+        let path = absolute(file)?;
+        support::check_place(&path)?;
+        let mut entries = vec![support::Entry::json("plinth.json", &json!(node::program::own()))];
+        let told = self.client()?.get_as::<Vec<support::Entry>>("/v1/support-bundle");
+        match told {
+            Ok(told) => entries.extend(told),
+            Err(error) => {
+                note(self.global, &format!("{error}; the bundle has only what this machine says"));
+                entries.push(support::Entry::json("agent-error.json", &json!(error.body())));
+            }
+        }
+        entries.extend(support::machine());
+        if !self.global.dry_run {
+            support::write(&path, &entries)?;
+        }
+        let name = path.display().to_string();
+        changed(self.global.output, &json!({ "path": name }), &name)
     }
 
     fn fsck(&self, drives: &[PathBuf], repair: bool) -> Result<ExitCode> {

@@ -61,6 +61,8 @@ pub struct Agent {
     pub further: &'static [&'static str],
     /// Its binary.
     pub program: PathBuf,
+    /// What is in its environment beside ours.
+    pub environment: &'static [(&'static str, &'static str)],
     process: Option<Child>,
 }
 
@@ -69,7 +71,7 @@ impl Agent {
     pub fn stopped() -> Self {
         let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
         let folder = tempfile::Builder::new().permissions(private).tempdir().expect("a folder");
-        Self { folder, state: "state", further: &[], program: PLINTH.into(), process: None }
+        Self { folder, state: "state", further: &[], program: PLINTH.into(), environment: &[], process: None }
     }
 
     /// A running agent.
@@ -104,6 +106,7 @@ impl Agent {
             .arg(self.state_folder())
             .arg("--no-scan")
             .args(self.further);
+        command.envs(self.environment.iter().copied());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         self.process = Some(command.spawn().expect("the agent starts"));
     }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 const VOLUME_MIB: u64 = 256;
 /// The longest pause that a guest may see when the target is killed (statement D11), also where every
 /// instruction is translated.
-pub(super) const PAUSE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_secs(5);
 
 /// A load that writes all the time and checks every block that it wrote.
 pub(super) fn verified_load(device: &Path, seconds: u64) -> Fio {

@@ -1,6 +1,6 @@
 //! `live-upgrade`: another binary takes over under load, again and again; and one that cannot.
 
-use super::faults::{PAUSE, read_direct, verified_load, written_sectors};
+use super::faults::{read_direct, verified_load, written_sectors};
 use crate::error::{Context, Error, Result};
 use crate::guest::Guest;
 use crate::guest::product::{POOL, VOLUME, block_name};
@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 
 const PRODUCT: &str = "/usr/bin/plinth";
 const VOLUME_MIB: u64 = 256;
+/// The longest pause. On a processor that is not translated it is well below a second; here a start of a process and
+/// a recovery take seconds when the host is busy.
+const PAUSE: Duration = Duration::from_secs(10);
 
 /// Reads one block after the other past the page cache and remembers how long the longest took.
 struct Reader {
