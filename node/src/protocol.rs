@@ -105,6 +105,9 @@ pub enum Notice {
         drives: Vec<String>,
         /// Version of the superblock that says so.
         version: u64,
+        /// Since when, in the order of `drives`: Seq and checkpoint of the last good flush; empty if that is not known.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        since: Vec<(u64, u32)>,
         /// Those among them that the target had open: they went stale because of what they did, not because they
         /// were away.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -116,6 +119,9 @@ pub enum Notice {
         drive: String,
         /// Version of the superblock that says so.
         version: u64,
+        /// Blocks that were copied to it, if it came back just now.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        copied_blocks: Option<u64>,
     },
     /// Something to record.
     Event {
@@ -275,7 +281,8 @@ mod tests {
         let out = Request::TakeOut { drive: "d".into() };
         assert_eq!(line(&out), r#"{"take_out":{"drive":"d"}}"#);
         assert_eq!(line(&Request::ResyncRate { bytes: 1 }), r#"{"resync_rate":{"bytes":1}}"#);
-        let stale = Notice::Stale { drives: vec!["d".into()], version: 3, failed: Vec::new() };
+        let (since, failed) = (Vec::new(), Vec::new());
+        let stale = Notice::Stale { drives: vec!["d".into()], version: 3, since, failed };
         assert_eq!(line(&FromTarget::Notice(stale)), r#"{"notice":{"stale":{"drives":["d"],"version":3}}}"#);
         assert_eq!(
             line(&FromTarget::Notice(Notice::WantRow { row: 1, refused: None })),

@@ -66,6 +66,9 @@ pub struct TargetDrive {
     pub homes: Vec<u32>,
     /// The catalogue knows it to be stale, as of this superblock version.
     pub stale_version: Option<u64>,
+    /// Since when, if it is known: Seq and checkpoint of the last good flush on it.
+    #[serde(default)]
+    pub stale_since: Option<(u64, u32)>,
 }
 
 /// The extents of one row.

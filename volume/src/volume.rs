@@ -10,8 +10,8 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use base::limits::{MAX_DRIVES, MAX_POLL_ACTIONS, MAX_POLL_SEGMENTS};
 use base::{
-    Actions, BufId, DriveIx, Engine, Fault, Instant, IoToken, Memory, Phase, Reply, Request, Sector, Sectors,
-    SlotId, Uuid,
+    Actions, BufId, CkptNo, DriveIx, Engine, Fault, Instant, IoToken, Memory, Phase, Reply, Request, Sector,
+    Sectors, Seq, SlotId, Uuid,
 };
 use rlog::replay::RowCounts;
 
@@ -154,6 +154,16 @@ impl Volume {
             Stage::Refused => return None,
         };
         table.get(usize::from(index.get())).map(|entry| entry.drive)
+    }
+
+    /// S and C of a drive whose copy is not current, as the newest superblock has them, or the next one will.
+    pub fn stale_since(&self, index: DriveIx) -> Option<(Seq, CkptNo)> {
+        let table = match &self.stage {
+            Stage::Recovering(recovery) => recovery.drive_table(),
+            Stage::Opening(group, _) | Stage::Serving(group) => &group.superblock.drives,
+            Stage::Refused => return None,
+        };
+        table.get(usize::from(index.get())).and_then(|entry| entry.state.since())
     }
 
     /// The place of a drive in the group's drive table.

@@ -240,6 +240,7 @@ impl Agent {
                 blocks: drive.blocks,
                 homes,
                 stale_version: (copy.state != CopyState::Current).then_some(copy.version),
+                stale_since: copy.stale_since_seq.zip(copy.stale_since_ckpt),
             });
         }
         let granted: Result<Vec<Row>> =
@@ -291,7 +292,7 @@ impl Agent {
     }
 
     /// A target told of drives that are stale, or current again: it is durable in its file already.
-    pub(crate) fn note_mark(&self, volume: &str, mark: &Mark) -> Result<()> {
+    pub(crate) fn note_mark(&self, volume: &str, mark: &Mark, copied: Option<u64>) -> Result<()> {
         let _space = self.lock();
         let volume = self.volume(volume)?;
         let mut group = self.group(&volume.group)?;
@@ -304,7 +305,10 @@ impl Agent {
             let path = drive.as_ref().map_or_else(|_| id.clone(), |drive| drive.path.display().to_string());
             let asked = drive.is_ok_and(|drive| drive.state != DriveState::Online);
             let (severity, kind, message) = if mark.current {
-                let message = format!("drive {path} is current in group {} again", group.name);
+                let mut message = format!("drive {path} is current in group {} again", group.name);
+                if let Some(copied) = copied {
+                    message += &format!(": {copied} blocks were copied");
+                }
                 (Severity::Info, "drive_current", message)
             } else {
                 let severity = if asked { Severity::Info } else { Severity::Error };
@@ -401,13 +405,17 @@ impl Agent {
 /// kept until it is current again: what a target says of it when it recovers is no news.
 fn apply_mark(group: &mut GroupRecord, mark: &Mark) -> bool {
     let mut news = false;
-    for copy in group.copies.iter_mut().filter(|copy| mark.drives.contains(&copy.drive)) {
+    for copy in &mut group.copies {
+        let Some(place) = mark.drives.iter().position(|drive| *drive == copy.drive) else { continue };
         let newer = mark.version > copy.version || (mark.version == copy.version && !mark.current);
         if newer {
             let state = if mark.current { CopyState::Current } else { CopyState::Stale };
             news |= copy.state != state;
             copy.failed = !mark.current && (copy.failed || mark.failed.contains(&copy.drive));
             (copy.state, copy.version) = (state, mark.version);
+            let since = mark.since.get(place).filter(|_| !mark.current);
+            (copy.stale_since_seq, copy.stale_since_ckpt) =
+                (since.map(|since| since.0), since.map(|since| since.1));
         }
     }
     news

@@ -298,24 +298,13 @@ impl Agent {
         if dry {
             return Ok(id);
         }
-        let mut txn = self.store.txn();
+        let forgiven = self.forgive_failure(&id)?;
         let changed = drive.state != DriveState::Online;
         if changed {
             drive.state = DriveState::Online;
-            txn = txn.update(records::drive_key(&id), &drive);
-        }
-        let mut forgiven = false;
-        for group in self.store.list::<GroupRecord>("groups/")? {
-            let mut group = group;
-            let mut failed = group.copies.iter_mut().filter(|copy| copy.drive == id && copy.failed);
-            if let Some(copy) = failed.next() {
-                copy.failed = false;
-                forgiven = true;
-                txn = txn.update(records::group_key(&group.name), &group);
-            }
+            self.store.txn().update(records::drive_key(&id), &drive).commit()?;
         }
         if changed || forgiven {
-            txn.commit()?;
             let path = drive.path.display();
             let message = format!("drive {path} of pool {} was declared online by the operator", pool.name);
             self.events.history(&pool.id, &format!("drive online {} {path}", pool.name), &message);

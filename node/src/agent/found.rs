@@ -101,6 +101,7 @@ fn record(
             },
             version: if entry.state.is_current() { 0 } else { entry.version },
             stale_since_seq: entry.state.since().map(|(seq, _)| seq.get()),
+            stale_since_ckpt: entry.state.since().map(|(_, ckpt)| ckpt.get()),
             failed: false,
         })
         .collect();

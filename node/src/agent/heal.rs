@@ -13,7 +13,9 @@
 //! A drive that comes and goes must not keep its groups busy for ever: behind the first return each one waits, twice
 //! as long as the one before, until the drive was well for a while.
 use super::Agent;
-use crate::catalogue::{CopyRecord, CopyState, DriveRecord, DriveState, Severity, VolumeRecord, records};
+use crate::catalogue::{
+    CopyRecord, CopyState, DriveRecord, DriveState, GroupRecord, Severity, VolumeRecord, records,
+};
 use crate::error::{Error, Kind, Result};
 use crate::protocol::{Request, TargetPhase, TargetStatus};
 use crate::supervise::{Live, Phase};
@@ -284,7 +286,7 @@ impl Agent {
             return Ok(None);
         }
         for (drive, failed) in candidates {
-            if self.may_return(volume, &group.name, &drive, failed)? {
+            if self.may_return(volume, &drive, failed)? {
                 let key = (volume.to_owned(), drive.id.clone());
                 self.healing.returns().entry(key).or_default().begin(Instant::now());
                 if let Some(path) = self.only_copy(volume, &drive) {
@@ -305,11 +307,12 @@ impl Agent {
     }
 
     /// Whether a drive that a group misses is to be handed back now.
-    fn may_return(&self, volume: &str, group: &str, drive: &DriveRecord, failed: bool) -> Result<bool> {
+    fn may_return(&self, volume: &str, drive: &DriveRecord, failed: bool) -> Result<bool> {
         let there = self.is_there(drive) && self.open_drive(drive).is_ok();
         if failed {
             if !there {
-                self.forget_failure(group, &drive.id)?;
+                let _space = self.lock();
+                self.forgive_failure(&drive.id)?;
             }
             return Ok(false);
         }
@@ -318,18 +321,23 @@ impl Agent {
         Ok(there && due)
     }
 
-    /// A drive that failed is gone: when it is there again, that is another drive's life.
-    fn forget_failure(&self, group: &str, drive: &str) -> Result<()> {
-        let _space = self.lock();
-        let mut group = self.group(group)?;
-        let mut changed = false;
-        for copy in group.copies.iter_mut().filter(|copy| copy.drive == drive) {
-            changed |= std::mem::replace(&mut copy.failed, false);
+    /// A drive that failed was gone: when it is there again, that is another life of it. The caller has the verbs'
+    /// lock.
+    pub(super) fn forgive_failure(&self, drive: &str) -> Result<bool> {
+        let mut txn = self.store.txn();
+        let mut forgiven = false;
+        for mut group in self.store.list::<GroupRecord>("groups/")? {
+            let mut failed = group.copies.iter_mut().filter(|copy| copy.drive == drive && copy.failed);
+            if let Some(copy) = failed.next() {
+                copy.failed = false;
+                forgiven = true;
+                txn = txn.update(records::group_key(&group.name), &group);
+            }
         }
-        if changed {
-            self.store.txn().update(records::group_key(&group.name), &group).commit()?;
+        if forgiven {
+            txn.commit()?;
         }
-        Ok(())
+        Ok(forgiven)
     }
 
     /// Where a drive is, if there is one of it. Of two with the same identity nobody knows which is the one that

@@ -48,6 +48,7 @@ impl Agent {
                 self.store.txn().update(records::drive_key(&moved.id), &moved).commit()?;
                 let message = format!("drive {} moved from {from} to {to}", moved.id);
                 self.events.record(Severity::Info, "drive_moved", &moved.id, &message);
+                self.forgive_failure(&moved.id)?;
             }
         }
         self.note_unseen(unseen, &scan)
@@ -66,6 +67,7 @@ impl Agent {
             {
                 let message = format!("drive {id} is back, at {}", seen.path.display());
                 self.events.record(Severity::Info, "drive_back", id, &message);
+                self.forgive_failure(id)?;
                 self.healing.look_now();
             }
         }

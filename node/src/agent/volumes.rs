@@ -344,6 +344,7 @@ pub(super) fn current_copy(drive: &str) -> CopyRecord {
         state: CopyState::Current,
         version: 0,
         stale_since_seq: None,
+        stale_since_ckpt: None,
         failed: false,
     }
 }

@@ -177,6 +177,9 @@ pub struct CopyRecord {
     pub version: u64,
     /// Since which Seq it is stale, if known.
     pub stale_since_seq: Option<u64>,
+    /// And since which checkpoint.
+    #[serde(default)]
+    pub stale_since_ckpt: Option<u32>,
     /// It went stale because the drive failed operations, not because it was away: it comes back when the operator
     /// says so, or when the drive was gone and is there again.
     #[serde(default)]

@@ -387,15 +387,15 @@ async fn heard(agent: &Arc<Agent>, volume: &str, slot: &Slot, link: &mut Link, n
             // If the target is gone, the loop hears of it next.
             let _ = link.send(&request, Waiter::None).await;
         }
-        Notice::Stale { drives, version, failed } => {
-            let mark = Mark { drives, version, failed, current: false };
-            if let Err(error) = blocking(move || this.note_mark(&name, &mark)).await {
+        Notice::Stale { drives, version, since, failed } => {
+            let mark = Mark { drives, version, since, failed, current: false };
+            if let Err(error) = blocking(move || this.note_mark(&name, &mark, None)).await {
                 tracing::error!("the catalogue did not take the stale marks of {volume}: {error}");
             }
         }
-        Notice::Current { drive, version } => {
-            let mark = Mark { drives: vec![drive], version, failed: Vec::new(), current: true };
-            if let Err(error) = blocking(move || this.note_mark(&name, &mark)).await {
+        Notice::Current { drive, version, copied_blocks } => {
+            let mark = Mark::current(drive, version);
+            if let Err(error) = blocking(move || this.note_mark(&name, &mark, copied_blocks)).await {
                 tracing::error!("the catalogue did not take that a drive of {volume} is current: {error}");
             }
         }

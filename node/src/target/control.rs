@@ -123,6 +123,8 @@ pub enum Note {
         drives: Vec<String>,
         /// Those among them that went stale because of what they did.
         failed: Vec<String>,
+        /// Since when: Seq and checkpoint, by drive.
+        since: Vec<(u64, u32)>,
         /// Version of the superblock that says so.
         version: u64,
     },
@@ -132,6 +134,8 @@ pub enum Note {
         drive: String,
         /// Version of the superblock that says so.
         version: u64,
+        /// Blocks that were copied to it.
+        copied_blocks: u64,
     },
     /// For the agent to record.
     Event {
@@ -275,7 +279,7 @@ impl Shared {
             state.notify(Notice::Serving { device_number });
         }
         for mark in marks::read(&self.spec.stale_marks).unwrap_or_default() {
-            state.notify_mark(mark);
+            state.notify_mark(mark, None);
         }
         state.ask_anew();
     }
@@ -406,17 +410,17 @@ impl Shared {
                 state.offered(&self.spec.rows, status.rows);
             }
             Note::WantRow(row) => self.want_row(row, serving),
-            Note::StoreStale { drives, failed, version } => {
-                let mark = Mark { drives, version, failed, current: false };
+            Note::StoreStale { drives, failed, since, version } => {
+                let mark = Mark { drives, version, since, failed, current: false };
                 self.store_mark(&mark);
                 serving.stale_stored(version);
-                self.lock().notify_mark(mark);
+                self.lock().notify_mark(mark, None);
             }
-            Note::StoreCurrent { drive, version } => {
-                let mark = Mark { drives: vec![drive], version, failed: Vec::new(), current: true };
+            Note::StoreCurrent { drive, version, copied_blocks } => {
+                let mark = Mark::current(drive, version);
                 self.store_mark(&mark);
                 serving.current_stored(version);
-                self.lock().notify_mark(mark);
+                self.lock().notify_mark(mark, Some(copied_blocks));
             }
             Note::Event { severity, kind, message } => {
                 self.lock().notify(Notice::Event { severity, kind, message })
@@ -462,12 +466,14 @@ impl State {
     }
 
     /// Tells the agent what is durable in the file of marks.
-    fn notify_mark(&mut self, mark: Mark) {
-        let Mark { drives, version, failed, current } = mark;
+    fn notify_mark(&mut self, mark: Mark, copied_blocks: Option<u64>) {
+        let Mark { drives, version, since, failed, current } = mark;
         if current {
-            drives.into_iter().for_each(|drive| self.notify(Notice::Current { drive, version }));
+            for drive in drives {
+                self.notify(Notice::Current { drive, version, copied_blocks });
+            }
         } else {
-            self.notify(Notice::Stale { drives, version, failed });
+            self.notify(Notice::Stale { drives, version, since, failed });
         }
     }
 }

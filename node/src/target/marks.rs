@@ -17,12 +17,22 @@ pub struct Mark {
     pub drives: Vec<String>,
     /// Version of the superblock that says so.
     pub version: u64,
+    /// Since when they are stale, in the order of `drives`: Seq and checkpoint; empty where it was not written down.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub since: Vec<(u64, u32)>,
     /// Those among them that went stale because of what they did, not because they were away.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failed: Vec<String>,
     /// They are current again; otherwise they are stale.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub current: bool,
+}
+
+impl Mark {
+    /// A drive that has everything by this version of the superblock.
+    pub fn current(drive: String, version: u64) -> Self {
+        Self { drives: vec![drive], version, since: Vec::new(), failed: Vec::new(), current: true }
+    }
 }
 
 /// Appends a mark; durable when it returns.
@@ -52,7 +62,8 @@ mod tests {
         let path = folder.path().join("g.stale");
         let mark = |version| {
             let failed = if version == 1 { vec!["d".into()] } else { Vec::new() };
-            Mark { drives: vec!["d".into()], version, failed, current: version == 2 }
+            let since = if version == 1 { vec![(7, 3)] } else { Vec::new() };
+            Mark { drives: vec!["d".into()], version, since, failed, current: version == 2 }
         };
         append(&path, &mark(1)).expect("appends");
         let half = std::fs::read_to_string(&path).expect("reads") + "{\"drives\":[\"x\"";

@@ -203,7 +203,11 @@ pub(super) fn open_drive(
 /// What the catalogue knows of a copy.
 fn catalogue_entry(drive: &TargetDrive) -> Result<CopyEntry> {
     let (state, version) = match drive.stale_version {
-        Some(version) => (CopyState::Stale { seq: Seq::ZERO, ckpt: CkptNo::ZERO }, version),
+        Some(version) => {
+            // Of a mark without it nothing may be said: the drive gets everything anew.
+            let (seq, ckpt) = drive.stale_since.unwrap_or_default();
+            (CopyState::Stale { seq: Seq::new(seq), ckpt: CkptNo::new(ckpt) }, version)
+        }
         None => (CopyState::Current, 1),
     };
     Ok(CopyEntry { drive: parse_id(&drive.id)?, state, version })

@@ -208,16 +208,20 @@ impl ublk_target::Control<Engine> for Watcher {
         // While it recovers it says again what was known; a drive that is away failed nothing.
         let serving = engine.phase() != Phase::Recovering;
         let marked = (0..32u8).filter(|bit| drives >> bit & 1 == 1);
+        let since = |bit| engine.volume().stale_since(DriveIx::new(bit)).unwrap_or_default();
+        let since = marked.clone().map(since).map(|(seq, ckpt)| (seq.get(), ckpt.get())).collect();
         let id =
             |bit| engine.volume().drive(DriveIx::new(bit)).expect("the engine marks drives of its table");
         let drives: Vec<String> = marked.map(|bit| id(bit).to_string()).collect();
         let failed = drives.iter().filter(|id| serving && self.open.get(id).is_some()).cloned().collect();
-        let _ = self.notes.send(Note::StoreStale { drives, failed, version });
+        let _ = self.notes.send(Note::StoreStale { drives, failed, since, version });
     }
 
     fn store_current(&mut self, drive: DriveIx, version: u64, engine: &Engine) {
         let drive = engine.volume().drive(drive).expect("the engine names drives of its table").to_string();
-        let _ = self.notes.send(Note::StoreCurrent { drive, version });
+        let resync = engine.volume().stats().and_then(|stats| stats.resync);
+        let copied_blocks = resync.map_or(0, |resync| resync.copied_blocks);
+        let _ = self.notes.send(Note::StoreCurrent { drive, version, copied_blocks });
     }
 
     fn slow(&mut self, slow: SlowEvent) {

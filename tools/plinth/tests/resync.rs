@@ -142,6 +142,38 @@ fn a_drive_that_was_away_is_brought_up_to_date_while_the_volume_is_served() {
     agent.plinth("fsck @d1 @d2").ok();
 }
 
+/// What a drive had is not copied again, also when the volume was detached in between: the catalogue and the
+/// superblocks say since when it lacks something.
+#[test]
+fn only_what_is_lacking_is_copied() {
+    let agent = Agent::start();
+    agent.volume();
+    let mut contents = Contents::new(512);
+    let mut nbd = attach(&agent);
+    contents.write(&mut nbd, 0, 1);
+    drop(nbd);
+    agent.plinth("volume detach v").ok();
+    away(&agent, "d2");
+    for turn in 0..2 {
+        let mut nbd = attach(&agent);
+        contents.write(&mut nbd, turn, 256);
+        drop(nbd);
+        agent.plinth("volume detach v").ok();
+    }
+    back(&agent, "d2");
+    let mut nbd = attach(&agent);
+    wait_healthy(&agent);
+    contents.check(&mut nbd);
+    let message = events(&agent, "drive_current").remove(0);
+    let blocks = message.split(": ").last().and_then(|tail| tail.split(' ').next()).expect("a number");
+    let blocks: u64 = blocks.parse().expect("a number");
+    // Four chunks of 16 blocks, and what leads to them; the volume has 8192.
+    assert!((64..1024).contains(&blocks), "{message}");
+    drop(nbd);
+    check_alone(&agent, &contents, "d1");
+    agent.plinth("volume detach v").ok();
+}
+
 /// The target dies in the middle of a resync, again and again, and the agent with it: the resync begins anew.
 #[test]
 fn a_resync_that_is_cut_short_is_begun_anew() {

@@ -99,6 +99,12 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario { name: "drive-loss", about: "one of two drives disappears under load", smoke: NEWEST, ..USUAL },
     Scenario {
+        name: "resync",
+        about: "a drive that was gone gets what it missed, under load; then it alone has everything",
+        limit: LONG,
+        ..USUAL
+    },
+    Scenario {
         name: "kill-target",
         about: "the serving process is killed again and again under load",
         rounds: 50,

@@ -138,6 +138,7 @@ impl Group {
             blocks: drive_blocks().get(),
             homes: vec![0],
             stale_version: None,
+            stale_since: None,
         };
         TargetSpec {
             pool: Uuid([8; 16]).to_string(),

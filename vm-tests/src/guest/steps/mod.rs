@@ -9,6 +9,7 @@ mod faults;
 pub(crate) mod files;
 mod here;
 mod power_cut;
+mod resync;
 mod unit;
 mod upgrade;
 mod verify;
@@ -27,6 +28,7 @@ const STEPS: &[(&str, Step)] = &[
     ("fs-ext4", files::ext4),
     ("fs-xfs", files::xfs),
     ("drive-loss", faults::drive_loss),
+    ("resync", resync::run),
     ("kill-target", faults::kill_target),
     ("live-upgrade", upgrade::run),
     ("kill-agent", faults::kill_agent),
