@@ -35,22 +35,17 @@ pub struct EventLog {
     next: Mutex<u64>,
     waiting: Semaphore,
     /// Something happened: the watch looks (`watch`).
-    news: Notify,
+    news: Arc<Notify>,
 }
 
 impl EventLog {
-    /// Finds the end of the list.
+    /// Finds the end of the list. `news` hears of every event.
     ///
     /// # Errors
     /// The catalogue's.
-    pub fn open(store: Store) -> Result<Self> {
+    pub fn open(store: Store, news: Arc<Notify>) -> Result<Self> {
         let last = last_event(&store)?;
-        Ok(Self {
-            store,
-            next: Mutex::new(last + 1),
-            waiting: Semaphore::new(MAX_WAITING),
-            news: Notify::new(),
-        })
+        Ok(Self { store, next: Mutex::new(last + 1), waiting: Semaphore::new(MAX_WAITING), news })
     }
 
     /// Records an event. A catalogue that fails here is logged; the event's cause goes on.
@@ -176,7 +171,7 @@ mod tests {
 
     fn opened(folder: &std::path::Path) -> Arc<EventLog> {
         let store = Store::new(Arc::new(Embedded::open(&folder.join("c")).expect("opens")));
-        Arc::new(EventLog::open(store).expect("opens"))
+        Arc::new(EventLog::open(store, Arc::default()).expect("opens"))
     }
 
     fn ids(log: &EventLog, query: EventsQuery) -> Vec<u64> {

@@ -115,13 +115,14 @@ impl Agent {
     pub fn open(options: Options) -> Result<Arc<Self>> {
         let store = Store::new(Arc::new(Embedded::open(&options.catalogue())?));
         let space = Mutex::new(Space::load(&store)?);
-        let events = Arc::new(events::EventLog::open(store.clone())?);
+        let supervisor = Supervisor::default();
+        let events = Arc::new(events::EventLog::open(store.clone(), supervisor.news.clone())?);
         let started_at = crate::text::now();
         let unseen = Mutex::new(watch::missing(&store)?);
         Ok(Arc::new(Self {
             options,
             store,
-            supervisor: Supervisor::default(),
+            supervisor,
             events,
             started_at,
             space,

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 /// How often drives are asked.
 const EVERY: Duration = Duration::from_secs(300);
 /// How often is looked whether there are new drives.
-const NEW_DRIVES: Duration = Duration::from_secs(15);
+const NEW_DRIVES: Duration = Duration::from_secs(60);
 
 /// The bits of a warning, in words.
 const WARNINGS: [&str; 6] = [

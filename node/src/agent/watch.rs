@@ -2,7 +2,8 @@
 //!
 //! Most events are recorded where their cause is. Some have no such place: a volume that is degraded or well again
 //! (its drives went, its legs were marked, a resync ended), a pool that fills up, checks that failed inside a
-//! target. They are found by looking: soon after anything was recorded, and now and then without a cause.
+//! target. They are found by looking: soon after anything was recorded or a target was seen to count, and now and then
+//! without a cause.
 //!
 //! Crash story: what was seen last is in the catalogue, and it is stored after the events that came of it. An agent
 //! that is killed in between tells them twice, never not at all; one that starts again tells what changed while
@@ -18,8 +19,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// The longest between two looks. A look wakes every target once, so it is rare.
-const EVERY: Duration = Duration::from_secs(10);
+/// The longest between two looks. A look wakes every target and reads the catalogue: without a cause it is rare, for
+/// volumes that nobody uses take no processor time.
+const EVERY: Duration = Duration::from_secs(60);
 /// Pause before a look that was asked for: what comes in a bunch is seen in one.
 const GATHER: Duration = Duration::from_millis(300);
 

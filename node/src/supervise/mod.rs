@@ -18,7 +18,7 @@ use crate::protocol::{Answer, Request, TargetStatus};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 /// The longest that a look at a target may take.
 const STATUS_DEADLINE: Duration = Duration::from_secs(2);
@@ -93,6 +93,8 @@ pub struct Slot {
 /// All supervised groups, by name of the volume.
 #[derive(Default)]
 pub struct Supervisor {
+    /// Told when a target was seen to have counted something that is an event.
+    pub news: Arc<Notify>,
     slots: Mutex<BTreeMap<String, Arc<Slot>>>,
 }
 
@@ -204,7 +206,15 @@ impl Supervisor {
             if let Ok(Ok(Answer::Status(status))) = look
                 && let Ok(slot) = self.slot(&name)
             {
-                slot.live.send_modify(|live| live.status = Some(*status));
+                slot.live.send_modify(|live| {
+                    let checks = |status: &TargetStatus| -> u64 {
+                        status.drives.iter().map(|drive| drive.check_errors + drive.repaired_blocks).sum()
+                    };
+                    if live.status.as_ref().map_or(0, checks) != checks(&status) {
+                        self.news.notify_one();
+                    }
+                    live.status = Some(*status);
+                });
             }
         }
     }

@@ -16,10 +16,12 @@ fn events(agent: &Agent, kind: &str) -> Vec<Value> {
     all.as_array().expect("a list").iter().filter(|event| event["kind"] == kind).cloned().collect()
 }
 
-/// Waits until there are so many events of a kind; returns the last.
+/// Waits until there are so many events of a kind; returns the last. Targets are asked meanwhile, as somebody who
+/// waits would: what they count is told when it was seen.
 fn wait_event(agent: &Agent, kind: &str, count: usize) -> Value {
     let start = Instant::now();
     loop {
+        agent.plinth("status").ok();
         let found = events(agent, kind);
         if found.len() >= count {
             assert_eq!(found.len(), count, "{kind}: {found:?}");
