@@ -22,6 +22,7 @@ pub mod offline;
 pub mod params;
 pub mod program;
 pub mod protocol;
+pub mod scrub;
 pub mod service;
 pub mod sockets;
 pub mod supervise;

@@ -3,6 +3,7 @@
 //! Fields ending in `_bytes` are whole bytes, in `_at` RFC 3339. What is not known is `null`, never absent.
 //! Scripts are written against these names: they only grow.
 use crate::catalogue::{CopyState, DriveState, EventRecord, FrontendKind, HistoryRecord};
+use crate::scrub::{FoundKind, FoundOutcome};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -93,7 +94,7 @@ pub struct Volume {
     /// Progress of a resync.
     pub resync: Option<Resync>,
     /// Progress of a scrub.
-    pub scrub: Option<Later>,
+    pub scrub: Option<Scrub>,
     /// Encryption.
     pub encryption: Option<Later>,
     /// Limits.
@@ -172,6 +173,120 @@ pub struct Resync {
     pub eta_seconds: Option<u64>,
 }
 
+/// State of a scrub.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ScrubState {
+    /// There was none.
+    None,
+    /// Under way.
+    Running,
+    /// Wanted; it goes on when what it waits for is there.
+    Paused,
+    /// It looked at everything.
+    Finished,
+    /// It was ended before it had looked at everything.
+    Stopped,
+}
+
+/// The last scrub of a volume.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Scrub {
+    /// The volume.
+    pub volume: String,
+    /// Whether it is under way.
+    pub state: ScrubState,
+    /// Why it is paused.
+    pub waits_for: Option<String>,
+    /// When it began.
+    pub started_at: Option<String>,
+    /// When it had looked at everything.
+    pub finished_at: Option<String>,
+    /// What it has to read, all copies together, as far as can be told.
+    pub bytes_total: Option<u64>,
+    /// What it has read.
+    pub bytes_done: u64,
+    /// Speed.
+    pub bytes_per_second: Option<u64>,
+    /// Time left at this speed.
+    pub eta_seconds: Option<u64>,
+    /// Copies that it looked at: one of each block on each leg.
+    pub copies_checked: u64,
+    /// Copies that were wrong and are right again.
+    pub copies_repaired: u64,
+    /// Copies of blocks that no leg had right.
+    pub copies_lost: u64,
+    /// The last copies that were wrong, the newest last; all of them are among the events.
+    pub last_findings: Vec<ScrubFinding>,
+    /// What no leg has right, by this scrub and, until it is through, the one before.
+    pub lost: Vec<LostRange>,
+    /// The volume's part of that.
+    pub lost_bytes: u64,
+}
+
+/// A copy that was wrong.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ScrubFinding {
+    /// What it is.
+    pub kind: FoundKind,
+    /// The block (of 4096 bytes) of the volume that it is, or the first one that it leads to.
+    pub lba: Option<u64>,
+    /// Where that is in the volume.
+    pub offset_bytes: Option<u64>,
+    /// The volume.
+    pub volume: String,
+    /// The drive.
+    pub drive: String,
+    /// Where it is on the drive.
+    pub drive_offset_bytes: u64,
+    /// What became of it.
+    pub outcome: FoundOutcome,
+}
+
+/// Something that no leg has right.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct LostRange {
+    /// What it is.
+    pub kind: FoundKind,
+    /// The first block (of 4096 bytes) of the volume that it makes unreadable.
+    pub lba: Option<u64>,
+    /// Where that is in the volume.
+    pub offset_bytes: Option<u64>,
+    /// How much from there on.
+    pub length_bytes: Option<u64>,
+}
+
+/// The scrubs of a pool's volumes.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct PoolScrub {
+    /// The pool.
+    pub pool: String,
+    /// Running or paused while any is; finished when all are.
+    pub state: ScrubState,
+    /// When the first of them began.
+    pub started_at: Option<String>,
+    /// When the last of them had looked at everything.
+    pub finished_at: Option<String>,
+    /// What they have to read, as far as can be told.
+    pub bytes_total: Option<u64>,
+    /// What they have read.
+    pub bytes_done: u64,
+    /// Speed.
+    pub bytes_per_second: Option<u64>,
+    /// Time left at this speed.
+    pub eta_seconds: Option<u64>,
+    /// Copies that were looked at.
+    pub copies_checked: u64,
+    /// Copies that were wrong and are right again.
+    pub copies_repaired: u64,
+    /// Copies of blocks that no leg had right.
+    pub copies_lost: u64,
+    /// What of the volumes no leg has right.
+    pub lost_bytes: u64,
+    /// One by one.
+    pub volumes: Vec<Scrub>,
+}
+
 /// A pool.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Pool {
@@ -197,6 +312,10 @@ pub struct Pool {
     pub reserved_bytes: u64,
     /// Bound of the rate at which a drive is brought up to date; 0 is no bound.
     pub resync_bytes_per_second: u64,
+    /// Bound of the rate at which a scrub reads copies; 0 is no bound.
+    pub scrub_bytes_per_second: u64,
+    /// From the end of a volume's scrub to the beginning of its next; 0 is never.
+    pub scrub_every_seconds: u64,
     /// Handed out, but not in use by any group.
     pub reclaimable_bytes: u64,
     /// Sizes of all volumes times their copies.

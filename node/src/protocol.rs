@@ -4,6 +4,7 @@
 //! that it finds. One agent is heard at a time; a new connection ends the one before. Every request is
 //! answered once, in order, but for `Detach`, which is answered at the end; notices come in between. Nothing here is on the I/O path.
 use crate::error::Error;
+use crate::scrub::{Order, Seen, TargetScrub};
 use crate::target_spec::Row;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -59,6 +60,18 @@ pub enum Request {
         /// In a second; 0 is no bound.
         bytes: u64,
     },
+    /// The scrub that is wanted; `None` is none. Answered by `Answer::Scrub`.
+    Scrub {
+        /// Which one, and from where.
+        order: Option<Order>,
+        /// The last findings that were seen.
+        seen: Option<Seen>,
+    },
+    /// The bound of the rate at which a scrub reads copies.
+    ScrubRate {
+        /// In a second; 0 is no bound.
+        bytes: u64,
+    },
     /// A drive whose copy is not current is let go: its file is closed.
     ReleaseDrive {
         /// The drive, by id.
@@ -74,6 +87,8 @@ pub enum Answer {
     Status(Box<TargetStatus>),
     /// It was done.
     Done,
+    /// To `Scrub`.
+    Scrub(Box<TargetScrub>),
     /// To `Detach`: the group is closed, nothing is in flight, the device is gone.
     Detached,
     /// It was not done.
@@ -281,6 +296,9 @@ mod tests {
         let out = Request::TakeOut { drive: "d".into() };
         assert_eq!(line(&out), r#"{"take_out":{"drive":"d"}}"#);
         assert_eq!(line(&Request::ResyncRate { bytes: 1 }), r#"{"resync_rate":{"bytes":1}}"#);
+        let scrub = Request::Scrub { order: Some(Order { run: 2, from_block: 3 }), seen: None };
+        assert_eq!(line(&scrub), r#"{"scrub":{"order":{"run":2,"from_block":3},"seen":null}}"#);
+        assert_eq!(line(&Request::ScrubRate { bytes: 1 }), r#"{"scrub_rate":{"bytes":1}}"#);
         let (since, failed) = (Vec::new(), Vec::new());
         let stale = Notice::Stale { drives: vec!["d".into()], version: 3, since, failed };
         assert_eq!(line(&FromTarget::Notice(stale)), r#"{"notice":{"stale":{"drives":["d"],"version":3}}}"#);

@@ -47,6 +47,9 @@ pub struct TargetSpec {
     /// Bound of the rate at which drives are brought up to date; 0 is no bound.
     #[serde(default = "resync_rate")]
     pub resync_bytes_per_second: u64,
+    /// Bound of the rate at which a scrub reads copies; 0 is no bound.
+    #[serde(default = "scrub_rate")]
+    pub scrub_bytes_per_second: u64,
     /// Where the target listens for the agent.
     pub control_socket: PathBuf,
     /// Where the target appends stale marks, durably, before it answers the engine.
@@ -125,6 +128,10 @@ pub enum FrontEndSpec {
 
 const fn resync_rate() -> u64 {
     crate::catalogue::records::DEFAULT_RESYNC_RATE
+}
+
+const fn scrub_rate() -> u64 {
+    crate::catalogue::records::DEFAULT_SCRUB_RATE
 }
 
 const fn yes() -> bool {

@@ -81,11 +81,11 @@ pub fn show_size(bytes: u64) -> String {
     }
 }
 
-/// Parses a length of time: `500ms`, `30s`, `5m`, `2h`; a bare number is seconds.
+/// Parses a length of time: `500ms`, `30s`, `5m`, `2h`, `30d`; a bare number is seconds.
 pub fn parse_duration(text: &str) -> Result<Duration> {
     let refuse = || {
         Error::invalid(text, format!("{text:?} is no length of time"))
-            .hint("write it as 500ms, 30s, 5m or 2h")
+            .hint("write it as 500ms, 30s, 5m, 2h or 30d")
     };
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);
@@ -95,6 +95,7 @@ pub fn parse_duration(text: &str) -> Result<Duration> {
         "" | "s" => 1_000,
         "m" => 60_000,
         "h" => 3_600_000,
+        "d" => 86_400_000,
         _ => return Err(refuse()),
     };
     number.checked_mul(millis).map(Duration::from_millis).ok_or_else(refuse)

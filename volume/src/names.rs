@@ -39,6 +39,18 @@ impl Names {
         sealed::seal(header, layout::header::MAGIC);
     }
 
+    /// Number of the writing of the names in a header that is right; 0 if it has none.
+    pub(crate) fn written(header: &Block) -> u32 {
+        codec::u32_at(header, at::WRITTEN_AT)
+    }
+
+    /// Puts the names of one header, which is right, into another one; and whatever else comes behind the header's own
+    /// fields. Without allocation.
+    pub(crate) fn copy(from: &Block, to: &mut Block) {
+        to[at::WRITTEN_AT..].copy_from_slice(&from[at::WRITTEN_AT..]);
+        sealed::seal(to, layout::header::MAGIC);
+    }
+
     /// Reads the names in a header; `None` if it has none.
     ///
     /// # Errors

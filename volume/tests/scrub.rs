@@ -3,7 +3,7 @@ mod world;
 use base::{BLOCK_BYTES, Block, Engine, Fault, Op, Phase};
 use std::collections::BTreeSet;
 use volume::layout::{FIRST_EXTENT_BLOCK, extent};
-use volume::{CopyHealth, Finding, Outcome, ScrubStats, What};
+use volume::{CopyHealth, Finding, Names, Outcome, ScrubStats, What};
 use world::{Shape, Verdict, World};
 
 fn scrub_stats(world: &World) -> ScrubStats {
@@ -107,6 +107,36 @@ fn everything_that_is_wrong_on_one_leg_is_found_named_and_right_again() {
         world.absent = ((1 << drives) - 1) & !((1u32 << shape.columns) - 1);
         world.reopen();
         world.check_all();
+    }
+}
+
+/// The headers of the home row hold names, which the engine does not know: a scrub that took them for damage would
+/// leave a pool that cannot be imported. One that is wrong gets them back from another leg.
+#[test]
+fn names_in_headers_are_no_damage_and_are_repaired_too() {
+    let mut world = World::new(Shape::MIRROR);
+    some_writes(&mut world, 100);
+    let mut block = [0; BLOCK_BYTES];
+    let names = Names {
+        written: 3,
+        group: "g".into(),
+        volume: "v".into(),
+        volume_id: world::uuid(9),
+        size_bytes: 1 << 20,
+    };
+    for drive in 0..2 {
+        world.drives[drive].read(FIRST_EXTENT_BLOCK, &mut block);
+        names.put(&mut block);
+        world.drives[drive].write(FIRST_EXTENT_BLOCK, &block, false);
+    }
+    assert_eq!(scrub(&mut world), []);
+    for drive in 0..2 {
+        spoil(&mut world, drive, FIRST_EXTENT_BLOCK);
+        let findings = scrub(&mut world);
+        assert!(matches!(findings[..], [Finding { what: What::Header { .. }, .. }]), "{findings:?}");
+        world.drives[drive].read(FIRST_EXTENT_BLOCK, &mut block);
+        assert_eq!(Names::read(&block), Ok(Some(names.clone())));
+        assert_eq!(scrub(&mut world), []);
     }
 }
 

@@ -271,6 +271,7 @@ impl Agent {
             read_only: attachment.read_only,
             cache_bytes: volume.cache_bytes,
             resync_bytes_per_second: pool.resync_bytes_per_second,
+            scrub_bytes_per_second: pool.scrub_bytes_per_second,
             control_socket: self.options.target_socket(&group.id),
             stale_marks: self.options.stale_marks(&group.id),
         })

@@ -179,6 +179,8 @@ impl Agent {
             drives: drives.iter().map(|drive| drive.id.clone()).collect(),
             reserve_bytes: 0,
             resync_bytes_per_second: records::DEFAULT_RESYNC_RATE,
+            scrub_bytes_per_second: records::DEFAULT_SCRUB_RATE,
+            scrub_every_seconds: records::DEFAULT_SCRUB_EVERY,
             imported: true,
         };
         let groups = groups_on(&pool, &drives)?;

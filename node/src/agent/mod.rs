@@ -16,6 +16,7 @@ pub mod pools;
 mod rescan;
 pub mod resume;
 pub mod rows;
+mod scrub;
 mod smart;
 pub mod space;
 mod support;
@@ -105,6 +106,8 @@ pub struct Agent {
     smart: smart::Answers,
     /// Drives that come back.
     healing: heal::Healing,
+    /// Scrubs.
+    scrubbing: scrub::Scrubbing,
 }
 
 impl Agent {
@@ -118,6 +121,7 @@ impl Agent {
         let supervisor = Supervisor::default();
         let events = Arc::new(events::EventLog::open(store.clone(), supervisor.news.clone())?);
         let started_at = crate::text::now();
+        let scrubbing = scrub::Scrubbing::load(&store)?;
         let unseen = Mutex::new(watch::missing(&store)?);
         Ok(Arc::new(Self {
             options,
@@ -130,6 +134,7 @@ impl Agent {
             starved: Mutex::default(),
             smart: smart::Answers::default(),
             healing: heal::Healing::default(),
+            scrubbing,
         }))
     }
 

@@ -56,6 +56,8 @@ impl Agent {
             drives: Vec::new(),
             reserve_bytes: 0,
             resync_bytes_per_second: records::DEFAULT_RESYNC_RATE,
+            scrub_bytes_per_second: records::DEFAULT_SCRUB_RATE,
+            scrub_every_seconds: records::DEFAULT_SCRUB_EVERY,
             imported: false,
         };
         let (pool, drives) = announce(pool, &candidates, &params.labels)?;
@@ -253,12 +255,19 @@ impl Agent {
         match key {
             "reserve" => pool.reserve_bytes = text::parse_size(value)?,
             "resync_rate" => pool.resync_bytes_per_second = text::parse_size(value)?,
-            _ => return Err(unknown_property("pool", name, key, "reserve=SIZE and resync_rate=SIZE")),
+            "scrub_rate" => pool.scrub_bytes_per_second = text::parse_size(value)?,
+            "scrub_every" => pool.scrub_every_seconds = whole_seconds(key, value)?,
+            _ => {
+                let known = "reserve=SIZE, resync_rate=SIZE, scrub_rate=SIZE and scrub_every=TIME";
+                return Err(unknown_property("pool", name, key, known));
+            }
         }
         if !dry {
             self.store.txn().update(records::pool_key(name), &pool).commit()?;
             self.events.history(&pool.id, &format!("pool set {name} {key}={value}"), "property changed");
             self.supervisor.tell(name, &Request::ResyncRate { bytes: pool.resync_bytes_per_second });
+            self.supervisor.tell(name, &Request::ScrubRate { bytes: pool.scrub_bytes_per_second });
+            self.scrubbing.look_now();
         }
         self.view_pool(&space, name)
     }
@@ -483,6 +492,15 @@ pub(crate) fn uuid(text: &str) -> Result<Uuid> {
     files::parse_uuid(text).ok_or_else(|| {
         Error::new(Kind::Damage, text, format!("the catalogue holds {text:?} where an identity should be"))
     })
+}
+
+/// A length of time of whole seconds.
+fn whole_seconds(key: &str, value: &str) -> Result<u64> {
+    let time = text::parse_duration(value)?;
+    if time.subsec_nanos() == 0 {
+        return Ok(time.as_secs());
+    }
+    Err(Error::invalid(value, format!("{key} takes whole seconds, not {value}")))
 }
 
 pub(super) fn unknown_property(what: &str, name: &str, key: &str, known: &str) -> Error {

@@ -75,6 +75,8 @@ impl Agent {
             free_bytes: (size - allocated).saturating_sub(pool.reserve_bytes),
             reserved_bytes: pool.reserve_bytes,
             resync_bytes_per_second: pool.resync_bytes_per_second,
+            scrub_bytes_per_second: pool.scrub_bytes_per_second,
+            scrub_every_seconds: pool.scrub_every_seconds,
             reclaimable_bytes: reclaimable,
             provisioned_bytes: provisioned,
             drives,
@@ -136,6 +138,8 @@ impl Agent {
             }
         }
         view_live(&mut view, &volume, live.as_ref());
+        let used = live.as_ref().and_then(|live| live.status.as_ref()).map(|status| status.used_bytes);
+        view.scrub = Some(self.view_scrub(&volume, &view.legs, used));
         if let (Some(target), Some(attachment)) = (&mut view.target, &volume.attachment) {
             let binary = attachment.binary.as_ref().unwrap_or(&self.options.program);
             target.binary = Some(binary.display().to_string());
@@ -394,6 +398,7 @@ fn every_place_covered(group: &GroupRecord, rows: &[Versioned<RowRecord>], legs:
 
 /// Says how a volume is.
 fn judge_volume(view: &mut Volume, record: &VolumeRecord, covered: bool, live: Option<&Live>) {
+    let damage = super::scrub::judge_lost(view);
     let name = &view.name;
     let mut say = |health: Health, status: String, action: String| {
         view.health = health;
@@ -423,6 +428,8 @@ fn judge_volume(view: &mut Volume, record: &VolumeRecord, covered: bool, live: O
     } else if view.state == VolumeState::ReadOnly && !view.read_only.unwrap_or(false) {
         let action = format!("check the drives, then detach and attach volume {name}");
         say(Health::Faulted, format!("volume {name} takes no writes any more"), action);
+    } else if let Some((status, action)) = damage {
+        say(Health::Faulted, status, action);
     } else if !lost.is_empty() {
         let legs: Vec<String> = lost.iter().map(ToString::to_string).collect();
         let mut status = format!("volume {name} runs without leg {}", legs.join(" and "));
@@ -454,6 +461,8 @@ pub(super) fn planned_pool(pool: &PoolRecord, drives: &[DriveRecord]) -> Pool {
         free_bytes: size,
         reserved_bytes: pool.reserve_bytes,
         resync_bytes_per_second: pool.resync_bytes_per_second,
+        scrub_bytes_per_second: pool.scrub_bytes_per_second,
+        scrub_every_seconds: pool.scrub_every_seconds,
         reclaimable_bytes: 0,
         provisioned_bytes: 0,
         drives,

@@ -173,9 +173,7 @@ fn health(before: Option<Health>, volume: &Volume) -> Option<Due> {
     let why = volume.status.clone();
     let (severity, kind, message) = match volume.health {
         Health::Suspended => return None,
-        Health::Online => {
-            (Severity::Info, "volume_healed", format!("volume {name} has all of its legs again"))
-        }
+        Health::Online => (Severity::Info, "volume_healed", format!("volume {name} is well again")),
         Health::Degraded => {
             let message = why.unwrap_or_else(|| format!("volume {name} is degraded"));
             (Severity::Warning, "volume_degraded", message)

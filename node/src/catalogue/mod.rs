@@ -9,6 +9,7 @@
 //! then does it to the drives, then writes that it is done; each half can be repeated.
 pub mod embedded;
 pub mod records;
+pub mod scrubs;
 pub mod store;
 
 pub use embedded::Embedded;
@@ -16,6 +17,7 @@ pub use records::{
     Attachment, CopyRecord, CopyState, DriveRecord, DriveState, EventRecord, ExtentRecord, FrontendKind,
     GroupRecord, HistoryRecord, Life, PoolRecord, RowRecord, Severity, VolumeRecord,
 };
+pub use scrubs::{Damage, ScrubRecord, Want};
 pub use store::{Store, Txn, Versioned};
 
 use crate::error::Result;

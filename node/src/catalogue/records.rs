@@ -8,6 +8,7 @@
 //! | `groups/NAME` | [`GroupRecord`] |
 //! | `rows/GROUP-ID/NUMBER` | [`RowRecord`] |
 //! | `volumes/NAME` | [`VolumeRecord`] |
+//! | `scrubs/VOLUME-ID` | [`super::ScrubRecord`] |
 //! | `events/NUMBER` | [`EventRecord`], bounded |
 //! | `history/POOL-ID/NUMBER` | [`HistoryRecord`] |
 //! | `watch/seen`, `watch/missing` | what the watch saw last (`agent/watch.rs`) |
@@ -59,6 +60,14 @@ pub enum Life {
 /// NVMe drive takes in order, beside the guest's own requests, which a resync makes way for in any case.
 pub const DEFAULT_RESYNC_RATE: u64 = 200 << 20;
 
+/// Bytes a second that a scrub reads, all copies together, unless the pool says otherwise: a terabyte in two copies
+/// takes six hours. It makes way for the guest in any case.
+pub const DEFAULT_SCRUB_RATE: u64 = 100 << 20;
+
+/// Seconds between two scrubs of a volume unless the pool says otherwise: 30 days. What rots on one leg is found
+/// before the other leg's copy is likely to rot too.
+pub const DEFAULT_SCRUB_EVERY: u64 = 30 * 24 * 3600;
+
 /// A pool.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PoolRecord {
@@ -80,6 +89,12 @@ pub struct PoolRecord {
     /// Bound of the rate at which a drive of a group is brought up to date, in bytes a second; 0 is no bound.
     #[serde(default = "default_resync_rate")]
     pub resync_bytes_per_second: u64,
+    /// Bound of the rate at which a scrub of a group reads copies, in bytes a second; 0 is no bound.
+    #[serde(default = "default_scrub_rate")]
+    pub scrub_bytes_per_second: u64,
+    /// Seconds from the end of a volume's scrub to the beginning of its next; 0 is never.
+    #[serde(default = "default_scrub_every")]
+    pub scrub_every_seconds: u64,
     /// It was rebuilt from its drives: while one is missing, nobody knows what lies there, and nothing new is
     /// handed out.
     #[serde(default)]
@@ -88,6 +103,14 @@ pub struct PoolRecord {
 
 const fn default_resync_rate() -> u64 {
     DEFAULT_RESYNC_RATE
+}
+
+const fn default_scrub_rate() -> u64 {
+    DEFAULT_SCRUB_RATE
+}
+
+const fn default_scrub_every() -> u64 {
+    DEFAULT_SCRUB_EVERY
 }
 
 /// What the operator or the agent last said of a drive.

@@ -4,7 +4,7 @@ use super::error::{Failure, not_found};
 use crate::agent::{Agent, blocking};
 use crate::catalogue::{DriveState, EventRecord, HistoryRecord};
 use crate::error::Result;
-use crate::model::{Drive, Importable, Pool, Status, Volume};
+use crate::model::{Drive, Importable, Pool, PoolScrub, Scrub, Status, Volume};
 use crate::params::{
     AddDrives, AttachVolume, CreatePool, CreateVolume, Dry, EventsQuery, ImportPool, RenameVolume,
     ResizeVolume, Set, StopAgent, UpgradeVolume, WipeDrive,
@@ -44,6 +44,7 @@ pub fn router(agent: Arc<Agent>, stop: watch::Sender<bool>) -> Router {
         .route("/v1/pools/{name}/drives/{drive}/offline", post(offline_drive))
         .route("/v1/pools/{name}/drives/{drive}/online", post(online_drive))
         .route("/v1/pools/{name}/drives/{drive}/fail", post(fail_drive))
+        .route("/v1/pools/{name}/scrub", get(pool_scrub).post(start_pool_scrub).delete(stop_pool_scrub))
         .route("/v1/pools/{name}/export", post(export_pool))
         .route("/v1/pools/{name}/history", get(history))
         .route("/v1/import", get(importable).post(import_pool))
@@ -55,6 +56,7 @@ pub fn router(agent: Arc<Agent>, stop: watch::Sender<bool>) -> Router {
         .route("/v1/volumes/{name}/attach", post(attach_volume))
         .route("/v1/volumes/{name}/detach", post(detach_volume))
         .route("/v1/volumes/{name}/upgrade", post(upgrade_volume))
+        .route("/v1/volumes/{name}/scrub", get(scrub).post(start_scrub).delete(stop_scrub))
         .route("/v1/events", get(events))
         .route("/v1/support-bundle", get(support_bundle))
         .route("/v1/openapi.json", get(super::openapi::document))
@@ -412,6 +414,64 @@ pub(super) async fn upgrade_volume(
     Ok(Json(
         detached(shared, move |agent| async move { agent.upgrade_volume(&name, params, dry).await }).await?,
     ))
+}
+
+/// The last scrub of a volume.
+#[utoipa::path(get, path = "/v1/volumes/{name}/scrub", responses((status = 200, body = Scrub)))]
+pub(super) async fn scrub(State(shared): State<Shared>, Path(name): Path<String>) -> Answer<Scrub> {
+    shared.agent.supervisor.refresh(Some(&name)).await;
+    Ok(Json(on(&shared, move |agent| agent.show_scrub(&name)).await?))
+}
+
+/// Begins a scrub, unless one is wanted already.
+#[utoipa::path(post, path = "/v1/volumes/{name}/scrub", responses((status = 200, body = Scrub)))]
+pub(super) async fn start_scrub(
+    State(shared): State<Shared>,
+    Path(name): Path<String>,
+    dry: Asked<Dry>,
+) -> Answer<Scrub> {
+    let dry = dry?.dry_run;
+    Ok(Json(detached(shared, move |agent| async move { agent.start_scrub(&name, dry).await }).await?))
+}
+
+/// Ends a scrub where it is.
+#[utoipa::path(delete, path = "/v1/volumes/{name}/scrub", responses((status = 200, body = Scrub)))]
+pub(super) async fn stop_scrub(
+    State(shared): State<Shared>,
+    Path(name): Path<String>,
+    dry: Asked<Dry>,
+) -> Answer<Scrub> {
+    let dry = dry?.dry_run;
+    Ok(Json(detached(shared, move |agent| async move { agent.stop_scrub(&name, dry).await }).await?))
+}
+
+/// The last scrubs of a pool's volumes.
+#[utoipa::path(get, path = "/v1/pools/{name}/scrub", responses((status = 200, body = PoolScrub)))]
+pub(super) async fn pool_scrub(State(shared): State<Shared>, Path(name): Path<String>) -> Answer<PoolScrub> {
+    shared.agent.supervisor.refresh(None).await;
+    Ok(Json(on(&shared, move |agent| agent.show_pool_scrub(&name)).await?))
+}
+
+/// Begins scrubs of all attached volumes of a pool, one after the other.
+#[utoipa::path(post, path = "/v1/pools/{name}/scrub", responses((status = 200, body = PoolScrub)))]
+pub(super) async fn start_pool_scrub(
+    State(shared): State<Shared>,
+    Path(name): Path<String>,
+    dry: Asked<Dry>,
+) -> Answer<PoolScrub> {
+    let dry = dry?.dry_run;
+    Ok(Json(detached(shared, move |agent| async move { agent.start_pool_scrub(&name, dry).await }).await?))
+}
+
+/// Ends the scrubs of a pool's volumes.
+#[utoipa::path(delete, path = "/v1/pools/{name}/scrub", responses((status = 200, body = PoolScrub)))]
+pub(super) async fn stop_pool_scrub(
+    State(shared): State<Shared>,
+    Path(name): Path<String>,
+    dry: Asked<Dry>,
+) -> Answer<PoolScrub> {
+    let dry = dry?.dry_run;
+    Ok(Json(detached(shared, move |agent| async move { agent.stop_pool_scrub(&name, dry).await }).await?))
 }
 
 /// Runs a verb to its end although its caller may hang up.

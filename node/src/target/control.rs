@@ -7,6 +7,7 @@ use crate::error::{Error, Kind, Result};
 use crate::protocol::{
     Answer, FromTarget, MAX_LINE, Notice, PROTOCOL_VERSION, Request, ReturnedDrive, TargetStatus,
 };
+use crate::scrub::{Order, Seen, TargetScrub};
 use crate::target_spec::{Row, TargetSpec};
 use rows::Rows;
 use std::fs::File;
@@ -84,6 +85,13 @@ pub trait Serving: Send + Sync {
     fn take_out(&self, drive: &str) -> Result<()>;
     /// Bounds the rate at which drives are brought up to date, in bytes a second; 0 is no bound.
     fn resync_rate(&self, bytes: u64);
+    /// Sees to it that this scrub and no other is under way; how far it is, and what it found since `seen`.
+    ///
+    /// # Errors
+    /// `Refused`: the group takes no writes; `Busy`: it does not answer.
+    fn scrub(&self, order: Option<Order>, seen: Option<Seen>) -> Result<TargetScrub>;
+    /// Bounds the rate at which a scrub reads copies, in bytes a second; 0 is no bound.
+    fn scrub_rate(&self, bytes: u64);
     /// Closes a drive whose copy is not current.
     ///
     /// # Errors
@@ -351,6 +359,14 @@ impl Shared {
                 }
             }
             Request::ResyncRate { bytes } => serving.resync_rate(bytes),
+            Request::Scrub { order, seen } => {
+                let look = if self.lock().serving { serving.scrub(order, seen) } else { Err(self.not_yet()) };
+                return Some(match look {
+                    Ok(scrub) => Answer::Scrub(Box::new(scrub)),
+                    Err(error) => Answer::Failed(error),
+                });
+            }
+            Request::ScrubRate { bytes } => serving.scrub_rate(bytes),
             Request::ReleaseDrive { drive } => {
                 if let Err(error) = self.release_drive(&drive, &**serving) {
                     return Some(Answer::Failed(error));
@@ -358,6 +374,11 @@ impl Shared {
             }
         }
         Some(Answer::Done)
+    }
+
+    fn not_yet(&self) -> Error {
+        let name = self.spec.group_name.clone();
+        Error::new(Kind::Busy, name.clone(), format!("group {name} is not served yet"))
     }
 
     /// Hears the loop until it has ended.

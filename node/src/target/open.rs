@@ -43,6 +43,26 @@ impl Served {
         self.0.take_out(drive)
     }
 
+    /// Starts a scrub; see `Volume::start_scrub`.
+    pub fn start_scrub(&mut self, from: u64) -> bool {
+        self.0.start_scrub(from)
+    }
+
+    /// Ends a scrub where it is.
+    pub fn stop_scrub(&mut self) {
+        self.0.stop_scrub();
+    }
+
+    /// Bounds the rate of scrubs, in copies a second; 0 is no bound.
+    pub fn set_scrub_rate(&mut self, copies: u64) {
+        self.0.set_scrub_rate(copies);
+    }
+
+    /// Takes what a scrub found since the last time.
+    pub fn take_findings(&mut self, into: &mut Vec<volume::Finding>) {
+        self.0.take_findings(into);
+    }
+
     /// Bounds the rate of resyncs, in blocks a second; 0 is no bound.
     pub fn set_resync_rate(&mut self, blocks: u64) {
         self.0.set_resync_rate(blocks);

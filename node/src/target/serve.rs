@@ -11,6 +11,7 @@ use crate::catalogue::CopyState;
 use crate::error::{Error, Kind, Result};
 use crate::figures;
 use crate::protocol::{TargetDriveStatus, TargetPhase, TargetStatus};
+use crate::scrub::{Order, Seen, TargetScrub};
 use crate::target_spec::{FrontEndSpec, Row, TargetDrive, TargetSpec};
 use base::{DriveIx, Engine as _, Phase, Reply, RowNo, SECTOR_BYTES, Sectors};
 use std::path::Path;
@@ -23,8 +24,10 @@ use ublk_target::{Drive, Handle, NbdServer, SlowEvent, Target, TargetError};
 use volume::{CopyHealth, DriveView, Stats};
 
 mod returns;
+mod scrub;
 
 use returns::Progress;
+use scrub::Keeper;
 
 /// The engine as the loop runs it.
 pub(super) type Engine = super::open::Served;
@@ -70,6 +73,7 @@ pub fn run(spec: TargetSpec) -> Result<()> {
         notes: notes.clone(),
         open: open.clone(),
         progress: Mutex::default(),
+        scrub: Mutex::default(),
     });
     let looped = std::thread::Builder::new().name("loop".into());
     let looped = looped.spawn({
@@ -248,6 +252,7 @@ struct Glue {
     notes: Notes,
     open: OpenDrives,
     progress: Mutex<Progress>,
+    scrub: Mutex<Keeper>,
 }
 
 impl Glue {
@@ -397,6 +402,7 @@ impl Serving for Glue {
             return Err(Error::general(Kind::Failed, "the group does not take the volume's size"));
         }
         self.set_resync_rate(self.spec.resync_bytes_per_second);
+        self.set_scrub_rate(self.spec.scrub_bytes_per_second);
         match &self.device {
             Some(device) => device.start().map_err(ublk_error),
             None => Ok(()),
@@ -488,6 +494,14 @@ impl Serving for Glue {
 
     fn resync_rate(&self, bytes: u64) {
         self.set_resync_rate(bytes);
+    }
+
+    fn scrub(&self, order: Option<Order>, seen: Option<Seen>) -> Result<TargetScrub> {
+        self.look_at_scrub(order, seen)
+    }
+
+    fn scrub_rate(&self, bytes: u64) {
+        self.set_scrub_rate(bytes);
     }
 
     fn stale_stored(&self, version: u64) {

@@ -138,8 +138,9 @@ pub enum Verb {
     Group(Later),
     /// Keys (a later version)
     Key(Later),
-    /// Scrubbing (a later version)
-    Scrub(Later),
+    /// Read every copy of everything, and repair what is wrong from another leg
+    #[command(subcommand)]
+    Scrub(Scrub),
     /// Replicas at other sites (a later version)
     Replica(Later),
     /// Other sites (a later version)
@@ -252,7 +253,8 @@ pub enum Pool {
     },
     /// List pools
     List,
-    /// Change a property: reserve=SIZE, resync_rate=SIZE (in a second; 0 is no bound)
+    /// Change a property: reserve=SIZE, resync_rate=SIZE and scrub_rate=SIZE (in a second; 0 is no bound),
+    /// scrub_every=TIME (30d; 0 is never)
     Set {
         /// The pool.
         pool: String,
@@ -323,6 +325,40 @@ pub struct PoolDrive {
     pub pool: String,
     /// The drive, by path or id.
     pub drive: String,
+}
+
+/// What is scrubbed.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+pub struct Scrubbed {
+    /// The volume.
+    pub volume: Option<String>,
+    /// All volumes of this pool
+    #[arg(long)]
+    pub pool: Option<String>,
+}
+
+/// Verbs of scrubs.
+#[derive(Subcommand, Debug)]
+pub enum Scrub {
+    /// Start a scrub of an attached volume, or of all attached volumes of a pool, one after the other
+    Start {
+        #[command(flatten)]
+        of: Scrubbed,
+        /// Wait for its end; exit 4 if something is wrong on every leg
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Show the last scrub; exit 4 if something is wrong on every leg
+    Status {
+        #[command(flatten)]
+        of: Scrubbed,
+    },
+    /// End a scrub where it is
+    Stop {
+        #[command(flatten)]
+        of: Scrubbed,
+    },
 }
 
 /// Verbs of volumes.

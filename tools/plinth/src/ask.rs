@@ -1,6 +1,6 @@
 //! Questions before something is destroyed, and signs of life while something takes long.
 use crate::args::Global;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressStyle;
 use node::{Error, Kind, Result};
 use std::io::{BufRead, IsTerminal, Write};
 use std::time::Duration;
@@ -34,40 +34,42 @@ pub fn while_waiting<T>(global: &Global, message: &str, work: impl FnOnce() -> T
         return work();
     }
     let style = ProgressStyle::with_template("{spinner} {msg} {elapsed}").expect("the template is fixed");
-    let spinner = ProgressBar::new_spinner().with_style(style).with_message(message.to_owned());
+    let spinner = indicatif::ProgressBar::new_spinner().with_style(style).with_message(message.to_owned());
     spinner.enable_steady_tick(Duration::from_millis(120));
     let outcome = work();
     spinner.finish_and_clear();
     outcome
 }
 
-/// How far a resync is: a bar on a terminal, nothing elsewhere.
-pub struct ResyncBar(Option<ProgressBar>);
+/// How far a resync or scrub is: a bar on a terminal, nothing elsewhere.
+pub struct ProgressBar(Option<indicatif::ProgressBar>);
 
-impl ResyncBar {
-    /// Nothing is shown yet.
-    pub fn new(global: &Global) -> Self {
+impl ProgressBar {
+    /// Nothing is shown yet. `what` it is.
+    pub fn new(global: &Global, what: &str) -> Self {
         let shown = !global.quiet && std::io::stderr().is_terminal();
         Self(shown.then(|| {
-            let style = ProgressStyle::with_template("resync [{bar:40}] {bytes} of {total_bytes} {msg}");
-            ProgressBar::new(0).with_style(style.expect("the template is fixed").progress_chars("=> "))
+            let template = format!("{what} [{{bar:40}}] {{bytes}} of {{total_bytes}} {{msg}}");
+            let style = ProgressStyle::with_template(&template);
+            let style = style.expect("the template is fixed").progress_chars("=> ");
+            indicatif::ProgressBar::new(0).with_style(style)
         }))
     }
 
-    /// Shows the `resync` of a volume.
-    pub fn show(&mut self, resync: &serde_json::Value) {
+    /// Shows the `resync` or `scrub` of a volume; `done` is the field that says how far it is.
+    pub fn show(&mut self, progress: &serde_json::Value, done: &str) {
         let Some(bar) = &self.0 else { return };
-        let field = |name: &str| resync[name].as_u64();
-        let copied = field("bytes_copied").unwrap_or(0);
-        bar.set_length(field("bytes_total").unwrap_or(0).max(copied));
-        bar.set_position(copied);
+        let field = |name: &str| progress[name].as_u64();
+        let done = field(done).unwrap_or(0);
+        bar.set_length(field("bytes_total").unwrap_or(0).max(done));
+        bar.set_position(done);
         let speed = field("bytes_per_second").map(|bytes| format!("{}/s", node::text::show_size(bytes)));
         let left = field("eta_seconds").map(|seconds| format!("{seconds} s left"));
         bar.set_message([speed, left].into_iter().flatten().collect::<Vec<_>>().join(", "));
     }
 }
 
-impl Drop for ResyncBar {
+impl Drop for ProgressBar {
     fn drop(&mut self) {
         if let Some(bar) = &self.0 {
             bar.finish_and_clear();

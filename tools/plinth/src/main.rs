@@ -9,6 +9,7 @@ mod ask;
 mod docs;
 mod events;
 mod output;
+mod scrub;
 mod target;
 mod verbs;
 

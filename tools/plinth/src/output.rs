@@ -28,7 +28,8 @@ pub fn changed(output: Output, value: &Value, name: &str) -> Result<()> {
     if output == Output::Json { json(value) } else { print(&format!("{name}\n")) }
 }
 
-fn table(rows: &[Value], columns: &[Column]) -> String {
+/// Objects, one in a line.
+pub fn table(rows: &[Value], columns: &[Column]) -> String {
     let mut lines: Vec<Vec<String>> = vec![columns.iter().map(|(title, _)| (*title).to_owned()).collect()];
     lines.extend(rows.iter().map(|row| columns.iter().map(|(_, cell)| cell(row)).collect()));
     let widths: Vec<usize> = (0..columns.len())
@@ -96,6 +97,35 @@ pub const VOLUMES: &[Column] = &[
         let device = text(row, "device");
         if device == "-" { text(row, "nbd_socket") } else { device }
     }),
+];
+
+/// The columns of scrubs.
+pub const SCRUBS: &[Column] = &[
+    ("VOLUME", |row| text(row, "volume")),
+    ("STATE", |row| text(row, "state")),
+    ("TOTAL", |row| size(row, "bytes_total")),
+    ("DONE", |row| size(row, "bytes_done")),
+    ("SPEED", |row| size(row, "bytes_per_second")),
+    ("REPAIRED", |row| text(row, "copies_repaired")),
+    ("LOST", |row| text(row, "copies_lost")),
+    ("FINISHED", |row| text(row, "finished_at")),
+];
+
+/// The columns of what is lost.
+pub const LOST: &[Column] = &[
+    ("KIND", |row| text(row, "kind")),
+    ("LBA", |row| text(row, "lba")),
+    ("OFFSET", |row| text(row, "offset_bytes")),
+    ("LENGTH", |row| size(row, "length_bytes")),
+];
+
+/// The columns of copies that were wrong.
+pub const FOUND: &[Column] = &[
+    ("KIND", |row| text(row, "kind")),
+    ("LBA", |row| text(row, "lba")),
+    ("DRIVE", |row| text(row, "drive")),
+    ("DRIVE-OFFSET", |row| text(row, "drive_offset_bytes")),
+    ("OUTCOME", |row| text(row, "outcome")),
 ];
 
 /// The columns of events.

@@ -1,6 +1,6 @@
 //! The verbs: each checks what can be checked here, asks the agent, and prints.
 use crate::args::{Cli, Drive, Global, Labels, Node, NodeVerb, Output, Pool, PoolDrive, Verb, Volume};
-use crate::ask::{ResyncBar, confirm, note, while_waiting};
+use crate::ask::{ProgressBar, confirm, note, while_waiting};
 use crate::output::{self, changed};
 use crate::{docs, print};
 use node::client::{Client, part};
@@ -27,6 +27,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Pool(verb) => call.pool(verb)?,
         Verb::Drive(verb) => call.drive(verb)?,
         Verb::Volume(verb) => call.volume(verb)?,
+        Verb::Scrub(verb) => return crate::scrub::run(&global, verb),
         Verb::Events { follow, since } => crate::events::run(&global, follow, since.as_deref())?,
         Verb::Fsck { drives, repair } => return call.fsck(&drives, repair),
         Verb::Inspect { drives } => {
@@ -43,7 +44,6 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Clone(_) => return Err(later("clones")),
         Verb::Group(_) => return Err(later("groups of several volumes")),
         Verb::Key(_) | Verb::Rekey(_) => return Err(later("encryption")),
-        Verb::Scrub(_) => return Err(later("scrubbing")),
         Verb::Replica(_) | Verb::Site(_) => return Err(later("replication")),
         Verb::Diff(_) | Verb::Image(_) | Verb::Send(_) | Verb::Receive(_) => return Err(later("backups")),
         Verb::Schedule(_) => return Err(later("schedules")),
@@ -240,13 +240,13 @@ impl Call<'_> {
         // Each look is short; `--timeout` bounds the whole.
         let client = self.client()?;
         let end = self.global.timeout.map(|timeout| std::time::Instant::now() + timeout);
-        let mut bar = ResyncBar::new(self.global);
+        let mut bar = ProgressBar::new(self.global, "resync");
         loop {
             let shown = client.get(&volume_path(volume))?;
             if shown["resync"].is_null() {
                 return Ok(shown);
             }
-            bar.show(&shown["resync"]);
+            bar.show(&shown["resync"], "bytes_copied");
             if end.is_some_and(|end| std::time::Instant::now() >= end) {
                 let message = format!("the resync of volume {volume} is not at its end");
                 return Err(Error::new(Kind::Timeout, volume, message).hint("it goes on"));

@@ -342,7 +342,6 @@ fn verbs_and_words_of_later_versions_and_other_systems() {
         "clone create v@a w",
         "group list",
         "key list",
-        "scrub start v",
         "replica list",
         "site list",
         "drive evacuate p d",

@@ -13,7 +13,7 @@ use super::Group;
 use super::sweep::{Errand, Stage, UNIT_BLOCKS};
 use alloc::vec::Vec;
 use base::limits::MAX_LEGS;
-use base::{CommitNo, DriveBlock, DriveIx, Lba, LegId, Pba, Phase, RowNo};
+use base::{Blocks, CommitNo, DriveBlock, DriveIx, Lba, LegId, Pba, Phase, RowNo};
 use cow::{Ref, tree};
 
 /// Findings that wait to be taken, at most.
@@ -56,6 +56,18 @@ pub enum What {
     Superblock,
     /// A commit of the log.
     Commit(CommitNo),
+}
+
+impl What {
+    /// The first block of the volume that it is or leads to, and how many from there on; `None` for what is no part of
+    /// the volume.
+    pub fn place(self) -> Option<(Lba, Blocks)> {
+        match self {
+            Self::Data(lba) => Some((lba, Blocks::new(1))),
+            Self::Page { level, first } => Some((first, tree::page_covers(level))),
+            _ => None,
+        }
+    }
 }
 
 /// What became of a copy that was wrong.

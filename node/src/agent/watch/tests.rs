@@ -18,6 +18,8 @@ fn pool(allocated: u64) -> Pool {
         allocated_bytes: allocated * EXTENT,
         free_bytes: size - allocated * EXTENT,
         resync_bytes_per_second: 0,
+        scrub_bytes_per_second: 0,
+        scrub_every_seconds: 0,
         reserved_bytes: 0,
         reclaimable_bytes: 0,
         provisioned_bytes: 0,

@@ -163,6 +163,7 @@ impl Group {
             read_only: false,
             cache_bytes: 1 << 20,
             resync_bytes_per_second: 0,
+            scrub_bytes_per_second: 0,
             control_socket: self.folder.join("control"),
             stale_marks: self.folder.join("marks"),
         }

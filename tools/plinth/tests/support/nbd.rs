@@ -60,6 +60,18 @@ impl Nbd {
         assert_eq!(self.ask(3, 0, 0, &[]), 0, "a flush");
     }
 
+    /// Reads; the error number if that fails.
+    pub fn try_read(&mut self, offset: u64, length: usize) -> Result<Vec<u8>, u32> {
+        match self.ask(0, offset, length as u32, &[]) {
+            0 => {
+                let mut data = vec![0; length];
+                self.stream.read_exact(&mut data).expect("data");
+                Ok(data)
+            }
+            error => Err(error),
+        }
+    }
+
     /// Reads.
     pub fn read(&mut self, offset: u64, length: usize) -> Vec<u8> {
         assert_eq!(self.ask(0, offset, length as u32, &[]), 0, "a read at {offset}");

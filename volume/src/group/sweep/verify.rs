@@ -6,9 +6,11 @@
 use super::{Item, Stage, UNIT_BLOCKS};
 use crate::group::scrub::{Finding, Outcome, What};
 use crate::group::{Group, Turn};
+use crate::header::Header;
+use crate::names::Names;
 use crate::ops::Purpose;
 use crate::planted::Planted;
-use base::{Check, Fault, LegId, Memory, Segment};
+use base::{Block, Check, Fault, LegId, Memory, RowNo, Segment};
 
 /// Where a unit of a scrub stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -100,7 +102,7 @@ impl Group {
             }
             let right = result.is_ok()
                 && (self.config.bug(Planted::ScrubUnchecked) && leg == 0
-                    || Check::of(turn.memory.block(self.unit_buffer(i))) == self.sweep.unit[i].check);
+                    || self.is_right(&self.sweep.unit[i], turn.memory.block(self.unit_buffer(i))));
             let drive = self.drive_of(self.sweep.unit[i].pba, LegId::new(leg));
             self.drives.get_mut(drive).stats.check_errors += u64::from(result.is_ok() && !right);
             self.sweep.scrub.stats.checked_copies += u64::from(self.sweep.verify == Verify::Read);
@@ -109,6 +111,32 @@ impl Group {
             item.wrong |= u8::from(!right) << leg;
             item.ready = right;
         }
+    }
+
+    /// Whether this is what a block must hold. A header is judged by what it says: those of the home row hold names
+    /// too, which only the agent knows.
+    fn is_right(&self, item: &Item, block: &Block) -> bool {
+        let What::Header { row, leg } = item.what else { return Check::of(block) == item.check };
+        let column = self.geometry.place(item.pba).column;
+        let wanted = self.header_at(self.extent(row, leg, column), row, leg, column);
+        Header::decode(block) == Ok(wanted)
+    }
+
+    /// Writes the right header into its buffer, with the newest names that any other header of the home row has: all
+    /// of them are in one unit and were read by now. If none is right, the names are gone, and the catalogue has them.
+    fn make_header<M: Memory>(&self, turn: &mut Turn<'_, M>, at: usize, row: RowNo, leg: LegId) {
+        let column = self.geometry.place(self.sweep.unit[at].pba).column;
+        let mut block = self.header_of(self.extent(row, leg, column), row, leg, column);
+        let home = |item: &Item| matches!(item.what, What::Header { row: RowNo::ZERO, .. });
+        let others = (0..self.sweep.unit.len()).filter(|other| {
+            let item = &self.sweep.unit[*other];
+            *other != at && item.ready && item.wrong == 0 && home(item)
+        });
+        let named = others.max_by_key(|other| Names::written(turn.memory.block(self.unit_buffer(*other))));
+        if let Some(other) = named.filter(|_| row == RowNo::ZERO) {
+            Names::copy(turn.memory.block(self.unit_buffer(other)), &mut block);
+        }
+        *turn.memory.block_mut(self.unit_buffer(at)) = block;
     }
 
     /// Hands what is wrong to repair, from block `from` of the unit on.
@@ -137,9 +165,7 @@ impl Group {
     fn make_ready<M: Memory>(&mut self, turn: &mut Turn<'_, M>, at: usize) -> bool {
         let item = self.sweep.unit[at];
         if let What::Header { row, leg } = item.what {
-            let column = self.geometry.place(item.pba).column;
-            let block = self.header_of(self.extent(row, leg, column), row, leg, column);
-            *turn.memory.block_mut(self.unit_buffer(at)) = block;
+            self.make_header(turn, at, row, leg);
             self.sweep.unit[at].ready = true;
             return true;
         }

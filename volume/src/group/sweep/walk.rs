@@ -331,9 +331,14 @@ impl Group {
         }
     }
 
-    /// What the first block of an extent must hold.
+    /// What the first block of an extent must hold, but for the names in those of the home row.
     pub(super) fn header_of(&self, extent: Extent, row: RowNo, leg: LegId, column: Column) -> base::Block {
-        let header = Header {
+        self.header_at(extent, row, leg, column).encode()
+    }
+
+    /// What the header of an extent must say.
+    pub(super) fn header_at(&self, extent: Extent, row: RowNo, leg: LegId, column: Column) -> Header {
+        Header {
             pool: self.superblock.pool,
             drive: self.drives.get(extent.drive).info.uuid,
             group: self.superblock.group,
@@ -341,7 +346,6 @@ impl Group {
             row,
             leg,
             column,
-        };
-        header.encode()
+        }
     }
 }
