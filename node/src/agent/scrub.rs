@@ -27,8 +27,10 @@ use tokio::sync::{Notify, watch};
 
 /// Pause between two looks at targets that scrub.
 const EVERY: Duration = Duration::from_secs(1);
+/// Pause between two looks at whether a scrub that is wanted can go on.
+const LOOK_FOR_TARGET: Duration = Duration::from_secs(5);
 /// The longest between two looks at whether a scrub is due.
-const LOOK_FOR_DUE: Duration = Duration::from_secs(5);
+const LOOK_FOR_DUE: Duration = Duration::from_secs(60);
 /// Pause between two looks at a target that finds much: its scrub rests when it has no room for findings.
 const SOON: Duration = Duration::from_millis(20);
 /// A position is stored so often.
@@ -122,6 +124,10 @@ impl Scrubbing {
         self.wake.notify_one();
     }
 
+    fn any_wanted(&self) -> bool {
+        self.watched().values().any(|known| known.record.want == Want::Run)
+    }
+
     fn gate(&self, volume: &str) -> Arc<tokio::sync::Mutex<()>> {
         locked(&self.looking).entry(volume.to_owned()).or_default().clone()
     }
@@ -150,14 +156,15 @@ impl Agent {
         loop {
             let this = self.clone();
             let pause = match super::blocking(move || this.plan_scrubs()).await {
-                Ok(volumes) if volumes.is_empty() => LOOK_FOR_DUE,
-                Ok(volumes) => {
+                Ok((volumes, due)) if volumes.is_empty() && !self.scrubbing.any_wanted() => due,
+                Ok((volumes, _)) if volumes.is_empty() => LOOK_FOR_TARGET,
+                Ok((volumes, _)) => {
                     volumes.into_iter().for_each(|volume| self.attend_scrub(volume));
                     EVERY
                 }
                 Err(error) => {
                     tracing::error!("cannot see which volumes are to be scrubbed: {error}");
-                    LOOK_FOR_DUE
+                    LOOK_FOR_TARGET
                 }
             };
             tokio::select! {
@@ -168,8 +175,8 @@ impl Agent {
         }
     }
 
-    /// Begins what is due; says which targets are to be looked at now.
-    fn plan_scrubs(&self) -> Result<Vec<VolumeRecord>> {
+    /// Begins what is due; says which targets are to be looked at now, and when is to be looked for what is due.
+    fn plan_scrubs(&self) -> Result<(Vec<VolumeRecord>, Duration)> {
         let volumes = self.store.list::<VolumeRecord>("volumes/")?;
         let volumes: Vec<VolumeRecord> = volumes.into_iter().map(|volume| volume.record).collect();
         self.forget_scrubs(&volumes)?;
@@ -177,6 +184,8 @@ impl Agent {
         for pool in &pools {
             self.begin_due(pool, &volumes)?;
         }
+        let often = pools.iter().map(|pool| pool.scrub_every_seconds).filter(|every| *every > 0).min();
+        let due = often.map_or(LOOK_FOR_DUE, Duration::from_secs).min(LOOK_FOR_DUE);
         let mut ready = Vec::new();
         let mut turns: BTreeMap<&String, Vec<&VolumeRecord>> = BTreeMap::new();
         let mut watched = self.scrubbing.watched();
@@ -212,7 +221,7 @@ impl Agent {
                 known.waits_for = Some(format!("the scrub of volume {} of the same pool", first.name));
             }
         }
-        Ok(ready)
+        Ok((ready, due))
     }
 
     /// Forgets the scrubs of volumes that are gone.

@@ -181,6 +181,19 @@ fn volumes(page: &mut Page, volumes: &[Volume]) {
     each("plinth_volume_resync_left_bytes", "gauge", "What a resync has still to copy.", |v| {
         v.resync.as_ref().map_or(Some(0), |resync| resync.bytes_left)
     });
+    each("plinth_volume_scrub_left_bytes", "gauge", "What a scrub has still to read.", |v| {
+        let scrub = v.scrub.as_ref()?;
+        Some(scrub.bytes_total?.saturating_sub(scrub.bytes_done))
+    });
+    each("plinth_volume_scrub_checked_bytes", "gauge", "What the last scrub read.", |v| {
+        Some(v.scrub.as_ref()?.bytes_done)
+    });
+    each("plinth_volume_scrub_repaired_copies", "gauge", "Copies that the last scrub repaired.", |v| {
+        Some(v.scrub.as_ref()?.copies_repaired)
+    });
+    each("plinth_volume_lost_bytes", "gauge", "What a scrub found that no leg has right.", |v| {
+        Some(v.scrub.as_ref()?.lost_bytes)
+    });
     each("plinth_target_restarts", "counter", "Targets started in place of dead ones.", |v| {
         Some(v.target.as_ref()?.restarts)
     });
