@@ -147,6 +147,9 @@ pub struct AttachVolume {
     /// Refuse writes.
     #[serde(default)]
     pub read_only: bool,
+    /// Where no current copy is there, go on from a stale one: what it lacks is given up.
+    #[serde(default)]
+    pub force_stale: bool,
 }
 
 /// `POST /v1/volumes/NAME/upgrade`.

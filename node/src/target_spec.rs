@@ -36,6 +36,9 @@ pub struct TargetSpec {
     /// What the catalogue says of the copies counts; false after an import, until the group has served once.
     #[serde(default = "yes")]
     pub catalogue_counts: bool,
+    /// The operator's recorded word that what stale copies lack is given up, where no current one is there.
+    #[serde(default)]
+    pub forced: bool,
     /// The volume.
     pub volume: TargetVolume,
     /// How it is served.

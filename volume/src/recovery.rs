@@ -129,6 +129,8 @@ pub(crate) struct Recovery {
     /// By index of the drive table: the driver's number, if the drive is at hand.
     handles: Vec<Option<DriveIx>>,
     current: DriveSet,
+    /// Those among them that are stale and taken by the operator's word.
+    promoted: DriveSet,
     /// By index of the home row: the slot with the newest valid version.
     newest_slots: Vec<u8>,
     /// By index of the home row: the copy is older than the newest superblock of all.
@@ -189,6 +191,7 @@ impl Recovery {
             table: CopyTable::new(),
             handles: Vec::new(),
             current: DriveSet::EMPTY,
+            promoted: DriveSet::EMPTY,
             newest_slots: Vec::new(),
             lagging: Vec::new(),
             highest_gen: base::Gen::ZERO,
@@ -389,6 +392,11 @@ impl Recovery {
         let stale = self.table.drives(|state| !state.is_current());
         let version = self.superblock().version;
         self.stage = Stage::Catalogue;
+        // Before the stale ones, whose answer is waited for: marks become durable in their order, and an activation
+        // that serves by the operator's word needs it no more.
+        for drive in self.promoted.and(self.current).iter() {
+            turn.out.push(Action::StoreCurrent { drive, version });
+        }
         if !stale.is_empty() {
             self.asked_catalogue = Some(version);
             turn.out.push(Action::StoreStale { drives: stale.bits(), version });

@@ -100,6 +100,14 @@ impl Volume {
         }
     }
 
+    /// Takes back `Reply::Returned`, if nothing has begun yet; returns whether the drive is not in use then.
+    pub fn withdraw(&mut self, drive: Uuid) -> bool {
+        match &mut self.stage {
+            Stage::Serving(group) => group.drive_withdrawn(drive),
+            _ => true,
+        }
+    }
+
     /// Bounds the rate at which drives are brought up to date: blocks in a second, 0 for no bound.
     pub fn set_resync_rate(&mut self, blocks: u64) {
         if let Stage::Serving(group) = &mut self.stage {

@@ -211,3 +211,49 @@ fn a_drive_is_not_read_before_it_is_current() {
         world.log = Some(Vec::new());
     }
 }
+
+/// The copy that has everything is lost, and its mate misses writes: it opens by the operator's word only, which is
+/// needed once. When the lost copy turns up again nothing on it counts, also where both have the same Seqs.
+#[test]
+fn a_stale_copy_alone_serves_by_the_operators_word() {
+    for shape in [Shape::MIRROR, Shape { columns: 2, ..Shape::MIRROR }] {
+        let mut world = World::new(shape);
+        let broken = broken(&mut world);
+        let (columns, all) = (shape.columns, (1u32 << shape.columns) - 1);
+        some_writes(&mut world, 100);
+        world.write(0, 512).expect("written");
+        world.flush().expect("flushed");
+        broken.set(all << columns);
+        world.write(0, 512).expect("written");
+        world.flush().expect("flushed");
+        world.settle();
+        broken.set(0);
+        assert!(!is_current(&world, columns));
+        world.kill();
+        world.absent = all;
+        world.open_with(shape.config);
+        assert_eq!(world.engine.phase(), Phase::Refused);
+        world.forced = true;
+        world.reopen();
+        world.forced = false;
+        // What was given up is written anew: from here on the model is right again.
+        world.write(0, 512).expect("written");
+        some_writes(&mut world, 50);
+        world.flush().expect("flushed");
+        world.check_all();
+        world.kill_and_reopen();
+        world.check_all();
+        some_writes(&mut world, 50);
+        world.flush().expect("flushed");
+        world.kill();
+        world.absent = 0;
+        world.reopen();
+        for drive in 0..columns {
+            assert!(!is_current(&world, drive));
+            world.settle();
+            world.back(drive);
+            world.run_until("the drive is current", |world| is_current(world, drive));
+        }
+        assert_each_leg_is_whole(&mut world);
+    }
+}

@@ -57,6 +57,7 @@ impl Agent {
             read_only: params.read_only,
             device_number: None,
             detaching: false,
+            force_stale: params.force_stale,
             served: false,
             binary: None,
             next: None,
@@ -69,11 +70,29 @@ impl Agent {
             Some(socket) => self.check_socket(name, socket)?,
             None => device::check_ublk()?,
         }
+        if params.force_stale && params.read_only {
+            let message = format!("volume {name} cannot go on from a stale copy without writing");
+            return Err(Error::invalid(name, message).hint("leave --read-only or --force-stale away"));
+        }
         if !dry {
             volume.attachment = Some(wanted);
             self.store.txn().update(records::volume_key(name), &volume).commit()?;
+            if params.force_stale {
+                self.record_force(&volume)?;
+            }
         }
         Ok(volume.record)
+    }
+
+    /// Writes down the operator's word that what a stale copy lacks is given up.
+    fn record_force(&self, volume: &VolumeRecord) -> Result<()> {
+        let (name, pool) = (&volume.name, self.pool(&volume.pool)?);
+        let message = format!(
+            "volume {name} may go on from stale copies where no current one is there: what they lack is given up"
+        );
+        self.events.history(&pool.id, &format!("volume attach {name} --force-stale"), &message);
+        self.events.record(Severity::Warning, "volume_forced", name, &message);
+        Ok(())
     }
 
     /// Refuses a socket path that cannot work, before anything is started.
@@ -259,6 +278,7 @@ impl Agent {
             drives,
             rows: granted?,
             catalogue_counts: !group.imported,
+            forced: attachment.force_stale,
             volume: TargetVolume {
                 id: volume.id.clone(),
                 name: volume.name.clone(),
@@ -329,6 +349,7 @@ impl Agent {
             Some(attachment) => {
                 let first = !attachment.served;
                 attachment.served = true;
+                attachment.force_stale = false;
                 attachment.device_number = device_number;
                 first
             }

@@ -270,6 +270,9 @@ pub struct Attachment {
     pub device_number: Option<u32>,
     /// A detach was asked for; it is finished when the agent starts.
     pub detaching: bool,
+    /// Where no current copy is there, it may go on from a stale one, until it has served once.
+    #[serde(default)]
+    pub force_stale: bool,
     /// It has served at least once; until then a failure undoes the attachment.
     pub served: bool,
     /// The binary that serves it, and is started again; the agent's own if none is named.

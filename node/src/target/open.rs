@@ -63,6 +63,11 @@ impl Served {
         self.0.take_findings(into);
     }
 
+    /// Takes a drive back that was handed to the engine; see `Volume::withdraw`.
+    pub fn withdraw(&mut self, drive: Uuid) -> bool {
+        self.0.withdraw(drive)
+    }
+
     /// Bounds the rate of resyncs, in blocks a second; 0 is no bound.
     pub fn set_resync_rate(&mut self, blocks: u64) {
         self.0.set_resync_rate(blocks);
@@ -162,7 +167,7 @@ pub fn open_group(spec: &TargetSpec) -> Result<Opened> {
         extent_blocks: spec.extent_blocks,
         drives: candidates,
         catalogue: catalogue.filter(|_| spec.catalogue_counts),
-        forced: false,
+        forced: spec.forced,
         activation: Activation {
             generation: Gen::new(spec.gen_number),
             id: parse_id(&spec.activation)?,
@@ -254,7 +259,8 @@ pub(crate) fn drive_error(error: DriveError) -> Error {
 
 /// Why a group does not open, for people.
 pub fn refused(refusal: &Refusal) -> Error {
-    let bring = "bring the missing drives back, then attach again";
+    let bring =
+        "bring the missing drives back, then attach again; --force-stale gives up what only they have";
     match refusal {
         Refusal::NewerFormat(version) => {
             let message = format!("the group has format version {version}, which this plinth cannot read");

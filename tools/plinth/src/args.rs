@@ -444,6 +444,9 @@ pub enum Volume {
         /// Refuse writes
         #[arg(long)]
         read_only: bool,
+        /// Where no current copy is there, go on from a stale one: what it lacks is given up
+        #[arg(long)]
+        force_stale: bool,
     },
     /// Stop serving a volume
     Detach {

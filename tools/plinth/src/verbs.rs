@@ -304,7 +304,15 @@ impl Call<'_> {
                 let what = format!("delete volume {volume} and everything in it");
                 self.delete(&volume, &volume_path(&volume), if_exists, &what)
             }
-            Volume::Attach { volume, nbd, read_only } => self.attach(&volume, nbd.as_deref(), read_only),
+            Volume::Attach { volume, nbd, read_only, force_stale } => {
+                if force_stale {
+                    let what = format!("give up what only the missing drives of volume {volume} have");
+                    confirm(self.global, &volume, &what)?;
+                }
+                let body =
+                    AttachVolume { nbd: nbd.as_deref().map(absolute).transpose()?, read_only, force_stale };
+                self.attach(&volume, &body)
+            }
             Volume::Detach { volume } => {
                 let path = format!("{}/detach", volume_path(&volume));
                 changed(output, &self.post(&path, &json!({}), "closing the volume")?, &volume)
@@ -319,10 +327,9 @@ impl Call<'_> {
     }
 
     /// Prints one line: the path of the device or socket.
-    fn attach(&self, volume: &str, nbd: Option<&Path>, read_only: bool) -> Result<()> {
-        let body = AttachVolume { nbd: nbd.map(absolute).transpose()?, read_only };
+    fn attach(&self, volume: &str, body: &AttachVolume) -> Result<()> {
         let path = format!("{}/attach", volume_path(volume));
-        let attached = self.post(&path, &body, "attaching")?;
+        let attached = self.post(&path, body, "attaching")?;
         if self.global.output == Output::Json {
             return output::json(&attached);
         }

@@ -384,3 +384,57 @@ fn a_resync_is_paced_and_shown() {
     assert_eq!((&shown["resync"], &shown["health"]), (&Value::Null, &"online".into()), "{shown}");
     contents.check(&mut nbd);
 }
+
+/// The drive with the newest writes is lost, and its mate misses them: the volume does not open, unless the operator
+/// gives them up. When the drive turns up again, nothing on it counts.
+#[test]
+fn a_stale_copy_alone_serves_only_by_the_operators_word() {
+    let mut agent = Agent::start();
+    agent.volume();
+    let mut contents = Contents::new(256);
+    let mut nbd = attach(&agent);
+    contents.write(&mut nbd, 0, 1);
+    drop(nbd);
+    agent.plinth("volume detach v").ok();
+    away(&agent, "d2");
+    let mut lost = Contents(contents.0.clone());
+    let mut nbd = attach(&agent);
+    lost.write(&mut nbd, 0, 2);
+    drop(nbd);
+    agent.plinth("volume detach v").ok();
+    away(&agent, "d1");
+    back(&agent, "d2");
+    agent.plinth("volume attach v --nbd @n").fails(6, &["no complete copy", "--force-stale"]);
+    let before = agent.state();
+    agent.plinth("volume attach v --nbd @n --force-stale").fails(6, &["give up", "--yes"]);
+    assert_eq!(agent.state(), before);
+    agent.plinth("volume attach v --nbd @n --force-stale --yes").ok();
+    assert_eq!(events(&agent, "volume_forced").len(), 1);
+    let mut nbd = Nbd::connect(&agent.path("n"));
+    contents.check(&mut nbd);
+    contents.write(&mut nbd, 1, 3);
+    drop(nbd);
+    // From here on it needs no word: after a kill of its target, and after a detach.
+    let pid = show(&agent)["target"]["pid"].as_u64().expect("a target");
+    assert!(signal("KILL", &pid.to_string()), "the target lives");
+    wait_until(&agent, "served again", |shown| {
+        shown["state"] == "attached" && shown["target"]["pid"].as_u64().is_some_and(|now| now != pid)
+    });
+    agent.plinth("volume detach v").ok();
+    agent.terminate();
+    agent.run();
+    let mut nbd = attach(&agent);
+    contents.check(&mut nbd);
+    back(&agent, "d1");
+    agent.plinth("status").ok();
+    contents.write(&mut nbd, 2, 5);
+    wait_healthy(&agent);
+    drop(nbd);
+    check_alone(&agent, &contents, "d2");
+    agent.plinth("volume detach v").ok();
+    back(&agent, "d2");
+    drop(attach(&agent));
+    wait_healthy(&agent);
+    agent.plinth("volume detach v").ok();
+    agent.plinth("fsck @d1 @d2").ok();
+}

@@ -28,7 +28,7 @@ use crate::layout::extent as fixed;
 use crate::ops::Purpose;
 use crate::planted::Planted;
 use crate::superblock::Superblock;
-use base::{Action, Check, CkptNo, DriveIx, DriveOp, Memory, NewDrive, Pba, Segment, Seq};
+use base::{Action, Check, CkptNo, DriveIx, DriveOp, Memory, NewDrive, Pba, Segment, Seq, Uuid};
 use fence::Event;
 
 impl Group {
@@ -39,6 +39,15 @@ impl Group {
             self.sweep.asked = Some(drive);
         }
         self.again = true;
+    }
+
+    /// A drive that was handed back goes again. Returns whether it did: one that is being brought up to date stays.
+    pub fn drive_withdrawn(&mut self, drive: Uuid) -> bool {
+        if self.sweep.errand == Errand::Resync {
+            return self.superblock.drives[usize::from(self.sweep.drive.get())].drive != drive;
+        }
+        self.sweep.asked = self.sweep.asked.take().filter(|asked| asked.uuid != drive);
+        true
     }
 
     /// Begins with the drive that was handed back. False if there is none, or it cannot be used.

@@ -122,6 +122,12 @@ impl Recovery {
             let at = (self.chain.as_ref().expect("a chain").durable, ckpt);
             self.stale(drive, at, version);
         }
+        // By the operator's word the group goes on from copies that lack something. Whoever has that is another
+        // group from here on: nothing on it counts when it comes back.
+        let forked = !self.promoted.is_empty() || (self.request.catalogue.is_none() && !failed.is_empty());
+        if self.request.forced && forked {
+            self.fork(version);
+        }
         // Whoever was being resynced was not finished.
         for drive in self.table.drives(|state| matches!(state, CopyState::Resyncing { .. })).iter() {
             self.stale(drive, (Seq::ZERO, CkptNo::ZERO), version);
@@ -167,6 +173,20 @@ impl Recovery {
             entry.state.after(Event::Fail { seq: at.0, ckpt: at.1 }).expect("a current copy can fail");
         assert!(matches!(state, CopyState::Stale { .. }));
         self.table.merge(&[fence::CopyEntry { state, version: version - 1, ..entry }]);
+    }
+
+    /// The copies that were opened are current; no other has anything that counts.
+    ///
+    /// Crash story: the missing copy served alone up to Seq 200 and its mate was left at 100. Were the missing one stale
+    /// since 100, it would come back and keep what it has of 101 to 200, which are other writes in this history now.
+    fn fork(&mut self, version: u64) {
+        let current = self.current_drives();
+        for at in 0..self.table.entries().len() {
+            let drive = base::DriveIx::new(at as u8);
+            let state = if current.contains(drive) { CopyState::Current } else { CopyState::EMPTY };
+            let entry = *self.table.get(drive);
+            self.table.merge(&[fence::CopyEntry { state, version: version - 1, ..entry }]);
+        }
     }
 
     /// Everything accepted is flushed on every current copy.

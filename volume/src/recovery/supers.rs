@@ -144,6 +144,20 @@ impl Recovery {
         }
     }
 
+    /// Of stale copies that are taken by the operator's word, for each place the one that has the most: two that
+    /// went stale at different moments are not alike.
+    fn newest_of(&self, promoted: DriveSet) -> DriveSet {
+        let mut newest = DriveSet::EMPTY;
+        for place in self.places() {
+            let taken = place.and(promoted);
+            let has = |drive: &DriveIx| self.table.get(*drive).state.since();
+            if let Some(most) = taken.iter().max_by_key(has) {
+                newest.insert(most);
+            }
+        }
+        newest
+    }
+
     /// Whether the group opens with the drives at hand, judged by the rows known so far.
     pub(super) fn decide(&mut self) -> Result<(), Refusal> {
         self.leave_out_short_drives();
@@ -161,8 +175,9 @@ impl Recovery {
         };
         let places: Vec<DriveSet> = self.places().collect();
         match decide_open(&inputs, places) {
-            OpenDecision::Open { current, .. } => {
-                self.current = current;
+            OpenDecision::Open { current, promoted } => {
+                self.promoted = self.newest_of(promoted);
+                self.current = current.without(promoted).union(self.promoted);
                 Ok(())
             }
             OpenDecision::RefuseStaleAlone { missing, .. } | OpenDecision::RefuseMissing(missing) => {

@@ -170,6 +170,8 @@ pub struct World {
     /// Marks that the catalogue was asked to store.
     pub marks: Vec<(u32, u64)>,
     pub generation: u64,
+    /// Opens carry the operator's word that what stale copies lack is given up.
+    pub forced: bool,
     /// Whether opens say what volume to make, if there is none.
     pub create: bool,
     /// Drives that are not at hand.
@@ -235,6 +237,7 @@ impl World {
             marks: Vec::new(),
             generation: 1,
             absent: 0,
+            forced: false,
             create: true,
             polls: 0,
         }
@@ -323,6 +326,7 @@ impl World {
         let (shape, generation, absent) = (self.shape, self.generation, self.absent);
         self.handles = (0..shape.drives() + self.added).filter(|d| absent >> d & 1 == 0).collect();
         let request = request(&shape, self.added, generation, self.create, absent, &self.catalogue);
+        let request = OpenRequest { forced: self.forced, ..request };
         inside(|| self.engine = Volume::open(config, request));
         self.memory = VecMemory::new(self.engine.memory_blocks());
     }

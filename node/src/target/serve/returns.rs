@@ -8,6 +8,7 @@ use super::{Engine, Glue, LOOK_DEADLINE};
 use crate::agent::parse_id;
 use crate::error::{Error, Kind, Result};
 use crate::protocol::TargetResync;
+use crate::target::drives::OpenDrive;
 use crate::target::open::open_drive;
 use base::{BLOCK_BYTES, NewDrive, Reply};
 use std::path::Path;
@@ -22,6 +23,8 @@ use volume::{CopyHealth, Stats, StaysIn};
 const RETURN_PATIENCE: Duration = Duration::from_secs(5);
 /// The longest that the engine may take to begin.
 const BEGIN_DEADLINE: Duration = Duration::from_secs(5);
+/// How often it is told of the drive until it has begun.
+const TELL_EVERY: Duration = Duration::from_millis(500);
 /// Pause between two looks at the engine.
 const PAUSE: Duration = Duration::from_millis(5);
 /// The speed is that of so much time.
@@ -101,22 +104,25 @@ impl Glue {
         self.hand_drive(id, drive)?;
         let known =
             self.open.get(id).ok_or_else(|| Error::new(Kind::Failed, id, "the loop lost the drive"))?;
-        self.handle.reply(Reply::Returned(NewDrive {
-            uuid: known.uuid,
-            handle: known.number,
-            blocks: known.blocks,
-            volatile: known.volatile,
-        }));
-        self.wait_begun(id).inspect_err(|_| {
-            // It is of no use here; the next attempt, or another group's owner, may want it.
+        let OpenDrive { uuid, number, blocks, volatile, .. } = known;
+        let begun = self.wait_begun(id, NewDrive { uuid, handle: number, blocks, volatile });
+        // Of no use here, the next attempt or another group's owner may want it; unless the engine began just now.
+        if begun.is_err() && self.look(move |engine| engine.withdraw(uuid)) == Some(true) {
             let _ = self.close(id);
-        })
+        }
+        begun
     }
 
-    /// Waits until the engine has taken the drive.
-    fn wait_begun(&self, id: &str) -> Result<()> {
+    /// Gives the engine a drive, and waits until it has taken it. One that is still reading its directory, or is busy
+    /// with a scrub, does not hear: it is told again.
+    fn wait_begun(&self, id: &str, drive: NewDrive) -> Result<()> {
         let start = Instant::now();
+        let mut told: Option<Instant> = None;
         loop {
+            if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+                told = Some(Instant::now());
+                self.handle.reply(Reply::Returned(drive));
+            }
             let seen = self.look_at(id)?;
             let begun = matches!(seen.health, Some(CopyHealth::Current | CopyHealth::Resyncing(_)));
             if begun || seen.resync.as_deref() == Some(id) {

@@ -164,6 +164,7 @@ impl Group {
             cache_bytes: 1 << 20,
             resync_bytes_per_second: 0,
             scrub_bytes_per_second: 0,
+            forced: false,
             control_socket: self.folder.join("control"),
             stale_marks: self.folder.join("marks"),
         }
