@@ -12,7 +12,8 @@
 //! 3. The walk: map, cut subtrees, bitmap tree with bitmaps, the directory's own pages, row and history pages,
 //!    headers. Blocks are copied a unit at a time; a unit holds its blocks from the look-up until its last write
 //!    has ended, so a block is never handed out under it.
-//! 4. A flush of all drives; then a version that calls it current; the catalogue; then it is counted on.
+//! 4. A flush of all drives; a checkpoint behind the last copy, flushed on the drive like on all others; then a version
+//!    that calls it current; the catalogue; then it is counted on.
 //!
 //! Crash story: until the last version is durable the entry keeps S and C, so whatever was copied, the next resync
 //! copies it again. A failure of the drive before that is nobody's but its own: it is stale since S and C again.

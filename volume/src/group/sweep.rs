@@ -90,6 +90,8 @@ pub(super) enum Stage {
     /// Scrub: the log, up to this commit.
     Log(CommitNo),
     Flush(u64),
+    /// Resync: a checkpoint behind the last copy.
+    Last(CkptNo),
     /// Resync: this version calls the drive current.
     Name(u64),
     /// Resync: the catalogue hears of it.
@@ -258,10 +260,20 @@ impl Group {
                 self.sweep_to(Stage::Commits(self.log.next_commit()));
             }
             Stage::Commits(commit) if self.log.complete_before(commit) => {
-                self.checkpoint.force = true;
-                self.sweep_to(Stage::Checkpoint(self.checkpoint.next_number()));
+                let number = self.next_checkpoint();
+                self.sweep_to(Stage::Checkpoint(number));
             }
-            Stage::Checkpoint(number) => self.checkpoint_step(number),
+            Stage::Checkpoint(number) => {
+                if self.checkpointed(number) {
+                    self.sweep.fresh = number;
+                    self.begin_walk();
+                }
+            }
+            Stage::Last(number) => {
+                if self.checkpointed(number) {
+                    self.name_it();
+                }
+            }
             Stage::Map | Stage::Cuts | Stage::Bitmaps => self.walk_on(turn),
             Stage::Directory => self.visit_directory(),
             Stage::Rows(from) => self.visit_rows(from),
@@ -290,16 +302,24 @@ impl Group {
         self.begin_resync() || self.begin_scrub()
     }
 
-    fn checkpoint_step(&mut self, number: CkptNo) {
+    /// Asks for a checkpoint.
+    pub(super) fn next_checkpoint(&mut self) -> CkptNo {
+        self.checkpoint.force = true;
+        self.again = true;
+        self.checkpoint.next_number()
+    }
+
+    /// Whether a checkpoint that was asked for is durable, or there is nothing that it could hold.
+    pub(super) fn checkpointed(&mut self, number: CkptNo) -> bool {
         // With nothing new since the last one there is no checkpoint, and the log behind it is empty.
         let nothing =
             self.checkpoint.idle() && self.active.is_empty() && self.log.idle() && !self.checkpoint.force;
         if self.checkpoint.durable() >= number || nothing {
-            self.sweep.fresh = number;
-            return self.begin_walk();
+            return true;
         }
         // An attempt that found nothing to do took the wish with it.
         self.again |= !core::mem::replace(&mut self.checkpoint.force, true);
+        false
     }
 
     fn give_up_sweep(&mut self) {
@@ -320,7 +340,10 @@ impl Group {
     /// Everything was visited and flushed.
     fn swept(&mut self) {
         match self.sweep.errand {
-            Errand::Resync => self.name_it(),
+            Errand::Resync => {
+                let number = self.next_checkpoint();
+                self.sweep_to(Stage::Last(number));
+            }
             _ => self.scrub_ended(),
         }
     }

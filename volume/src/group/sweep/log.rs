@@ -119,8 +119,7 @@ impl Group {
             let at = self.geometry.drive_block(extent, block);
             let what = What::Commit(log.no);
             self.note(Finding { what, drive: extent.drive, at, outcome: Outcome::Repaired });
-            self.checkpoint.force = true;
-            self.sweep.log.mends = Some(self.checkpoint.next_number());
+            self.sweep.log.mends = Some(self.next_checkpoint());
         }
         let Some((check, blocks)) = log.found else {
             // What comes behind cannot be found; a checkpoint makes all of it superfluous.
@@ -138,13 +137,8 @@ impl Group {
 
     /// The look is over once nobody needs what was wrong.
     fn end_log(&mut self) {
-        if let Some(number) = self.sweep.log.mends {
-            let nothing =
-                self.checkpoint.idle() && self.active.is_empty() && self.log.idle() && !self.checkpoint.force;
-            if self.checkpoint.durable() < number && !nothing {
-                self.again |= !core::mem::replace(&mut self.checkpoint.force, true);
-                return;
-            }
+        if self.sweep.log.mends.is_some_and(|number| !self.checkpointed(number)) {
+            return;
         }
         let ticket = self.flusher.ticket();
         self.sweep_to(Stage::Flush(ticket));
