@@ -128,6 +128,18 @@ pub struct RowGrant {
     pub joining: Vec<NewDrive>,
 }
 
+/// All extents that a group has on one drive go to other drives.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MoveGrant {
+    /// The drive that is left.
+    pub from: Uuid,
+    /// The drives that take over. Those that the group has already keep the handle that they have.
+    pub to: Vec<NewDrive>,
+    /// For each extent of the group on `from`: which one, and the extent that takes its place, as the place of its
+    /// drive in `to` and its number there.
+    pub extents: Vec<(ExtentNo, usize, ExtentNo)>,
+}
+
 /// What the engine wants done. Every action but `Complete` is answered exactly once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Action {
@@ -190,6 +202,9 @@ pub enum Reply {
     /// A drive of the group that is not current is there again, under a new number: nothing that was ever issued
     /// to it before can reach it any more. It is brought up to date, unless another one is at this moment.
     Returned(NewDrive),
+    /// A drive is to be left, and its extents' successors are handed out. Ignored while a drive is brought up to date
+    /// or left: the caller sees that in the figures and asks again.
+    Move(MoveGrant),
     /// The catalogue calls the drive of this superblock version current.
     CurrentStored {
         /// The version that was answered.

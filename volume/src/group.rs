@@ -33,6 +33,7 @@ pub(crate) mod flush;
 pub(crate) mod growth;
 pub(crate) mod io;
 pub(crate) mod joining;
+pub(crate) mod moving;
 pub(crate) mod opening;
 pub(crate) mod pace;
 pub(crate) mod pages;
@@ -149,6 +150,7 @@ pub(crate) struct Group {
     pub growth: growth::Growth,
     pub repairs: repair::Repairs,
     pub sweep: sweep::Sweep,
+    pub moving: moving::Moving,
     /// The activations before this one, as far as they are known.
     pub history: Vec<rlog::Line>,
     /// Last Seq whose commit is complete, in order.
@@ -185,6 +187,7 @@ impl Group {
             Reply::NoRow => self.growth.refused(),
             Reply::SpaceAdded => self.growth.ask_again(),
             Reply::Returned(drive) => self.drive_returned(drive),
+            Reply::Move(grant) => self.move_asked(grant),
             Reply::CurrentStored { version } => self.current_stored(version),
         }
         self.again = true;
@@ -370,7 +373,8 @@ impl Group {
     /// Ends a pass early if the list of actions is full: `poll` is then called again.
     pub fn room<M: Memory>(&mut self, turn: &Turn<'_, M>, actions: usize) -> bool {
         // What a checkpoint has gathered is written in this poll: its room is taken.
-        let actions = actions + self.gathered.len() * usize::from(self.geometry.legs);
+        let actions = actions
+            + self.gathered.len() * (usize::from(self.geometry.legs) + usize::from(self.moving.active()));
         let fits = turn.fits(actions) && self.ops.room() >= actions && self.ops.job_room() >= 8;
         self.again |= !fits && self.ops.room() >= actions && self.ops.job_room() >= 8;
         fits
@@ -433,6 +437,7 @@ impl Group {
             drives: self.drives.views(self.superblock.drives.len()),
             resync: self.sweep.resync_stats(),
             scrub: self.scrub_stats(),
+            moving: self.move_stats(),
             home: self.superblock.home.clone(),
         }
     }

@@ -115,6 +115,14 @@ impl Volume {
         }
     }
 
+    /// The group's extents on a drive, as its rows have them now.
+    pub fn extents_on(&self, drive: Uuid) -> alloc::vec::Vec<base::ExtentNo> {
+        let (Some(index), Some(group)) = (self.index_of(drive), self.group()) else {
+            return alloc::vec::Vec::new();
+        };
+        group.rows.iter().filter(|extent| extent.drive == index).map(|extent| extent.extent).collect()
+    }
+
     /// Starts a scrub at this block of the volume (0: of everything), unless one is under way. False if the group
     /// takes no writes at present.
     pub fn start_scrub(&mut self, from: u64) -> bool {

@@ -64,6 +64,11 @@ impl Growth {
         matches!(self.stage, Stage::Writing(..) | Stage::Flush(..) | Stage::Naming(..))
     }
 
+    /// Whether a grant is at hand, which counts on the drive table as it is.
+    pub fn has_grant(&self) -> bool {
+        !matches!(self.stage, Stage::Idle | Stage::Asked)
+    }
+
     /// The row that a superblock version may name already: its places must not lose their last current copy.
     pub fn pending(&self) -> &[Extent] {
         match &self.stage {
@@ -160,11 +165,12 @@ impl Group {
         let fitting = grant.row.get() == self.superblock.rows
             && grant.extents.len() == self.geometry.row_extents()
             && self.may_join(&grant)
-            && self.every_place_usable(&grant.extents);
+            && self.every_place_usable(&grant.extents)
+            && !grant.extents.iter().any(|extent| self.moving.leaves(extent.drive));
         if !fitting {
             return self.give_up_row();
         }
-        if !self.room(turn, 64) || self.sweep.holds_growth() {
+        if !self.room(turn, 64) || self.sweep.holds_growth() || self.moving.holds_growth() {
             self.growth.stage = Stage::Granted(grant);
             return;
         }

@@ -133,8 +133,23 @@ impl Group {
         assert!(reached, "row {row}, column {column} has no current copy to write to");
     }
 
-    /// Writes blocks of one extent, if its drive is current; notes that it missed them if it is failing.
+    /// Writes blocks of one extent, and of its successor if it moves.
     pub fn write_extent<M: Memory>(
+        &mut self,
+        turn: &mut Turn<'_, M>,
+        job: JobId,
+        extent: Extent,
+        block: u32,
+        memory: &[Segment],
+    ) {
+        self.write_just_extent(turn, job, extent, block, memory);
+        if let Some(other) = self.moving.shadow(extent) {
+            self.write_just_extent(turn, job, other, block, memory);
+        }
+    }
+
+    /// Writes blocks of one extent, if its drive is current; notes that it missed them if it is failing.
+    pub fn write_just_extent<M: Memory>(
         &mut self,
         turn: &mut Turn<'_, M>,
         job: JobId,
@@ -241,7 +256,7 @@ impl Group {
             self.joining_failed(job, done.drive);
         } else if done.result.is_err() && self.drives.is(done.drive, Health::Resyncing) {
             self.drives.get_mut(done.drive).stats.write_errors += 1;
-            self.resync_failed();
+            self.copy_failed(done.drive);
         } else if done.result.is_err() {
             let out = self.drive_failed(done.drive);
             let job = self.ops.job_mut(job);
@@ -258,7 +273,24 @@ impl Group {
         self.put_out(drive)
     }
 
-    fn put_out(&mut self, drive: DriveIx) -> bool {
+    /// A drive that gets a copy failed, before anybody counted on it.
+    fn copy_failed(&mut self, drive: DriveIx) {
+        if self.moving.takes_over(drive) {
+            self.successor_failed(drive);
+        } else {
+            self.resync_failed();
+        }
+    }
+
+    pub fn put_out(&mut self, drive: DriveIx) -> bool {
+        let out = self.put_one_out(drive);
+        if out && self.moving.takes_over(drive) {
+            self.unname_moved();
+        }
+        out
+    }
+
+    fn put_one_out(&mut self, drive: DriveIx) -> bool {
         if self.drives.is(drive, Health::Returning) {
             self.drives.get_mut(drive).health = Health::Failing;
             self.mark_stale(drive);
@@ -286,7 +318,7 @@ impl Group {
             Health::Failing | Health::Stale | Health::Missing => Ok(()),
             Health::Joining => Err(StaysIn::Joining),
             Health::Resyncing => {
-                self.resync_failed();
+                self.copy_failed(drive);
                 Ok(())
             }
             Health::Current | Health::Returning => {

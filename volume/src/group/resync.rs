@@ -36,7 +36,7 @@ impl Group {
     /// A drive of the group that is not current can be used again. Ignored while another one is resynced: the
     /// caller sees that in the figures and asks again.
     pub fn drive_returned(&mut self, drive: NewDrive) {
-        if self.sweep.errand != Errand::Resync {
+        if !matches!(self.sweep.errand, Errand::Resync | Errand::Move) {
             self.sweep.asked = Some(drive);
         }
         self.again = true;
@@ -201,8 +201,10 @@ impl Group {
 
     /// The catalogue calls the drive current.
     pub fn current_stored(&mut self, version: u64) {
-        if self.sweep.stage != Stage::Tell(version) {
-            return;
+        match self.sweep.stage {
+            Stage::Tell(told) if told == version => {}
+            Stage::TellMoved(told, drive) if told == version => return self.told_moved(version, drive),
+            _ => return,
         }
         let place = self.drives.get_mut(self.sweep.drive);
         if place.health == Health::Returning {

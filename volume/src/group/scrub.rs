@@ -188,7 +188,7 @@ impl Group {
         if self.sweep.errand != Errand::Scrub || !self.sweep.walking() || self.sweep.reading > 0 {
             return false;
         }
-        if self.sweep.asked.is_none() {
+        if self.sweep.asked.is_none() && !self.move_waits() {
             return self.sweep.scrub.is_full();
         }
         let leaf = tree::page_covers(0).get();

@@ -49,6 +49,8 @@ pub(crate) struct Writer {
     /// Failing drives that the version being written calls stale.
     marked: DriveSet,
     homes: Vec<Home>,
+    /// Where the versions from the next one on are written.
+    next_homes: Option<Vec<Home>>,
 }
 
 impl Writer {
@@ -64,6 +66,7 @@ impl Writer {
             storing: None,
             marked: DriveSet::EMPTY,
             homes,
+            next_homes: None,
         }
     }
 
@@ -71,6 +74,12 @@ impl Writer {
     pub fn want(&mut self) -> u64 {
         self.wanted = self.version + 1;
         self.wanted
+    }
+
+    /// The next version goes to these places, as many as before.
+    pub fn set_homes(&mut self, homes: Vec<Home>) {
+        assert!(homes.len() == self.homes.len(), "a home row keeps its shape");
+        self.next_homes = Some(homes);
     }
 
     /// The version that was asked for last.
@@ -136,6 +145,9 @@ impl Group {
         if !self.room(turn, 2 * MAX_DRIVES) {
             return;
         }
+        if let Some(homes) = self.writer.next_homes.take() {
+            self.writer.homes = homes;
+        }
         self.writer.version += 1;
         self.superblock.version = self.writer.version;
         self.superblock.durable = self.durable;
@@ -156,9 +168,9 @@ impl Group {
             let slot = if newest { self.writer.newest[i] } else { 1 - self.writer.newest[i] };
             let memory = [Segment { buf: self.buffers.superblocks.plus(i as u32), blocks: 1 }];
             let home = self.writer.homes[i].extent;
-            self.write_extent(turn, job, home, fixed::SUPERBLOCKS[usize::from(slot)], &memory);
+            self.write_just_extent(turn, job, home, fixed::SUPERBLOCKS[usize::from(slot)], &memory);
             if self.config.bug(Planted::SlotsTogether) {
-                self.write_extent(turn, job, home, fixed::SUPERBLOCKS[1 - usize::from(slot)], &memory);
+                self.write_just_extent(turn, job, home, fixed::SUPERBLOCKS[1 - usize::from(slot)], &memory);
             }
         }
         self.ops.seal_job(job);

@@ -1,7 +1,8 @@
 //! A sweep: everything that the superblock leads to is visited, block by block, while the group goes on.
 //!
-//! Two errands send it. A *resync* (`resync.rs`) brings what a drive lacks to that drive; a *scrub* (`scrub.rs`) reads
-//! every copy that counts and has wrong ones written again. They share the way: a checkpoint first, so that all
+//! Three errands send it. A *resync* (`resync.rs`) brings what a drive lacks to that drive; a *move* (`moving.rs`) what
+//! one drive has to others; a *scrub* (`scrub.rs`) reads every copy that counts and has wrong ones written again. They
+//! share the way: a checkpoint first, so that all
 //! that matters lies below the directory; then map, cut subtrees, bitmap tree with bitmaps, the directory's own
 //! pages, row and history pages, headers. Blocks go a unit at a time; a unit holds its blocks from the look-up until
 //! its last write has ended, so that a block is never handed out under it. Between two units it rests (`pace.rs`).
@@ -34,6 +35,7 @@ const _: () = assert!(rlog::MAX_COMMIT_BLOCKS <= UNIT_BLOCKS);
 pub(super) enum Errand {
     None,
     Resync,
+    Move,
     Scrub,
 }
 
@@ -96,6 +98,18 @@ pub(super) enum Stage {
     Name(u64),
     /// Resync: the catalogue hears of it.
     Tell(u64),
+    /// Move: row pages are being written.
+    MovePages,
+    /// Move: this flush is behind them.
+    MoveFlush(u64),
+    /// Move: this version names the drives that take over.
+    NameMoved(u64),
+    /// Move: the catalogue hears of this one.
+    TellMoved(u64, DriveIx),
+    /// Move: the old drive goes stale.
+    Retire,
+    /// Move: this version names the old rows again.
+    Unname(u64),
     /// Given up; what is in flight ends first.
     Leaving,
 }
@@ -132,7 +146,7 @@ pub(crate) struct Sweep {
     cuts_done: Vec<Ref>,
     pub(super) unit: Vec<Item>,
     pub(super) reading: u32,
-    writing: bool,
+    pub(super) writing: bool,
     pub(super) batch: Option<u64>,
     pub(super) copied: u64,
     pub(super) lost: u64,
@@ -244,6 +258,9 @@ impl Group {
             };
             self.sweep.pace.done(turn.now, blocks, (rate, waits));
         }
+        if self.sweep.errand == Errand::Move && self.sweep.walking() {
+            self.look_at_successors();
+        }
         if self.sweep.unit_busy() {
             return;
         }
@@ -271,9 +288,18 @@ impl Group {
             }
             Stage::Last(number) => {
                 if self.checkpointed(number) {
-                    self.name_it();
+                    if self.sweep.errand == Errand::Move {
+                        self.name_successors(turn)
+                    } else {
+                        self.name_it()
+                    }
                 }
             }
+            Stage::MovePages => self.write_successor_pages(turn),
+            Stage::MoveFlush(ticket) if self.flusher.is_done(ticket) => self.name_moved(),
+            Stage::NameMoved(version) if self.writer.is_durable(version) => self.tell_moved(turn, version),
+            Stage::Retire => self.retire(),
+            Stage::Unname(version) if self.writer.is_durable(version) => self.unnamed(),
             Stage::Map | Stage::Cuts | Stage::Bitmaps => self.walk_on(turn),
             Stage::Directory => self.visit_directory(),
             Stage::Rows(from) => self.visit_rows(from),
@@ -299,7 +325,7 @@ impl Group {
             self.sweep.asked = None;
             return false;
         }
-        self.begin_resync() || self.begin_scrub()
+        self.begin_resync() || self.begin_move() || self.begin_scrub()
     }
 
     /// Asks for a checkpoint.
@@ -326,6 +352,7 @@ impl Group {
         match self.sweep.errand {
             Errand::None => {}
             Errand::Resync => self.give_up_resync(),
+            Errand::Move => self.give_up_move(),
             Errand::Scrub => self.sweep_to(Stage::Leaving),
         }
     }
@@ -340,7 +367,7 @@ impl Group {
     /// Everything was visited and flushed.
     fn swept(&mut self) {
         match self.sweep.errand {
-            Errand::Resync => {
+            Errand::Resync | Errand::Move => {
                 let number = self.next_checkpoint();
                 self.sweep_to(Stage::Last(number));
             }

@@ -106,6 +106,7 @@ impl Recovery {
             growth: Growth::new(superblock.rows < config.max_rows),
             repairs: Repairs::new(),
             sweep: Sweep::new(),
+            moving: crate::group::moving::Moving::default(),
             history: self.history.lines().to_vec(),
             completed,
             durable: superblock.durable.max(completed),

@@ -162,6 +162,8 @@ pub struct World {
     pub grants: VecDeque<RowGrant>,
     /// Drives that were added later.
     pub added: u8,
+    /// For each place of a row, the drive that has it.
+    pub places: Vec<u8>,
     /// The pool hands out rows whose legs all lie on the last drive.
     pub bad_row: bool,
     pub catalogue: Vec<CopyEntry>,
@@ -227,6 +229,7 @@ impl World {
             overtaken: HashMap::new(),
             unflushed: HashMap::new(),
             handles: (0..shape.drives()).collect(),
+            places: (0..shape.drives()).collect(),
             next_extent: 1,
             extents: shape.rows,
             grants: VecDeque::new(),
@@ -325,8 +328,12 @@ impl World {
         self.generation += 1;
         let (shape, generation, absent) = (self.shape, self.generation, self.absent);
         self.handles = (0..shape.drives() + self.added).filter(|d| absent >> d & 1 == 0).collect();
-        let request = request(&shape, self.added, generation, self.create, absent, &self.catalogue);
-        let request = OpenRequest { forced: self.forced, ..request };
+        let mut request = request(&shape, self.added, generation, self.create, absent, &self.catalogue);
+        let at_hand: Vec<u8> = self.handles.clone();
+        for (drive, candidate) in at_hand.into_iter().zip(&mut request.drives) {
+            candidate.homes = self.homes_on(drive);
+        }
+        request.forced = self.forced;
         inside(|| self.engine = Volume::open(config, request));
         self.memory = VecMemory::new(self.engine.memory_blocks());
     }
@@ -433,6 +440,13 @@ impl World {
         NewDrive { uuid: uuid(drive), handle, blocks: Blocks::new(1 << 30), volatile: self.shape.volatile }
     }
 
+    /// A drive that was added, as the driver knows it now.
+    pub fn drive(&mut self, drive: u8) -> NewDrive {
+        let handle = self.handles.iter().position(|known| *known == drive).expect("at hand");
+        let (handle, volatile) = (DriveIx::new(handle as u8), self.shape.volatile);
+        NewDrive { uuid: uuid(drive), handle, blocks: Blocks::new(1 << 30), volatile }
+    }
+
     /// A drive of the group is there again, under a new number. Nothing of its former life may be in flight.
     pub fn back(&mut self, drive: u8) {
         assert!(self.pending.iter().all(|pending| pending.io.drive != drive), "its queue is not gone");
@@ -446,11 +460,33 @@ impl World {
         inside(|| self.engine.reply(Reply::Returned(new)));
     }
 
+    /// Extents whose header says that they are of the home row.
+    fn homes_on(&self, drive: u8) -> Vec<ExtentNo> {
+        let of_home = |extent: &ExtentNo| {
+            let mut block = [0; base::BLOCK_BYTES];
+            let start = volume::label::extent_start(*extent, self.shape.extent);
+            self.drives[usize::from(drive)].read(start.get(), &mut block);
+            volume::Header::decode(&block).is_ok_and(|header| header.row == base::RowNo::ZERO)
+        };
+        (0..self.shape.rows + 1).map(ExtentNo::new).filter(of_home).collect()
+    }
+
+    /// Everything that the group has on one drive is to go to others, to the extents of the same numbers.
+    pub fn leave(&mut self, drive: u8, to: &[NewDrive]) {
+        let from = uuid(drive);
+        let here = self.engine.extents_on(from);
+        let extents = here.iter().enumerate().map(|(i, extent)| (*extent, i % to.len(), *extent)).collect();
+        inside(|| self.engine.reply(Reply::Move(base::MoveGrant { from, to: to.to_vec(), extents })));
+    }
+
     fn answer_row(&mut self, wanted: base::RowNo) {
         let reply = if let Some(grant) = self.grants.pop_front() {
             Reply::Row(RowGrant { row: wanted, ..grant })
         } else if self.next_extent < self.extents {
             let mut extents = row(&self.shape, self.next_extent);
+            for (extent, drive) in extents.iter_mut().zip(&self.places) {
+                extent.drive = self.engine.index_of(uuid(*drive)).expect("a drive of the group");
+            }
             if self.bad_row {
                 let last = *extents.last().expect("a leg");
                 extents.fill(last);
@@ -466,10 +502,11 @@ impl World {
     /// The catalogue stores what it was asked to store, and says so.
     pub fn store_marks(&mut self) {
         for (drives, version) in core::mem::take(&mut self.marks) {
-            for drive in (0..self.shape.drives() + self.added).filter(|d| drives >> d & 1 == 1) {
-                self.catalogue.retain(|entry| entry.drive != uuid(drive));
+            for index in (0..32).filter(|d| drives >> d & 1 == 1) {
+                let drive = self.engine.drive(DriveIx::new(index)).expect("a drive of the table");
+                self.catalogue.retain(|entry| entry.drive != drive);
                 let state = CopyState::Stale { seq: Seq::ZERO, ckpt: base::CkptNo::ZERO };
-                self.catalogue.push(CopyEntry { drive: uuid(drive), state, version });
+                self.catalogue.push(CopyEntry { drive, state, version });
             }
             inside(|| self.engine.reply(Reply::StaleStored { version }));
         }

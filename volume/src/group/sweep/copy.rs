@@ -85,15 +85,14 @@ impl Group {
         let mut at = 0;
         while at < self.sweep.unit.len() {
             let item = self.sweep.unit[at];
-            let Some(leg) = self.leg_on(item.pba).filter(|_| item.ready) else {
+            let Some(extent) = self.copied_to(item.pba).filter(|_| item.ready) else {
                 at += 1;
                 continue;
             };
             let count = self.run_from(at, |other| other.ready);
             let place = self.geometry.place(item.pba);
-            let extent = self.extent(place.row, leg, place.column);
             let memory = [Segment { buf: self.unit_buffer(at), blocks: count as u32 }];
-            self.write_extent(turn, job, extent, place.block, &memory);
+            self.write_just_extent(turn, job, extent, place.block, &memory);
             self.sweep.copied += count as u64;
             at += count;
         }

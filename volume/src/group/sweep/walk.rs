@@ -16,17 +16,22 @@ impl Group {
         self.buffers.sweep.plus(index as u32)
     }
 
-    /// The leg that the drive of a resync has of a block, if any.
-    pub(super) fn leg_on(&self, pba: Pba) -> Option<LegId> {
+    /// Where a block is to be copied to, if it is: the leg that the drive of a resync has of it, or the successor of
+    /// an extent that moves.
+    pub(super) fn copied_to(&self, pba: Pba) -> Option<Extent> {
         let place = self.geometry.place(pba);
-        self.legs().find(|leg| self.extent(place.row, *leg, place.column).drive == self.sweep.drive)
+        let mut extents = self.legs().map(|leg| self.extent(place.row, leg, place.column));
+        if self.sweep.errand == Errand::Move {
+            return extents.find_map(|extent| self.moving.shadow(extent));
+        }
+        extents.find(|extent| extent.drive == self.sweep.drive)
     }
 
     /// Adds a block to the unit, and holds it from now on; a resync leaves out what its drive has no leg of. Returns
     /// its buffer.
     fn add(&mut self, pba: Pba, check: Check, what: What) -> Option<BufId> {
-        if self.sweep.errand == Errand::Resync {
-            self.leg_on(pba)?;
+        if self.sweep.errand != Errand::Scrub {
+            self.copied_to(pba)?;
         }
         Some(self.add_anyway(pba, check, what))
     }
@@ -106,7 +111,7 @@ impl Group {
             self.sweep.scrub.seen = Some(page);
             self.add(page.pba, page.check, at);
         } else if !self.fetch_page(turn, &page) {
-            if self.sweep.errand == Errand::Resync {
+            if self.sweep.errand != Errand::Scrub {
                 self.note_lost(page.pba, at);
             }
             self.sweep.walk.skip();
@@ -121,7 +126,7 @@ impl Group {
         let what = self.what_page(at.0, at.1);
         if self.wants(page)
             && let Some(to) = self.add(page.pba, page.check, what)
-            && self.sweep.errand == Errand::Resync
+            && self.sweep.errand != Errand::Scrub
         {
             turn.memory.copy_block(buf, to);
             self.sweep.unit.last_mut().expect("just added").ready = true;
@@ -293,11 +298,16 @@ impl Group {
         let scrubs = self.sweep.errand == Errand::Scrub;
         let columns = usize::from(self.geometry.columns);
         let extents = self.geometry.row_extents();
-        row = row.max(u32::from(!scrubs));
+        row = row.max(u32::from(self.sweep.errand == Errand::Resync));
         while row < self.superblock.rows && self.sweep.unit.len() + extents <= UNIT_BLOCKS as usize {
             for i in 0..extents {
                 let extent = self.rows[row as usize * extents + i];
-                if scrubs || extent.drive == self.sweep.drive {
+                let named = match self.sweep.errand {
+                    Errand::Move => self.moving.shadow(extent),
+                    Errand::Resync if extent.drive != self.sweep.drive => None,
+                    _ => Some(extent),
+                };
+                if let Some(extent) = named {
                     self.add_header(turn, extent, RowNo::new(row), (i / columns, i % columns));
                 }
             }

@@ -1,0 +1,257 @@
+//! Moves: everything that a group has on one drive goes to others while it is served, whatever fails meanwhile.
+mod world;
+use base::{Engine, NewDrive, Op, Phase};
+use std::cell::Cell;
+use std::rc::Rc;
+use volume::{CopyHealth, MoveOutcome, MoveRefusal};
+use world::{Shape, Verdict, World};
+
+/// Drives that fail everything, a bit for each.
+fn broken(world: &mut World) -> Rc<Cell<u32>> {
+    let broken = Rc::new(Cell::new(0u32));
+    let seen = broken.clone();
+    world.verdict =
+        Box::new(move |io| if seen.get() >> io.drive & 1 == 1 { Verdict::Fail } else { Verdict::Do });
+    broken
+}
+
+fn some_writes(world: &mut World, count: u64) {
+    for _ in 0..count {
+        let sector = world.random() % (world.shape.sectors - 512);
+        match world.random() % 10 {
+            0 => world
+                .ask(Op::Discard, sector, 1 + sector % 4000 % (world.shape.sectors - sector))
+                .expect("done"),
+            1 => world.flush().expect("flushed"),
+            _ => world.write(sector, 1 + sector % 64).expect("written"),
+        }
+    }
+}
+
+fn outcome(world: &World) -> Option<MoveOutcome> {
+    world.engine.stats().and_then(|stats| stats.moving).map(|moving| moving.outcome)
+}
+
+/// Waits for the end of a move while the guest writes.
+fn end_of_move(world: &mut World) -> MoveOutcome {
+    loop {
+        match outcome(world).expect("a move was asked for") {
+            MoveOutcome::Copying => some_writes(world, 3),
+            end => return end,
+        }
+    }
+}
+
+/// The drive that had a place is wiped; another one has it.
+fn taken_over(world: &mut World, old: u8, new: u8) {
+    let at = world.places.iter().position(|drive| *drive == old).expect("a drive with rows");
+    world.places[at] = new;
+    world.drives[usize::from(old)] = Default::default();
+}
+
+/// Each leg alone has everything that was acknowledged.
+fn assert_each_leg_is_whole(world: &mut World) {
+    world.flush().expect("flushed");
+    let (legs, columns) = (world.shape.legs, world.shape.columns);
+    for leg in 0..legs {
+        world.close();
+        let columns = usize::from(columns);
+        let of_leg = world.places[usize::from(leg) * columns..][..columns]
+            .iter()
+            .fold(0, |all, drive| all | 1u32 << drive);
+        let (drives, catalogue) = (world.drives.clone(), world.catalogue.clone());
+        world.kill();
+        world.absent = !of_leg;
+        world.reopen();
+        world.check_all();
+        world.close();
+        world.kill();
+        (world.drives, world.catalogue, world.absent) = (drives, catalogue, 0);
+        world.reopen();
+    }
+}
+
+fn shapes() -> [Shape; 4] {
+    [
+        Shape::MIRROR,
+        Shape { legs: 3, ..Shape::MIRROR },
+        Shape { columns: 2, ..Shape::MIRROR },
+        Shape { legs: 1, ..Shape::MIRROR },
+    ]
+}
+
+#[test]
+fn a_drive_is_left_while_the_group_is_served() {
+    for shape in shapes() {
+        let mut world = World::new(shape);
+        some_writes(&mut world, 200);
+        let last = shape.legs * shape.columns - 1;
+        let new = world.add_drive();
+        world.leave(last, &[new]);
+        assert_eq!(end_of_move(&mut world), MoveOutcome::Left);
+        taken_over(&mut world, last, last + 1);
+        some_writes(&mut world, 200);
+        world.check_all();
+        assert_each_leg_is_whole(&mut world);
+        some_writes(&mut world, 50);
+        world.cut_power();
+        world.reopen();
+        world.check_all();
+    }
+}
+
+/// A drive that is gone is replaced by two.
+#[test]
+fn a_dead_drive_is_replaced_by_two() {
+    let mut world = World::new(Shape::MIRROR);
+    let broken = broken(&mut world);
+    for sector in (0..12_000).step_by(512) {
+        world.write(sector, 512).expect("written");
+    }
+    assert!(world.engine.extents_on(world::uuid(1)).len() > 2, "extents for both");
+    broken.set(2);
+    some_writes(&mut world, 50);
+    let (a, b) = (world.add_drive(), world.add_drive());
+    world.leave(1, &[a, b]);
+    assert_eq!(end_of_move(&mut world), MoveOutcome::Left);
+    assert!(world.engine.extents_on(world::uuid(1)).is_empty());
+    let views = world.engine.stats().expect("served").drives;
+    assert!(views.iter().filter(|view| view.health == CopyHealth::Current).count() == 3, "{views:?}");
+    world.close();
+    let drives = world.drives.clone();
+    world.kill();
+    world.absent = 0b11;
+    world.reopen();
+    world.check_all();
+    world.close();
+    world.drives = drives;
+}
+
+/// The table of drives does not fill up with those that were left.
+#[test]
+fn drives_may_be_replaced_for_ever() {
+    let mut world = World::new(Shape { sectors: 2048, ..Shape::MIRROR });
+    some_writes(&mut world, 30);
+    for round in 0..40u8 {
+        let new = world.add_drive();
+        let old = world.places[usize::from(round % 2)];
+        world.leave(old, &[new]);
+        assert_eq!(end_of_move(&mut world), MoveOutcome::Left, "round {round}");
+        let added = world.drives.len() as u8 - 1;
+        taken_over(&mut world, old, added);
+        some_writes(&mut world, 3);
+    }
+    assert!(world.engine.drives().count() < 6);
+    world.check_all();
+}
+
+#[test]
+fn a_move_that_does_not_fit_changes_nothing() {
+    let mut world = World::new(Shape::MIRROR);
+    some_writes(&mut world, 200);
+    let new = world.add_drive();
+    let refused = |world: &mut World, to: &[NewDrive]| {
+        world.leave(1, to);
+        world.settle();
+        outcome(world)
+    };
+    let misfit = Some(MoveOutcome::GivenUp(MoveRefusal::Misfit));
+    let small = NewDrive { blocks: base::Blocks::new(300), ..new };
+    assert_eq!(refused(&mut world, &[small]), misfit);
+    // The other leg's drive.
+    let other = NewDrive { uuid: world::uuid(0), ..new };
+    assert_eq!(refused(&mut world, &[other]), misfit);
+    assert_eq!(refused(&mut world, &[new, new]), misfit);
+    assert_eq!(world.engine.drives().count(), 2);
+    assert_eq!(refused(&mut world, &[new]), Some(MoveOutcome::Left));
+}
+
+/// Failures of any drive, crashes, power cuts, closes, at any moment of a move: what was acknowledged stays, and in the
+/// end the drive can be left.
+#[test]
+fn any_story_of_a_move_ends_well() {
+    for seed in 0..200u64 {
+        let shape = shapes()[(seed % 3) as usize];
+        let mut world = World::new(Shape { sectors: 8192, ..shape });
+        world.random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        world.shuffle = seed % 2 == 0;
+        let broken = broken(&mut world);
+        some_writes(&mut world, 40);
+        let mut last = shape.legs * shape.columns - 1;
+        let new = last + 1;
+        world.add_drive();
+        for _ in 0..8 {
+            let idle = outcome(&world) != Some(MoveOutcome::Copying);
+            match world.random() % 8 {
+                0..3 if idle && last != new => {
+                    world.settle();
+                    let new = world.drive(new);
+                    world.leave(last, &[new]);
+                    let steps = world.random() % 400;
+                    (0..steps).for_each(|_| drop(world.step()));
+                }
+                3 => {
+                    // One leg only: the one that moves, or its successor.
+                    broken.set(1 << if world.one_in(2) { new } else { last });
+                    some_writes(&mut world, 10);
+                    broken.set(0);
+                    world.settle();
+                }
+                4 => {
+                    world.cut_power();
+                    world.reopen();
+                }
+                5 => world.kill_and_reopen(),
+                6 if world.one_in(3) => {
+                    world.close();
+                    world.reopen();
+                }
+                _ => some_writes(&mut world, 10),
+            }
+            if last != new && world.engine.extents_on(world::uuid(last)).is_empty() {
+                // It was left, or a crash came before it was stale: then it is left now.
+                while outcome(&world) != Some(MoveOutcome::Left) {
+                    world.settle();
+                    let to = world.drive(new);
+                    world.leave(last, &[to]);
+                    world.settle();
+                }
+                taken_over(&mut world, last, new);
+                last = new;
+            }
+            for drive in 0..world.drives.len() as u8 {
+                let stats = world.engine.stats().expect("served");
+                let stale = stats
+                    .drives
+                    .iter()
+                    .any(|view| view.uuid == world::uuid(drive) && view.health != CopyHealth::Current);
+                let has_rows = !world.engine.extents_on(world::uuid(drive)).is_empty();
+                if stale && has_rows && outcome(&world) != Some(MoveOutcome::Copying) {
+                    world.settle();
+                    world.back(drive);
+                    world.settle();
+                }
+            }
+            world.check_all();
+        }
+        broken.set(0);
+        world.settle();
+        assert_eq!(world.engine.phase(), Phase::Serving, "seed {seed}");
+        let idle = |world: &World| world.engine.stats().expect("served").resync.is_none();
+        for _ in 0..6 {
+            for drive in world.places.clone() {
+                world.settle();
+                if idle(&world) && outcome(&world) != Some(MoveOutcome::Copying) {
+                    world.back(drive);
+                }
+                world.settle();
+            }
+        }
+        let stats = world.engine.stats().expect("served");
+        for place in &world.places {
+            let view = stats.drives.iter().find(|view| view.uuid == world::uuid(*place)).expect("listed");
+            assert_eq!(view.health, CopyHealth::Current, "seed {seed}: {:?}", stats.drives);
+        }
+        assert_each_leg_is_whole(&mut world);
+    }
+}
