@@ -27,6 +27,8 @@ impl<S: Subject> Run<S> {
         self.read_everything()?;
         self.all_drives_back()?;
         let scrubbed = self.scrub_everything()?;
+        let rows = |drive: &simkit::SimDrive| S::extents_on(self.world.engine(), drive.uuid).is_empty();
+        self.rowless = self.world.drives.iter().map(rows).collect();
         self.world.close();
         while !matches!(self.world.phase(), Phase::Closed | Phase::Refused) {
             self.step()?;
@@ -51,7 +53,8 @@ impl<S: Subject> Run<S> {
     fn all_drives_back(&mut self) -> Turned {
         for _ in 0..MOST_STEPS {
             let lacks = self.lacking().iter().any(|drive| !self.world.drives[*drive].is_dead());
-            if !lacks || self.world.phase() != Phase::Serving {
+            let waits = lacks || S::moving(self.world.engine());
+            if !waits || self.world.phase() != Phase::Serving {
                 return Ok(());
             }
             if self.verbs.chance(1, 20) {
@@ -158,7 +161,10 @@ impl<S: Subject> Run<S> {
         // A place may have had several drives, one after the other.
         let all_there = |place: usize| {
             let mut here = (0..drives.len()).filter(|i| self.shape.place_of(*i) == place);
-            here.all(|i| self.counts(i) || !self.world.control.pool.has(i))
+            here.all(|i| {
+                let unused = if self.shape.twins { self.rowless[i] } else { !self.world.control.pool.has(i) };
+                self.counts(i) || unused
+            })
         };
         let held = |places: &Places| places.iter().any(|(drive, _)| stays(usize::from(drive.get())));
         let right = |(drive, at): &(DriveIx, DriveBlock)| {
@@ -187,6 +193,7 @@ impl<S: Subject> Run<S> {
         let subject = self.world.opener().clone();
         let mut world = World::new(subject, drives, self.world.control.clone(), fresh.fork());
         world.trace.verbose = self.world.trace.verbose;
+        world.twins = self.world.twins;
         world.trace.say(|| format!("without leg {leg}"));
         let mut model = self.model.clone();
         model.crash();

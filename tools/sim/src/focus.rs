@@ -106,6 +106,7 @@ impl Focus {
                 (shape.extent_blocks, shape.volume_blocks) = (256, shape.volume_blocks.min(256));
                 shape.mix = *rng.pick(&[[15, 60, 5, 15, 5], [20, 70, 1, 7, 2], [10, 40, 30, 15, 5]]);
                 shape.requests = shape.requests.max(300);
+                shape.twins = rng.chance(1, 2);
             }
         }
         shape.bad_leg %= shape.legs;

@@ -90,6 +90,8 @@ pub struct Run<S: Subject> {
     unconfirmed: Vec<(Seq, Durable)>,
     /// Turns until a recovery is cut short.
     recovery_left: Option<u64>,
+    /// At the end: drives that no row names.
+    pub(crate) rowless: Vec<bool>,
     /// Drives that have joined the pool.
     pub(crate) joined: usize,
     /// Turns until a crash that follows such a drive.
@@ -115,6 +117,7 @@ impl<S: Subject> Run<S> {
         world.trace.verbose = verbose;
         world.trace.say(|| format!("{shape:?}"));
         world.slow_control = shape.slow_control;
+        world.twins = shape.twins.then(|| shape.all_drives());
         let model = Model::new(shape.seed, shape.volume_blocks);
         Self::around(shape, world, model, rng)
     }
@@ -142,6 +145,7 @@ impl<S: Subject> Run<S> {
             opened: 0,
             unconfirmed: Vec::new(),
             recovery_left: None,
+            rowless: Vec::new(),
             joined: 0,
             joining_left: None,
             was: Phase::Recovering,

@@ -95,6 +95,8 @@ pub struct Shape {
     pub flush_factor: u64,
     /// A drive of the leg that faults strike is put out about once in so many turns; 0 is never.
     pub outs: u64,
+    /// Each drive has another one that can take its place, and gives it back later.
+    pub twins: bool,
     /// How many in a thousand answers of the control plane take a second.
     pub slow_control: u64,
 }
@@ -160,6 +162,7 @@ impl Shape {
             recovery_faults: 0,
             flush_factor: 1,
             outs: 0,
+            twins: false,
             slow_control: 50,
         };
         if tight {
@@ -241,6 +244,11 @@ impl Shape {
     /// Drives of the group at last.
     pub fn all_drives(&self) -> usize {
         self.drives() * (usize::from(self.spares) + 1)
+    }
+
+    /// Drives of the world: those, and the ones that may take the place of the first.
+    pub fn world_drives(&self) -> usize {
+        self.all_drives() + if self.twins { self.drives() } else { 0 }
     }
 
     /// The place of a row (`leg * columns + column`) that a drive serves.

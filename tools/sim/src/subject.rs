@@ -2,7 +2,7 @@
 use crate::checks::Violation;
 use crate::checks::c5::AtRest;
 use crate::shape::Shape;
-use base::{Seq, Uuid};
+use base::{ExtentNo, Seq, Uuid};
 use simkit::{Control, Open, Rng, SimDrive};
 
 /// How a scrub stands.
@@ -36,6 +36,20 @@ pub trait Subject: Open + Clone {
     }
     /// Puts a drive out, if the engine can do without it.
     fn take_out(_: &mut Self::Engine, _: Uuid) {}
+    /// Whether a drive is being left.
+    fn moving(_: &Self::Engine) -> bool {
+        false
+    }
+    /// The extents of a drive that rows name.
+    fn extents_on(_: &Self::Engine, _: Uuid) -> Vec<ExtentNo> {
+        Vec::new()
+    }
+    /// Whether a drive is current though no row names it.
+    fn counts_on(_: &Self::Engine, _: Uuid) -> bool {
+        false
+    }
+    /// Wipes what a group that left this drive has there.
+    fn wipe(&self, _: &mut SimDrive) {}
     /// Starts a scrub of everything. False if this engine cannot, or not now.
     fn start_scrub(_: &mut Self::Engine) -> bool {
         false

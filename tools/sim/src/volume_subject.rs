@@ -22,6 +22,7 @@ use volume::{
 pub struct VolumeGroup {
     config: Config,
     group: Uuid,
+    /// Where its home row may lie: also on the drives that can take the place of the first.
     home: Vec<Extent>,
     extent_blocks: u32,
     volume: NewVolume,
@@ -49,6 +50,10 @@ impl Open for VolumeGroup {
             create: Some(self.volume),
         };
         Volume::open(self.config, request)
+    }
+
+    fn has_rows(engine: &Volume, drive: Uuid) -> bool {
+        !engine.extents_on(drive).is_empty()
     }
 
     fn drive_of(engine: &Volume, index: DriveIx) -> Option<Uuid> {
@@ -98,9 +103,12 @@ impl VolumeGroup {
 
 impl Subject for VolumeGroup {
     fn create(shape: &Shape, planted: Option<&str>, rng: &mut Rng) -> (Self, Vec<SimDrive>, Control) {
-        let (count, all) = (shape.drives(), shape.all_drives());
+        let (count, all) = (shape.drives(), shape.world_drives());
         let extent_blocks = shape.extent_blocks as u32;
-        let size = |drive| FIRST_EXTENT_BLOCK + u64::from(shape.extents_of(drive)) * shape.extent_blocks;
+        // A drive that can take the place of another one is as large.
+        let like = |drive| if drive < shape.all_drives() { drive } else { drive - shape.all_drives() };
+        let size =
+            |drive| FIRST_EXTENT_BLOCK + u64::from(shape.extents_of(like(drive))) * shape.extent_blocks;
         let mut drives: Vec<SimDrive> = (0..all)
             .map(|i| SimDrive::new(Uuid(rng.bytes16()), Blocks::new(size(i)), shape.volatile))
             .collect();
@@ -120,6 +128,13 @@ impl Subject for VolumeGroup {
         let phases = volume::create::plan(&new).expect("shapes of the simulator can be");
         for (drive, at, block) in phases.into_iter().flatten() {
             drives[usize::from(drive.get())].poke(at, &block[..]);
+        }
+        let mut home = home;
+        if shape.twins {
+            let twin =
+                |e: &Extent| Extent { drive: DriveIx::new(e.drive.get() + shape.all_drives() as u8), ..*e };
+            pool.others = (shape.all_drives()..all).collect();
+            home.extend(home.clone().iter().map(twin));
         }
         let sectors = Sectors::new(shape.volume_sectors());
         let volume = NewVolume { uuid: Uuid(rng.bytes16()), sectors };
@@ -151,6 +166,31 @@ impl Subject for VolumeGroup {
         let _ = engine.take_out(drive);
     }
 
+    fn moving(engine: &Volume) -> bool {
+        let moving = engine.stats().and_then(|stats| stats.moving);
+        moving.is_some_and(|moving| moving.outcome == volume::MoveOutcome::Copying)
+    }
+
+    fn extents_on(engine: &Volume, drive: Uuid) -> Vec<ExtentNo> {
+        engine.extents_on(drive)
+    }
+
+    fn counts_on(engine: &Volume, drive: Uuid) -> bool {
+        let Some(stats) = engine.stats() else { return false };
+        let current = |view: &volume::DriveView| view.uuid == drive && view.health == CopyHealth::Current;
+        stats.drives.iter().any(current) && engine.extents_on(drive).is_empty()
+    }
+
+    fn wipe(&self, drive: &mut SimDrive) {
+        let extents = (drive.blocks().get() - FIRST_EXTENT_BLOCK) / u64::from(self.extent_blocks);
+        for extent in 0..extents as u32 {
+            let start = volume::label::extent_start(ExtentNo::new(extent), self.extent_blocks);
+            for block in [volume::layout::extent::HEADER].iter().chain(&volume::layout::extent::SUPERBLOCKS) {
+                drive.poke(start + Blocks::new(u64::from(*block)), &[0; base::BLOCK_BYTES]);
+            }
+        }
+    }
+
     fn start_scrub(engine: &mut Volume) -> bool {
         engine.start_scrub(0)
     }
@@ -166,7 +206,8 @@ impl Subject for VolumeGroup {
     fn lacking(engine: &Volume) -> Vec<Uuid> {
         let Some(stats) = engine.stats() else { return Vec::new() };
         let lacks = |health| !matches!(health, CopyHealth::Current | CopyHealth::Failing);
-        stats.drives.iter().filter(|drive| lacks(drive.health)).map(|drive| drive.uuid).collect()
+        let lacking = stats.drives.iter().filter(|drive| lacks(drive.health)).map(|drive| drive.uuid);
+        lacking.filter(|drive| !engine.extents_on(*drive).is_empty()).collect()
     }
 
     /// At or below D the engine does not read data while it recovers, so it never knows of damage there: a read

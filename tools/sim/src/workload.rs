@@ -3,7 +3,7 @@ use crate::focus::Focus;
 use crate::run::{Kind, Run};
 use crate::shape::Weather;
 use crate::subject::Subject;
-use base::{Op, SECTORS_PER_BLOCK};
+use base::{Op, Phase, SECTORS_PER_BLOCK};
 use simkit::{Armed, FaultKind};
 
 /// Discards and write-zeroes longer than this are rare.
@@ -90,6 +90,9 @@ impl<S: Subject> Run<S> {
 
     /// What an operator does with drives, now and then.
     pub(crate) fn drives_come_and_go(&mut self) {
+        if self.verbs.chance(1, 250) {
+            self.move_a_drive();
+        }
         let scrubs = self.shape.outs != 0 || self.shape.weather == Weather::Rot;
         if scrubs && self.verbs.chance(1, 200) {
             S::start_scrub(self.world.engine_mut());
@@ -109,6 +112,30 @@ impl<S: Subject> Run<S> {
             let uuid = self.world.drives[drive].uuid;
             S::take_out(self.world.engine_mut(), uuid);
         }
+    }
+
+    /// A drive of the leg that faults strike gives its place to its twin, or takes it back.
+    pub(crate) fn move_a_drive(&mut self) {
+        if !self.shape.twins || S::moving(self.world.engine()) || self.world.phase() != Phase::Serving {
+            return;
+        }
+        let places: Vec<usize> = (0..self.shape.drives()).filter(|place| self.shape.is_bad(*place)).collect();
+        let first = *self.verbs.pick(&places);
+        let twin = first + self.shape.all_drives();
+        let extents = |drive: usize| S::extents_on(self.world.engine(), self.world.drives[drive].uuid);
+        let (from, to) = if extents(first).is_empty() { (twin, first) } else { (first, twin) };
+        let mut moved = extents(from);
+        if S::counts_on(self.world.engine(), self.world.drives[to].uuid) {
+            // A crash came after the rows had switched and before the old drive was stale.
+            moved.clear();
+            return self.world.move_drive(to, None, moved);
+        }
+        if self.world.drives[to].is_dead() || !self.world.drives[to].is_idle() || moved.is_empty() {
+            return;
+        }
+        let subject = self.world.opener().clone();
+        subject.wipe(&mut self.world.drives[to]);
+        self.world.move_drive(from, Some(to), moved);
     }
 
     /// Drives that lack something and can be used are handed back, healed or not.
@@ -132,6 +159,9 @@ impl<S: Subject> Run<S> {
         let mut drive = (leg * columns + self.rng.below(columns)) as usize;
         if self.shape.spares > 0 {
             drive += self.shape.drives() * self.rng.below(u64::from(self.shape.spares) + 1) as usize;
+        }
+        if self.shape.twins && drive < self.shape.drives() && self.verbs.chance(1, 2) {
+            drive += self.shape.all_drives();
         }
         let reported = [F::ReadError, F::WriteError, F::FlushError, F::Slow, F::Hang, F::Death, F::SlowRead];
         let hidden = [

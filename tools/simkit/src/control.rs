@@ -12,6 +12,8 @@ pub struct Pool {
     pub free: Vec<Vec<ExtentNo>>,
     /// For each place of a row (`leg * columns + column`), the drives that may take it.
     pub places: Vec<Vec<usize>>,
+    /// Drives that may take the place of others, extent for extent.
+    pub others: Vec<usize>,
     /// Rows handed out. The engine may have lost one in a crash before any superblock named it: it asks again.
     granted: BTreeMap<RowNo, Vec<Extent>>,
 }
@@ -19,7 +21,7 @@ pub struct Pool {
 impl Pool {
     /// A pool with these free extents by drive, whose rows have these places.
     pub fn new(free: Vec<Vec<ExtentNo>>, places: Vec<Vec<usize>>) -> Self {
-        Self { free, places, granted: BTreeMap::new() }
+        Self { free, places, others: Vec::new(), granted: BTreeMap::new() }
     }
 
     /// A drive that joins the pool, for one place of a row.
@@ -30,7 +32,9 @@ impl Pool {
 
     /// Whether a drive is of the pool; where no places are said all are.
     pub fn has(&self, drive: usize) -> bool {
-        self.places.is_empty() || self.places.iter().any(|drives| drives.contains(&drive))
+        self.places.is_empty()
+            || self.others.contains(&drive)
+            || self.places.iter().any(|drives| drives.contains(&drive))
     }
 
     /// Whether there is no row left to hand out.

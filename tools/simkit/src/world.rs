@@ -12,8 +12,8 @@ use crate::rng::Rng;
 use crate::trace::Trace;
 use base::limits::{MAX_DRIVES, MAX_POLL_ACTIONS, MAX_POLL_SEGMENTS};
 use base::{
-    Action, Actions, DriveIx, DriveOp, Duration, Engine, Fault, Gen, Instant, NewDrive, Op, Phase, Reply,
-    Request, RowGrant, SlotId, Uuid, VecMemory,
+    Action, Actions, DriveIx, DriveOp, Duration, Engine, ExtentNo, Fault, Gen, Instant, MoveGrant, NewDrive,
+    Op, Phase, Reply, Request, RowGrant, SlotId, Uuid, VecMemory,
 };
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -54,6 +54,10 @@ pub trait Open {
     /// beyond its end, and from engines whose table is the list of drives.
     fn drive_of(_: &Self::Engine, _: DriveIx) -> Option<Uuid> {
         None
+    }
+    /// Whether rows of the group name extents of this drive.
+    fn has_rows(_: &Self::Engine, _: Uuid) -> bool {
+        false
     }
 }
 
@@ -103,6 +107,8 @@ pub struct World<O: Open> {
     pub fail_at: Option<(u64, crate::Armed)>,
     /// How many in a thousand answers of the control plane take a second.
     pub slow_control: u64,
+    /// How far behind a drive the one is that can take its place, where there are such.
+    pub twins: Option<usize>,
     opener: O,
     engine: O::Engine,
     /// The drive behind each number that the engine uses.
@@ -132,6 +138,7 @@ impl<O: Open> World<O> {
             issued: 0,
             fail_at: None,
             slow_control: 0,
+            twins: None,
             opener,
             engine,
             at_hand,
@@ -211,6 +218,23 @@ impl<O: Open> World<O> {
         let new = new_drive(&self.drives[drive], handle_of(&mut self.at_hand, drive));
         self.engine_mut().reply(Reply::Returned(new));
         true
+    }
+
+    /// Asks the engine to leave a drive for another one, extent for extent.
+    pub fn move_drive(&mut self, from: usize, to: Option<usize>, extents: Vec<ExtentNo>) {
+        self.trace.event(b"mv", [from as u64, to.map_or(u64::MAX, |to| to as u64), self.now.nanos(), 0]);
+        self.trace.say(|| format!("{:>12} drive {from} is left for {to:?}", self.now.nanos()));
+        let new = to.map(|to| new_drive(&self.drives[to], handle_of(&mut self.at_hand, to)));
+        let extents = extents.into_iter().map(|extent| (extent, 0, extent)).collect();
+        let grant = MoveGrant { from: self.drives[from].uuid, to: new.into_iter().collect(), extents };
+        self.engine_mut().reply(Reply::Move(grant));
+    }
+
+    /// The drive that has the place of this one now: a drive that can take its place is as far behind it as
+    /// `twins` says.
+    fn in_place_of(&self, drive: usize) -> usize {
+        let twin = self.twins.map(|twins| drive + twins).filter(|twin| *twin < self.drives.len());
+        twin.filter(|twin| O::has_rows(&self.engine, self.drives[*twin].uuid)).unwrap_or(drive)
     }
 
     /// Moves on to the next thing that happens, at `horizon` at the latest.
@@ -347,7 +371,7 @@ impl<O: Open> World<O> {
             return Reply::Row(grant);
         }
         for extent in &mut grant.extents {
-            let drive = usize::from(extent.drive.get());
+            let drive = self.in_place_of(usize::from(extent.drive.get()));
             let listed = table.iter().position(|listed| *listed == drive);
             if listed.is_none() && (self.drives[drive].is_dead() || self.control.catalogue.is_stale(drive)) {
                 return Reply::NoRow;

@@ -143,7 +143,8 @@ impl Group {
         memory: &[Segment],
     ) {
         self.write_just_extent(turn, job, extent, block, memory);
-        if let Some(other) = self.moving.shadow(extent) {
+        let forgotten = self.config.bug(Planted::MoveNotShadowed);
+        if let Some(other) = self.moving.shadow(extent).filter(|_| !forgotten) {
             self.write_just_extent(turn, job, other, block, memory);
         }
     }
