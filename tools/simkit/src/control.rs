@@ -149,6 +149,7 @@ mod tests {
     #[test]
     fn a_row_that_was_lost_is_granted_again() {
         let mut pool = Pool {
+            others: Vec::new(),
             free: vec![vec![ExtentNo::new(2), ExtentNo::new(1)], vec![ExtentNo::new(1)]],
             places: vec![vec![0], vec![1]],
             granted: BTreeMap::new(),

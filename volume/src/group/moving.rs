@@ -215,7 +215,8 @@ impl Group {
         let here: Vec<usize> = (0..self.rows.len()).filter(|i| self.rows[*i].drive == from).collect();
         let mut news: Vec<(usize, ExtentNo)> = grant.extents.iter().map(|(_, to, new)| (*to, *new)).collect();
         let mut olds: Vec<ExtentNo> = grant.extents.iter().map(|(old, ..)| *old).collect();
-        (news.sort_unstable(), olds.sort_unstable());
+        news.sort_unstable();
+        olds.sort_unstable();
         let once =
             news.windows(2).all(|pair| pair[0] != pair[1]) && olds.windows(2).all(|pair| pair[0] != pair[1]);
         let whole =

@@ -270,7 +270,8 @@ impl Group {
         if self.stands_aside() || (self.sweep.walking() && !self.sweep.pace.may_go(turn.now)) {
             return;
         }
-        match self.sweep.stage {
+        let stage = self.sweep.stage;
+        match stage {
             Stage::Quiet => self.probe(turn),
             Stage::Probe => self.judge_probe(turn),
             Stage::Announce(version) if self.writer.is_durable(version) => {
@@ -280,21 +281,14 @@ impl Group {
                 let number = self.next_checkpoint();
                 self.sweep_to(Stage::Checkpoint(number));
             }
-            Stage::Checkpoint(number) => {
-                if self.checkpointed(number) {
-                    self.sweep.fresh = number;
-                    self.begin_walk();
-                }
+            Stage::Checkpoint(number) if self.checkpointed(number) => {
+                self.sweep.fresh = number;
+                self.begin_walk();
             }
-            Stage::Last(number) => {
-                if self.checkpointed(number) {
-                    if self.sweep.errand == Errand::Move {
-                        self.name_successors(turn)
-                    } else {
-                        self.name_it()
-                    }
-                }
-            }
+            Stage::Last(number) if self.checkpointed(number) => match self.sweep.errand {
+                Errand::Move => self.name_successors(turn),
+                _ => self.name_it(),
+            },
             Stage::MovePages => self.write_successor_pages(turn),
             Stage::MoveFlush(ticket) if self.flusher.is_done(ticket) => self.name_moved(),
             Stage::NameMoved(version) if self.writer.is_durable(version) => self.tell_moved(turn, version),
