@@ -19,6 +19,8 @@ use base::{Action, Column, Duration, Extent, Instant, LegId, Memory, RowGrant, R
 
 /// After a refusal the pool is asked again after so long.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(10_000);
+/// And after so long, if the row was refused because a drive of it is being left.
+const ASK_AGAIN_WHILE_MOVING: Duration = Duration::from_millis(1_000);
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Stage {
@@ -38,6 +40,8 @@ pub(crate) struct Growth {
     wanted: bool,
     /// The pool had nothing; ask again then.
     refused: bool,
+    /// It had something that cannot be used at present: whoever waits for space goes on waiting.
+    deferred: bool,
     retry_at: Option<Instant>,
     rows_left: bool,
     written: Option<bool>,
@@ -45,7 +49,15 @@ pub(crate) struct Growth {
 
 impl Growth {
     pub fn new(rows_left: bool) -> Self {
-        Self { stage: Stage::Idle, wanted: false, refused: false, retry_at: None, rows_left, written: None }
+        Self {
+            stage: Stage::Idle,
+            wanted: false,
+            refused: false,
+            deferred: false,
+            retry_at: None,
+            rows_left,
+            written: None,
+        }
     }
 
     /// Space is short.
@@ -56,7 +68,7 @@ impl Growth {
     /// Whether the group may still grow: nobody has said no.
     pub fn possible(&self) -> bool {
         let under_way = !matches!(self.stage, Stage::Idle | Stage::Leaving);
-        self.rows_left && (!self.refused || under_way)
+        self.rows_left && (!self.refused || self.deferred || under_way)
     }
 
     /// Whether a row is on its way into the superblock.
@@ -99,7 +111,7 @@ impl Growth {
 
     /// The pool grew.
     pub fn ask_again(&mut self) {
-        self.refused = false;
+        (self.refused, self.deferred) = (false, false);
         self.retry_at = None;
     }
 }
@@ -119,7 +131,8 @@ impl Group {
         let low = self.space.free_now().get() < self.geometry.row_blocks() / 8 + self.reserve(256);
         self.growth.wanted |= low && !self.closing;
         if self.growth.refused && self.growth.retry_at.is_none() {
-            self.growth.retry_at = Some(turn.now + ASK_AGAIN_AFTER);
+            let after = if self.growth.deferred { ASK_AGAIN_WHILE_MOVING } else { ASK_AGAIN_AFTER };
+            self.growth.retry_at = Some(turn.now + after);
         }
         if self.growth.retry_at.is_some_and(|at| turn.now >= at) {
             self.growth.ask_again();
@@ -165,9 +178,11 @@ impl Group {
         let fitting = grant.row.get() == self.superblock.rows
             && grant.extents.len() == self.geometry.row_extents()
             && self.may_join(&grant)
-            && self.every_place_usable(&grant.extents)
-            && !grant.extents.iter().any(|extent| self.moving.leaves(extent.drive));
-        if !fitting {
+            && self.every_place_usable(&grant.extents);
+        let leaving = grant.extents.iter().any(|extent| self.moving.leaves(extent.drive));
+        if !fitting || leaving {
+            self.growth.deferred = leaving;
+            self.growth.wanted |= leaving;
             return self.give_up_row();
         }
         if !self.room(turn, 64) || self.sweep.holds_growth() || self.moving.holds_growth() {

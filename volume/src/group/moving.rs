@@ -18,6 +18,9 @@
 //!   that, while the version is not durable: the next version names the old rows again and calls it stale, and what it
 //!   missed waits for that, as with any drive that fails.
 //!
+//! While a drive is being left no row may lie on it: a grant with such a row goes back, and whoever waits for space waits
+//! on (`growth.rs`). Names in the headers of the home row are the agent's, which writes them again after a move.
+//!
 //! Superblock slots are never copied: a superblock says where it lies. The successors' slots get the version that names
 //! them.
 use super::sweep::{Errand, Stage};
