@@ -433,7 +433,10 @@ fn apply_mark(group: &mut GroupRecord, mark: &Mark) -> bool {
         if newer {
             let state = if mark.current { CopyState::Current } else { CopyState::Stale };
             news |= copy.state != state;
-            copy.failed = !mark.current && (copy.failed || mark.failed.contains(&copy.drive));
+            // A mark that was taken before says nothing new: what was forgiven since stays forgiven.
+            let failed =
+                mark.failed.contains(&copy.drive) && (mark.version > copy.version || copy.state != state);
+            copy.failed = !mark.current && (copy.failed || failed);
             (copy.state, copy.version) = (state, mark.version);
             let since = mark.since.get(place).filter(|_| !mark.current);
             (copy.stale_since_seq, copy.stale_since_ckpt) =
@@ -461,4 +464,58 @@ fn same_attachment(name: &str, has: &Attachment, wanted: &Attachment) -> Result<
     };
     Err(Error::new(Kind::Refused, name, format!("volume {name} is attached already, {how}"))
         .hint(format!("plinth volume detach {name} first")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A drive failed, was pulled out and put in again, and its target was killed while it got what it missed: the
+    /// next target was told the old mark again, and the drive counted as failed for ever.
+    #[test]
+    fn a_mark_that_is_heard_again_does_not_undo_what_was_forgiven() {
+        let mut group = GroupRecord {
+            id: "g".into(),
+            name: "g".into(),
+            pool: "p".into(),
+            created_at: String::new(),
+            life: crate::catalogue::Life::Ready,
+            legs: 2,
+            columns: 1,
+            stripe_blocks: 16,
+            gen_number: 1,
+            rows_used: 1,
+            copies: vec![super::super::volumes::current_copy("d")],
+            grants: 0,
+            unwiped: Vec::new(),
+            imported: false,
+        };
+        let drives = vec!["d".to_owned()];
+        let stale = |version, failed: bool| Mark {
+            drives: drives.clone(),
+            version,
+            since: vec![(7, 3)],
+            failed: if failed { drives.clone() } else { Vec::new() },
+            current: false,
+        };
+        assert!(apply_mark(&mut group, &stale(5, true)));
+        let copy = &group.copies[0];
+        assert_eq!((copy.state, copy.failed, copy.stale_since_seq), (CopyState::Stale, true, Some(7)));
+        // A target that recovers says it again, under a version of its own.
+        assert!(!apply_mark(&mut group, &stale(9, false)));
+        assert!(group.copies[0].failed);
+        group.copies[0].failed = false;
+        for (version, failed) in [(5, true), (9, false)] {
+            apply_mark(&mut group, &stale(version, failed));
+            assert!(!group.copies[0].failed, "version {version}");
+        }
+        apply_mark(&mut group, &Mark::current("d".into(), 10));
+        assert_eq!(group.copies[0].state, CopyState::Current);
+        assert!(apply_mark(&mut group, &stale(12, true)));
+        assert!(group.copies[0].failed, "it failed anew");
+        // The same mark again, right after it was forgiven.
+        group.copies[0].failed = false;
+        apply_mark(&mut group, &stale(12, true));
+        assert!(!group.copies[0].failed);
+    }
 }
