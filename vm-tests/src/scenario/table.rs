@@ -101,6 +101,7 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "resync",
         about: "a drive that was gone gets what it missed, under load; then it alone has everything",
+        smoke: NEWEST,
         limit: LONG,
         ..USUAL
     },

@@ -319,7 +319,8 @@ impl Group {
             self.sweep.asked = None;
             return false;
         }
-        self.begin_resync() || self.begin_move() || self.begin_scrub()
+        // A move that waits for the growth under way keeps a scrub from beginning only to stand aside again.
+        self.begin_resync() || if self.move_waits() { self.begin_move() } else { self.begin_scrub() }
     }
 
     /// Asks for a checkpoint.
