@@ -2,16 +2,16 @@
 use crate::checks::Violation;
 use crate::checks::c5::AtRest;
 use crate::shape::Shape;
-use base::{ExtentNo, Seq, Uuid};
+use base::{DriveBlock, ExtentNo, Seq, Uuid};
 use simkit::{Control, Open, Rng, SimDrive};
 
 /// How a scrub stands.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Scrubbed {
     /// It came to its end.
     pub finished: bool,
-    /// Copies that were wrong, among those told with this call.
-    pub wrong: u64,
+    /// Copies that were wrong, among those told with this call: the drive, and where on it.
+    pub wrong: Vec<(Uuid, DriveBlock)>,
     /// Of those, the ones that no leg has right.
     pub lost: u64,
 }
@@ -54,6 +54,8 @@ pub trait Subject: Open + Clone {
     fn start_scrub(_: &mut Self::Engine) -> bool {
         false
     }
+    /// Ends a scrub where it is.
+    fn stop_scrub(_: &mut Self::Engine) {}
     /// How the scrub stands that was started last; what it found since the last call is counted and forgotten.
     fn scrub(_: &mut Self::Engine) -> Scrubbed {
         Scrubbed::default()

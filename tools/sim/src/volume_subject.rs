@@ -195,12 +195,17 @@ impl Subject for VolumeGroup {
         engine.start_scrub(0)
     }
 
+    fn stop_scrub(engine: &mut Volume) {
+        engine.stop_scrub();
+    }
+
     fn scrub(engine: &mut Volume) -> Scrubbed {
         let mut found = Vec::new();
         engine.take_findings(&mut found);
         let lost = found.iter().filter(|finding| finding.outcome == volume::Outcome::Lost).count() as u64;
         let finished = engine.stats().is_some_and(|stats| stats.scrub.finished);
-        Scrubbed { finished, wrong: found.len() as u64, lost }
+        let place = |finding: &volume::Finding| (engine.drive(finding.drive).expect("listed"), finding.at);
+        Scrubbed { finished, wrong: found.iter().map(place).collect(), lost }
     }
 
     fn lacking(engine: &Volume) -> Vec<Uuid> {
