@@ -97,18 +97,8 @@ planted! {
     ResyncNotHeld = "resync-not-held",
     /// A drive that fails while it is resynced is stale since then.
     ResyncFailureCounts = "resync-failure-counts",
-    /// A resync counts as finished before its last copies are flushed.
-    ResyncNotFlushed = "resync-not-flushed",
-    /// A resync begins its checkpoint while commits that the drive missed are still in flight.
-    ResyncTooEarly = "resync-too-early",
-    /// A resync believes what the catalogue says of a drive without asking the drive.
-    ResyncUnprobed = "resync-unprobed",
     /// What is written while a drive is left does not go to its successor.
     MoveNotShadowed = "move-not-shadowed",
-    /// The rows switch before the version that names the successors is durable.
-    MoveSwitchEarly = "move-switch-early",
-    /// A drive that is left gets no more writes before it is durably stale.
-    MoveNotRetired = "move-not-retired",
     /// A scrub looks at one copy of each block.
     ScrubOneCopy = "scrub-one-copy",
     /// A scrub looks at data only, not at what leads to it.

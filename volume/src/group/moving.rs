@@ -29,7 +29,6 @@ use crate::config::DriveStats;
 use crate::drives::{Drive, Health};
 use crate::label::extent_start;
 use crate::ops::{JobKind, Run};
-use crate::planted::Planted;
 use crate::rows::RowPages;
 use crate::superblock::Home;
 use alloc::boxed::Box;
@@ -94,8 +93,6 @@ pub(crate) struct Moving {
     places: Vec<Moved>,
     /// The rows have switched: the old extents are the shadows now.
     switched: bool,
-    /// Bug only: writes do not go to both.
-    blind: bool,
     pages: Option<RowPages>,
     /// Row pages that are yet to be written.
     unwritten: Vec<(Pba, Box<Block>)>,
@@ -110,7 +107,7 @@ impl Moving {
 
     /// Where a write to this extent goes too.
     pub fn shadow(&self, extent: Extent) -> Option<Extent> {
-        if self.places.is_empty() || self.blind {
+        if self.places.is_empty() {
             return None;
         }
         if self.switched {
@@ -192,7 +189,6 @@ impl Group {
             self.moving.to.insert(place.new.drive);
         }
         (self.moving.places, self.moving.switched) = (places, false);
-        self.moving.blind = false;
         self.sweep.errand = Errand::Move;
         (self.sweep.seq, self.sweep.ckpt) = (Seq::ZERO, CkptNo::ZERO);
         self.sweep.began = Seq::new(self.log.next_seq.get() - 1);
@@ -409,12 +405,6 @@ impl Group {
             (self.superblock.row_pages, self.superblock.row_height) = tree.root();
         }
         self.name_homes(true);
-        if self.config.bug(Planted::MoveSwitchEarly) {
-            for place in &self.moving.places {
-                self.rows[place.index] = place.new;
-            }
-            self.moving.blind = true;
-        }
         self.sweep_to(Stage::NameMoved(version));
     }
 
@@ -482,9 +472,6 @@ impl Group {
 
     /// The drive that is left goes stale: no row names it any more.
     fn retire_from(&mut self) {
-        if self.config.bug(Planted::MoveNotRetired) {
-            self.moving.places.clear();
-        }
         if self.drives.current(self.moving.from) {
             let out = self.put_out(self.moving.from);
             assert!(out, "no place of a row is on a drive that is left");

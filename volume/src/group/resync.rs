@@ -128,11 +128,8 @@ impl Group {
         let at = usize::from(drive.get());
         let entry = self.superblock.drives[at];
         let (_, ckpt) = entry.state.since().expect("a drive that is not current");
-        let known = if self.probe_agrees(turn, ckpt) || self.config.bug(Planted::ResyncUnprobed) {
-            Ok(entry.state)
-        } else {
-            entry.state.after(Event::Diverge)
-        };
+        let known =
+            if self.probe_agrees(turn, ckpt) { Ok(entry.state) } else { entry.state.after(Event::Diverge) };
         self.sweep.unit.clear();
         let state = known.and_then(|state| state.after(Event::BeginResync)).expect("a stale copy");
         let (seq, ckpt) = state.since().expect("a copy that is resynced");
