@@ -257,3 +257,39 @@ fn a_stale_copy_alone_serves_by_the_operators_word() {
         assert_each_leg_is_whole(&mut world);
     }
 }
+
+/// A sector of the leg that is read from is bad: of the blocks that are read with it only that one is lost.
+#[test]
+fn a_bad_sector_costs_one_block() {
+    let mut world = World::new(Shape::MIRROR);
+    let broken = broken(&mut world);
+    some_writes(&mut world, 50);
+    broken.set(2);
+    let first = 1024;
+    for sector in (first..first + 1024).step_by(512) {
+        world.write(sector, 512).expect("written");
+    }
+    world.flush().expect("flushed");
+    world.close();
+    world.reopen();
+    // The middle of what lies side by side on the only current leg.
+    world.log = Some(Vec::new());
+    world.check_range(first, first + 512);
+    let log = world.take_log();
+    let longest = log.iter().max_by_key(|io| io.blocks).expect("reads");
+    let bad = longest.at + longest.blocks / 2;
+    assert!(longest.drive == 0 && longest.blocks > 8, "{longest:?}");
+    world.verdict = Box::new(move |io| {
+        let hit = io.drive == 0 && io.op == DriveOp::Read && (io.at..io.at + io.blocks).contains(&bad);
+        if hit { Verdict::Fail } else { Verdict::Do }
+    });
+    world.back(1);
+    let lost = Rc::new(Cell::new(0));
+    let seen = lost.clone();
+    world.run_until("the drive is current", |world| {
+        let now = world.engine.stats().and_then(|stats| stats.resync).map_or(0, |resync| resync.lost_blocks);
+        seen.set(seen.get().max(now));
+        is_current(world, 1)
+    });
+    assert_eq!(lost.get(), 1);
+}

@@ -94,6 +94,8 @@ pub(crate) struct Moving {
     /// The rows have switched: the old extents are the shadows now.
     switched: bool,
     pages: Option<RowPages>,
+    /// New row pages were given up, and may still be on their way.
+    forget: bool,
     /// Row pages that are yet to be written.
     unwritten: Vec<(Pba, Box<Block>)>,
     last: Option<(Uuid, MoveOutcome)>,
@@ -129,7 +131,7 @@ impl Moving {
 
     /// Whether new row pages are being made.
     pub fn holds_growth(&self) -> bool {
-        self.pages.is_some()
+        self.pages.is_some() || self.forget
     }
 }
 
@@ -521,6 +523,13 @@ impl Group {
         self.sweep_to(Stage::Leaving);
     }
 
+    /// Nothing of a move that was given up is in flight any more: the places of its row pages are free.
+    pub(super) fn forget_pages(&mut self) {
+        if core::mem::take(&mut self.moving.forget) {
+            self.home_pages.forget_new();
+        }
+    }
+
     fn give_up_places(&mut self) {
         self.moving.places.clear();
         self.moving.unwritten.clear();
@@ -542,9 +551,8 @@ impl Group {
     /// Gives up before anything was named.
     pub(super) fn move_failed(&mut self, why: MoveRefusal) {
         self.unlist(self.moving.to);
-        if self.moving.pages.is_some() {
-            self.home_pages.forget_new();
-        }
+        // A page of them may be on its way: its place is free only when that has ended (`forget_pages`).
+        self.moving.forget = self.moving.pages.is_some();
         self.give_up_places();
         self.end_move(MoveOutcome::GivenUp(why));
         self.sweep_to(Stage::Leaving);

@@ -354,6 +354,7 @@ impl Group {
 
     fn leave_sweep(&mut self) {
         self.end_unit();
+        self.forget_pages();
         self.sweep.verify = verify::Verify::Read;
         (self.sweep.stage, self.sweep.errand) = (Stage::Idle, Errand::None);
         self.again = true;
