@@ -109,7 +109,7 @@ impl Open for Toy {
 
 impl Subject for Toy {
     fn bend(shape: &mut Shape) {
-        (shape.columns, shape.spares) = (1, 0);
+        (shape.columns, shape.spares, shape.twins) = (1, 0, false);
         shape.spread = crate::shape::ISLAND_BLOCKS;
         shape.volume_blocks = shape.volume_blocks.min(96);
         shape.requests = shape.requests.min(150);
