@@ -75,6 +75,8 @@ struct Entry {
     purpose: Purpose,
     drive: DriveIx,
     used: u32,
+    /// Its number among all that were ever started.
+    born: u64,
     live: bool,
     write: bool,
 }
@@ -92,6 +94,7 @@ pub(crate) struct Done {
 pub(crate) struct Ops {
     entries: Vec<Entry>,
     free: Vec<u16>,
+    started: u64,
     done: Vec<Done>,
     jobs: Vec<Job>,
     free_jobs: Vec<u16>,
@@ -105,6 +108,7 @@ impl Ops {
             purpose: Purpose::Recovery { chunk: 0 },
             drive: DriveIx::ZERO,
             used: 0,
+            born: 0,
             live: false,
             write: false,
         };
@@ -119,6 +123,7 @@ impl Ops {
         Self {
             entries: alloc::vec![entry; MAX_DRIVE_OPS],
             free: (0..MAX_DRIVE_OPS as u16).rev().collect(),
+            started: 0,
             done: Vec::with_capacity(MAX_DRIVE_OPS),
             jobs: alloc::vec![job; MAX_JOBS],
             free_jobs: (0..MAX_JOBS as u16).rev().collect(),
@@ -142,6 +147,16 @@ impl Ops {
         live || self.done.iter().any(|done| done.drive == drive)
     }
 
+    /// How many operations were ever started: an instant, for `busy_since`.
+    pub fn started(&self) -> u64 {
+        self.started
+    }
+
+    /// Whether anything of this drive that was started by then is still in flight. Walks the whole table.
+    pub fn busy_since(&self, drive: DriveIx, started: u64) -> bool {
+        self.entries.iter().any(|entry| entry.live && entry.drive == drive && entry.born <= started)
+    }
+
     /// Whether anything of the drives from this one on is in flight or waits to be looked at. Walks the whole
     /// table: for rare occasions.
     pub fn busy_from(&self, first: DriveIx) -> bool {
@@ -159,7 +174,9 @@ impl Ops {
         let index = self.free.pop().expect("no room for a drive operation");
         let entry = &mut self.entries[usize::from(index)];
         assert!(!entry.live);
-        *entry = Entry { purpose, drive, used: entry.used.wrapping_add(1), live: true, write };
+        self.started += 1;
+        let born = self.started;
+        *entry = Entry { purpose, drive, used: entry.used.wrapping_add(1), born, live: true, write };
         if let Purpose::Job(job) = purpose {
             self.jobs[usize::from(job.0)].outstanding += 1;
         }

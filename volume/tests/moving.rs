@@ -257,3 +257,31 @@ fn any_story_of_a_move_ends_well() {
         assert_each_leg_is_whole(&mut world);
     }
 }
+
+/// A move that was given up is over when nothing can reach the extents that were to take over: a late write would land
+/// in the group that has them next.
+#[test]
+fn a_move_is_not_over_while_a_write_is_on_its_way() {
+    let mut world = World::new(Shape::MIRROR);
+    some_writes(&mut world, 50);
+    let new = world.add_drive();
+    let late = Rc::new(Cell::new(true));
+    let seen = late.clone();
+    world.verdict = Box::new(move |io| {
+        let waits = io.drive == 2 && io.op == base::DriveOp::Write && seen.get();
+        if waits { Verdict::Later } else { Verdict::Do }
+    });
+    world.leave(1, &[new]);
+    world.settle();
+    let slot = world.begin(Op::Write, 64, 64, false);
+    world.settle();
+    assert!(!world.answered(slot), "its successor does not answer");
+    world.engine.take_out(world::uuid(2)).expect("nobody counts on it");
+    world.settle();
+    assert_eq!(outcome(&world), Some(MoveOutcome::Copying));
+    late.set(false);
+    world.wait(slot).expect("written");
+    world.settle();
+    assert_eq!(outcome(&world), Some(MoveOutcome::GivenUp(MoveRefusal::DriveFailed)));
+    world.check_all();
+}

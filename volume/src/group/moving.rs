@@ -99,6 +99,8 @@ pub(crate) struct Moving {
     /// Row pages that are yet to be written.
     unwritten: Vec<(Pba, Box<Block>)>,
     last: Option<(Uuid, MoveOutcome)>,
+    /// It was given up when so many operations had been started: the successors may still be written by them.
+    given_up: Option<(MoveRefusal, u64)>,
 }
 
 impl Moving {
@@ -518,22 +520,39 @@ impl Group {
     /// The version that names the old rows again is durable.
     pub(super) fn unnamed(&mut self) {
         self.home_pages.forget_new();
-        self.give_up_places();
-        self.end_move(MoveOutcome::GivenUp(MoveRefusal::DriveFailed));
-        self.sweep_to(Stage::Leaving);
+        self.give_up_places(MoveRefusal::DriveFailed);
     }
 
-    /// Nothing of a move that was given up is in flight any more: the places of its row pages are free.
-    pub(super) fn forget_pages(&mut self) {
-        if core::mem::take(&mut self.moving.forget) {
-            self.home_pages.forget_new();
-        }
-    }
-
-    fn give_up_places(&mut self) {
+    /// Nothing goes to the successors any more; what is on its way to them ends first.
+    fn give_up_places(&mut self, why: MoveRefusal) {
         self.moving.places.clear();
         self.moving.unwritten.clear();
         self.moving.pages = None;
+        self.moving.given_up = Some((why, self.ops.started()));
+        self.sweep_to(Stage::Leaving);
+    }
+
+    /// Whether a move that ends may be said to have ended. One that was given up has when no write can reach the
+    /// successors any more: their extents go back to the pool then, and a late write would land in another group. The
+    /// places of its row pages are free then, too.
+    pub(super) fn move_over(&mut self) -> bool {
+        let Some((why, started)) = self.moving.given_up else { return true };
+        if self.moving.to.iter().any(|drive| self.ops.busy_since(drive, started)) {
+            return false;
+        }
+        self.moving.given_up = None;
+        if core::mem::take(&mut self.moving.forget) {
+            self.home_pages.forget_new();
+        }
+        self.end_move(MoveOutcome::GivenUp(why));
+        true
+    }
+
+    /// The group takes no writes any more: a move that had not begun never does.
+    pub(super) fn refuse_move(&mut self) {
+        if self.moving.asked.take().is_some() {
+            self.end_move(MoveOutcome::GivenUp(MoveRefusal::NotServing));
+        }
     }
 
     /// Drives that were to take over have nothing that counts, and get nothing more.
@@ -551,11 +570,9 @@ impl Group {
     /// Gives up before anything was named.
     pub(super) fn move_failed(&mut self, why: MoveRefusal) {
         self.unlist(self.moving.to);
-        // A page of them may be on its way: its place is free only when that has ended (`forget_pages`).
+        // A page of them may be on its way: its place is free only when that has ended (`move_over`).
         self.moving.forget = self.moving.pages.is_some();
-        self.give_up_places();
-        self.end_move(MoveOutcome::GivenUp(why));
-        self.sweep_to(Stage::Leaving);
+        self.give_up_places(why);
     }
 
     /// The group closes or halts.

@@ -317,6 +317,7 @@ impl Group {
     fn next_errand(&mut self) -> bool {
         if self.halt.is_some() || self.config.read_only || self.closing {
             self.sweep.asked = None;
+            self.refuse_move();
             return false;
         }
         // A move that waits for the growth under way keeps a scrub from beginning only to stand aside again.
@@ -353,8 +354,10 @@ impl Group {
     }
 
     fn leave_sweep(&mut self) {
+        if !self.move_over() {
+            return;
+        }
         self.end_unit();
-        self.forget_pages();
         self.sweep.verify = verify::Verify::Read;
         (self.sweep.stage, self.sweep.errand) = (Stage::Idle, Errand::None);
         self.again = true;
