@@ -130,6 +130,20 @@ fn run(workspace: &Workspace, suite: &Suite) -> Result<(Counts, bool)> {
     }
 }
 
+/// What of a failed suite's text says why: the lines around each failure, wherever it stands, and the end.
+fn telling(text: &str) -> Vec<&str> {
+    const FAILURES: [&str; 4] = ["panicked at", "... FAILED", "error[", "FAILED at"];
+    let lines: Vec<&str> = text.lines().collect();
+    let mut shown = vec![false; lines.len()];
+    let hits = (0..lines.len()).filter(|at| FAILURES.iter().any(|mark| lines[*at].contains(mark)));
+    for at in hits.take(40) {
+        shown[at..(at + 12).min(lines.len())].fill(true);
+    }
+    let end = lines.len().saturating_sub(60);
+    shown[end..].fill(true);
+    lines.iter().zip(shown).filter(|(_, shown)| *shown).map(|(line, _)| *line).collect()
+}
+
 fn follow(
     workspace: &Workspace,
     suite: &Suite,
@@ -143,8 +157,7 @@ fn follow(
     let counts = reader(&output.text, output.success);
     let ended_well = output.code == Some(exit) && !output.timed_out;
     if !ended_well || counts.failed > 0 {
-        let lines: Vec<&str> = output.text.lines().collect();
-        for line in &lines[lines.len().saturating_sub(60)..] {
+        for line in telling(&output.text) {
             eprintln!("  {line}");
         }
         let why = if output.timed_out { " (its time was over)" } else { "" };
@@ -175,6 +188,16 @@ mod tests {
         assert!(complains(Err(Error::missing("no QEMU")), &[]));
         assert!(!complains(Err(Error::missing("no QEMU")), &named));
         assert!(complains(Err(Error::failed("broken")), &named));
+    }
+
+    #[test]
+    fn a_failure_far_from_the_end_is_shown() {
+        let mut lines: Vec<String> = (0..500).map(|n| format!("line {n}")).collect();
+        lines[100] = "thread 'a' panicked at b.rs:1:2:".to_owned();
+        let text = lines.join("\n");
+        let shown = telling(&text);
+        assert_eq!((shown[0], shown[1], shown.len()), (lines[100].as_str(), "line 101", 72));
+        assert_eq!(shown[71], "line 499");
     }
 
     #[test]
