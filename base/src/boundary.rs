@@ -4,7 +4,7 @@
 //! One pass down, one pass up: the driver hands in requests and completions as they come, then calls the
 //! engine's `poll` once, which appends actions to a list that the driver owns. An action names memory by
 //! `BufId`; its token comes back with its completion, exactly once.
-use crate::{Blocks, BufId, DriveBlock, DriveIx, ExtentNo, RowNo, Sector, Sectors, Uuid};
+use crate::{Blocks, BufId, DriveBlock, DriveIx, ExtentNo, LegId, RowNo, Sector, Sectors, Uuid};
 use alloc::vec::Vec;
 
 /// What the guest asks for.
@@ -128,15 +128,29 @@ pub struct RowGrant {
     pub joining: Vec<NewDrive>,
 }
 
-/// All extents that a group has on one drive go to other drives.
+/// What a move changes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// Everything that the group has on this drive goes elsewhere, and the drive is left.
+    Leave(Uuid),
+    /// Some of what it has on this drive goes elsewhere; the rest stays.
+    Shift(Uuid),
+    /// Every row gets one more copy, as the last leg.
+    AddLeg,
+    /// Every row loses its copy on this leg; the legs behind it move up.
+    DropLeg(LegId),
+}
+
+/// Extents of a group go to other drives, or their number changes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MoveGrant {
-    /// The drive that is left.
-    pub from: Uuid,
+    /// What changes.
+    pub change: Change,
     /// The drives that take over. Those that the group has already keep the handle that they have.
     pub to: Vec<NewDrive>,
-    /// For each extent of the group on `from`: which one, and the extent that takes its place, as the place of its
-    /// drive in `to` and its number there.
+    /// For each extent that is copied: which one, and the extent that its content goes to, as the place of its drive
+    /// in `to` and its number there. `Leave`: all of the drive's extents. `Shift`: some of them. `AddLeg`: leg 0's
+    /// extent at every place, row by row and column by column. `DropLeg`: none.
     pub extents: Vec<(ExtentNo, usize, ExtentNo)>,
 }
 
@@ -202,8 +216,8 @@ pub enum Reply {
     /// A drive of the group that is not current is there again, under a new number: nothing that was ever issued
     /// to it before can reach it any more. It is brought up to date, unless another one is at this moment.
     Returned(NewDrive),
-    /// A drive is to be left, and its extents' successors are handed out. Ignored while a drive is brought up to date
-    /// or left: the caller sees that in the figures and asks again.
+    /// Extents are to go elsewhere, and their successors are handed out. Ignored while a drive is brought up to date
+    /// or another move is under way: the caller sees that in the figures and asks again.
     Move(MoveGrant),
     /// The catalogue calls the drive of this superblock version current.
     CurrentStored {

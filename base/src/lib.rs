@@ -17,8 +17,8 @@ pub mod time;
 pub mod units;
 
 pub use boundary::{
-    Action, Actions, DriveOp, Extent, Fault, IoToken, MoveGrant, NewDrive, Op, Reply, Request, RowGrant,
-    Segment, SegmentRange, SlotId,
+    Action, Actions, Change, DriveOp, Extent, Fault, IoToken, MoveGrant, NewDrive, Op, Reply, Request,
+    RowGrant, Segment, SegmentRange, SlotId,
 };
 pub use check::{Check, CheckKind};
 pub use engine::{Engine, Phase};

@@ -88,7 +88,7 @@ fn a_drive_is_left_while_the_group_is_served() {
         let last = shape.legs * shape.columns - 1;
         let new = world.add_drive();
         world.leave(last, &[new]);
-        assert_eq!(end_of_move(&mut world), MoveOutcome::Left);
+        assert_eq!(end_of_move(&mut world), MoveOutcome::Done);
         taken_over(&mut world, last, last + 1);
         some_writes(&mut world, 200);
         world.check_all();
@@ -113,7 +113,7 @@ fn a_dead_drive_is_replaced_by_two() {
     some_writes(&mut world, 50);
     let (a, b) = (world.add_drive(), world.add_drive());
     world.leave(1, &[a, b]);
-    assert_eq!(end_of_move(&mut world), MoveOutcome::Left);
+    assert_eq!(end_of_move(&mut world), MoveOutcome::Done);
     assert!(world.engine.extents_on(world::uuid(1)).is_empty());
     let views = world.engine.stats().expect("served").drives;
     assert!(views.iter().filter(|view| view.health == CopyHealth::Current).count() == 3, "{views:?}");
@@ -136,7 +136,7 @@ fn drives_may_be_replaced_for_ever() {
         let new = world.add_drive();
         let old = world.places[usize::from(round % 2)];
         world.leave(old, &[new]);
-        assert_eq!(end_of_move(&mut world), MoveOutcome::Left, "round {round}");
+        assert_eq!(end_of_move(&mut world), MoveOutcome::Done, "round {round}");
         let added = world.drives.len() as u8 - 1;
         taken_over(&mut world, old, added);
         some_writes(&mut world, 3);
@@ -163,7 +163,7 @@ fn a_move_that_does_not_fit_changes_nothing() {
     assert_eq!(refused(&mut world, &[other]), misfit);
     assert_eq!(refused(&mut world, &[new, new]), misfit);
     assert_eq!(world.engine.drives().count(), 2);
-    assert_eq!(refused(&mut world, &[new]), Some(MoveOutcome::Left));
+    assert_eq!(refused(&mut world, &[new]), Some(MoveOutcome::Done));
 }
 
 /// Failures of any drive, crashes, power cuts, closes, at any moment of a move: what was acknowledged stays, and in the
@@ -212,7 +212,7 @@ fn any_story_of_a_move_ends_well() {
             }
             if last != new && world.engine.extents_on(world::uuid(last)).is_empty() {
                 // It was left, or a crash came before it was stale: then it is left now.
-                while outcome(&world) != Some(MoveOutcome::Left) {
+                while outcome(&world) != Some(MoveOutcome::Done) {
                     world.settle();
                     let to = world.drive(new);
                     world.leave(last, &[to]);

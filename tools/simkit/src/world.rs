@@ -12,8 +12,8 @@ use crate::rng::Rng;
 use crate::trace::Trace;
 use base::limits::{MAX_DRIVES, MAX_POLL_ACTIONS, MAX_POLL_SEGMENTS};
 use base::{
-    Action, Actions, DriveIx, DriveOp, Duration, Engine, ExtentNo, Fault, Gen, Instant, MoveGrant, NewDrive,
-    Op, Phase, Reply, Request, RowGrant, SlotId, Uuid, VecMemory,
+    Action, Actions, Change, DriveIx, DriveOp, Duration, Engine, ExtentNo, Fault, Gen, Instant, MoveGrant,
+    NewDrive, Op, Phase, Reply, Request, RowGrant, SlotId, Uuid, VecMemory,
 };
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -226,7 +226,8 @@ impl<O: Open> World<O> {
         self.trace.say(|| format!("{:>12} drive {from} is left for {to:?}", self.now.nanos()));
         let new = to.map(|to| new_drive(&self.drives[to], handle_of(&mut self.at_hand, to)));
         let extents = extents.into_iter().map(|extent| (extent, 0, extent)).collect();
-        let grant = MoveGrant { from: self.drives[from].uuid, to: new.into_iter().collect(), extents };
+        let change = Change::Leave(self.drives[from].uuid);
+        let grant = MoveGrant { change, to: new.into_iter().collect(), extents };
         self.engine_mut().reply(Reply::Move(grant));
     }
 

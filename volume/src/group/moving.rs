@@ -34,7 +34,9 @@ use crate::superblock::Home;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use base::limits::{MAX_DRIVES, MAX_LEGS};
-use base::{Action, Block, CkptNo, DriveIx, Extent, ExtentNo, Memory, MoveGrant, NewDrive, Pba, Seq, Uuid};
+use base::{
+    Action, Block, Change, CkptNo, DriveIx, Extent, ExtentNo, Memory, MoveGrant, NewDrive, Pba, Seq, Uuid,
+};
 use fence::{CopyEntry, CopyState, DriveSet, Event};
 
 /// A place that moves.
@@ -51,8 +53,8 @@ struct Moved {
 pub enum MoveOutcome {
     /// Under way.
     Copying,
-    /// The drive is left: nothing of the group is on it.
-    Left,
+    /// It is done: nothing of the group is on what it left any more.
+    Done,
     /// It was given up; the group is as it was.
     GivenUp(MoveRefusal),
 }
@@ -73,8 +75,8 @@ pub enum MoveRefusal {
 /// What a move is doing, or the last one did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MoveStats {
-    /// The drive that is left.
-    pub from: Uuid,
+    /// What was asked for.
+    pub change: Change,
     /// How far it is.
     pub outcome: MoveOutcome,
     /// Blocks copied so far.
@@ -98,7 +100,7 @@ pub(crate) struct Moving {
     forget: bool,
     /// Row pages that are yet to be written.
     unwritten: Vec<(Pba, Box<Block>)>,
-    last: Option<(Uuid, MoveOutcome)>,
+    last: Option<(Change, MoveOutcome)>,
     /// It was given up when so many operations had been started: the successors may still be written by them.
     given_up: Option<(MoveRefusal, u64)>,
 }
@@ -145,7 +147,7 @@ impl Group {
     /// A drive is to be left.
     pub fn move_asked(&mut self, grant: MoveGrant) {
         if matches!(self.sweep.errand, Errand::None | Errand::Scrub) && self.moving.asked.is_none() {
-            self.moving.last = Some((grant.from, MoveOutcome::Copying));
+            self.moving.last = Some((grant.change, MoveOutcome::Copying));
             self.moving.asked = Some(grant);
         }
         self.again = true;
@@ -153,9 +155,9 @@ impl Group {
 
     /// How the move stands, or how the last one came out since the group was opened.
     pub fn move_stats(&self) -> Option<MoveStats> {
-        let (from, outcome) = self.moving.last?;
+        let (change, outcome) = self.moving.last?;
         let (copied_blocks, walked_blocks) = (self.sweep.copied, self.sweep.walked);
-        Some(MoveStats { from, outcome, copied_blocks, walked_blocks })
+        Some(MoveStats { change, outcome, copied_blocks, walked_blocks })
     }
 
     pub(super) fn move_waits(&self) -> bool {
@@ -175,7 +177,10 @@ impl Group {
             return false;
         }
         let Some(grant) = self.moving.asked.take() else { return false };
-        let known = self.superblock.drives.iter().position(|entry| entry.drive == grant.from);
+        let known = match grant.change {
+            Change::Leave(from) => self.superblock.drives.iter().position(|entry| entry.drive == from),
+            _ => None,
+        };
         let planned = known.map_or(Err(MoveRefusal::Misfit), |at| {
             let from = DriveIx::new(at as u8);
             self.plan_move(from, &grant).map(|places| (from, places))
@@ -267,7 +272,7 @@ impl Group {
         let uuid = |extent: &Extent| self.drives.get(extent.drive).info.uuid;
         let extents = self.geometry.row_extents();
         let row = &self.rows[index / extents * extents..][..extents];
-        drive.uuid != grant.from
+        Change::Leave(drive.uuid) != grant.change
             && grant.to.iter().filter(|other| other.uuid == drive.uuid).count() == 1
             && end.get() <= drive.blocks.get()
             && row.iter().all(|other| uuid(other) != drive.uuid)
@@ -493,7 +498,7 @@ impl Group {
         if self.ops.busy_on(from) {
             return;
         }
-        self.end_move(MoveOutcome::Left);
+        self.end_move(MoveOutcome::Done);
         self.sweep_to(Stage::Leaving);
     }
 

@@ -476,7 +476,13 @@ impl World {
         let from = uuid(drive);
         let here = self.engine.extents_on(from);
         let extents = here.iter().enumerate().map(|(i, extent)| (*extent, i % to.len(), *extent)).collect();
-        inside(|| self.engine.reply(Reply::Move(base::MoveGrant { from, to: to.to_vec(), extents })));
+        inside(|| {
+            self.engine.reply(Reply::Move(base::MoveGrant {
+                change: base::Change::Leave(from),
+                to: to.to_vec(),
+                extents,
+            }))
+        });
     }
 
     fn answer_row(&mut self, wanted: base::RowNo) {
