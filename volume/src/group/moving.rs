@@ -34,9 +34,7 @@ use crate::superblock::Home;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use base::limits::{MAX_DRIVES, MAX_LEGS};
-use base::{
-    Action, Block, Change, CkptNo, DriveIx, Extent, ExtentNo, Memory, MoveGrant, NewDrive, Pba, Seq, Uuid,
-};
+use base::{Action, Block, Change, CkptNo, DriveIx, Extent, ExtentNo, Memory, MoveGrant, NewDrive, Pba, Seq};
 use fence::{CopyEntry, CopyState, DriveSet, Event};
 
 /// A place that moves.
