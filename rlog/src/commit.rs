@@ -5,7 +5,7 @@
 //! lies below its limit. So what parses on two legs with the same check is the same to the last bit, and nobody
 //! behind this point needs to check a record again.
 use crate::layout::*;
-use base::codec::{check_at, u16_at, u32_at, u64_at, uuid_at};
+use base::codec::{check_at, is_zero, u16_at, u32_at, u64_at, uuid_at};
 use base::{BLOCK_BYTES, Blocks, Check, CommitNo, Gen, Lba, Pba, Seq, Uuid, VolumeId};
 
 /// Names a superblock of a group; the newest is the highest.
@@ -149,7 +149,7 @@ impl Commit {
         let unused = [&bytes[H_RESERVED..HEADER_BYTES], &bytes[end..]];
         if u16_at(bytes, H_LANE) != 0
             || u32_at(bytes, H_FLAGS) != 0
-            || unused.iter().any(|part| part.iter().any(|b| *b != 0))
+            || !unused.iter().all(|part| is_zero(part))
         {
             return Err(Bad::Reserved);
         }

@@ -8,6 +8,7 @@
 //! fault is counted by name when it acts, not when it is planned.
 #![forbid(unsafe_code)]
 
+pub mod buffers;
 pub mod control;
 mod crash;
 mod doubt;
@@ -18,6 +19,7 @@ pub mod rng;
 pub mod trace;
 pub mod world;
 
+pub use buffers::Buffers;
 pub use control::{Catalogue, Control, Pool};
 pub use crash::CrashMode;
 pub use drive::SimDrive;

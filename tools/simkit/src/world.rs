@@ -4,6 +4,7 @@
 //! engine once, as `base::engine` asks for; between two steps anything may be done to the world: submit
 //! requests, arm faults, crash it. A crash throws the engine, its memory and everything in flight away and keeps
 //! drives and control plane.
+use crate::buffers::Buffers;
 use crate::control::{Catalogue, Control};
 use crate::crash::CrashMode;
 use crate::drive::SimDrive;
@@ -13,7 +14,7 @@ use crate::trace::Trace;
 use base::limits::{MAX_DRIVES, MAX_POLL_ACTIONS, MAX_POLL_SEGMENTS};
 use base::{
     Action, Actions, Change, DriveIx, DriveOp, Duration, Engine, ExtentNo, Fault, Gen, Instant, MoveGrant,
-    NewDrive, Op, Phase, Reply, Request, RowGrant, SlotId, Uuid, VecMemory,
+    NewDrive, Op, Phase, Reply, Request, RowGrant, SlotId, Uuid,
 };
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -90,7 +91,7 @@ pub struct World<O: Open> {
     /// Pool and catalogue.
     pub control: Control,
     /// The engine's and the guest's buffers.
-    pub memory: VecMemory,
+    pub memory: Buffers,
     /// Draws everything that is left to chance in the world.
     pub rng: Rng,
     /// Hash of everything that happened.
@@ -125,7 +126,7 @@ impl<O: Open> World<O> {
     /// Opens an engine on these drives.
     pub fn new(mut opener: O, drives: Vec<SimDrive>, mut control: Control, mut rng: Rng) -> Self {
         let (engine, at_hand) = open_engine(&mut opener, &drives, &mut control, &mut rng, Instant::ZERO);
-        let memory = VecMemory::new(engine.memory_blocks());
+        let memory = Buffers::new(engine.memory_blocks());
         Self {
             drives,
             control,
@@ -434,7 +435,7 @@ impl<O: Open> World<O> {
         self.completed.clear();
         let (opener, control) = (&mut self.opener, &mut self.control);
         (self.engine, self.at_hand) = open_engine(opener, &self.drives, control, &mut self.rng, self.now);
-        self.memory = VecMemory::new(self.engine.memory_blocks());
+        self.memory = Buffers::new(self.engine.memory_blocks());
         self.wake = Some(self.now);
         self.trace.event(b"op", [self.control.catalogue.activation, self.now.nanos(), 0, 0]);
         self.trace.say(|| format!("{:>12} opened", self.now.nanos()));
