@@ -16,7 +16,7 @@ const USAGE: &str =
        plinth-sim --planted [NAME] [--search] [--seeds N] every planted bug must be caught: at its recorded seed
                                                           (--search: whatever is recorded), else within N seeds
        plinth-sim --canary                                must fail: exit 1
-       plinth-sim --crash-everywhere [--states N]         power loss after every step
+       plinth-sim --crash-everywhere [--states N] [--from S]  power loss after every step, and inside the recoveries
        plinth-sim --seed S --operation K [--once]         one run of the fault sweep, told event by event
        plinth-sim --fault-sweep [N]                       every drive operation of N workloads fails";
 
@@ -97,7 +97,11 @@ pub fn main<S: Subject>(arguments: impl Iterator<Item = String>) -> ExitCode {
         hunt_all::<S>(name.as_deref(), &arguments, threads)
     } else if arguments.everywhere {
         let tally = everywhere::run::<S>(arguments.states, arguments.from, threads);
-        tell("crash-everywhere", &tally)
+        for (deeper, count) in tally.depths.iter().enumerate() {
+            println!("power lost {} deep: {count} states", deeper + 1);
+        }
+        let deep = tally.depths.iter().all(|count| *count > 0) || arguments.states < 100;
+        tell("crash-everywhere", &tally) && deep
     } else if let Some(workloads) = arguments.sweep {
         let tally = sweep::run::<S>(workloads, arguments.from, threads);
         tell("fault-sweep", &tally)

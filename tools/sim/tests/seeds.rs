@@ -19,6 +19,7 @@ fn seeds_are_green_and_add_up_alike() {
 fn crashes_everywhere_and_failing_operations_are_survived() {
     let crashes = everywhere::run::<VolumeGroup>(120, 7, 1);
     assert_eq!((crashes.passed, crashes.failed), (120, Vec::new()));
+    assert!(crashes.depths.iter().sum::<u64>() == 120 && crashes.depths.iter().all(|states| *states > 0));
     let sweep = sweep::run::<VolumeGroup>(1, 6, 2);
     assert_eq!(sweep.failed, Vec::new());
     assert!(sweep.passed > 50);
