@@ -9,8 +9,8 @@ pub const MAX_COMMIT_DATA_BLOCKS: usize = 512;
 /// Blocks of one vectored I/O at most (1 MiB).
 pub const MAX_IO_BLOCKS: u32 = 256;
 /// Drive operations that one unit of work can start: every block of a commit in a run of its own, on every
-/// leg, and the commit itself in up to two parts.
-pub const MAX_UNIT_OPS: usize = (MAX_COMMIT_DATA_BLOCKS + 2) * limits::MAX_LEGS;
+/// leg and on one that is being made, and the commit itself in up to two parts.
+pub const MAX_UNIT_OPS: usize = (MAX_COMMIT_DATA_BLOCKS + 2) * (limits::MAX_LEGS + 1);
 /// Repairs of damaged blocks at once.
 pub const MAX_REPAIRS: usize = 8;
 /// Blocks that recovery reads at once.
@@ -189,6 +189,8 @@ pub struct Stats {
     pub ring_used_permille: u32,
     /// Rows of the group.
     pub rows: u32,
+    /// Legs of each row: changes with a move that adds or drops one.
+    pub legs: u8,
     /// Blocks of space in all.
     pub space_blocks: u64,
     /// Blocks of the volume that hold data: exact after a checkpoint, else not less than that. `None` where

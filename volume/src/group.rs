@@ -430,6 +430,7 @@ impl Group {
             checkpoint: self.superblock.ckpt.get(),
             ring_used_permille: self.log.ring.used_permille(),
             rows: self.superblock.rows,
+            legs: self.geometry.legs,
             space_blocks: u64::from(self.superblock.rows) * self.geometry.row_blocks(),
             mapped_blocks: self.mapped_blocks(),
             free_blocks: self.space.free_now().get(),

@@ -157,6 +157,12 @@ impl Ops {
         self.entries.iter().any(|entry| entry.live && entry.drive == drive && entry.born <= started)
     }
 
+    /// Whether a read of this drive that was started by then is still in flight. Walks the whole table.
+    pub fn reads_since(&self, drive: DriveIx, started: u64) -> bool {
+        let reads = |entry: &Entry| entry.live && !entry.write && entry.drive == drive;
+        self.entries.iter().any(|entry| reads(entry) && entry.born <= started)
+    }
+
     /// Whether anything of the drives from this one on is in flight or waits to be looked at. Walks the whole
     /// table: for rare occasions.
     pub fn busy_from(&self, first: DriveIx) -> bool {

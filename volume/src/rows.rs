@@ -154,6 +154,17 @@ impl RowPages {
     }
 }
 
+/// How many pages a table of so many extents has from the one on that holds the extent `first`, inner pages included.
+pub fn pages_from(extents: usize, first: usize) -> usize {
+    let (mut count, mut unchanged) = (extents.div_ceil(at::PER_PAGE), first / at::PER_PAGE);
+    let mut pages = count.saturating_sub(unchanged);
+    while count > 1 {
+        (count, unchanged) = (count.div_ceil(128), unchanged / 128);
+        pages += count.saturating_sub(unchanged);
+    }
+    pages
+}
+
 /// A row page.
 pub fn encode(extents: &[Extent]) -> Box<Block> {
     let mut page = Box::new([0; 4096]);

@@ -4,71 +4,14 @@ use base::{Engine, NewDrive, Op, Phase};
 use std::cell::Cell;
 use std::rc::Rc;
 use volume::{CopyHealth, MoveOutcome, MoveRefusal};
+use world::story::{assert_each_leg_is_whole, broken, end_of_move, outcome, some_writes};
 use world::{Shape, Verdict, World};
-
-/// Drives that fail everything, a bit for each.
-fn broken(world: &mut World) -> Rc<Cell<u32>> {
-    let broken = Rc::new(Cell::new(0u32));
-    let seen = broken.clone();
-    world.verdict =
-        Box::new(move |io| if seen.get() >> io.drive & 1 == 1 { Verdict::Fail } else { Verdict::Do });
-    broken
-}
-
-fn some_writes(world: &mut World, count: u64) {
-    for _ in 0..count {
-        let sector = world.random() % (world.shape.sectors - 512);
-        match world.random() % 10 {
-            0 => world
-                .ask(Op::Discard, sector, 1 + sector % 4000 % (world.shape.sectors - sector))
-                .expect("done"),
-            1 => world.flush().expect("flushed"),
-            _ => world.write(sector, 1 + sector % 64).expect("written"),
-        }
-    }
-}
-
-fn outcome(world: &World) -> Option<MoveOutcome> {
-    world.engine.stats().and_then(|stats| stats.moving).map(|moving| moving.outcome)
-}
-
-/// Waits for the end of a move while the guest writes.
-fn end_of_move(world: &mut World) -> MoveOutcome {
-    loop {
-        match outcome(world).expect("a move was asked for") {
-            MoveOutcome::Copying => some_writes(world, 3),
-            end => return end,
-        }
-    }
-}
 
 /// The drive that had a place is wiped; another one has it.
 fn taken_over(world: &mut World, old: u8, new: u8) {
     let at = world.places.iter().position(|drive| *drive == old).expect("a drive with rows");
     world.places[at] = new;
     world.drives[usize::from(old)] = Default::default();
-}
-
-/// Each leg alone has everything that was acknowledged.
-fn assert_each_leg_is_whole(world: &mut World) {
-    world.flush().expect("flushed");
-    let (legs, columns) = (world.shape.legs, world.shape.columns);
-    for leg in 0..legs {
-        world.close();
-        let columns = usize::from(columns);
-        let of_leg = world.places[usize::from(leg) * columns..][..columns]
-            .iter()
-            .fold(0, |all, drive| all | 1u32 << drive);
-        let (drives, catalogue) = (world.drives.clone(), world.catalogue.clone());
-        world.kill();
-        world.absent = !of_leg;
-        world.reopen();
-        world.check_all();
-        world.close();
-        world.kill();
-        (world.drives, world.catalogue, world.absent) = (drives, catalogue, 0);
-        world.reopen();
-    }
 }
 
 fn shapes() -> [Shape; 4] {

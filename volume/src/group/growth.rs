@@ -15,6 +15,7 @@ use crate::header::Header;
 use crate::ops::{JobId, JobKind, Run};
 use crate::planted::Planted;
 use crate::rows::RowPages;
+use alloc::vec::Vec;
 use base::{Action, Column, Duration, Extent, Instant, LegId, Memory, RowGrant, RowNo, Segment};
 
 /// After a refusal the pool is asked again after so long.
@@ -45,6 +46,8 @@ pub(crate) struct Growth {
     retry_at: Option<Instant>,
     rows_left: bool,
     written: Option<bool>,
+    /// The row's extents of a leg that is being added (`moving.rs`).
+    added: Vec<Extent>,
 }
 
 impl Growth {
@@ -57,6 +60,7 @@ impl Growth {
             retry_at: None,
             rows_left,
             written: None,
+            added: Vec::new(),
         }
     }
 
@@ -174,15 +178,20 @@ impl Group {
     }
 
     /// Headers to the extents, row pages to free home pages.
-    fn write_row<M: Memory>(&mut self, turn: &mut Turn<'_, M>, grant: RowGrant) {
+    fn write_row<M: Memory>(&mut self, turn: &mut Turn<'_, M>, mut grant: RowGrant) {
+        let extents = self.geometry.row_extents();
+        let added = if self.moving.adds_leg() { usize::from(self.geometry.columns) } else { 0 };
+        let shaped = grant.extents.len() == extents + added;
         let fitting = grant.row.get() == self.superblock.rows
-            && grant.extents.len() == self.geometry.row_extents()
+            && shaped
             && self.may_join(&grant)
-            && self.every_place_usable(&grant.extents);
-        let leaving = grant.extents.iter().any(|extent| self.moving.leaves(extent.drive));
-        if !fitting || leaving {
-            self.growth.deferred = leaving;
-            self.growth.wanted |= leaving;
+            && self.every_place_usable(&grant.extents[..extents])
+            && self.may_be_added(&grant.extents, extents);
+        // The next grant fits: the pool knows of the move, or the move is over.
+        let next = !shaped || grant.extents.iter().any(|extent| self.moving.leaves(extent.drive));
+        if !fitting || next {
+            self.growth.deferred = next;
+            self.growth.wanted |= next;
             return self.give_up_row();
         }
         if !self.room(turn, 64) || self.sweep.holds_growth() || self.moving.holds_growth() {
@@ -190,7 +199,7 @@ impl Group {
             return;
         }
         let mut rows = self.rows.clone();
-        rows.extend_from_slice(&grant.extents);
+        rows.extend_from_slice(&grant.extents[..extents]);
         let job = self.ops.open_job(JobKind::Row);
         let buffer = self.buffers.row_pages;
         let Some(pages) = self.row_pages.extended(&rows, self.rows.len(), &mut self.home_pages) else {
@@ -211,8 +220,22 @@ impl Group {
         self.new_row_pages = Some(pages.tree);
         self.write_runs(turn, job);
         self.growth.written = None;
+        self.growth.added = grant.extents.split_off(extents);
         self.growth.stage = Stage::Writing(grant);
         self.ops.seal_job(job);
+    }
+
+    /// Whether the extents of a leg that is being added can be copies: on drives that are well and have no other leg of
+    /// the row.
+    fn may_be_added(&self, all: &[Extent], extents: usize) -> bool {
+        let (row, added) = all.split_at(extents);
+        let well = |extent: &Extent| {
+            let drive = self.drives.list.get(usize::from(extent.drive.get()));
+            drive.is_none_or(|drive| {
+                matches!(drive.health, Health::Current | Health::Joining | Health::Resyncing)
+            })
+        };
+        added.iter().all(|extent| well(extent) && row.iter().all(|other| other.drive != extent.drive))
     }
 
     /// Whether every column of a row has a leg on a drive that is current or joins: what is written to a place
@@ -290,6 +313,11 @@ impl Group {
         if !self.writer.is_durable(version) {
             self.growth.stage = Stage::Naming(grant, version);
             return;
+        }
+        let added = core::mem::take(&mut self.growth.added);
+        if self.moving.adds_leg() {
+            let columns = usize::from(self.geometry.columns);
+            self.moving.row_added(self.rows.len(), &grant.extents[..columns], &added);
         }
         self.rows.extend_from_slice(&grant.extents);
         self.row_pages = self.new_row_pages.take().expect("row pages being named");

@@ -196,7 +196,7 @@ impl Group {
         let spread = (pba.get() >> 4) as u8 % self.geometry.legs;
         let candidates = self.legs().filter(|leg| {
             let drive = self.extent(place.row, *leg, place.column).drive;
-            tried >> leg.get() & 1 == 0 && self.drives.current(drive)
+            tried >> leg.get() & 1 == 0 && self.drives.current(drive) && !self.is_dropped(*leg)
         });
         candidates.min_by_key(|leg| {
             let drive = self.drives.get(self.extent(place.row, *leg, place.column).drive);
@@ -285,7 +285,7 @@ impl Group {
 
     pub fn put_out(&mut self, drive: DriveIx) -> bool {
         let out = self.put_one_out(drive);
-        if out && self.moving.takes_over(drive) {
+        if out && self.moving.depends_on(drive) {
             self.unname_moved();
         }
         out

@@ -59,7 +59,7 @@ impl Group {
     ) -> bool {
         let known = self.repairs.0.iter().any(|r| r.stage != Stage::Free && r.pba == pba);
         let free = self.repairs.0.iter().position(|r| r.stage == Stage::Free);
-        let fits = turn.fits(4) && self.ops.room() >= 4 && self.ops.job_room() >= 4;
+        let fits = turn.fits(8) && self.ops.room() >= 8 && self.ops.job_room() >= 4;
         let Some(index) = free.filter(|_| !known && fits && !self.config.read_only) else {
             return false;
         };

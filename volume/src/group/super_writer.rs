@@ -76,9 +76,9 @@ impl Writer {
         self.wanted
     }
 
-    /// The next version goes to these places, as many as before.
+    /// The next version goes to these places. Every version since the first of this activation is in both slots of its
+    /// places or was given up with them, so either slot may be written first.
     pub fn set_homes(&mut self, homes: Vec<Home>) {
-        assert!(homes.len() == self.homes.len(), "a home row keeps its shape");
         self.next_homes = Some(homes);
     }
 
@@ -146,6 +146,7 @@ impl Group {
             return;
         }
         if let Some(homes) = self.writer.next_homes.take() {
+            self.writer.newest.resize(homes.len(), 0);
             self.writer.homes = homes;
         }
         self.writer.version += 1;

@@ -106,7 +106,14 @@ pub(super) enum Stage {
     NameMoved(u64),
     /// Move: the catalogue hears of this one.
     TellMoved(u64, DriveIx),
-    /// Move: the old drive goes stale.
+    /// Move: reads of a leg that is dropped end, those that were started by then.
+    DropReads(u64),
+    /// Move: superblock slots of extents that were left, on drives that stay, are wiped; they were; this flush is
+    /// behind it.
+    Wipe,
+    Wiped,
+    WipeFlush(u64),
+    /// Move: drives that are left go stale.
     Retire,
     /// Move: this version names the old rows again.
     Unname(u64),
@@ -292,6 +299,10 @@ impl Group {
             Stage::MovePages => self.write_successor_pages(turn),
             Stage::MoveFlush(ticket) if self.flusher.is_done(ticket) => self.name_moved(),
             Stage::NameMoved(version) if self.writer.is_durable(version) => self.tell_moved(turn, version),
+            Stage::DropReads(started) => self.drop_reads(started),
+            Stage::Wipe => self.wipe_slots(turn),
+            Stage::Wiped => self.slots_wiped(),
+            Stage::WipeFlush(ticket) if self.flusher.is_done(ticket) => self.sweep_to(Stage::Retire),
             Stage::Retire => self.retire(),
             Stage::Unname(version) if self.writer.is_durable(version) => self.unnamed(),
             Stage::Map | Stage::Cuts | Stage::Bitmaps => self.walk_on(turn),

@@ -16,6 +16,7 @@ use std::collections::{HashMap, VecDeque};
 use volume::{Activation, Candidate, Config, DriveInfo, Geometry, NewVolume, OpenRequest, Volume, create};
 
 pub mod drive;
+pub mod story;
 
 thread_local! {
     /// Whether the engine is running on this thread: what a counting allocator counts.
@@ -164,6 +165,8 @@ pub struct World {
     pub added: u8,
     /// For each place of a row, the drive that has it.
     pub places: Vec<u8>,
+    /// For each column, the drive of a leg that is being added: rows that are granted bring its extents.
+    pub adding: Vec<u8>,
     /// The pool hands out rows whose legs all lie on the last drive.
     pub bad_row: bool,
     pub catalogue: Vec<CopyEntry>,
@@ -234,6 +237,7 @@ impl World {
             extents: shape.rows,
             grants: VecDeque::new(),
             added: 0,
+            adding: Vec::new(),
             bad_row: false,
             catalogue: Vec::new(),
             catalogue_silent: false,
@@ -485,6 +489,50 @@ impl World {
         });
     }
 
+    /// Some extents of a drive are to go to another one, to the extents of the same numbers.
+    pub fn shift(&mut self, from: u8, to: NewDrive, extents: &[ExtentNo]) {
+        let extents = extents.iter().map(|extent| (*extent, 0, *extent)).collect();
+        let change = base::Change::Shift(uuid(from));
+        inside(|| self.engine.reply(Reply::Move(base::MoveGrant { change, to: vec![to], extents })));
+    }
+
+    /// Every row gets a leg more, on these drives, one for each column.
+    pub fn add_leg(&mut self, drives: &[u8]) {
+        let to: Vec<NewDrive> = drives.iter().map(|drive| self.drive(*drive)).collect();
+        let columns = usize::from(self.shape.columns);
+        let leg_0: Vec<_> = (0..columns).map(|c| self.engine.extents_on(uuid(self.places[c]))).collect();
+        let rows = leg_0[0].len();
+        let place =
+            |i: usize| (leg_0[i % columns][i / columns], i % columns, leg_0[i % columns][i / columns]);
+        let extents = (0..rows * columns).map(place).collect();
+        self.adding = drives.to_vec();
+        let change = base::Change::AddLeg;
+        inside(|| self.engine.reply(Reply::Move(base::MoveGrant { change, to, extents })));
+    }
+
+    /// The leg is there: rows have it from now on.
+    pub fn leg_added(&mut self) {
+        self.shape.legs += 1;
+        self.added -= self.shape.columns;
+        self.places.append(&mut self.adding);
+    }
+
+    /// The last leg is to go.
+    pub fn drop_leg(&mut self) {
+        let change = base::Change::DropLeg(base::LegId::new(self.shape.legs - 1));
+        let grant = base::MoveGrant { change, to: Vec::new(), extents: Vec::new() };
+        inside(|| self.engine.reply(Reply::Move(grant)));
+    }
+
+    /// The last leg is gone; its drives are wiped.
+    pub fn leg_dropped(&mut self) {
+        self.shape.legs -= 1;
+        self.added += self.shape.columns;
+        for drive in self.places.split_off(usize::from(self.shape.drives())) {
+            self.drives[usize::from(drive)] = Drive::default();
+        }
+    }
+
     fn answer_row(&mut self, wanted: base::RowNo) {
         let reply = if let Some(grant) = self.grants.pop_front() {
             Reply::Row(RowGrant { row: wanted, ..grant })
@@ -492,6 +540,12 @@ impl World {
             let mut extents = row(&self.shape, self.next_extent);
             for (extent, drive) in extents.iter_mut().zip(&self.places) {
                 extent.drive = self.engine.index_of(uuid(*drive)).expect("a drive of the group");
+            }
+            let number = ExtentNo::new(self.next_extent);
+            for drive in &self.adding {
+                // One that was given up is in no row; the engine says so.
+                let Some(drive) = self.engine.index_of(uuid(*drive)) else { break };
+                extents.push(Extent { drive, extent: number });
             }
             if self.bad_row {
                 let last = *extents.last().expect("a leg");

@@ -307,8 +307,9 @@ impl Group {
                     Errand::Resync if extent.drive != self.sweep.drive => None,
                     _ => Some(extent),
                 };
+                let leg = if self.moving.adds_leg() { usize::from(self.geometry.legs) } else { i / columns };
                 if let Some(extent) = named {
-                    self.add_header(turn, extent, RowNo::new(row), (i / columns, i % columns));
+                    self.add_header(turn, extent, RowNo::new(row), (leg, i % columns));
                 }
             }
             row += 1;

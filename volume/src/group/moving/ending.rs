@@ -1,0 +1,206 @@
+//! How a move ends: the rows in memory switch and what was left goes out, or it is given up.
+use super::{MoveOutcome, MoveRefusal, Moved, key};
+use crate::drives::Health;
+use crate::group::sweep::{Errand, Stage};
+use crate::group::{Group, Turn};
+use crate::layout::extent as fixed;
+use crate::ops::JobKind;
+use base::{BLOCK_BYTES, Change, DriveIx, Extent, Memory, Segment};
+use fence::{CopyState, DriveSet};
+
+fn drives_of<'a>(extents: impl Iterator<Item = &'a Extent>) -> DriveSet {
+    let mut set = DriveSet::EMPTY;
+    extents.for_each(|extent| set.insert(extent.drive));
+    set
+}
+
+impl Group {
+    /// Whether the leg that is being dropped may be read no more: nobody begins to, and who has begun ends first. Its
+    /// number means nothing once the rows have switched.
+    pub(in crate::group) fn is_dropped(&self, leg: base::LegId) -> bool {
+        matches!(self.sweep.stage, Stage::DropReads(_)) && leg.get() == self.geometry.legs - 1
+    }
+
+    /// Reads of the leg that is being dropped have ended, if they have.
+    pub(in crate::group) fn drop_reads(&mut self, started: u64) {
+        let (columns, extents) = (usize::from(self.geometry.columns), self.geometry.row_extents());
+        let dropped = self.rows.chunks_exact(extents).flat_map(|row| &row[extents - columns..]);
+        if !drives_of(dropped).iter().any(|drive| self.ops.reads_since(drive, started)) {
+            self.switch_rows();
+        }
+    }
+
+    /// The rows in memory follow; what is left still gets every write.
+    pub(super) fn switch_rows(&mut self) {
+        let change = self.moving.change.expect("a move under way");
+        let (columns, extents) = (usize::from(self.geometry.columns), self.geometry.row_extents());
+        let before = core::mem::replace(&mut self.rows, core::mem::take(&mut self.moving.rows));
+        match change {
+            Change::Leave(_) => self.moving.places.sort_unstable_by_key(|place| key(place.new)),
+            Change::Shift(_) | Change::AddLeg => self.moving.places.clear(),
+            Change::DropLeg(_) => {
+                let dropped = |row: usize| (0..columns).map(move |column| (row * extents, column));
+                let places = (0..before.len() / extents).flat_map(dropped).map(|(row, column)| Moved {
+                    index: row,
+                    old: before[row + extents - columns + column],
+                    new: before[row + column],
+                });
+                self.moving.places = places.collect();
+                self.moving.places.sort_unstable_by_key(|place| key(place.new));
+                let dropped = drives_of(self.moving.places.iter().map(|place| &place.old));
+                let kept = drives_of(self.rows.iter());
+                (self.moving.left, self.moving.shed) = (dropped.without(kept), dropped.and(kept));
+            }
+        }
+        self.moving.switched = true;
+        self.geometry.legs = self.superblock.geometry.legs;
+        self.row_pages = self.moving.pages.take().expect("row pages being named");
+        self.home_pages.settle();
+        self.retire_left();
+    }
+
+    /// Drives that are left go stale: no row names them any more.
+    pub(super) fn retire_left(&mut self) {
+        // From here on there is no way back: before they go out.
+        self.sweep_to(Stage::Wipe);
+        for drive in self.moving.left.iter() {
+            if self.drives.current(drive) {
+                let out = self.put_out(drive);
+                assert!(out, "no place of a row is on a drive that is left");
+            }
+        }
+    }
+
+    /// Superblock slots that say what was before, on drives that stay: found alone they would be believed.
+    pub(in crate::group) fn wipe_slots<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+        if !matches!(self.moving.change, Some(Change::DropLeg(_))) {
+            return self.sweep_to(Stage::Retire);
+        }
+        if !self.room(turn, 64) {
+            return;
+        }
+        let buf = self.unit_buffer(0);
+        *turn.memory.block_mut(buf) = [0; BLOCK_BYTES];
+        let job = self.ops.open_job(JobKind::Copy);
+        for i in 0..self.moving.places.len() {
+            let place = self.moving.places[i];
+            let stays = self.moving.shed.contains(place.old.drive);
+            if place.index == 0 && stays {
+                for slot in fixed::SUPERBLOCKS {
+                    self.write_just_extent(turn, job, place.old, slot, &[Segment { buf, blocks: 1 }]);
+                }
+            }
+        }
+        self.sweep.writing = true;
+        self.ops.seal_job(job);
+        self.sweep_to(Stage::Wiped);
+    }
+
+    /// The slots are wiped: a flush.
+    pub(in crate::group) fn slots_wiped(&mut self) {
+        let ticket = self.flusher.ticket();
+        self.sweep_to(Stage::WipeFlush(ticket));
+    }
+
+    /// Drives that are left are stale, and nothing is in flight to what was left: it is done.
+    pub(in crate::group) fn retire(&mut self) {
+        let out = |drive: DriveIx| matches!(self.drives.get(drive).health, Health::Stale | Health::Missing);
+        if !self.moving.left.iter().all(out) {
+            return;
+        }
+        self.moving.places.clear();
+        let since = *self.moving.over_since.get_or_insert(self.ops.started());
+        let busy = self.moving.left.iter().any(|drive| self.ops.busy_on(drive))
+            || self.moving.shed.iter().any(|drive| self.ops.busy_since(drive, since));
+        if busy {
+            return;
+        }
+        self.end_move(MoveOutcome::Done);
+        self.sweep_to(Stage::Leaving);
+    }
+
+    /// A drive that was to take over failed before anybody counted on it.
+    pub(in crate::group) fn successor_failed(&mut self, drive: DriveIx) {
+        self.drives.get_mut(drive).health = Health::Stale;
+        let version = self.writer.want();
+        let entry = &mut self.superblock.drives[usize::from(drive.get())];
+        (entry.state, entry.version) = (CopyState::EMPTY, version);
+        if self.sweep.errand == Errand::Move && self.sweep.stage != Stage::Leaving {
+            self.move_failed(MoveRefusal::DriveFailed);
+        }
+    }
+
+    /// The version that names the old rows again is durable.
+    pub(in crate::group) fn unnamed(&mut self) {
+        self.home_pages.forget_new();
+        self.give_up_places(MoveRefusal::DriveFailed);
+    }
+
+    /// Nothing goes to the successors any more; what is on its way to them ends first.
+    fn give_up_places(&mut self, why: MoveRefusal) {
+        self.moving.places.clear();
+        self.moving.unwritten.clear();
+        self.moving.pages = None;
+        self.moving.given_up = Some((why, self.ops.started()));
+        self.sweep_to(Stage::Leaving);
+    }
+
+    /// Whether a move that ends may be said to have ended. One that was given up has when no write can reach the
+    /// successors any more: their extents go back to the pool then, and a late write would land in another group. The
+    /// places of its row pages are free then, too.
+    pub(in crate::group) fn move_over(&mut self) -> bool {
+        let Some((why, started)) = self.moving.given_up else { return true };
+        if self.moving.to.iter().any(|drive| self.ops.busy_since(drive, started)) {
+            return false;
+        }
+        self.moving.given_up = None;
+        if core::mem::take(&mut self.moving.forget) {
+            self.home_pages.forget_new();
+        }
+        self.end_move(MoveOutcome::GivenUp(why));
+        true
+    }
+
+    /// The group takes no writes any more: a move that had not begun never does.
+    pub(in crate::group) fn refuse_move(&mut self) {
+        if self.moving.asked.take().is_some() {
+            self.end_move(MoveOutcome::GivenUp(MoveRefusal::NotServing));
+        }
+    }
+
+    /// Drives that were to take over have nothing that counts, and get nothing more.
+    pub(super) fn unlist(&mut self, drives: DriveSet) {
+        let version = self.writer.want();
+        for drive in drives.iter() {
+            if self.drives.is(drive, Health::Resyncing) {
+                self.drives.get_mut(drive).health = Health::Stale;
+                let entry = &mut self.superblock.drives[usize::from(drive.get())];
+                (entry.state, entry.version) = (CopyState::EMPTY, version);
+            }
+        }
+    }
+
+    /// Gives up before anything was named.
+    pub(in crate::group) fn move_failed(&mut self, why: MoveRefusal) {
+        self.unlist(self.moving.to);
+        // A page of them may be on its way: its place is free only when that has ended (`move_over`).
+        self.moving.forget = self.moving.pages.is_some();
+        self.give_up_places(why);
+    }
+
+    /// The group closes or halts.
+    pub(in crate::group) fn give_up_move(&mut self) {
+        match self.sweep.stage {
+            Stage::Leaving
+            | Stage::NameMoved(_)
+            | Stage::TellMoved(..)
+            | Stage::DropReads(_)
+            | Stage::Wipe
+            | Stage::Wiped
+            | Stage::WipeFlush(_)
+            | Stage::Retire
+            | Stage::Unname(_) => {}
+            _ => self.move_failed(MoveRefusal::NotServing),
+        }
+    }
+}
