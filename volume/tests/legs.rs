@@ -238,7 +238,7 @@ fn heal(world: &mut World) {
         let stats = world.engine.stats().expect("served");
         let lacks =
             |view: &volume::DriveView| view.uuid == world::uuid(drive) && view.health != CopyHealth::Current;
-        if stats.drives.iter().any(lacks) && outcome(world) != Some(MoveOutcome::Copying) {
+        if stats.drives.iter().any(lacks) {
             world.back(drive);
             world.settle();
         }

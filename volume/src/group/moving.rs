@@ -35,6 +35,10 @@
 //!
 //! Superblock slots are never copied: a superblock says where it lies. The successors' slots get the version that names
 //! them.
+//!
+//! A drive that is back goes first, for until then the group has a copy less: the walk of a move stands aside between
+//! two units, and goes on behind the resync. What is written meanwhile goes to the successors as before, so what they
+//! have stays right.
 mod ending;
 mod naming;
 mod plan;
@@ -96,6 +100,17 @@ pub struct MoveStats {
     pub walked_blocks: u64,
 }
 
+/// What the walk of a move needs to go on where it was.
+#[derive(Clone, Copy, Debug)]
+struct Paused {
+    from: u64,
+    began: Seq,
+    fresh: CkptNo,
+    copied: u64,
+    lost: u64,
+    walked: u64,
+}
+
 /// A move.
 #[derive(Debug, Default)]
 pub(crate) struct Moving {
@@ -120,6 +135,8 @@ pub(crate) struct Moving {
     /// Nothing goes to the old extents any more since so many operations had been started.
     over_since: Option<u64>,
     last: Option<(Change, MoveOutcome)>,
+    /// It stands aside for a drive that is back.
+    paused: Option<Paused>,
     /// It was given up when so many operations had been started: the successors may still be written by them.
     given_up: Option<(MoveRefusal, u64)>,
 }
@@ -185,7 +202,8 @@ impl Moving {
 impl Group {
     /// Extents are to move.
     pub fn move_asked(&mut self, grant: MoveGrant) {
-        if matches!(self.sweep.errand, Errand::None | Errand::Scrub) && self.moving.asked.is_none() {
+        let idle = matches!(self.sweep.errand, Errand::None | Errand::Scrub) && self.moving.paused.is_none();
+        if idle && self.moving.asked.is_none() {
             self.moving.last = Some((grant.change, MoveOutcome::Copying));
             self.moving.asked = Some(grant);
         }
@@ -195,7 +213,8 @@ impl Group {
     /// How the move stands, or how the last one came out since the group was opened.
     pub fn move_stats(&self) -> Option<MoveStats> {
         let (change, outcome) = self.moving.last?;
-        let (copied_blocks, walked_blocks) = (self.sweep.copied, self.sweep.walked);
+        let now = (self.sweep.copied, self.sweep.walked);
+        let (copied_blocks, walked_blocks) = self.moving.paused.map_or(now, |was| (was.copied, was.walked));
         Some(MoveStats { change, outcome, copied_blocks, walked_blocks })
     }
 
@@ -267,6 +286,46 @@ impl Group {
             }
         }
         self.sweep_to(Stage::Announce(version));
+    }
+
+    /// The walk makes room for a drive that is back.
+    pub(super) fn pause_move(&mut self) {
+        let sweep = &self.sweep;
+        self.moving.paused = Some(Paused {
+            from: self.walk_position(),
+            began: sweep.began,
+            fresh: sweep.fresh,
+            copied: sweep.copied,
+            lost: sweep.lost,
+            walked: sweep.walked,
+        });
+        self.sweep_to(Stage::Leaving);
+    }
+
+    /// Goes on with a move that stood aside. False if there is none.
+    pub(super) fn resume_move(&mut self) -> bool {
+        let Some(was) = self.moving.paused.take() else { return false };
+        self.sweep.errand = Errand::Move;
+        (self.sweep.seq, self.sweep.ckpt) = (Seq::ZERO, CkptNo::ZERO);
+        (self.sweep.began, self.sweep.fresh) = (was.began, was.fresh);
+        self.walk_from(was.from);
+        (self.sweep.copied, self.sweep.lost, self.sweep.walked) = (was.copied, was.lost, was.walked);
+        self.sweep.pace.rewind();
+        true
+    }
+
+    /// Whether a move that stands aside has to be given up: a drive that was to take over failed.
+    pub(super) fn paused_in_vain(&self) -> bool {
+        self.moving.paused.is_some() && !self.successors_well()
+    }
+
+    /// Whether this drive, if it is back, is of no use at present: it is being left, or takes over.
+    pub(super) fn moves_concern(&self, drive: base::Uuid) -> bool {
+        let at = self.superblock.drives.iter().position(|entry| entry.drive == drive);
+        at.is_some_and(|at| {
+            let drive = DriveIx::new(at as u8);
+            self.moving.leaves(drive) || self.moving.takes_over(drive)
+        })
     }
 
     /// Whether all drives that take over are well.

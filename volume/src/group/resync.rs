@@ -33,10 +33,10 @@ use base::{Action, Check, CkptNo, DriveIx, DriveOp, Memory, NewDrive, Pba, Segme
 use fence::Event;
 
 impl Group {
-    /// A drive of the group that is not current can be used again. Ignored while another one is resynced: the
-    /// caller sees that in the figures and asks again.
+    /// A drive of the group that is not current can be used again. Ignored while another one is resynced, and while a
+    /// move leaves this one: the caller sees that in the figures and asks again.
     pub fn drive_returned(&mut self, drive: NewDrive) {
-        if !matches!(self.sweep.errand, Errand::Resync | Errand::Move) {
+        if self.sweep.errand != Errand::Resync && !self.moves_concern(drive.uuid) {
             self.sweep.asked = Some(drive);
         }
         self.again = true;

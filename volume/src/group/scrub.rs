@@ -183,22 +183,36 @@ impl Group {
         true
     }
 
-    /// Whether a scrub makes room: for a drive that is back, or until its findings are taken.
+    /// Whether a sweep makes room: for a drive that is back, or, if it is a scrub, until its findings are taken.
     pub(super) fn stands_aside(&mut self) -> bool {
-        if self.sweep.errand != Errand::Scrub || !self.sweep.walking() || self.sweep.reading > 0 {
+        if !self.sweep.walking() || self.sweep.reading > 0 {
             return false;
+        }
+        match self.sweep.errand {
+            Errand::None | Errand::Resync => return false,
+            Errand::Move if self.sweep.asked.is_none() => return false,
+            Errand::Move => {
+                self.pause_move();
+                return true;
+            }
+            Errand::Scrub => {}
         }
         if self.sweep.asked.is_none() && !self.move_waits() {
             return self.sweep.scrub.is_full();
         }
-        let leaf = tree::page_covers(0).get();
-        let whole = tree::page_covers(self.volume.height.root_level()).get();
-        self.sweep.scrub.from = match self.sweep.stage {
-            Stage::Map => self.sweep.walk.cursor() / leaf * leaf,
-            _ => whole,
-        };
+        self.sweep.scrub.from = self.walk_position();
         self.sweep_to(Stage::Leaving);
         true
+    }
+
+    /// Where the walk of the map would go on; behind the map, its end.
+    pub(super) fn walk_position(&self) -> u64 {
+        let leaf = tree::page_covers(0).get();
+        let whole = tree::page_covers(self.volume.height.root_level()).get();
+        match self.sweep.stage {
+            Stage::Map => self.sweep.walk.cursor() / leaf * leaf,
+            _ => whole,
+        }
     }
 
     pub(super) fn scrub_ended(&mut self) {

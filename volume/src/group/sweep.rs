@@ -7,8 +7,8 @@
 //! pages, row and history pages, headers. Blocks go a unit at a time; a unit holds its blocks from the look-up until
 //! its last write has ended, so that a block is never handed out under it. Between two units it rests (`pace.rs`).
 //!
-//! One errand at a time. A drive that comes back goes first: a scrub stands aside at the end of a unit and goes on
-//! where it was.
+//! One errand at a time. A drive that comes back goes first: a scrub or a move stands aside at the end of a unit and
+//! goes on where it was.
 //!
 //! Row pages lie where growth writes new ones, so the two take turns (`holds_growth`).
 mod copy;
@@ -147,7 +147,7 @@ pub(crate) struct Sweep {
     /// Last Seq handed out when it began: what is newer reached the drive by itself.
     pub(super) began: Seq,
     /// Pages of this checkpoint and newer ones reached the drive by themselves.
-    fresh: CkptNo,
+    pub(super) fresh: CkptNo,
     pub(super) walk: Walk,
     cut: Option<Ref>,
     cuts_done: Vec<Ref>,
@@ -329,10 +329,15 @@ impl Group {
         if self.halt.is_some() || self.config.read_only || self.closing {
             self.sweep.asked = None;
             self.refuse_move();
-            return false;
+            return self.resume_move();
+        }
+        if self.paused_in_vain() {
+            return self.resume_move();
         }
         // A move that waits for the growth under way keeps a scrub from beginning only to stand aside again.
-        self.begin_resync() || if self.move_waits() { self.begin_move() } else { self.begin_scrub() }
+        self.begin_resync()
+            || self.resume_move()
+            || if self.move_waits() { self.begin_move() } else { self.begin_scrub() }
     }
 
     /// Asks for a checkpoint.

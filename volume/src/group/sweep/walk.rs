@@ -149,9 +149,14 @@ impl Group {
             _ => (self.sweep.ckpt, 0),
         };
         self.sweep.ckpt = since;
+        self.walk_from(from);
+    }
+
+    /// The walk of the map begins here.
+    pub(in crate::group) fn walk_from(&mut self, from: u64) {
         (self.sweep.cut, self.sweep.scrub.seen) = (None, None);
         self.sweep.cuts_done.clear();
-        self.sweep.walk = Walk::new(since, from);
+        self.sweep.walk = Walk::new(self.sweep.ckpt, from);
         self.sweep_to(Stage::Map);
     }
 
