@@ -9,10 +9,14 @@
 //! written with FUA and acknowledged. Each block belongs to one writer, which waits for each answer, so the
 //! versions of a block are in order.
 //!
-//! What it does not check: blocks that the load never writes, and the order between blocks of different
-//! writers.
+//! A load of files says which ones it has synced, with their folder, and which it is about to remove. What it had
+//! synced and not begun to remove is there, with its content ([`file_content`]); other files may be there or not.
+//!
+//! What it does not check: blocks that the load never writes, the order between blocks of different writers, and
+//! files that were not synced.
 
-use std::collections::BTreeMap;
+use crate::random::Random;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// Blocks are what the load writes whole.
@@ -53,6 +57,37 @@ pub enum Fact {
         /// Who.
         writer: u32,
     },
+    /// A file and its folder were synced.
+    Kept(
+        /// Which.
+        FileName,
+    ),
+    /// A file is about to be removed.
+    Removing(
+        /// Which.
+        FileName,
+    ),
+}
+
+/// A file of a load: its writer, its version, and its length in bytes.
+pub type FileName = (u32, u64, u64);
+
+/// Where a file is, from the root of its file system.
+#[must_use]
+pub fn file_path((writer, version, bytes): FileName) -> String {
+    format!("w{writer}/{version}-{bytes}")
+}
+
+/// What a file holds.
+#[must_use]
+pub fn file_content((writer, version, bytes): FileName) -> Vec<u8> {
+    let mut random = Random::new(version ^ u64::from(writer) << 56);
+    let mut content = Vec::with_capacity(usize::try_from(bytes).expect("files are small") + 8);
+    while (content.len() as u64) < bytes {
+        content.extend_from_slice(&random.draw().to_le_bytes());
+    }
+    content.truncate(usize::try_from(bytes).expect("files are small"));
+    content
 }
 
 impl Fact {
@@ -77,6 +112,8 @@ impl Fact {
             "acked" => Some(Fact::Acked { writer }),
             "flush" => Some(Fact::Flush { writer }),
             "flushed" => Some(Fact::Flushed { writer }),
+            "kept" => Some(Fact::Kept((writer, number()?, number()?))),
+            "removing" => Some(Fact::Removing((writer, number()?, number()?))),
             _ => None,
         }
     }
@@ -92,6 +129,8 @@ impl fmt::Display for Fact {
             Fact::Acked { writer } => write!(f, "acked {writer} ."),
             Fact::Flush { writer } => write!(f, "flush {writer} ."),
             Fact::Flushed { writer } => write!(f, "flushed {writer} ."),
+            Fact::Kept((writer, version, bytes)) => write!(f, "kept {writer} {version} {bytes} ."),
+            Fact::Removing((writer, version, bytes)) => write!(f, "removing {writer} {version} {bytes} ."),
         }
     }
 }
@@ -150,6 +189,8 @@ pub struct Oracle {
     /// before the first of them.
     acked: Vec<Write>,
     acked_before: usize,
+    /// Files that are there.
+    files: BTreeSet<FileName>,
     /// Facts taken.
     pub facts: u64,
     /// Flushes that were answered.
@@ -167,6 +208,13 @@ impl Oracle {
     pub fn take(&mut self, fact: Fact) {
         self.facts += 1;
         match fact {
+            Fact::Kept(file) => {
+                self.files.insert(file);
+                self.flushes += 1;
+            }
+            Fact::Removing(file) => {
+                self.files.remove(&file);
+            }
             Fact::Issue { writer, block, count, version, zeros, durable } => {
                 for at in block..block + count {
                     let blank = || Block { allowed: vec![Version { number: BLANK, zeros: true }] };
@@ -200,6 +248,59 @@ impl Oracle {
                 }
             }
         }
+    }
+
+    /// The files that are there.
+    #[must_use]
+    pub fn files(&self) -> &BTreeSet<FileName> {
+        &self.files
+    }
+
+    /// The blocks that were written, in order.
+    pub fn blocks(&self) -> impl Iterator<Item = u64> {
+        self.blocks.keys().copied()
+    }
+
+    /// What is known, as text, for a program that judges elsewhere: a line for each block, with the versions that
+    /// it may hold, and one for each file. What is still open is not in it.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let mut text = String::new();
+        for (at, block) in &self.blocks {
+            text.push_str(&format!("block {at}"));
+            for version in &block.allowed {
+                text.push_str(&format!(" {}{}", version.number, if version.zeros { "z" } else { "" }));
+            }
+            text.push('\n');
+        }
+        for (writer, version, bytes) in &self.files {
+            text.push_str(&format!("file {writer} {version} {bytes}\n"));
+        }
+        text
+    }
+
+    /// Reads [`Oracle::to_text`]; `None` for anything else.
+    #[must_use]
+    pub fn from_text(text: &str) -> Option<Oracle> {
+        let mut oracle = Oracle::new();
+        for line in text.lines() {
+            let mut words = line.split(' ');
+            let kind = words.next()?;
+            if kind == "file" {
+                let mut number = || words.next()?.parse::<u64>().ok();
+                oracle.files.insert((u32::try_from(number()?).ok()?, number()?, number()?));
+                continue;
+            }
+            let at = (kind == "block").then(|| words.next()?.parse::<u64>().ok()).flatten()?;
+            let allowed: Option<Vec<Version>> = words
+                .map(|word| {
+                    let digits = word.trim_end_matches('z');
+                    Some(Version { number: digits.parse().ok()?, zeros: digits.len() < word.len() })
+                })
+                .collect();
+            oracle.blocks.insert(at, Block { allowed: allowed.filter(|all| !all.is_empty())? });
+        }
+        Some(oracle)
     }
 
     fn make_durable(&mut self, write: Write) {
@@ -289,6 +390,8 @@ mod tests {
             Fact::Acked { writer: 1 },
             Fact::Flush { writer: 2 },
             Fact::Flushed { writer: 2 },
+            Fact::Kept((1, 2, 3)),
+            Fact::Removing((1, 2, 3)),
         ];
         for fact in facts {
             let line = fact.to_string();
@@ -360,6 +463,26 @@ mod tests {
         let settled = oracle.settle(|at| content(at, BLANK, false)).expect("blank is allowed");
         assert_eq!((settled.blocks, settled.older), (1, 1));
         assert!(!holds(&oracle, 1), "the lost write must not come back");
+    }
+
+    #[test]
+    fn what_is_known_survives_its_text() {
+        let mut oracle = Oracle::new();
+        oracle.take(issue(0, 5, 1));
+        oracle.take(Fact::Issue { writer: 0, block: 5, count: 2, version: 2, zeros: true, durable: false });
+        oracle.take(Fact::Kept((1, 2, 3)));
+        oracle.take(Fact::Kept((1, 3, 3)));
+        oracle.take(Fact::Removing((1, 2, 3)));
+        let text = oracle.to_text();
+        let again = Oracle::from_text(&text).expect("its own text");
+        assert_eq!(again.to_text(), text);
+        assert_eq!(again.files().iter().copied().collect::<Vec<_>>(), [(1, 3, 3)]);
+        for version in [BLANK, 1, 2, 3] {
+            assert_eq!(holds(&oracle, version), holds(&again, version), "version {version}");
+        }
+        for text in ["block", "block 1", "block x 1", "file 1 2", "other 1 2"] {
+            assert!(Oracle::from_text(text).is_none(), "{text}");
+        }
     }
 
     #[test]

@@ -16,6 +16,8 @@
 use crate::error::{Context, Error, Result};
 use crate::random::Random;
 use std::fs::File;
+use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -186,26 +188,78 @@ pub struct Fate {
     pub torn: u64,
 }
 
-/// How a drive treats what it had not flushed.
+/// How a drive treats what it had not flushed: of twelve writes, how many are there whole, and how many in part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Temper {
-    LosesAll,
-    KeepsAll,
-    Mixed,
+struct Temper {
+    whole: u64,
+    parts: u64,
+}
+
+impl Temper {
+    /// A drive that loses or keeps everything is as likely as one that does neither: both are what real drives do,
+    /// and the mixture alone would hardly ever make them.
+    fn draw(random: &mut Random) -> Temper {
+        let (whole, parts) = match random.below(8) {
+            0 | 1 => (0, 0),
+            2 | 3 => (12, 0),
+            4 | 5 => (4, 4),
+            6 => (10, 1),
+            _ => (1, 1),
+        };
+        Temper { whole, parts }
+    }
 }
 
 /// What a drive does to its unflushed writes when the power goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Manner {
-    /// Whether a write can survive in part.
-    pub tears: bool,
+    /// What of a write survives or is lost as one, in sectors of 512 bytes; 0 for a drive that tears nothing.
+    pub tears_at: u64,
     /// Whether flushes were lies: then nothing is safe.
     pub lies: bool,
 }
 
 impl Manner {
     /// A drive within the contract: it tears at sectors and keeps what was flushed.
-    pub const HONEST: Manner = Manner { tears: true, lies: false };
+    pub const HONEST: Manner = Manner { tears_at: 1, lies: false };
+
+    /// An honest drive with larger sectors.
+    #[must_use]
+    pub fn with_sectors_of(bytes: u32) -> Manner {
+        Manner { tears_at: u64::from(bytes) / SECTOR_BYTES, ..Manner::HONEST }
+    }
+}
+
+/// What of one write is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Survivor {
+    /// Its place among the entries of the log.
+    pub entry: usize,
+    /// Which of its sectors.
+    pub sectors: Range<u64>,
+}
+
+/// Which writes a power cut leaves, from entry `from` of the log on, in their order. What lies before `from` must be
+/// durable. The same seed gives the same survivors.
+#[must_use]
+pub fn survivors(log: &Log, from: usize, manner: Manner, seed: u64) -> (Vec<Survivor>, Fate) {
+    let mut random = Random::new(seed);
+    let temper = Temper::draw(&mut random);
+    let durable = if manner.lies { 0 } else { log.durable() };
+    assert!(from <= durable || manner.lies, "what is left out is durable");
+    let mut fate = Fate::default();
+    let mut there = Vec::new();
+    for (at, entry) in log.entries.iter().enumerate().skip(from) {
+        let safe = at < durable || (entry.is_safe_alone() && !manner.lies);
+        let sectors = if safe {
+            fate.durable += 1;
+            0..entry.count
+        } else {
+            choose(entry, temper, manner, &mut random, &mut fate)
+        };
+        there.push(Survivor { entry: at, sectors });
+    }
+    (there, fate)
 }
 
 /// Makes the drive that a power cut leaves: `image` holds what was there before the log began, and is
@@ -217,76 +271,59 @@ pub fn rebuild(log_path: &Path, log: &Log, image: &Path, manner: Manner, seed: u
     let source = File::open(log_path).doing(|| format!("open {}", log_path.display()))?;
     let target = File::options().read(true).write(true).open(image);
     let target = target.doing(|| format!("open {}", image.display()))?;
-    let mut random = Random::new(seed);
-    // A drive that loses or keeps everything is as likely as one that does neither: both are what real
-    // drives do, and the mixture alone would hardly ever make them.
-    let temper = match random.below(4) {
-        0 => Temper::LosesAll,
-        1 => Temper::KeepsAll,
-        _ => Temper::Mixed,
-    };
-    let durable = if manner.lies { 0 } else { log.durable() };
-    let mut fate = Fate::default();
-    for (at, entry) in log.entries.iter().enumerate() {
-        let all = 0..entry.count;
-        let safe = at < durable || (entry.is_safe_alone() && !manner.lies);
-        let part = if safe {
-            fate.durable += 1;
-            all
-        } else {
-            choose(entry, temper, manner, &mut random, &mut fate)
-        };
-        apply(&source, entry, part, &target).doing(|| format!("rebuild {}", image.display()))?;
+    let (there, fate) = survivors(log, 0, manner, seed);
+    for survivor in there {
+        let write = |at: u64, bytes: &[u8]| target.write_all_at(bytes, at);
+        log.entries[survivor.entry]
+            .replay(&source, survivor.sectors, write)
+            .doing(|| format!("rebuild {}", image.display()))?;
     }
     Ok(fate)
 }
 
 /// Which sectors of a write at risk survive.
-fn choose(
-    entry: &Entry,
-    temper: Temper,
-    manner: Manner,
-    random: &mut Random,
-    fate: &mut Fate,
-) -> std::ops::Range<u64> {
-    let dice = match temper {
-        Temper::LosesAll => 0,
-        Temper::KeepsAll => 1,
-        Temper::Mixed => random.below(3),
-    };
-    match dice {
-        0 => {
-            fate.dropped += 1;
-            0..0
-        }
-        2 if entry.count > 1 && manner.tears => {
-            fate.torn += 1;
-            let cut = 1 + random.below(entry.count - 1);
-            if random.below(2) == 0 { 0..cut } else { cut..entry.count }
-        }
-        _ => {
-            fate.kept += 1;
-            0..entry.count
-        }
+fn choose(entry: &Entry, temper: Temper, manner: Manner, random: &mut Random, fate: &mut Fate) -> Range<u64> {
+    let units = entry.count.checked_div(manner.tears_at).unwrap_or(1);
+    let dice = random.below(12);
+    if dice < temper.whole || (dice < temper.whole + temper.parts && units < 2) {
+        fate.kept += 1;
+        return 0..entry.count;
     }
+    if dice < temper.whole + temper.parts {
+        fate.torn += 1;
+        let cut = (1 + random.below(units - 1)) * manner.tears_at;
+        return if random.below(2) == 0 { 0..cut } else { cut..entry.count };
+    }
+    fate.dropped += 1;
+    0..0
 }
 
-fn apply(source: &File, entry: &Entry, part: std::ops::Range<u64>, target: &File) -> std::io::Result<()> {
-    const CHUNK: u64 = 1 << 20;
-    let mut buffer = vec![0u8; CHUNK as usize];
-    let (mut at, end) = (part.start * SECTOR_BYTES, part.end * SECTOR_BYTES);
-    while at < end {
-        let length = CHUNK.min(end - at);
-        let chunk = &mut buffer[..usize::try_from(length).expect("a chunk fits")];
-        if entry.is_discard() {
-            chunk.fill(0);
-        } else {
-            source.read_exact_at(chunk, entry.data_at + at)?;
+impl Entry {
+    /// Hands the data of these sectors of the entry to `write`, in pieces, each with its place on the drive in bytes.
+    /// `source` is the log.
+    ///
+    /// # Errors
+    /// The log's, or what `write` says.
+    pub fn replay(
+        &self,
+        source: &File,
+        sectors: Range<u64>,
+        mut write: impl FnMut(u64, &[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        const CHUNK: u64 = 1 << 20;
+        let (mut at, end) = (sectors.start * SECTOR_BYTES, sectors.end * SECTOR_BYTES);
+        let mut buffer = vec![0u8; usize::try_from(CHUNK.min(end - at)).expect("a chunk fits")];
+        while at < end {
+            let length = CHUNK.min(end - at);
+            let chunk = &mut buffer[..usize::try_from(length).expect("a chunk fits")];
+            if !self.is_discard() {
+                source.read_exact_at(chunk, self.data_at + at)?;
+            }
+            write(self.sector * SECTOR_BYTES + at, chunk)?;
+            at += length;
         }
-        target.write_all_at(chunk, entry.sector * SECTOR_BYTES + at)?;
-        at += length;
+        Ok(())
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 //!
 //! Entry points: [`targets::ALL`] lists the targets, [`Campaign`] feeds one of them, [`replay`] goes through the
 //! corpora in `tests/corpus`. A target is a function from bytes to a signature; it panics when a promise is
-//! broken, and two inputs with different signatures took different ways through the reader.
+//! broken, and two inputs with different signatures took different ways through the reader. [`cut`] opens the drives
+//! that a power cut can leave, many for each cut, in memory; [`kill`] kills the real process.
 //!
 //! Architecture invariants: everything follows from a seed, so that a run can be repeated; a crash is kept as a file
 //! of the corpus, so that it is tried for ever after.
@@ -11,6 +12,7 @@
 
 pub mod campaign;
 pub mod corpus;
+pub mod cut;
 pub mod image;
 pub mod kill;
 pub mod mutate;

@@ -25,6 +25,8 @@ pub struct Wish {
     pub seed: Option<u64>,
     /// Rounds of each scenario.
     pub rounds: Option<u64>,
+    /// Images of each cut.
+    pub images: Option<u64>,
     /// The program of `exec`.
     pub exec: Option<String>,
     /// Its words.
@@ -53,6 +55,7 @@ fn parse(words: &[String]) -> Result<Wish> {
             }
             "--seed" => wish.seed = Some(number("--seed", words.next())?),
             "--rounds" => wish.rounds = Some(number("--rounds", words.next())?),
+            "--images" => wish.images = Some(number("--images", words.next())?),
             "--product" => wish.product = words.next().cloned(),
             "--exec" => wish.exec = words.next().cloned(),
             "--word" => wish.exec_words.extend(words.next().cloned()),
@@ -133,9 +136,12 @@ pub fn power_cut(workspace: &Workspace, words: &[String]) -> Result<u8> {
     }
     let more = parse(&rest)?;
     if !more.names.is_empty() || more.exec.is_some() || more.rounds.is_some() {
-        return Err(Error::invalid("power-cut takes --cuts N, --kernel 6.12|newest and --seed S"));
+        return Err(Error::invalid(
+            "power-cut takes --cuts N, --images N, --kernel 6.12|newest and --seed S",
+        ));
     }
     (wish.kernel, wish.seed) = (more.kernel, more.seed);
+    wish.images = Some(more.images.unwrap_or(scenario::FULL_IMAGES));
     let _lock = workspace.lock("power-cut")?;
     setup::ensure(workspace)?;
     let runs = runs(&wish)?;
@@ -229,6 +235,8 @@ pub fn bench(workspace: &Workspace, runs: &[Run], wish: &Wish) -> Result<Bench> 
         Some(path) => Some(std::path::absolute(path).doing(|| format!("resolve {path}"))?),
         None => product.then(|| build::program(workspace, "plinth", "plinth", true)).transpose()?,
     };
+    let cuts = runs.iter().any(|(row, _)| row.cut);
+    let cutter = cuts.then(|| build::program(workspace, "plinth-fuzz", "plinth-cut", true)).transpose()?;
     // A new seed each time finds more over the weeks; it is printed with a failure and repeats the run.
     let fresh = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |d| d.as_secs());
     let exec = match &wish.exec {
@@ -243,6 +251,8 @@ pub fn bench(workspace: &Workspace, runs: &[Run], wish: &Wish) -> Result<Bench> 
         work: workspace.out.join("vm"),
         agent,
         plinth,
+        cutter,
+        images: wish.images,
         exec,
         unit: workspace.root.join("deploy/plinth.service"),
         planted: wish.planted.clone(),

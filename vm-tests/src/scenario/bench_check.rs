@@ -4,7 +4,7 @@
 //! tear satisfies the oracle; one that lies about flushes must not, or the oracle sees nothing.
 
 use super::Session;
-use super::power_cut::{Chain, copy_bases, copy_sparse, load_and_cut, read_block};
+use super::power_cut::{Chain, Shape, copy_bases, copy_sparse, load_and_cut, read_block};
 use crate::error::{Context, Result};
 use crate::random::Random;
 use crate::writelog::{Fate, Log, Manner, rebuild};
@@ -18,7 +18,7 @@ const IMAGES: u64 = 10;
 /// The host's half.
 pub fn run(session: &mut Session<'_>) -> Result<()> {
     let mut random = Random::new(session.bench.seed);
-    let mut chain = Chain::new(session)?;
+    let mut chain = Chain::new(session, Shape { legs: 1, columns: 1, files: false })?;
     let base = copy_bases(&chain.drives)?.remove(0);
     load_and_cut(session, &mut chain, Duration::from_millis(1500), 300)?;
     let log_path = chain.drives[0].log.clone().expect("the drives of a cut are logged");
@@ -35,14 +35,14 @@ pub fn run(session: &mut Session<'_>) -> Result<()> {
     let (mut right, mut lost, mut seen) = (Ok(()), 0, Fate::default());
     for _ in 0..IMAGES {
         let seed = random.draw();
-        let honest = Manner { tears: false, lies: false };
+        let honest = Manner { tears_at: 0, lies: false };
         let fate = judge(&base, &log_path, &log, honest, seed, &chain)?;
         seen.kept += fate.0.kept;
         seen.dropped += fate.0.dropped;
         if let Err(wrong) = fate.1 {
             right = Err(wrong);
         }
-        let lies = Manner { tears: false, lies: true };
+        let lies = Manner { tears_at: 0, lies: true };
         lost += u64::from(judge(&base, &log_path, &log, lies, seed, &chain)?.1.is_err());
         session.images += 2;
     }

@@ -44,6 +44,8 @@ pub struct Scenario {
     pub fetched: &'static [(&'static str, &'static str)],
     /// Whether it needs the product's binary.
     pub product: bool,
+    /// Whether its power is cut and many images of a cut are opened (`plinth-cut`).
+    pub cut: bool,
     /// The count of a run with `--full`.
     pub rounds: u64,
     /// The count of any other run, the smoke set's among them.
@@ -67,6 +69,10 @@ pub struct Bench {
     pub agent: PathBuf,
     /// The product, where it was built.
     pub plinth: Option<PathBuf>,
+    /// `plinth-cut`, where it was built.
+    pub cutter: Option<PathBuf>,
+    /// How many images of a cut are opened, if not the usual number.
+    pub images: Option<u64>,
     /// A program and its words for the scenario `exec`.
     pub exec: Option<(PathBuf, Vec<String>)>,
     /// A bug that the product was built with, for a run that must fail.
@@ -100,7 +106,7 @@ pub struct Session<'a> {
     pub folder: PathBuf,
     /// All checks so far.
     pub checks: Vec<Check>,
-    /// Drive images that were made and opened after a cut.
+    /// Images that were made and opened after a cut; each is one state of all drives of a pool.
     pub images: u64,
     boots: u32,
     initramfs: Option<PathBuf>,
@@ -113,7 +119,7 @@ pub struct Report {
     pub checks: Vec<Check>,
     /// Rounds that were asked for.
     pub rounds: u64,
-    /// Drive images that were made and opened after a cut.
+    /// Images that were made and opened after a cut; each is one state of all drives of a pool.
     pub images: u64,
     /// Whether a machine died of its emulator.
     pub emulator_raced: bool,
@@ -124,6 +130,10 @@ pub struct Report {
     /// How long it took.
     pub took: Duration,
 }
+
+/// Images of a cut in a run with `--full`, and in any other.
+pub const FULL_IMAGES: u64 = 39;
+const SMOKE_IMAGES: u64 = 15;
 
 /// How often a run is made again whose machine its emulator has crashed.
 const EMULATOR_RETRIES: u32 = 2;
@@ -230,6 +240,12 @@ impl<'a> Session<'a> {
         self.bench.rounds.unwrap_or(stated)
     }
 
+    /// How many images of a cut are opened in memory.
+    #[must_use]
+    pub fn images_of_a_cut(&self) -> u64 {
+        self.bench.images.unwrap_or(if self.bench.full { FULL_IMAGES } else { SMOKE_IMAGES })
+    }
+
     /// The conversation with the machine of the given boot; its console is beside it.
     #[must_use]
     pub fn log(&self, boot: u32) -> PathBuf {
@@ -241,9 +257,17 @@ impl<'a> Session<'a> {
     /// # Errors
     /// The files cannot be made.
     pub fn new_drives(&self, logged: bool) -> Result<Vec<Drive>> {
+        self.some_drives(self.scenario.drives, logged)
+    }
+
+    /// Like [`Session::new_drives`], but so many.
+    ///
+    /// # Errors
+    /// The files cannot be made.
+    pub fn some_drives(&self, count: u32, logged: bool) -> Result<Vec<Drive>> {
         let size = self.scenario.drive_mib << 20;
         let make = if logged { Drive::logged } else { Drive::plain };
-        (0..self.scenario.drives).map(|n| make(&self.folder, &format!("drive-{n}"), size)).collect()
+        (0..count).map(|n| make(&self.folder, &format!("drive-{n}"), size)).collect()
     }
 
     /// Boots a machine of this scenario.

@@ -1,16 +1,20 @@
 //! `power-cut`, outside: the machine is killed at a random instant, its drives are made anew as a power cut
 //! leaves them, and what the volume then holds is compared with what it may hold.
 //!
-//! One cut: boot on the drives of the last cut; let the load run for a while; kill. Then, several times over,
-//! rebuild each drive from its own write log, each leg with its own unflushed tail kept, dropped or torn;
-//! check the drives offline; open them on this host and compare every block with the oracle. The next machine
-//! boots on the last of these sets, every other time before this host has recovered it. It says a checksum of
-//! the whole volume after it attached, which must be that of what was read here: two opens of one volume see
-//! the same (contract C4). Behind the last cut of a pool one more machine comes up, without load.
+//! One cut: boot on the drives of the last cut; let the load run for a while; kill. Then many images are made of the
+//! write logs, each with its own choice of what each drive keeps, loses or tears of its unflushed writes. Most are
+//! opened in memory by `plinth-cut`, which costs some tens of milliseconds each; some see the power fail again inside
+//! recovery or behind it. The last one is made of files: checked offline, opened by the program itself on this host,
+//! every block compared with the oracle, checked again. The next machine boots on it, every other time before this
+//! host has recovered it. It says a checksum of the whole volume after it attached, which must be that of what was
+//! read here: two opens of one volume see the same (contract C4). Behind the last cut of a pool one more machine
+//! comes up, without load.
+//!
+//! Pools have different shapes, and every other one holds an ext4, whose files are written instead of blocks.
 
 use super::Session;
 use super::native::{Native, fsck};
-use crate::children::run_checked;
+use crate::children::{Output, run_checked, run_lines};
 use crate::error::{Context, Error, Result};
 use crate::guest::Fnv;
 use crate::kernel::Which;
@@ -29,8 +33,19 @@ use std::time::{Duration, Instant};
 const VOLUME_MIB: u64 = 128;
 /// A new pool is made after so many cuts, so that young and old ones are cut.
 const CUTS_PER_POOL: u64 = 5;
-/// Sets of drives that are made of one cut, each with other fates of the unflushed writes.
-const SETS: u64 = 3;
+/// What the pools are, one after the other; the smoke runs of the two kernels begin four apart.
+const SHAPES: [Shape; 8] = [
+    Shape { legs: 2, columns: 1, files: false },
+    Shape { legs: 2, columns: 2, files: true },
+    Shape { legs: 1, columns: 1, files: false },
+    Shape { legs: 3, columns: 1, files: true },
+    Shape { legs: 3, columns: 1, files: false },
+    Shape { legs: 2, columns: 1, files: true },
+    Shape { legs: 2, columns: 2, files: false },
+    Shape { legs: 1, columns: 2, files: true },
+];
+/// The images of one cut take this long at most, also on a busy host.
+const IMAGES_LIMIT: Duration = Duration::from_secs(900);
 /// The load runs between these two before the cut.
 const SHORTEST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_millis(3_000);
@@ -38,13 +53,16 @@ const LONGEST: Duration = Duration::from_millis(3_000);
 /// The host's half.
 pub fn run(session: &mut Session<'_>) -> Result<()> {
     // The two kernels of a smoke run see different cuts.
-    let kernel = u64::from(session.kernel.which == Which::Floor) << 63;
-    let mut random = Random::new(session.bench.seed ^ kernel);
+    let floor = session.kernel.which == Which::Floor;
+    let mut random = Random::new(session.bench.seed ^ u64::from(floor) << 63);
     let mut chain: Option<Chain> = None;
     for cut in 0..session.rounds() {
         let current = match chain.take() {
             Some(chain) => chain,
-            None => Chain::new(session)?,
+            None => {
+                let pool = cut.div_ceil(CUTS_PER_POOL) + if floor { 4 } else { 0 };
+                Chain::new(session, SHAPES[usize::try_from(pool % 8).expect("below 8")])?
+            }
         };
         let last = (cut + 1).is_multiple_of(CUTS_PER_POOL) || cut + 1 == session.rounds();
         let outcome = one_cut(session, current, cut, &mut random).and_then(|mut next| {
@@ -65,8 +83,18 @@ pub fn run(session: &mut Session<'_>) -> Result<()> {
     Ok(())
 }
 
+/// What a volume is, and what is on it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
+    pub(super) legs: u32,
+    pub(super) columns: u32,
+    /// Whether it holds an ext4 whose files are written, instead of blocks.
+    pub(super) files: bool,
+}
+
 /// The drives of one pool over several cuts, and what they may hold.
 pub(super) struct Chain {
+    shape: Shape,
     pub(super) drives: Vec<Drive>,
     pub(super) oracle: Oracle,
     pub(super) cuts: u64,
@@ -75,8 +103,9 @@ pub(super) struct Chain {
 }
 
 impl Chain {
-    pub(super) fn new(session: &Session<'_>) -> Result<Chain> {
-        Ok(Chain { drives: session.new_drives(true)?, oracle: Oracle::new(), cuts: 0, sum: None })
+    pub(super) fn new(session: &Session<'_>, shape: Shape) -> Result<Chain> {
+        let drives = session.some_drives(shape.legs * shape.columns, true)?;
+        Ok(Chain { shape, drives, oracle: Oracle::new(), cuts: 0, sum: None })
     }
 }
 
@@ -89,35 +118,88 @@ fn one_cut(session: &mut Session<'_>, mut chain: Chain, cut: u64, random: &mut R
     let sum = load_and_cut(session, &mut chain, load_for, flush_one_in)?;
     same_inside(session, &chain, sum);
     let (facts, flushes) = (chain.oracle.facts, chain.oracle.flushes);
-    eprintln!("  cut {cut}: after {} ms, {facts} facts, {flushes} flushes", load_for.as_millis());
-    let before = chain.oracle.clone();
-    let mut logs = Vec::new();
-    for drive in &chain.drives {
-        logs.push(Log::read(log_of(drive), session.scenario.drive_mib << 20)?);
+    let Shape { legs, columns, files } = chain.shape;
+    let what = if files { "files" } else { "blocks" };
+    eprintln!(
+        "  cut {cut}: {legs} legs, {columns} columns, {what}, after {} ms, {facts} facts, {flushes} flushes",
+        load_for.as_millis()
+    );
+    open_images(session, &chain, &bases, random.draw())?;
+    let mut tails = Vec::new();
+    for (drive, base) in chain.drives.iter().zip(&bases) {
+        let log = Log::read(log_of(drive), session.scenario.drive_mib << 20)?;
+        copy_sparse(base, &drive.image)?;
+        let fate = rebuild(log_of(drive), &log, &drive.image, Manner::HONEST, random.draw())?;
+        tails.push(format!("{} kept {} dropped {} torn", fate.kept, fate.dropped, fate.torn));
     }
-    for set in 0..SETS {
-        let mut tails = Vec::new();
-        for ((drive, base), log) in chain.drives.iter().zip(&bases).zip(&logs) {
-            copy_sparse(base, &drive.image)?;
-            let fate = rebuild(log_of(drive), log, &drive.image, Manner::HONEST, random.draw())?;
-            tails.push(format!("{} kept {} dropped {} torn", fate.kept, fate.dropped, fate.torn));
-            session.images += 1;
-        }
-        // Every other time, the machine that follows recovers the drives itself.
-        let untouched =
-            if set + 1 == SETS && cut.is_multiple_of(2) { Some(copy_bases(&chain.drives)?) } else { None };
-        chain.oracle = before.clone();
-        let (settled, sum) = open_here(session, &mut chain)?;
-        let Settled { blocks, older } = settled;
-        eprintln!("    tails {}; {blocks} blocks right, {older} lost a late write", tails.join(" and "));
-        chain.sum = Some((cut, sum));
-        for (copy, drive) in untouched.iter().flatten().zip(&chain.drives) {
-            fs::rename(copy, &drive.image).doing(|| format!("replace {}", drive.image.display()))?;
-        }
+    session.images += 1;
+    // Every other time, the machine that follows recovers the drives itself.
+    let untouched = if cut.is_multiple_of(2) { Some(copy_bases(&chain.drives)?) } else { None };
+    let (settled, sum) = open_here(session, &mut chain)?;
+    let Settled { blocks, older } = settled;
+    eprintln!("    tails {}; {blocks} blocks right, {older} lost a late write", tails.join(" and "));
+    chain.sum = Some((cut, sum));
+    for (copy, drive) in untouched.iter().flatten().zip(&chain.drives) {
+        fs::rename(copy, &drive.image).doing(|| format!("replace {}", drive.image.display()))?;
     }
     session.check(format!("cut-{cut}"), Ok(()));
     chain.cuts += 1;
     Ok(chain)
+}
+
+/// Many images of the cut, opened in memory. `bases` are the drives as they were before their logs began.
+fn open_images(session: &mut Session<'_>, chain: &Chain, bases: &[PathBuf], seed: u64) -> Result<()> {
+    // Kept with the drives when the cut fails.
+    let oracle = session.folder.join("drive-oracle");
+    fs::write(&oracle, chain.oracle.to_text()).doing(|| format!("write {}", oracle.display()))?;
+    let images = session.images_of_a_cut();
+    let output = cutter(session, chain, bases, &[("--images", images), ("--seed", seed)], &[])?;
+    let lines: Vec<&str> = output.text.trim().lines().collect();
+    eprintln!("    {}", lines.last().unwrap_or(&"nothing was said"));
+    let right = lines.iter().find_map(|line| line.strip_prefix("images: ")?.split(' ').next()?.parse().ok());
+    session.images += right.unwrap_or(0);
+    if !output.success || right != Some(images) {
+        let wrong: Vec<&str> = lines.iter().filter(|line| line.starts_with("image ")).copied().collect();
+        let shown =
+            if wrong.is_empty() { &lines[..lines.len().min(4)] } else { &wrong[..wrong.len().min(4)] };
+        return Err(Error::failed(format!(
+            "images of the cut (exit {:?}): {}",
+            output.code,
+            shown.join(" | ")
+        )));
+    }
+    // The same drives, if they lied about flushes: who sees nothing wrong then, sees nothing.
+    if chain.cuts == 1 {
+        let output = cutter(session, chain, bases, &[("--images", 8), ("--seed", seed)], &["--lies"])?;
+        let caught = output.text.lines().any(|line| line.starts_with("image ") && !line.contains("a panic"));
+        session.check("lies-are-caught", if caught { Ok(()) } else { Err(output.text) });
+    }
+    Ok(())
+}
+
+/// Runs `plinth-cut` on the drives of a cut.
+fn cutter(
+    session: &Session<'_>,
+    chain: &Chain,
+    bases: &[PathBuf],
+    numbers: &[(&str, u64)],
+    words: &[&str],
+) -> Result<Output> {
+    let program = session.bench.cutter.as_deref();
+    let program = program.ok_or_else(|| Error::missing("the program plinth-cut was not built"))?;
+    let mut command = Command::new(program);
+    command.args(words).arg("--scratch").arg(&session.folder);
+    command.arg("--oracle").arg(session.folder.join("drive-oracle"));
+    for (flag, number) in numbers {
+        command.arg(flag).arg(number.to_string());
+    }
+    if chain.shape.files {
+        command.arg("--files");
+    }
+    for (drive, base) in chain.drives.iter().zip(bases) {
+        command.arg(base).arg(log_of(drive));
+    }
+    run_lines(&command, IMAGES_LIMIT, |_| {})
 }
 
 /// Opens the drives on this host: checked offline before and after, and every block is one that it may be.
@@ -175,8 +257,11 @@ fn words(
     chain: &Chain,
     loads: bool,
     flush_one_in: u64,
-) -> [(&'static str, String); 6] {
+) -> [(&'static str, String); 9] {
     [
+        ("legs", chain.shape.legs.to_string()),
+        ("columns", chain.shape.columns.to_string()),
+        ("files", u64::from(chain.shape.files).to_string()),
         ("bare", u64::from(!session.scenario.product).to_string()),
         ("resumes", u64::from(chain.cuts > 0).to_string()),
         ("loads", u64::from(loads).to_string()),
@@ -201,18 +286,20 @@ pub(super) fn load_and_cut(
         }
     }
     let mut machine = session.boot(&chain.drives, &words(session, chain, true, flush_one_in))?;
-    let mut sum = None;
+    let (mut sum, mut begun) = (None, false);
     let mut until = Instant::now() + session.scenario.limit;
     loop {
         match machine.next_before(until)? {
-            Some(Message::Tell(text)) if text == "loading" => until = Instant::now() + load_for,
+            Some(Message::Tell(text)) if text == "loading" => {
+                (until, begun) = (Instant::now() + load_for, true);
+            }
             Some(message) => take(message, &mut chain.oracle, &mut sum)?,
             None => break,
         }
     }
     machine.cut();
     drain(&mut machine, &mut chain.oracle, &mut sum)?;
-    if chain.oracle.facts == 0 {
+    if !begun {
         return Err(Error::failed("the load had not begun when its time was over"));
     }
     Ok(sum)

@@ -98,7 +98,7 @@ fn a_drive_that_lies_loses_what_was_flushed() {
     let log = Log::read(&path, DRIVE_BYTES).expect("a log");
     for seed in 0..64 {
         let image = place.blank();
-        rebuild(&path, &log, &image, Manner { tears: false, lies: true }, seed).expect("rebuilt");
+        rebuild(&path, &log, &image, Manner { tears_at: 0, lies: true }, seed).expect("rebuilt");
         lost += usize::from(fs::read(image).expect("the image")[0] == 0);
     }
     assert!(lost > 5, "{lost}");

@@ -16,10 +16,25 @@ const MAX_STEPS: u64 = 200_000;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Stuck(pub String);
 
+/// A drive in memory that the engine writes to.
+pub trait Drive: Media {
+    /// Puts a block in its place, which is inside the drive.
+    fn write(&mut self, at: DriveBlock, block: &Block);
+    /// Everything that was written is safe.
+    fn flush(&mut self);
+}
+
+impl Drive for MemoryMedia {
+    fn write(&mut self, at: DriveBlock, block: &Block) {
+        self.content.insert(at.get(), Box::new(*block));
+    }
+    fn flush(&mut self) {}
+}
+
 /// An engine and its drives.
-pub struct Machine {
+pub struct Machine<D = MemoryMedia> {
     /// The drives, by their place in the open request.
-    pub drives: Vec<MemoryMedia>,
+    pub drives: Vec<D>,
     engine: Volume,
     memory: VecMemory,
     out: Actions,
@@ -30,10 +45,10 @@ pub struct Machine {
     grants: VecDeque<Vec<base::Extent>>,
 }
 
-impl Machine {
+impl<D: Drive> Machine<D> {
     /// Begins to open a group on these drives.
     pub fn new(
-        drives: Vec<MemoryMedia>,
+        drives: Vec<D>,
         config: Config,
         request: OpenRequest,
         grants: VecDeque<Vec<base::Extent>>,
@@ -68,6 +83,15 @@ impl Machine {
     pub fn wait_open(&mut self) -> Result<Phase, Stuck> {
         self.run("open", |machine| machine.engine.phase() != Phase::Recovering)?;
         Ok(self.engine.phase())
+    }
+
+    /// Goes on opening for some steps, or until the group is open or refused: a process that ends in the middle of it.
+    pub fn open_a_little(&mut self, steps: u64) {
+        for _ in 0..steps {
+            if self.engine.phase() != Phase::Recovering || !self.step() {
+                break;
+            }
+        }
     }
 
     /// Closes the group; whether it was closed.
@@ -183,22 +207,21 @@ impl Machine {
         let mut at = at.get();
         let blocks: u64 = segments.iter().map(|segment| u64::from(segment.blocks)).sum();
         let media = &mut self.drives[drive];
-        if at.checked_add(blocks).is_none_or(|end| end > media.blocks) {
-            assert!(
-                op != DriveOp::Write,
-                "a write beyond the end of drive {drive}: block {at} of {}",
-                media.blocks
-            );
+        let size = media.blocks().get();
+        if at.checked_add(blocks).is_none_or(|end| end > size) {
+            assert!(op != DriveOp::Write, "a write beyond the end of drive {drive}: block {at} of {size}");
             return Err(Fault::Io);
+        }
+        if op == DriveOp::Flush {
+            media.flush();
+            return Ok(());
         }
         for segment in segments {
             for i in 0..segment.blocks {
                 let block = self.memory.block_mut(segment.buf.plus(i));
                 match op {
                     DriveOp::Read => media.read_into(DriveBlock::new(at), block).map_err(|_| Fault::Io)?,
-                    DriveOp::Write => {
-                        media.content.insert(at, Box::new(*block));
-                    }
+                    DriveOp::Write => media.write(DriveBlock::new(at), block),
                     DriveOp::Flush => {}
                 }
                 at += 1;

@@ -10,6 +10,6 @@ pub mod make;
 pub mod parts;
 
 pub use edit::{Edit, Mode};
-pub use machine::{Machine, Stuck};
+pub use machine::{Drive, Machine, Stuck};
 pub use make::{Image, images};
 pub use parts::{Part, PartKind, parts};

@@ -68,6 +68,17 @@ fn keeps_files(guest: &mut Guest, kind: &Kind) -> Result<()> {
     guest.stop_and_fsck(&drives)
 }
 
+/// Makes an ext4 on a device.
+pub(super) fn make_ext4(guest: &Guest, device: &Path) -> Result<()> {
+    guest.run("mkfs.ext4", &["-q", "-F", &device.to_string_lossy()]).map(|_| ())
+}
+
+/// Mounts the ext4 on a device.
+pub(super) fn mount_ext4(guest: &Guest, device: &Path, at: &str) -> Result<()> {
+    fs::create_dir_all(at).doing(|| format!("make {at}"))?;
+    guest.run("mount", &["-t", "ext4", &device.to_string_lossy(), at]).map(|_| ())
+}
+
 fn mount(guest: &Guest, kind: &Kind, device: &str) -> Result<()> {
     fs::create_dir_all(MOUNT).doing(|| format!("make {MOUNT}"))?;
     guest.run("mount", &["-t", kind.name, device, MOUNT]).map(|_| ())

@@ -1,12 +1,15 @@
-//! `power-cut`, inside: a load that says everything before and after it does it, until the machine is cut.
+//! `power-cut`, inside: a load that says everything before and after it does it, until the machine is cut. It writes
+//! blocks of the device, or files of an ext4 on it.
 
+use super::files::{make_ext4, mount_ext4};
 use crate::error::{Context, Error, Result};
 use crate::guest::runner::Teller;
 use crate::guest::{Guest, Memory};
-use crate::oracle::{BLOCK_BYTES, Fact, content};
+use crate::oracle::{BLOCK_BYTES, Fact, FileName, content, file_content, file_path};
 use crate::random::Random;
 use nix::fcntl::{FallocateFlags, OFlag, fallocate};
-use std::fs::File;
+use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -18,6 +21,10 @@ const BLOCKS: u64 = 1024;
 const STRIDE: u64 = 8192;
 /// The largest request.
 const LARGEST_BLOCKS: u64 = 16;
+/// Files of one writer at most, and the largest.
+const FILES: usize = 24;
+const LARGEST_FILE: u64 = 256 << 10;
+const MOUNT: &str = "/mnt/vol";
 
 /// Makes the volume, or takes it over from the drives as the last cut left them, and loads it until the power is
 /// cut. Behind the last cut there is no load: the volume comes up, is closed, and its drives are checked.
@@ -27,7 +34,13 @@ pub(super) fn run(guest: &mut Guest) -> Result<()> {
         drives[0].path.clone()
     } else if guest.number("resumes")? == 0 {
         guest.start_agent()?;
-        guest.new_device(&drives, guest.number("volume_mib")?, &[])?
+        let (legs, columns) = (guest.parameter("legs")?.to_owned(), guest.parameter("columns")?.to_owned());
+        let shape = ["--legs", legs.as_str(), "--columns", columns.as_str()];
+        let device = guest.new_device(&drives, guest.number("volume_mib")?, &shape)?;
+        if guest.number("files")? == 1 {
+            make_ext4(guest, &device)?;
+        }
+        device
     } else {
         guest.start_agent()?;
         let names: Vec<String> = drives.iter().map(|d| d.name()).collect();
@@ -45,6 +58,10 @@ pub(super) fn run(guest: &mut Guest) -> Result<()> {
     let first_version = guest.number("first_version")?;
     let seed = guest.number("seed")?;
     let flush_one_in = guest.number("flush_one_in")?;
+    let files = guest.number("files")? == 1;
+    if files {
+        mount_ext4(guest, &device, MOUNT)?;
+    }
     let mut threads = Vec::new();
     for writer in 0..WRITERS {
         let load = Load {
@@ -55,7 +72,7 @@ pub(super) fn run(guest: &mut Guest) -> Result<()> {
             version: first_version,
             flush_one_in,
         };
-        threads.push(std::thread::spawn(move || load.run()));
+        threads.push(std::thread::spawn(move || if files { load.run_files() } else { load.run() }));
     }
     guest.tell("loading");
     for thread in threads {
@@ -92,6 +109,60 @@ impl Load {
                 self.write(&plain, &mut memory, false)?;
             }
         }
+    }
+
+    /// Files of many sizes, synced and not, and old ones removed.
+    fn run_files(mut self) -> Result<()> {
+        let folder = Path::new(MOUNT).join(format!("w{}", self.writer));
+        fs::create_dir_all(&folder).doing(|| format!("make {}", folder.display()))?;
+        let mut there = self.clear(&folder)?;
+        loop {
+            self.version += 1;
+            let file = (self.writer, self.version, 1 + self.random.below(LARGEST_FILE));
+            let synced = self.random.below(self.flush_one_in.min(40)) == 0;
+            self.write_file(&folder, file, synced)?;
+            there.push(file);
+            if there.len() > FILES {
+                let at = usize::try_from(self.random.below(there.len() as u64)).expect("small");
+                self.remove_file(there.swap_remove(at))?;
+            }
+        }
+    }
+
+    /// Removes what an earlier machine left half done; returns what is whole.
+    fn clear(&self, folder: &Path) -> Result<Vec<FileName>> {
+        let mut whole = Vec::new();
+        for entry in fs::read_dir(folder).doing(|| format!("read {}", folder.display()))?.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let numbers = name.split_once('-').and_then(|(v, b)| Some((v.parse().ok()?, b.parse().ok()?)));
+            let Some((version, bytes)) = numbers else { continue };
+            let file = (self.writer, version, bytes);
+            if fs::read(entry.path()).is_ok_and(|there| there == file_content(file)) {
+                whole.push(file);
+            } else {
+                self.remove_file(file)?;
+            }
+        }
+        Ok(whole)
+    }
+
+    fn write_file(&self, folder: &Path, name: FileName, synced: bool) -> Result<()> {
+        let path = Path::new(MOUNT).join(file_path(name));
+        let doing = || format!("write {}", path.display());
+        let mut file = File::create(&path).doing(doing)?;
+        file.write_all(&file_content(name)).doing(doing)?;
+        if synced {
+            file.sync_all().doing(doing)?;
+            File::open(folder).and_then(|folder| folder.sync_all()).doing(doing)?;
+            self.say(Fact::Kept(name));
+        }
+        Ok(())
+    }
+
+    fn remove_file(&self, name: FileName) -> Result<()> {
+        let path = Path::new(MOUNT).join(file_path(name));
+        self.say(Fact::Removing(name));
+        fs::remove_file(&path).doing(|| format!("remove {}", path.display()))
     }
 
     fn say(&self, fact: Fact) {
