@@ -75,6 +75,16 @@ impl CopyState {
         }
     }
 
+    /// The same state of a copy that says itself that it has no more than this.
+    #[must_use]
+    pub fn at_most(self, seq: Seq, ckpt: CkptNo) -> Self {
+        match self {
+            Self::Current => Self::Current,
+            Self::Stale { seq: s, ckpt: c } => Self::Stale { seq: s.min(seq), ckpt: c.min(ckpt) },
+            Self::Resyncing { seq: s, ckpt: c } => Self::Resyncing { seq: s.min(seq), ckpt: c.min(ckpt) },
+        }
+    }
+
     /// The state after an event. The table:
     ///
     /// - Any copy that diverges has nothing.

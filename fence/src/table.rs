@@ -189,6 +189,13 @@ impl CopyTable {
         }
     }
 
+    /// Takes back what `merge_catalogue` did to a copy: the superblocks' entry counts.
+    pub fn take_back(&mut self, drive: DriveIx, superblocks: &CopyEntry) {
+        let entry = &mut self.entries[usize::from(drive.get())];
+        assert!(entry.drive == superblocks.drive && entry.version == superblocks.version);
+        *entry = *superblocks;
+    }
+
     /// Gives every entry the version of a new activation's first superblock (`Activation::first_version`). What
     /// the activation decided about each copy then outweighs whatever an older one may have written down on a
     /// drive that is absent now. The superblock that says so is durable, and the catalogue has it, before the

@@ -131,6 +131,10 @@ pub(crate) struct Recovery {
     current: DriveSet,
     /// Those among them that are stale and taken by the operator's word.
     promoted: DriveSet,
+    /// Copies that the superblocks call current and the catalogue, by an older mark, does not: what the superblocks say.
+    doubted: Vec<(DriveIx, CopyEntry)>,
+    /// Those of them that are taken at the superblocks' word.
+    trusted: DriveSet,
     /// By index of the home row: the slot with the newest valid version.
     newest_slots: Vec<u8>,
     /// By index of the home row: the copy is older than the newest superblock of all.
@@ -192,6 +196,8 @@ impl Recovery {
             handles: Vec::new(),
             current: DriveSet::EMPTY,
             promoted: DriveSet::EMPTY,
+            doubted: Vec::new(),
+            trusted: DriveSet::EMPTY,
             newest_slots: Vec::new(),
             lagging: Vec::new(),
             highest_gen: base::Gen::ZERO,
@@ -394,7 +400,7 @@ impl Recovery {
         self.stage = Stage::Catalogue;
         // Before the stale ones, whose answer is waited for: marks become durable in their order, and an activation
         // that serves by the operator's word needs it no more.
-        for drive in self.promoted.and(self.current).iter() {
+        for drive in self.promoted.union(self.trusted).and(self.current).iter() {
             turn.out.push(Action::StoreCurrent { drive, version });
         }
         if !stale.is_empty() {

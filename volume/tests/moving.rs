@@ -43,6 +43,42 @@ fn a_drive_is_left_while_the_group_is_served() {
     }
 }
 
+/// The only copy goes back to a drive that was left before, which the catalogue has a mark against. Power goes away when
+/// the version that names it is durable and before the catalogue hears of it: nobody else can be meant, and it has
+/// everything, but the group was refused for ever.
+#[test]
+fn the_only_copy_goes_back_and_the_catalogue_does_not_hear_of_it() {
+    let mut world = World::new(Shape { legs: 1, ..Shape::MIRROR });
+    some_writes(&mut world, 100);
+    let new = world.add_drive();
+    world.leave(0, &[new]);
+    assert_eq!(end_of_move(&mut world), MoveOutcome::Done);
+    taken_over(&mut world, 0, 1);
+    some_writes(&mut world, 50);
+    world.flush().expect("flushed");
+    let back = world.drive(0);
+    world.catalogue_silent = true;
+    world.leave(1, &[back]);
+    for _ in 0..300_000 {
+        world.step();
+    }
+    assert_eq!(outcome(&world), Some(MoveOutcome::Copying), "it waits for the catalogue");
+    world.catalogue_silent = false;
+    world.cut_power();
+    world.reopen();
+    world.check_all();
+    assert_eq!(
+        world.engine.extents_on(world::uuid(1)).len(),
+        0,
+        "the version that names drive 0 was durable"
+    );
+    taken_over(&mut world, 1, 0);
+    some_writes(&mut world, 50);
+    world.close();
+    world.reopen();
+    world.check_all();
+}
+
 /// A drive that is gone is replaced by two.
 #[test]
 fn a_dead_drive_is_replaced_by_two() {

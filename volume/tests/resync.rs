@@ -191,6 +191,51 @@ fn a_drive_that_was_rolled_back_is_copied_whole() {
     assert_each_leg_is_whole(&mut world);
 }
 
+/// A drive was set back to a moment after the checkpoint that its mark speaks of, and before the flush that it speaks
+/// of. It shows the superblock that it had when it went, so nothing seemed wrong, and what had been flushed in between
+/// was not copied: the group had one copy of it and counted two.
+#[test]
+fn a_drive_set_back_behind_its_last_checkpoint_gets_what_was_flushed_since() {
+    let mut world = World::new(Shape::MIRROR);
+    some_writes(&mut world, 50);
+    world.close();
+    world.reopen();
+    world.flush().expect("flushed");
+    let broken = broken(&mut world);
+    let old = world.drives[1].clone();
+    for first in 0..5 {
+        world.write(first * 64, 8).expect("written");
+    }
+    world.flush().expect("flushed");
+    broken.set(2);
+    world.write(640, 8).expect("written");
+    broken.set(0);
+    world.settle();
+    world.drives[1] = old;
+    world.back(1);
+    world.run_until("the drive is current", |world| is_current(world, 1));
+    assert_each_leg_is_whole(&mut world);
+}
+
+/// The other drive's content came back under this one's label: its superblocks are the group's, and as new as can be, but
+/// say that they lie on the other drive.
+#[test]
+fn a_drive_with_anothers_content_is_copied_whole() {
+    let shape = Shape { columns: 2, ..Shape::MIRROR };
+    let mut world = World::new(shape);
+    some_writes(&mut world, 100);
+    world.flush().expect("flushed");
+    let broken = broken(&mut world);
+    broken.set(2);
+    some_writes(&mut world, 5);
+    broken.set(0);
+    world.settle();
+    world.drives[1] = world.drives[0].clone();
+    world.back(1);
+    world.run_until("the drive is current", |world| is_current(world, 1));
+    assert_each_leg_is_whole(&mut world);
+}
+
 /// Nothing waits for a drive that is resynced, and nobody reads from it before it is current.
 #[test]
 fn a_drive_is_not_read_before_it_is_current() {

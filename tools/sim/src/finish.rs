@@ -17,6 +17,9 @@ impl<S: Subject> Run<S> {
     /// legs are alike, it opens again and answers the same, also without any leg whose loss it must survive.
     pub(crate) fn finish(&mut self) -> Turned {
         self.calm_down();
+        if self.shape.ends && self.are_some_away() {
+            self.all_come_back();
+        }
         self.settle_down()?;
         if self.is_over() || self.world.phase() == Phase::ReadOnly {
             return Ok(());
@@ -46,7 +49,28 @@ impl<S: Subject> Run<S> {
         if self.errors_allowed {
             return Ok(());
         }
-        loses.into_iter().try_for_each(|leg| self.without(leg))
+        loses.into_iter().try_for_each(|leg| self.without(leg))?;
+        self.with_what_was_left()
+    }
+
+    /// Opens a copy of everything on those drives alone that do not count any more: it must refuse (D17).
+    fn with_what_was_left(&mut self) -> Turned {
+        let (world, fresh) =
+            self.copy_with(0x4c45_4654, |run, drive| !run.counts(drive) || run.rowless[drive]);
+        // An engine without rows leaves no drive.
+        if world.drives.iter().all(simkit::SimDrive::is_dead) || !self.rowless.contains(&false) {
+            return Ok(());
+        }
+        let mut run = Self::around(self.shape.clone(), world, self.model.clone(), fresh);
+        run.errors_allowed = true;
+        run.calm_down();
+        run.settle_down()?;
+        if run.world.phase() != Phase::Refused {
+            let what =
+                format!("the group is {:?} on drives alone that were left or are stale", run.world.phase());
+            return Err(Violation::new("D17", what));
+        }
+        Ok(())
     }
 
     /// Every drive that is there is brought up to date.
@@ -148,7 +172,7 @@ impl<S: Subject> Run<S> {
     }
 
     /// Whether what a drive holds counts: it is there, and nobody called it stale.
-    fn counts(&self, drive: usize) -> bool {
+    pub(crate) fn counts(&self, drive: usize) -> bool {
         !self.world.drives[drive].is_dead() && !self.world.control.catalogue.is_stale(drive)
     }
 
@@ -191,13 +215,13 @@ impl<S: Subject> Run<S> {
             && at_rest.own.iter().all(right)
     }
 
-    /// Opens a copy of everything without one leg and reads all of it.
-    fn without(&mut self, leg: u8) -> Turned {
+    /// A copy of everything after a power loss, on the drives that stay.
+    fn copy_with(&mut self, salt: u64, stays: impl Fn(&Self, usize) -> bool) -> (World<S>, Rng) {
         let mut drives = self.world.drives.clone();
-        let mut fresh = Rng::new(self.shape.seed ^ u64::from(leg) ^ 0x4c45_4700);
+        let mut fresh = Rng::new(self.shape.seed ^ salt);
         for (i, drive) in drives.iter_mut().enumerate() {
             drive.crash(&mut fresh, CrashMode::Random);
-            if self.shape.leg_of(i) == leg {
+            if !stays(self, i) {
                 drive.kill();
             }
         }
@@ -205,6 +229,13 @@ impl<S: Subject> Run<S> {
         let mut world = World::new(subject, drives, self.world.control.clone(), fresh.fork());
         world.trace.verbose = self.world.trace.verbose;
         world.twins = self.world.twins;
+        (world, fresh)
+    }
+
+    /// Opens a copy of everything without one leg and reads all of it.
+    fn without(&mut self, leg: u8) -> Turned {
+        let (world, fresh) =
+            self.copy_with(u64::from(leg) ^ 0x4c45_4700, |run, drive| run.shape.leg_of(drive) != leg);
         world.trace.say(|| format!("without leg {leg}"));
         let mut model = self.model.clone();
         model.crash();

@@ -9,6 +9,10 @@ use simkit::{FaultKind, Rng};
 const SHARE: u64 = 16;
 /// And of the others one in so many seeks drives that come and go.
 const HEALING_SHARE: u64 = 6;
+/// Of the rest one in so many seeks drives that are not what they were.
+const GHOSTS_SHARE: u64 = 8;
+/// Of the rest one in so many seeks the ends of moves.
+const ENDS_SHARE: u64 = 20;
 
 /// What a seed seeks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,6 +33,10 @@ pub enum Focus {
     LostLog,
     /// Drives that are put out and come back, over a map of several levels, while everything goes on.
     Healing,
+    /// Likewise, but some come back with old content or another drive's; and the process pauses.
+    Ghosts,
+    /// Moves, and power losses at their ends, after which only some drives come back.
+    Ends,
 }
 
 impl Focus {
@@ -42,6 +50,8 @@ impl Focus {
             4 => Self::Hearsay,
             5 => Self::LostLog,
             _ if Rng::new(seed ^ 0x4845_414c_0001).below(HEALING_SHARE) == 0 => Self::Healing,
+            _ if Rng::new(seed ^ 0x4748_4f53_5455).below(GHOSTS_SHARE) == 0 => Self::Ghosts,
+            _ if Rng::new(seed ^ 0x454e_4453_0001).below(ENDS_SHARE) == 0 => Self::Ends,
             _ => Self::General,
         }
     }
@@ -95,6 +105,20 @@ impl Focus {
                 (shape.crash_every, shape.volume_blocks) = (150, 128);
                 (shape.mix, shape.fua) = ([20, 50, 20, 5, 5], 30);
             }
+            Self::Ghosts => {
+                Self::Healing.bend(shape, rng);
+                (shape.ghosts, shape.pauses) = (true, *rng.pick(&[0, 100]));
+                shape.crash_every = *rng.pick(&[0, 400, 800]);
+            }
+            Self::Ends => {
+                (shape.legs, shape.weather, shape.seesaw) = (*rng.pick(&[1, 1, 2]), Weather::Crashes, false);
+                (shape.fault_every, shape.silent, shape.crash_every) = (0, false, *rng.pick(&[0, 800]));
+                (shape.twins, shape.ends, shape.verify_first) = (true, true, true);
+                (shape.extent_blocks, shape.volume_blocks) = (256, shape.volume_blocks.min(128));
+                (shape.spread, shape.tight) = (*rng.pick(&[ISLAND_BLOCKS, 128]), rng.chance(1, 3));
+                (shape.mix, shape.requests) = ([15, 60, 15, 5, 5], shape.requests.max(300));
+                (shape.fua, shape.process) = (30, *rng.pick(&[0, 30]));
+            }
             Self::Healing => {
                 shape.legs = shape.legs.max(2);
                 (shape.weather, shape.outs, shape.seesaw) =
@@ -128,6 +152,6 @@ mod tests {
     #[test]
     fn most_seeds_have_no_focus() {
         let general = (0..1000).filter(|seed| Focus::of(*seed) == Focus::General).count();
-        assert!((460..600).contains(&general), "{general}");
+        assert!((400..520).contains(&general), "{general}");
     }
 }

@@ -96,6 +96,10 @@ pub struct Run<S: Subject> {
     pub(crate) joined: usize,
     /// Turns until a crash that follows such a drive.
     pub(crate) joining_left: Option<u64>,
+    /// Marks that the catalogue was asked to store when that was looked at last.
+    marks: u64,
+    /// Turns until a crash that follows such a mark.
+    ends_left: Option<u64>,
     was: Phase,
     pub(crate) left: u64,
     ended: u64,
@@ -148,6 +152,8 @@ impl<S: Subject> Run<S> {
             rowless: Vec::new(),
             joined: 0,
             joining_left: None,
+            marks: 0,
+            ends_left: None,
             was: Phase::Recovering,
             ended: 0,
             crashes: 0,
@@ -192,7 +198,12 @@ impl<S: Subject> Run<S> {
                 self.strike();
             }
             let crash = self.shape.crash_every != 0 && self.rng.chance(1, self.shape.crash_every);
-            if crash || self.recovery_is_cut() || self.joining_is_cut() || self.repair_is_cut() {
+            if crash
+                || self.recovery_is_cut()
+                || self.joining_is_cut()
+                || self.repair_is_cut()
+                || self.end_is_cut()
+            {
                 self.crash()?;
             }
             self.turn(true)?;
@@ -208,8 +219,13 @@ impl<S: Subject> Run<S> {
         self.world.phase() == Phase::Refused
     }
 
-    /// Writes that failed once do no lasting harm: what refused to open for them must open without them.
+    /// Writes that failed once do no lasting harm: what refused to open for them must open without them. Neither do
+    /// drives that were away.
     fn opens_once_healed(&mut self) -> bool {
+        if self.shape.ends && self.are_some_away() {
+            self.all_come_back();
+            return true;
+        }
         let hiccups = self.shape.weather == Weather::Hiccups;
         if hiccups {
             self.world.drives.iter_mut().for_each(simkit::SimDrive::heal);
@@ -220,6 +236,17 @@ impl<S: Subject> Run<S> {
         hiccups
     }
 
+    pub(crate) fn are_some_away(&self) -> bool {
+        self.world.drives.iter().any(simkit::SimDrive::is_dead)
+    }
+
+    /// A restart of the process with every drive at hand.
+    pub(crate) fn all_come_back(&mut self) {
+        self.world.crash_process();
+        self.world.drives.iter_mut().for_each(simkit::SimDrive::revive);
+        self.reopen();
+    }
+
     /// Where rot is all that happens, crashes like to follow what counts as a repair.
     fn repair_is_cut(&mut self) -> bool {
         if self.shape.weather != Weather::Rot || self.calm {
@@ -228,6 +255,18 @@ impl<S: Subject> Run<S> {
         let repaired = S::repaired(self.world.engine()).iter().sum();
         let more = repaired > std::mem::replace(&mut self.repaired, repaired);
         more && self.rng.chance(1, 2)
+    }
+
+    /// Where moves end: the catalogue hears of it, and power likes to go away soon after.
+    fn end_is_cut(&mut self) -> bool {
+        if !self.shape.ends {
+            return false;
+        }
+        let more = self.world.marks > std::mem::replace(&mut self.marks, self.world.marks);
+        if more && self.verbs.chance(1, 2) {
+            self.ends_left = Some(self.verbs.below(40));
+        }
+        is_due(&mut self.ends_left)
     }
 
     fn recovery_is_cut(&mut self) -> bool {
@@ -295,7 +334,8 @@ impl<S: Subject> Run<S> {
         if matches!(phase, Phase::Refused | Phase::ReadOnly) {
             let harmless =
                 self.shape.weather == Weather::Hiccups && (self.calm || self.shape.fault_every == 0);
-            let allowed = self.errors_allowed && !(harmless && phase == Phase::Refused);
+            let away = self.shape.ends && self.are_some_away();
+            let allowed = (self.errors_allowed || away) && !(harmless && phase == Phase::Refused);
             c9::refused(phase, allowed).map_err(|v| self.explain(v))?;
         }
         if waits && self.waits() && phase != Phase::Refused {
@@ -476,7 +516,7 @@ impl<S: Subject> Run<S> {
         self.world.restart();
         self.repaired = 0;
         self.opened = self.world.steps;
-        (self.recovery_left, self.joining_left) = (None, None);
+        (self.recovery_left, self.joining_left, self.ends_left) = (None, None, None);
         self.was = self.world.phase();
         self.progress = Progress::new(self.world.steps, self.world.now());
         self.verify = self.shape.verify_first.then_some(0);

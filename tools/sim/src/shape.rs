@@ -99,6 +99,12 @@ pub struct Shape {
     pub twins: bool,
     /// How many in a thousand answers of the control plane take a second.
     pub slow_control: u64,
+    /// Drives come back with what they held long ago, or with what another one holds.
+    pub ghosts: bool,
+    /// The process pauses, or its clock leaps, about once in so many turns; 0 is never.
+    pub pauses: u64,
+    /// Power likes to go away while a move comes to its end, and only some drives come back then.
+    pub ends: bool,
 }
 
 impl Shape {
@@ -164,6 +170,9 @@ impl Shape {
             outs: 0,
             twins: false,
             slow_control: 50,
+            ghosts: false,
+            pauses: 0,
+            ends: false,
         };
         if tight {
             // A cramped group uses every free block again soon.

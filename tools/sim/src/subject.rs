@@ -34,6 +34,10 @@ pub trait Subject: Open + Clone {
     fn lacking(_: &Self::Engine) -> Vec<Uuid> {
         Vec::new()
     }
+    /// Whether a drive is out, and the engine does nothing with it.
+    fn is_out(_: &Self::Engine, _: Uuid) -> bool {
+        false
+    }
     /// Puts a drive out, if the engine can do without it.
     fn take_out(_: &mut Self::Engine, _: Uuid) {}
     /// Whether a drive is being left.

@@ -113,6 +113,7 @@ impl Subject for Toy {
         shape.spread = crate::shape::ISLAND_BLOCKS;
         shape.volume_blocks = shape.volume_blocks.min(96);
         shape.requests = shape.requests.min(150);
+        (shape.ends, shape.ghosts, shape.pauses) = (false, false, 0);
         shape.fault_every = 0;
         shape.recovery_faults = 0;
         shape.weather = Weather::Crashes;

@@ -161,6 +161,12 @@ impl Subject for VolumeGroup {
         stats.map_or_else(Vec::new, |s| s.drives.iter().map(|drive| drive.stats.repaired_blocks).collect())
     }
 
+    fn is_out(engine: &Volume, drive: Uuid) -> bool {
+        let Some(stats) = engine.stats() else { return false };
+        let out = |health| matches!(health, CopyHealth::Stale(_) | CopyHealth::Missing);
+        stats.drives.iter().any(|view| view.uuid == drive && out(view.health))
+    }
+
     fn take_out(engine: &mut Volume, drive: Uuid) {
         // Refused for the last copy; then it stays, and the run goes on.
         let _ = engine.take_out(drive);

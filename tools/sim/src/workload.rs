@@ -3,7 +3,7 @@ use crate::focus::Focus;
 use crate::run::{Kind, Run};
 use crate::shape::Weather;
 use crate::subject::Subject;
-use base::{Op, Phase, SECTORS_PER_BLOCK};
+use base::{Duration, Op, Phase, SECTORS_PER_BLOCK};
 use simkit::{Armed, FaultKind};
 
 /// Discards and write-zeroes longer than this are rare.
@@ -112,6 +112,40 @@ impl<S: Subject> Run<S> {
             let uuid = self.world.drives[drive].uuid;
             S::take_out(self.world.engine_mut(), uuid);
         }
+        if self.shape.ends && self.verbs.chance(1, 30) {
+            self.move_a_drive();
+        }
+        if self.shape.ghosts && self.verbs.chance(1, 80) {
+            let drives = (0..self.world.drives.len()).filter(|drive| self.shape.is_bad(*drive));
+            let drives: Vec<usize> = drives.collect();
+            self.world.drives[*self.verbs.pick(&drives)].remember(&mut self.verbs);
+        }
+        if self.shape.pauses != 0 && self.verbs.chance(1, self.shape.pauses) {
+            let time = Duration::from_nanos(1_000_000 << self.verbs.below(16));
+            if self.verbs.chance(1, 2) { self.world.pause(time) } else { self.world.leap(time) }
+        }
+    }
+
+    /// Whoever brings this drive back brought something else, under the same label.
+    fn haunt(&mut self, drive: usize) {
+        let (at, uuid) = (&self.world.drives[drive], self.world.drives[drive].uuid);
+        if at.is_dead() || !at.is_idle() || !S::is_out(self.world.engine(), uuid) {
+            return;
+        }
+        let kind = match self.verbs.below(6) {
+            0..=2 if self.world.drives[drive].set_back(false) => FaultKind::OldContent,
+            3 => {
+                let other = self.verbs.below(self.world.drives.len() as u64) as usize;
+                let other = self.world.drives[other].clone();
+                self.world.drives[drive].swap_content(&other);
+                FaultKind::ForeignContent
+            }
+            _ => return,
+        };
+        self.world.trace.event(b"gh", [drive as u64, kind as u64, 0, 0]);
+        self.world
+            .trace
+            .say(|| format!("{:>12} drive {drive} has {}", self.world.now().nanos(), kind.name()));
     }
 
     /// A drive of the leg that faults strike gives its place to its twin, or takes it back.
@@ -143,6 +177,9 @@ impl<S: Subject> Run<S> {
         for drive in self.lacking() {
             if self.verbs.chance(1, 2) {
                 self.world.drives[drive].heal();
+            }
+            if self.shape.ghosts {
+                self.haunt(drive);
             }
             self.world.drive_back(drive);
         }
@@ -207,12 +244,52 @@ impl<S: Subject> Run<S> {
         }
     }
 
+    /// A drive of the leg that faults strike may be set back while the machine is off, though the group counts on it.
+    fn ghosts_after_crash(&mut self) {
+        let drives = (0..self.world.drives.len()).filter(|drive| self.shape.is_bad(*drive));
+        for drive in drives.collect::<Vec<usize>>() {
+            let counted_on = self.counts(drive);
+            if self.verbs.chance(1, 8) && self.world.drives[drive].set_back(counted_on) {
+                self.world
+                    .trace
+                    .say(|| format!("{:>12} drive {drive} is set back", self.world.now().nanos()));
+            }
+        }
+    }
+
     fn heal_all(&mut self) {
         self.world.drives.iter_mut().for_each(simkit::SimDrive::heal);
     }
 
+    /// Where moves end: of the drives that gave their place, those that took it, and all others, some come back.
+    fn some_come_back(&mut self) {
+        let style = self.verbs.below(6);
+        for drive in 0..self.world.drives.len() {
+            let twin = drive >= self.shape.all_drives();
+            let bad = self.shape.is_bad(drive);
+            let gone = match style {
+                0 => twin || !bad,
+                1 => !twin || !bad,
+                2 => twin && bad,
+                3 => !twin && bad,
+                _ => false,
+            };
+            if gone {
+                self.world.drives[drive].kill();
+            } else {
+                self.world.drives[drive].revive();
+            }
+        }
+    }
+
     /// What a crash does to faulty drives: some come back, some are well again.
     pub(crate) fn weather_after_crash(&mut self) {
+        if self.shape.ends {
+            return self.some_come_back();
+        }
+        if self.shape.ghosts {
+            self.ghosts_after_crash();
+        }
         // The crash may be the end of the faulty leg as well: the others must have all that was promised.
         // Beyond the budget any leg may be gone, the next time another one: then the group must refuse.
         let doomed = match self.shape.weather {

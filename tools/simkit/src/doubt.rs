@@ -35,6 +35,14 @@ impl Doubts {
         self.expected.insert(block, content);
     }
 
+    /// Doubts of an earlier state that the drive is set back to.
+    pub(crate) fn add(&mut self, earlier: &Self) {
+        for (block, content) in &earlier.expected {
+            self.risks += 1;
+            self.expected.entry(*block).or_insert_with(|| content.clone());
+        }
+    }
+
     /// A block was written: with other content than it should have had, it has begun a new life.
     pub(crate) fn written(&mut self, block: u64, content: &Rc<Block>) {
         if self.expected.get(&block).is_some_and(|expected| expected != content) {

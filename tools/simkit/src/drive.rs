@@ -83,6 +83,8 @@ pub struct SimDrive {
     pub(crate) doubts: Doubts,
     /// How many times as long as another's its flushes take.
     flush_factor: u64,
+    /// What it may be set back to.
+    pub(crate) memory: Option<Box<crate::past::Memory>>,
 }
 
 impl SimDrive {
@@ -102,6 +104,7 @@ impl SimDrive {
             reads: None,
             doubts: Doubts::default(),
             flush_factor: 1,
+            memory: None,
         }
     }
 
@@ -298,6 +301,13 @@ impl SimDrive {
         }
         self.counts.add(kind);
         Some(kind)
+    }
+
+    /// The clock leaps while operations are in flight: they take as long as they would have.
+    pub(crate) fn leap(&mut self, by: Duration) {
+        for flight in self.in_flight.iter_mut().flatten() {
+            flight.ends = flight.ends + by;
+        }
     }
 
     fn end_of(&self, rng: &mut Rng, now: Instant, op: DriveOp, fault: Option<FaultKind>) -> Instant {

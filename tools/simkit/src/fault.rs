@@ -50,11 +50,19 @@ pub enum FaultKind {
     NoRow,
     /// The control plane answered late.
     SlowControl,
+    /// A drive was set back to an earlier state of itself.
+    OldContent,
+    /// A drive came back with another drive's content.
+    ForeignContent,
+    /// The process did not run for seconds, while its operations ended.
+    Pause,
+    /// The clock leapt ahead, and nothing else did.
+    ClockLeap,
 }
 
 impl FaultKind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 27] = [
         Self::ReadError,
         Self::WriteError,
         Self::FlushError,
@@ -78,6 +86,10 @@ impl FaultKind {
         Self::CrashInRecovery,
         Self::NoRow,
         Self::SlowControl,
+        Self::OldContent,
+        Self::ForeignContent,
+        Self::Pause,
+        Self::ClockLeap,
     ];
 
     /// The name in counts and messages.
@@ -106,6 +118,10 @@ impl FaultKind {
             Self::CrashInRecovery => "crash-in-recovery",
             Self::NoRow => "no-row",
             Self::SlowControl => "slow-control",
+            Self::OldContent => "old-content",
+            Self::ForeignContent => "foreign-content",
+            Self::Pause => "pause",
+            Self::ClockLeap => "clock-leap",
         }
     }
 }

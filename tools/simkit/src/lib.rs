@@ -15,6 +15,7 @@ mod doubt;
 pub mod drive;
 pub mod fault;
 mod image;
+mod past;
 pub mod rng;
 pub mod trace;
 pub mod world;

@@ -108,6 +108,8 @@ pub struct World<O: Open> {
     pub fail_at: Option<(u64, crate::Armed)>,
     /// How many in a thousand answers of the control plane take a second.
     pub slow_control: u64,
+    /// Marks that the catalogue was asked to store so far.
+    pub marks: u64,
     /// How far behind a drive the one is that can take its place, where there are such.
     pub twins: Option<usize>,
     opener: O,
@@ -139,6 +141,7 @@ impl<O: Open> World<O> {
             issued: 0,
             fail_at: None,
             slow_control: 0,
+            marks: 0,
             twins: None,
             opener,
             engine,
@@ -339,6 +342,7 @@ impl<O: Open> World<O> {
                     self.counts.add(FaultKind::SlowControl);
                     nanos += 1_000_000_000;
                 }
+                self.marks += u64::from(!matches!(action, Action::WantRow { .. }));
                 let index = self.wanted.len();
                 self.wanted.push(Some(self.in_world(action)));
                 self.push(self.now + Duration::from_nanos(nanos), What::Control { index });
@@ -391,6 +395,23 @@ impl<O: Open> World<O> {
     fn push(&mut self, at: Instant, what: What) {
         self.order += 1;
         self.events.push(Reverse(Event { at, order: self.order, what }));
+    }
+
+    /// The process does not run for so long; the drives do, and it finds what ended meanwhile all at once.
+    pub fn pause(&mut self, time: Duration) {
+        self.trace.event(b"pa", [time.nanos(), self.now.nanos(), 0, 0]);
+        self.counts.add(FaultKind::Pause);
+        self.now = self.now + time;
+    }
+
+    /// The clock leaps ahead, and nothing else does: what is in flight takes as long as it would have.
+    pub fn leap(&mut self, time: Duration) {
+        self.trace.event(b"le", [time.nanos(), self.now.nanos(), 0, 0]);
+        self.counts.add(FaultKind::ClockLeap);
+        self.now = self.now + time;
+        let events = std::mem::take(&mut self.events).into_iter();
+        self.events = events.map(|Reverse(e)| Reverse(Event { at: e.at + time, ..e })).collect();
+        self.drives.iter_mut().for_each(|drive| drive.leap(time));
     }
 
     /// Everything loses power at this instant; `restart` comes next.

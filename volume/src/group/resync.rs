@@ -1,8 +1,11 @@
 //! Resync: a drive that missed writes gets what it lacks while the group goes on.
 //!
 //! The drive's entry says S and C: what it has is everything up to Seq S and pages up to checkpoint C. It is asked
-//! for what it says itself first (`Probe`): a drive that is older than C, or of an activation that is not in the
-//! group's history, was rolled back or has gone another way; nothing on it counts then, and S and C are 0.
+//! for what it says itself first (`Probe`): superblocks that lie elsewhere by what they say are another drive's; a drive
+//! that is older than C, or of an activation that is not in the group's history, was rolled back or has gone another way;
+//! nothing on it counts then, and S and C are 0. Else it has no more than its own newest superblock says, whatever the
+//! entry says: everything up to that superblock's D, if that calls it current. A drive that was rolled back to a
+//! moment after C, and before the flush that S is of, has that superblock too.
 //!
 //! Steps:
 //! 1. A superblock version that calls it resyncing. From the moment that it is asked for, everything that is
@@ -25,12 +28,16 @@ use super::scrub::What;
 use super::sweep::{Errand, Item, Stage};
 use super::{Group, Turn};
 use crate::drives::Health;
+use crate::header::Header;
 use crate::layout::extent as fixed;
 use crate::ops::Purpose;
 use crate::planted::Planted;
-use crate::superblock::Superblock;
-use base::{Action, Check, CkptNo, DriveIx, DriveOp, Memory, NewDrive, Pba, Segment, Seq, Uuid};
+use crate::superblock::{Home, Superblock};
+use base::{Action, Check, CkptNo, DriveIx, DriveOp, Memory, NewDrive, Pba, RowNo, Segment, Seq, Uuid};
 use fence::Event;
+
+/// What a drive that comes back is asked for: superblock slots, and the header of its extent of the home row.
+const PROBED: [u32; 3] = [fixed::SUPERBLOCKS[0], fixed::SUPERBLOCKS[1], fixed::HEADER];
 
 impl Group {
     /// A drive of the group that is not current can be used again. Ignored while another one is resynced, and while a
@@ -77,7 +84,7 @@ impl Group {
     /// Reads what the drive says of itself, once nothing of its former life is in flight.
     pub(super) fn probe<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
         let drive = self.sweep.drive;
-        if self.ops.busy_on(drive) || !self.room(turn, 2) {
+        if self.ops.busy_on(drive) || !self.room(turn, PROBED.len()) {
             return;
         }
         let asked = self.sweep.asked.take().expect("a drive that returned");
@@ -88,7 +95,7 @@ impl Group {
         self.sweep.unit.clear();
         let home = self.superblock.homes().map(|home| home.extent).find(|extent| extent.drive == drive);
         if let Some(home) = home {
-            for (i, slot) in fixed::SUPERBLOCKS.iter().enumerate() {
+            for (i, block) in PROBED.iter().enumerate() {
                 let purpose = Purpose::Copy { first: i as u8, count: 1, leg: u8::MAX };
                 let memory = [Segment { buf: self.unit_buffer(i), blocks: 1 }];
                 let token = self.ops.start(purpose, drive, false);
@@ -97,7 +104,7 @@ impl Group {
                     token,
                     asked.handle,
                     DriveOp::Read,
-                    self.geometry.drive_block(home, *slot),
+                    self.geometry.drive_block(home, *block),
                     &memory,
                 );
                 self.sweep.reading += 1;
@@ -107,20 +114,42 @@ impl Group {
         self.sweep_to(Stage::Probe);
     }
 
-    /// Whether what the drive has is the group's up to S and C; a drive without superblocks cannot say.
-    pub(super) fn probe_agrees<M: Memory>(&self, turn: &Turn<'_, M>, ckpt: CkptNo) -> bool {
-        let read = (0..self.sweep.unit.len()).filter(|i| self.sweep.unit[*i].ready);
+    /// Up to where what the drive has is the group's, by its own word; `None` if nothing is. A drive without superblocks
+    /// cannot say.
+    fn probe_says<M: Memory>(&self, turn: &Turn<'_, M>, ckpt: CkptNo) -> Option<(Seq, CkptNo)> {
+        let drive = self.superblock.drives[usize::from(self.sweep.drive.get())].drive;
+        let slots = 0..self.sweep.unit.len().min(fixed::SUPERBLOCKS.len());
+        let read = slots.filter(|i| self.sweep.unit[*i].ready);
         let found = read.filter_map(|i| Superblock::decode(turn.memory.block(self.unit_buffer(i))).ok());
-        let Some((newest, _)) = found.max_by_key(|(superblock, _)| superblock.newness()) else {
-            return false;
+        let own = |(superblock, home): (Superblock, Home)| {
+            let entry = superblock.drives.get(usize::from(home.extent.drive.get()))?;
+            let here = self
+                .superblock
+                .home
+                .iter()
+                .any(|extent| extent.drive == self.sweep.drive && extent.extent == home.extent.extent);
+            (entry.drive == drive && here).then_some((entry.state, superblock))
         };
+        let (state, newest) = found.filter_map(own).max_by_key(|(_, superblock)| superblock.newness())?;
         let ours = |line: rlog::Line| {
             let now = self.superblock.line;
             now.iter()
                 .chain(&self.history)
                 .any(|known| (known.generation, known.id) == (line.generation, line.id))
         };
-        newest.group == self.superblock.group && newest.ckpt >= ckpt && newest.line.is_some_and(ours)
+        let same = newest.group == self.superblock.group && newest.ckpt >= ckpt;
+        let said = state.since().unwrap_or((newest.durable, newest.ckpt));
+        (same && newest.line.is_some_and(ours)).then_some(said)
+    }
+
+    /// Whether the header of its extent of the home row is not the one that it should be, but for the names.
+    fn probe_lacks_header<M: Memory>(&self, turn: &Turn<'_, M>) -> bool {
+        let Some(item) = self.sweep.unit.get(PROBED.len() - 1) else { return false };
+        let mut homes = self.superblock.homes();
+        let Some(home) = homes.find(|home| home.extent.drive == self.sweep.drive) else { return false };
+        let wanted = self.header_at(home.extent, RowNo::ZERO, home.leg, home.column);
+        let block = turn.memory.block(self.unit_buffer(PROBED.len() - 1));
+        !item.ready || Header::decode(block) != Ok(wanted)
     }
 
     pub(super) fn judge_probe<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
@@ -128,8 +157,11 @@ impl Group {
         let at = usize::from(drive.get());
         let entry = self.superblock.drives[at];
         let (_, ckpt) = entry.state.since().expect("a drive that is not current");
-        let known =
-            if self.probe_agrees(turn, ckpt) { Ok(entry.state) } else { entry.state.after(Event::Diverge) };
+        let known = match self.probe_says(turn, ckpt) {
+            Some((seq, ckpt)) => Ok(entry.state.at_most(seq, ckpt)),
+            None => entry.state.after(Event::Diverge),
+        };
+        self.sweep.header_lost = self.probe_lacks_header(turn);
         self.sweep.unit.clear();
         let state = known.and_then(|state| state.after(Event::BeginResync)).expect("a stale copy");
         let (seq, ckpt) = state.since().expect("a copy that is resynced");

@@ -144,6 +144,8 @@ pub(crate) struct Sweep {
     pub(super) drive: DriveIx,
     pub(super) seq: Seq,
     pub(super) ckpt: CkptNo,
+    /// Resync: the drive has not the header of its extent of the home row.
+    pub(super) header_lost: bool,
     /// Last Seq handed out when it began: what is newer reached the drive by itself.
     pub(super) began: Seq,
     /// Pages of this checkpoint and newer ones reached the drive by themselves.
@@ -180,6 +182,7 @@ impl Sweep {
             drive: DriveIx::ZERO,
             seq: Seq::ZERO,
             ckpt: CkptNo::ZERO,
+            header_lost: false,
             began: Seq::ZERO,
             fresh: CkptNo::ZERO,
             walk: Walk::new(CkptNo::ZERO, 0),
@@ -355,8 +358,9 @@ impl Group {
         if self.checkpoint.durable() >= number || nothing {
             return true;
         }
-        // An attempt that found nothing to do took the wish with it.
-        self.again |= !core::mem::replace(&mut self.checkpoint.force, true);
+        // An attempt that found nothing to do took the wish with it. While commits are in flight there may be nothing to
+        // do until one ends, which wakes everybody: a slow drive kept a resync asking here without a pause.
+        self.again |= !core::mem::replace(&mut self.checkpoint.force, true) && self.log.idle();
         false
     }
 

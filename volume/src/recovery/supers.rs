@@ -115,7 +115,11 @@ impl Recovery {
             self.table.merge(&one.superblock.drives);
         }
         if let Some(view) = &self.request.catalogue {
+            let before = self.table.clone();
             self.table.merge_catalogue(view);
+            let behind = before.current().without(self.table.current()).iter();
+            let behind = behind.map(|drive| (drive, *before.get(drive)));
+            self.doubted = behind.filter(|(drive, e)| e.version == self.table.get(*drive).version).collect();
             self.highest_version = view.iter().map(|e| e.version).fold(self.highest_version, u64::max);
         }
         // What we wrote says of no copy more than its own version knew; the new activation must be newer than all.
@@ -158,9 +162,29 @@ impl Recovery {
         newest
     }
 
+    /// The catalogue is believed when it has an older mark against a copy that the superblocks call current
+    /// (`CopyTable::merge_catalogue`), for the copies beside it have everything. Where there is none beside it, the mark
+    /// means nothing.
+    ///
+    /// Crash story: the only copy of a place moves to a drive that the group had left before, which had its mark in the
+    /// catalogue. The version that names it is durable, and power goes away before the catalogue hears of it. The drive
+    /// that is being left is in no row any more. Nobody but the marked drive can be meant, and it has everything: it was
+    /// flushed before that version was asked for.
+    fn trust_the_only_copies(&mut self) {
+        let current = self.table.current();
+        let alone: Vec<DriveSet> = self.places().filter(|place| place.and(current).is_empty()).collect();
+        for (drive, entry) in &self.doubted {
+            if alone.iter().any(|place| place.contains(*drive)) {
+                self.table.take_back(*drive, entry);
+                self.trusted.insert(*drive);
+            }
+        }
+    }
+
     /// Whether the group opens with the drives at hand, judged by the rows known so far.
     pub(super) fn decide(&mut self) -> Result<(), Refusal> {
         self.leave_out_short_drives();
+        self.trust_the_only_copies();
         let mut present = DriveSet::EMPTY;
         for (i, handle) in self.handles.iter().enumerate() {
             if handle.is_some() {

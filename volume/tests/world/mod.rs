@@ -416,6 +416,7 @@ impl World {
                         self.store_marks();
                     }
                 }
+                Action::StoreCurrent { .. } if self.catalogue_silent => {}
                 Action::StoreCurrent { drive, version } => {
                     let state = CopyState::Current;
                     let drive = self.engine.drive(drive).expect("a drive of the table");

@@ -297,13 +297,14 @@ impl Group {
         self.sweep.stage = Stage::History(if inside { previous } else { Ref::ABSENT });
     }
 
-    /// Headers of extents: all, or those that the drive got while it was away (those of the home row it has had from
-    /// the start).
+    /// Headers of extents: all, or those that the drive got while it was away. That of the home row it has had from the
+    /// start, with names that are not the engine's; it is written only if it is not there any more.
     pub(super) fn visit_headers<M: Memory>(&mut self, turn: &mut Turn<'_, M>, mut row: u32) {
         let scrubs = self.sweep.errand == Errand::Scrub;
         let columns = usize::from(self.geometry.columns);
         let extents = self.geometry.row_extents();
-        row = row.max(u32::from(self.sweep.errand == Errand::Resync));
+        let has_first = self.sweep.errand == Errand::Resync && !self.sweep.header_lost;
+        row = row.max(u32::from(has_first));
         while row < self.superblock.rows && self.sweep.unit.len() + extents <= UNIT_BLOCKS as usize {
             for i in 0..extents {
                 let extent = self.rows[row as usize * extents + i];
@@ -353,7 +354,13 @@ impl Group {
     }
 
     /// What the header of an extent must say.
-    pub(super) fn header_at(&self, extent: Extent, row: RowNo, leg: LegId, column: Column) -> Header {
+    pub(in crate::group) fn header_at(
+        &self,
+        extent: Extent,
+        row: RowNo,
+        leg: LegId,
+        column: Column,
+    ) -> Header {
         Header {
             pool: self.superblock.pool,
             drive: self.drives.get(extent.drive).info.uuid,
