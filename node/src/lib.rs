@@ -18,6 +18,7 @@ pub mod figures;
 pub mod files;
 pub mod http;
 pub mod model;
+pub mod moves;
 pub mod offline;
 pub mod params;
 pub mod program;

@@ -2,7 +2,7 @@
 //!
 //! Fields ending in `_bytes` are whole bytes, in `_at` RFC 3339. What is not known is `null`, never absent.
 //! Scripts are written against these names: they only grow.
-use crate::catalogue::{CopyState, DriveState, EventRecord, FrontendKind, HistoryRecord};
+use crate::catalogue::{CopyState, DriveState, Errand, EventRecord, FrontendKind, HistoryRecord};
 use crate::scrub::{FoundKind, FoundOutcome};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -325,7 +325,71 @@ pub struct Pool {
     /// Names of its volumes.
     pub volumes: Vec<String>,
     /// What is going on in the background.
-    pub tasks: Vec<String>,
+    pub tasks: Vec<Task>,
+}
+
+/// What a task is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskKind {
+    /// A drive is to be empty.
+    Evacuate,
+    /// A drive is to leave its pool.
+    Remove,
+    /// Another drive takes its place.
+    Replace,
+    /// It was missing or broken for so long that spare space takes its place.
+    Spare,
+}
+
+impl From<Errand> for TaskKind {
+    fn from(errand: Errand) -> Self {
+        match errand {
+            Errand::Evacuate => Self::Evacuate,
+            Errand::Remove => Self::Remove,
+            Errand::Replace => Self::Replace,
+            Errand::Spare => Self::Spare,
+        }
+    }
+}
+
+/// How a task stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskState {
+    /// It has not been looked at yet, or others go first.
+    Queued,
+    /// It goes on.
+    Running,
+    /// It did not work, and is tried again by itself.
+    Waiting,
+    /// It goes on by itself when what it waits for has happened (`waits_for`).
+    Blocked,
+}
+
+/// Something that goes on in the background.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Task {
+    /// What it is for.
+    pub kind: TaskKind,
+    /// The drive that is left.
+    pub drive: Option<String>,
+    /// The volume that moves.
+    pub volume: String,
+    /// Its group.
+    pub group: String,
+    /// How it stands.
+    pub state: TaskState,
+    /// What has to happen before it goes on.
+    pub waits_for: Option<String>,
+    /// What it has to copy, as far as can be told; at first, all extents.
+    pub bytes_total: Option<u64>,
+    /// What it has copied.
+    pub bytes_copied: u64,
+    /// When the move that is under way was planned.
+    pub started_at: Option<String>,
+    /// Why it did not work the last time.
+    pub last_error: Option<String>,
 }
 
 /// A drive.

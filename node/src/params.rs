@@ -62,6 +62,18 @@ pub struct AddDrives {
     pub force: bool,
 }
 
+/// `POST /v1/pools/NAME/drives/DRIVE/replace`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReplaceDrive {
+    /// The drive that takes over: one of the pool by path or id, or the path of another, which is added to it.
+    #[schema(value_type = String)]
+    pub new: PathBuf,
+    /// Take it although something else seems to be on it.
+    #[serde(default)]
+    pub force: bool,
+}
+
 /// `PATCH /v1/pools/NAME` and `PATCH /v1/volumes/NAME`: properties, each `key=value`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

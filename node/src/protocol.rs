@@ -4,9 +4,11 @@
 //! that it finds. One agent is heard at a time; a new connection ends the one before. Every request is
 //! answered once, in order, but for `Detach`, which is answered at the end; notices come in between. Nothing here is on the I/O path.
 use crate::error::Error;
+use crate::moves::{Holds, MoveOrder, TargetMove};
 use crate::scrub::{Order, Seen, TargetScrub};
 use crate::target_spec::Row;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 /// Version of this protocol; an agent takes over targets of its own version and older ones.
@@ -72,6 +74,21 @@ pub enum Request {
         /// In a second; 0 is no bound.
         bytes: u64,
     },
+    /// What the group has on a drive. Answered by `Answer::Holds`. From now on no row is taken that lies on the drives to
+    /// avoid, and one in hand goes back; those named before may be used again.
+    Holds {
+        /// The drive, by id.
+        drive: String,
+        /// Drives that are being emptied.
+        avoid: BTreeSet<String>,
+    },
+    /// The move that is wanted. Answered by `Answer::Move`: how it stands; begun with the first look. `avoid` as above.
+    Move {
+        /// What goes where.
+        order: MoveOrder,
+        /// Drives that are being emptied.
+        avoid: BTreeSet<String>,
+    },
     /// A drive whose copy is not current is let go: its file is closed.
     ReleaseDrive {
         /// The drive, by id.
@@ -89,6 +106,10 @@ pub enum Answer {
     Done,
     /// To `Scrub`.
     Scrub(Box<TargetScrub>),
+    /// To `Holds`.
+    Holds(Holds),
+    /// To `Move`.
+    Move(TargetMove),
     /// To `Detach`: the group is closed, nothing is in flight, the device is gone.
     Detached,
     /// It was not done.
@@ -299,6 +320,18 @@ mod tests {
         let scrub = Request::Scrub { order: Some(Order { run: 2, from_block: 3 }), seen: None };
         assert_eq!(line(&scrub), r#"{"scrub":{"order":{"run":2,"from_block":3},"seen":null}}"#);
         assert_eq!(line(&Request::ScrubRate { bytes: 1 }), r#"{"scrub_rate":{"bytes":1}}"#);
+        let avoid = BTreeSet::from(["d".to_owned()]);
+        let holds = Request::Holds { drive: "d".into(), avoid };
+        assert_eq!(line(&holds), r#"{"holds":{"drive":"d","avoid":["d"]}}"#);
+        let change = crate::moves::MoveChange::Leave { drive: "d".into() };
+        let extents = vec![crate::moves::MovedExtent { old: 4, to: 0, new: 5 }];
+        let to = vec![crate::moves::MoveDrive { id: "e".into(), path: "/e".into() }];
+        let order = MoveOrder { id: 7, change, legs: 2, to, extents };
+        let expected = concat!(
+            r#"{"move":{"order":{"id":7,"change":{"leave":{"drive":"d"}},"legs":2,"#,
+            r#""to":[{"id":"e","path":"/e"}],"extents":[{"old":4,"to":0,"new":5}]},"avoid":[]}}"#
+        );
+        assert_eq!(line(&Request::Move { order, avoid: BTreeSet::new() }), expected);
         let (since, failed) = (Vec::new(), Vec::new());
         let stale = Notice::Stale { drives: vec!["d".into()], version: 3, since, failed };
         assert_eq!(line(&FromTarget::Notice(stale)), r#"{"notice":{"stale":{"drives":["d"],"version":3}}}"#);

@@ -93,6 +93,7 @@ async fn serve(options: Options) -> Result<()> {
     tokio::spawn(agent.clone().ask_drives(stop.subscribe()));
     tokio::spawn(agent.clone().heal(stop.subscribe()));
     tokio::spawn(agent.clone().scrub(stop.subscribe()));
+    tokio::spawn(agent.clone().move_drives(stop.subscribe()));
     if let Some(address) = metrics {
         let listener = http::bind_metrics(address).await?;
         let routes = http::routes::metrics_router(agent.clone(), stop.clone());

@@ -6,8 +6,8 @@
 use super::Agent;
 use super::space::Space;
 use crate::catalogue::{
-    Attachment, CopyState, DriveRecord, DriveState, FrontendKind, GroupRecord, Severity, VolumeRecord,
-    records,
+    Attachment, CopyState, DriveRecord, DriveState, FrontendKind, GroupRecord, MoveRecord, Severity,
+    VolumeRecord, moves, records,
 };
 use crate::device;
 use crate::error::{Error, Kind, Result};
@@ -248,7 +248,13 @@ impl Agent {
     ) -> Result<TargetSpec> {
         let pool = self.pool(&volume.pool)?;
         let rows = self.rows_of(&group.id)?;
-        let home = rows.first().map(|row| row.extents.clone()).unwrap_or_default();
+        let mut home = rows.first().map(|row| row.extents.clone()).unwrap_or_default();
+        // Which rows hold, those before a move or those behind it, is what the newest superblock says.
+        let moving = self.store.get::<MoveRecord>(&moves::key(&group.id))?;
+        let moved = moving.iter().flat_map(|moving| &moving.places).filter(|place| place.row == 0);
+        home.extend(moved.flat_map(|place| [place.old.clone(), place.new.clone()]));
+        home.sort();
+        home.dedup();
         let mut drives = Vec::with_capacity(group.copies.len());
         for copy in &group.copies {
             let drive = self.drive(&copy.drive)?;
@@ -324,6 +330,11 @@ impl Agent {
         for id in &mark.drives {
             let drive = self.drive(id);
             let path = drive.as_ref().map_or_else(|_| id.clone(), |drive| drive.path.display().to_string());
+            let left = drive.as_ref().is_ok_and(|drive| self.is_left(&group, drive).unwrap_or(false));
+            if left && !mark.failed.contains(id) {
+                // It takes over in a move, or was left by one: the move is told.
+                continue;
+            }
             let asked = drive.is_ok_and(|drive| drive.state != DriveState::Online);
             let (severity, kind, message) = if mark.current {
                 let mut message = format!("drive {path} is current in group {} again", group.name);
@@ -487,6 +498,7 @@ mod tests {
             rows_used: 1,
             copies: vec![super::super::volumes::current_copy("d")],
             grants: 0,
+            moves: 0,
             unwiped: Vec::new(),
             imported: false,
         };

@@ -93,7 +93,7 @@ impl Agent {
     }
 
     /// A drive of a pool, by id or by the path where it is.
-    fn drive_of(&self, pool: &PoolRecord, named: &str) -> Result<Versioned<DriveRecord>> {
+    pub(super) fn drive_of(&self, pool: &PoolRecord, named: &str) -> Result<Versioned<DriveRecord>> {
         let resolved = Path::new(named).canonicalize();
         let is = |drive: &Versioned<DriveRecord>| {
             drive.id == named
@@ -299,9 +299,9 @@ impl Agent {
             return Ok(id);
         }
         let forgiven = self.forgive_failure(&id)?;
-        let changed = drive.state != DriveState::Online;
+        let changed = drive.state != DriveState::Online || drive.leaving.is_some();
         if changed {
-            drive.state = DriveState::Online;
+            (drive.state, drive.leaving) = (DriveState::Online, None);
             self.store.txn().update(records::drive_key(&id), &drive).commit()?;
         }
         if changed || forgiven {

@@ -78,6 +78,7 @@ pub fn lacking(pool: &PoolRecord, groups: &[FoundGroup]) -> Vec<DriveRecord> {
             blocks: 0,
             extents: 0,
             written: 0,
+            leaving: None,
         })
         .collect()
 }
@@ -138,6 +139,7 @@ fn record(
         rows_used: rows.len() as u32,
         copies,
         grants: 0,
+        moves: 0,
         unwiped: Vec::new(),
         imported: true,
     };

@@ -173,8 +173,9 @@ impl Agent {
             let remembered = self.healing.returns().keys().any(|(name, _)| *name == volume.name);
             let group = self.group(&volume.group)?;
             let lacks = |copy: &CopyRecord| {
-                let out = self.drive(&copy.drive).is_ok_and(|drive| drive.state != DriveState::Online);
-                copy.state != CopyState::Current || out
+                let Ok(drive) = self.drive(&copy.drive) else { return false };
+                let out = drive.state != DriveState::Online;
+                (copy.state != CopyState::Current && !self.is_left(&group, &drive).unwrap_or(true)) || out
             };
             if remembered || group.copies.iter().any(lacks) {
                 lacking.push(volume.record.name);
@@ -277,7 +278,7 @@ impl Agent {
                     (true, true) => return Ok(Some(Step::Release(drive.record.id))),
                     (true, false) => {}
                 }
-            } else if out && copy.state != CopyState::Current {
+            } else if out && copy.state != CopyState::Current && !self.is_left(&group, &drive)? {
                 candidates.push((drive.record, copy.failed));
             }
         }

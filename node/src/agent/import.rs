@@ -7,7 +7,9 @@
 use super::Agent;
 use super::found::{groups_on, lacking};
 use super::space::Space;
-use crate::catalogue::{DriveRecord, DriveState, Life, PoolRecord, Severity, VolumeRecord, records};
+use crate::catalogue::{
+    DriveRecord, DriveState, Life, MoveRecord, PoolRecord, Severity, VolumeRecord, moves, records,
+};
 use crate::drives::{Seen, scan};
 use crate::error::{Error, Kind, Result};
 use crate::model::{Importable, Pool};
@@ -43,6 +45,15 @@ impl Agent {
             return Err(
                 Error::new(Kind::Refused, name, message).hint("detach every volume of the pool first")
             );
+        }
+        for volume in &volumes {
+            let group = self.group(&volume.group)?;
+            if self.store.get::<MoveRecord>(&moves::key(&group.id))?.is_some() {
+                let message = format!("extents of volume {} of pool {name} are being moved", volume.name);
+                return Err(Error::new(Kind::Refused, name, message).hint(
+                    "attach the volume and wait for the end of the move: plinth pool status tells it",
+                ));
+            }
         }
         if dry {
             return Ok(());
@@ -251,5 +262,6 @@ pub(super) fn drive_of(pool: &str, seen: &Seen) -> DriveRecord {
         blocks: label.blocks.get(),
         extents: extents(label.blocks, label.extent_blocks),
         written: label.written,
+        leaving: None,
     }
 }

@@ -11,6 +11,7 @@ mod format;
 mod found;
 mod heal;
 pub mod import;
+mod moving;
 pub mod placement;
 pub mod pools;
 mod rescan;
@@ -108,6 +109,8 @@ pub struct Agent {
     healing: heal::Healing,
     /// Scrubs.
     scrubbing: scrub::Scrubbing,
+    /// Drives that are emptied.
+    moving: moving::Moving,
 }
 
 impl Agent {
@@ -135,6 +138,7 @@ impl Agent {
             smart: smart::Answers::default(),
             healing: heal::Healing::default(),
             scrubbing,
+            moving: moving::Moving::default(),
         }))
     }
 

@@ -36,11 +36,22 @@ pub enum Domain {
 
 impl Domain {
     /// The word for it, and its plural.
-    const fn words(self) -> (&'static str, &'static str) {
+    pub(super) const fn words(self) -> (&'static str, &'static str) {
         match self {
             Self::Node => ("node", "nodes"),
             Self::Rack => ("rack", "racks"),
             Self::Drive => ("drive", "drives"),
+        }
+    }
+}
+
+impl Choice {
+    /// The failure domain that it is in.
+    pub(super) fn domain(&self, level: Domain) -> &str {
+        match level {
+            Domain::Node => &self.node,
+            Domain::Rack => &self.rack,
+            Domain::Drive => &self.id,
         }
     }
 }

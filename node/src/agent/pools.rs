@@ -79,9 +79,28 @@ impl Agent {
     /// # Errors
     /// As `create_pool`.
     pub fn add_drives(&self, name: &str, params: &AddDrives, dry: bool) -> Result<model::Pool> {
+        let mut space = self.lock();
+        let planned = self.add_drives_locked(&mut space, name, params, dry)?;
+        if let Some(planned) = planned {
+            return Ok(planned);
+        }
+        drop(space);
+        self.supervisor.tell(name, &Request::SpaceAdded);
+        self.moving.look_now();
+        let space = self.lock();
+        self.view_pool(&space, name)
+    }
+
+    /// See `add_drives`; the caller has the lock. What would be, if it is a dry run.
+    pub(super) fn add_drives_locked(
+        &self,
+        space: &mut Space,
+        name: &str,
+        params: &AddDrives,
+        dry: bool,
+    ) -> Result<Option<model::Pool>> {
         check_labels(&params.labels)?;
         let paths = drive_paths(&params.drives)?;
-        let mut space = self.lock();
         let pool = self.ready_pool(name)?;
         let present = self.pool_drives(&pool)?;
         let mut new = Vec::new();
@@ -95,7 +114,7 @@ impl Agent {
         let before = pool.drives.len();
         let (record, drives) = announce(pool.record.clone(), &candidates, &params.labels)?;
         if dry {
-            return Ok(super::view::planned_pool(&record, &drives));
+            return Ok(Some(super::view::planned_pool(&record, &drives)));
         }
         drop(candidates);
         let mut pool = Versioned { version: pool.version, record };
@@ -106,11 +125,22 @@ impl Agent {
             }
             pool.version = txn.commit()?;
         }
-        self.finish_pool(&mut space, pool, params.force)?;
-        drop(space);
-        self.supervisor.tell(name, &Request::SpaceAdded);
-        let space = self.lock();
-        self.view_pool(&space, name)
+        self.finish_pool(space, pool, params.force)?;
+        Ok(None)
+    }
+
+    /// The record that a drive would get that is not in the pool; it is checked as by `add_drives`.
+    pub(super) fn candidate(
+        &self,
+        pool: &PoolRecord,
+        path: &Path,
+        labels: &Labels,
+        force: bool,
+    ) -> Result<DriveRecord> {
+        let paths = drive_paths(&[path.to_owned()])?;
+        let candidates = self.check_drives(&paths, force)?;
+        let (_, mut drives) = announce(pool.clone(), &candidates, labels)?;
+        Ok(drives.remove(0))
     }
 
     /// Whether a repetition of `pool create` asks for what there is.
@@ -307,7 +337,7 @@ impl Agent {
 
     /// Wipes the label of a drive of a pool that goes; a drive that is not there keeps its label, which no
     /// catalogue knows any more.
-    fn forget_label(&self, pool: &PoolRecord, drive: &DriveRecord) {
+    pub(super) fn forget_label(&self, pool: &PoolRecord, drive: &DriveRecord) {
         let wipe = || -> Result<()> {
             let media = Media::open(&drive.path)?;
             match read_label(&media)? {
@@ -437,6 +467,7 @@ fn announce(
             blocks: blocks.get(),
             extents: count,
             written: 1,
+            leaving: None,
         };
         pool.drives.push(drive.id.clone());
         drives.push(drive);

@@ -111,6 +111,7 @@ impl Agent {
     fn complete(&self, space: &mut Space, drive: &Versioned<DriveRecord>, seen: &drives::Seen) -> Result<()> {
         let mut found = super::import::drive_of(&drive.pool, seen);
         found.state = drive.state;
+        found.leaving.clone_from(&drive.leaving);
         let complete = Versioned { version: drive.version, record: found };
         self.store.txn().update(records::drive_key(&drive.id), &complete).commit()?;
         space.add_drive(&complete.id, complete.extents);

@@ -13,9 +13,10 @@ use super::Agent;
 use super::placement::{Choice, place};
 use super::space::Space;
 use super::volumes::current_copy;
+use crate::catalogue::moves::{self, Stage};
 use crate::catalogue::{
-    CopyState, DriveRecord, DriveState, ExtentRecord, GroupRecord, Life, PoolRecord, RowRecord, Severity,
-    Txn, Versioned, records,
+    CopyState, DriveRecord, DriveState, ExtentRecord, GroupRecord, Life, MoveRecord, PoolRecord, RowRecord,
+    Severity, Txn, Versioned, records,
 };
 use crate::drives::{LabelState, Media, read_label};
 use crate::error::{Error, Kind, Result};
@@ -41,11 +42,7 @@ impl Agent {
         avoid: &[String],
     ) -> Result<RowRecord> {
         let mut drives = self.pool_drives(pool)?;
-        if pool.imported && drives.iter().any(|drive| !self.is_there(drive)) {
-            let message = format!("pool {} was imported and a drive of it is missing", pool.name);
-            return Err(Error::new(Kind::NoSpace, pool.name.clone(), message)
-                .hint("nothing new is handed out until all of its drives are there"));
-        }
+        self.refuse_incomplete(pool, &drives)?;
         if row > 0 {
             // Drives of the group's table that hold all that they should, and drives that are new to it, while the
             // table has room for a whole row of them.
@@ -74,6 +71,20 @@ impl Agent {
             (drive, extent)
         });
         Ok(RowRecord { row, extents: extents.collect(), grant: group.grants })
+    }
+
+    /// Of a pool that was imported nobody knows what lies on the drives that are missing.
+    pub(super) fn refuse_incomplete(
+        &self,
+        pool: &PoolRecord,
+        drives: &[Versioned<DriveRecord>],
+    ) -> Result<()> {
+        if pool.imported && drives.iter().any(|drive| !self.is_there(drive)) {
+            let message = format!("pool {} was imported and a drive of it is missing", pool.name);
+            return Err(Error::new(Kind::NoSpace, pool.name.clone(), message)
+                .hint("nothing new is handed out until all of its drives are there"));
+        }
+        Ok(())
     }
 
     /// Adds to a transaction that a group takes these extents.
@@ -258,7 +269,13 @@ impl Agent {
             }
         }
         for (drive, extent) in &group.unwiped {
-            per_drive.entry(drive.clone()).or_default().push((*extent, false));
+            per_drive.entry(drive.clone()).or_default().push((*extent, true));
+        }
+        let moving = self.store.get::<MoveRecord>(&moves::key(&group.id))?;
+        for place in moving.iter().flat_map(|moving| &moving.places) {
+            let other =
+                if moving.iter().any(|m| m.stage == Stage::Switched) { &place.old } else { &place.new };
+            per_drive.entry(other.0.clone()).or_default().push((other.1, true));
         }
         for (id, extents) in &per_drive {
             let media = self.open_drive(&self.drive(id)?.record)?;
@@ -268,6 +285,7 @@ impl Agent {
         for row in &rows {
             txn = txn.remove(records::row_key(&group.id, row.row), row);
         }
+        txn = txn.delete(moves::key(&group.id));
         for (id, extents) in &per_drive {
             for (extent, _) in extents {
                 txn = txn.delete(records::extent_key(id, *extent));
@@ -284,7 +302,7 @@ impl Agent {
 }
 
 /// Wipes superblock slots of home extents, flushes, then headers, flushes.
-fn wipe_extents(media: &Media, extent_blocks: u32, extents: &[(u32, bool)]) -> Result<()> {
+pub(super) fn wipe_extents(media: &Media, extent_blocks: u32, extents: &[(u32, bool)]) -> Result<()> {
     let zeroes = [0; BLOCK_BYTES];
     for (extent, _) in extents.iter().filter(|(_, home)| *home) {
         let start = extent_start(ExtentNo::new(*extent), extent_blocks);
@@ -300,8 +318,9 @@ fn wipe_extents(media: &Media, extent_blocks: u32, extents: &[(u32, bool)]) -> R
 }
 
 /// A drive as placement sees it.
-fn choice(space: &Space, drive: &DriveRecord, there: bool) -> Choice {
-    let usable = drive.life == Life::Ready && drive.state == DriveState::Online && there;
+pub(super) fn choice(space: &Space, drive: &DriveRecord, there: bool) -> Choice {
+    let may = drive.state == DriveState::Online && drive.leaving.is_none();
+    let usable = drive.life == Life::Ready && may && there;
     Choice {
         id: drive.id.clone(),
         node: drive.node.clone(),

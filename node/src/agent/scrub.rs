@@ -134,7 +134,7 @@ impl Scrubbing {
 }
 
 /// Why a volume cannot be scrubbed now, if so.
-fn obstacle(volume: &VolumeRecord, live: Option<&Live>) -> Option<String> {
+pub(super) fn obstacle(volume: &VolumeRecord, live: Option<&Live>) -> Option<String> {
     let name = &volume.name;
     let Some(attachment) = volume.attachment.as_ref().filter(|attachment| !attachment.detaching) else {
         return Some(format!("volume {name} is not attached"));

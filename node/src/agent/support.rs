@@ -11,7 +11,8 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 /// The records that are told. Extents are left out: they are many, and rows say the same.
-const TOLD: [&str; 7] = ["pools/", "drives/", "groups/", "rows/", "volumes/", "history/", "watch/"];
+const TOLD: [&str; 9] =
+    ["pools/", "drives/", "left/", "groups/", "rows/", "moves/", "volumes/", "history/", "watch/"];
 /// Of what a target wrote to its standard error, the end.
 const LOG_BYTES: u64 = 64 << 10;
 

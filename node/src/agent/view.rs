@@ -81,7 +81,7 @@ impl Agent {
             provisioned_bytes: provisioned,
             drives,
             volumes: volumes.into_iter().map(|volume| volume.name).collect(),
-            tasks: Vec::new(),
+            tasks: self.view_tasks(&pool)?,
         })
     }
 
@@ -270,6 +270,7 @@ pub(super) fn view_drive(
         state: match drive.state {
             _ if missing => DriveState::Missing,
             DriveState::Online if failed => DriveState::Failed,
+            DriveState::Online if drive.leaving.is_some() => DriveState::Evacuating,
             state => state,
         },
         size_bytes: u64::from(drive.extents) * extent_bytes,
@@ -308,7 +309,8 @@ fn judge_pool(pool: &PoolRecord, drives: &[Drive]) -> (Health, Option<String>, O
         }
         Life::Ready => {}
     }
-    let absent: Vec<&Drive> = drives.iter().filter(|drive| drive.state != DriveState::Online).collect();
+    let out = |drive: &&Drive| !matches!(drive.state, DriveState::Online | DriveState::Evacuating);
+    let absent: Vec<&Drive> = drives.iter().filter(out).collect();
     if absent.is_empty() {
         return (Health::Online, None, None);
     }
@@ -363,14 +365,18 @@ fn view_live(view: &mut Volume, record: &VolumeRecord, live: Option<&Live>) {
     view.resync = status.resync.as_ref().map(|resync| view_resync(resync, status));
 }
 
-/// How far a resync is. How much it will have to copy is not known before it is through: it is taken that what was
-/// looked at is like the rest, and that no more can be copied than is mapped.
-fn view_resync(resync: &TargetResync, status: &TargetStatus) -> Resync {
-    let rest = status.size_bytes.saturating_sub(resync.walked_bytes);
-    let walked = resync.walked_bytes > 0;
-    let alike = u128::from(resync.copied_bytes) * u128::from(rest) / u128::from(resync.walked_bytes.max(1));
+/// What is left to copy. How much that will be is not known before it is through: it is taken that what was looked at is
+/// like the rest, and that no more can be copied than is mapped.
+pub(super) fn estimate(copied: u64, walked: u64, status: &TargetStatus) -> Option<u64> {
+    let rest = status.size_bytes.saturating_sub(walked);
+    let alike = u128::from(copied) * u128::from(rest) / u128::from(walked.max(1));
     let most = status.mapped_bytes.unwrap_or(u64::MAX).min(rest);
-    let left = walked.then(|| u64::try_from(alike).unwrap_or(u64::MAX).min(most));
+    (walked > 0).then(|| u64::try_from(alike).unwrap_or(u64::MAX).min(most))
+}
+
+/// How far a resync is.
+fn view_resync(resync: &TargetResync, status: &TargetStatus) -> Resync {
+    let left = estimate(resync.copied_bytes, resync.walked_bytes, status);
     let speed = resync.bytes_per_second;
     Resync {
         drive: resync.drive.clone(),

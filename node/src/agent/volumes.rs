@@ -96,11 +96,14 @@ impl Agent {
             rows_used: 1,
             copies: Vec::new(),
             grants: 0,
+            moves: 0,
             unwiped: Vec::new(),
             imported: false,
         };
         let row = self.choose_row(space, pool, &group, 0, &[], &[])?;
-        group.copies = drive_table(pool, &row).iter().map(|drive| current_copy(drive)).collect();
+        let leaving: Vec<String> =
+            self.leaving_drives(&pool.name)?.into_iter().map(|d| d.record.id).collect();
+        group.copies = drive_table(pool, &row, &leaving).iter().map(|drive| current_copy(drive)).collect();
         let volume = VolumeRecord {
             id: files::random_id()?.to_string(),
             name: params.name.clone(),
@@ -329,9 +332,10 @@ impl Agent {
 }
 
 /// The drives of a new group: those of its home row, then the pool's others, on which it may grow.
-fn drive_table(pool: &PoolRecord, home: &RowRecord) -> Vec<String> {
+fn drive_table(pool: &PoolRecord, home: &RowRecord, leaving: &[String]) -> Vec<String> {
     let mut table: Vec<String> = home.extents.iter().map(|(drive, _)| drive.clone()).collect();
-    let others = pool.drives.iter().filter(|drive| !table.contains(drive)).cloned().collect::<Vec<_>>();
+    let stays = |drive: &&String| !table.contains(drive) && !leaving.contains(drive);
+    let others = pool.drives.iter().filter(stays).cloned().collect::<Vec<_>>();
     table.extend(others);
     table.truncate(MAX_DRIVES);
     table

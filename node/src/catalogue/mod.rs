@@ -8,14 +8,16 @@
 //! Crash story: a transaction is durable when `commit` returns. A verb first writes what it is about to do,
 //! then does it to the drives, then writes that it is done; each half can be repeated.
 pub mod embedded;
+pub mod moves;
 pub mod records;
 pub mod scrubs;
 pub mod store;
 
 pub use embedded::Embedded;
+pub use moves::MoveRecord;
 pub use records::{
-    Attachment, CopyRecord, CopyState, DriveRecord, DriveState, EventRecord, ExtentRecord, FrontendKind,
-    GroupRecord, HistoryRecord, Life, PoolRecord, RowRecord, Severity, VolumeRecord,
+    Attachment, CopyRecord, CopyState, DriveRecord, DriveState, Errand, EventRecord, ExtentRecord,
+    FrontendKind, GroupRecord, HistoryRecord, Leaving, Life, PoolRecord, RowRecord, Severity, VolumeRecord,
 };
 pub use scrubs::{Damage, ScrubRecord, Want};
 pub use store::{Store, Txn, Versioned};

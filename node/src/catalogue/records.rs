@@ -9,6 +9,8 @@
 //! | `rows/GROUP-ID/NUMBER` | [`RowRecord`] |
 //! | `volumes/NAME` | [`VolumeRecord`] |
 //! | `scrubs/VOLUME-ID` | [`super::ScrubRecord`] |
+//! | `moves/GROUP-ID` | [`super::MoveRecord`] |
+//! | `left/POOL-ID/DRIVE-ID` | [`LeftRecord`] |
 //! | `events/NUMBER` | [`EventRecord`], bounded |
 //! | `history/POOL-ID/NUMBER` | [`HistoryRecord`] |
 //! | `watch/seen`, `watch/missing` | what the watch saw last (`agent/watch.rs`) |
@@ -129,6 +131,53 @@ pub enum DriveState {
     Evacuating,
 }
 
+/// Why a drive is emptied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Errand {
+    /// It is to be empty.
+    Evacuate,
+    /// It is to leave its pool.
+    Remove,
+    /// Another drive takes its place, and it is to leave its pool.
+    Replace,
+    /// It was missing or broken for so long that spare space takes its place.
+    Spare,
+}
+
+impl Errand {
+    /// Whether the drive leaves its pool in the end.
+    pub const fn removes(self) -> bool {
+        matches!(self, Self::Remove | Self::Replace)
+    }
+}
+
+/// That a drive is to be empty. Nothing new is placed on it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Leaving {
+    /// Why.
+    pub errand: Errand,
+    /// The one drive that takes over; any, if none is named.
+    #[serde(default)]
+    pub to: Option<String>,
+}
+
+/// A drive that left its pool: a repeated verb finds that it is done.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LeftRecord {
+    /// 128-bit identity.
+    pub id: String,
+    /// Where it was last.
+    pub path: PathBuf,
+    /// The drive that took its place, if one was named.
+    pub to: Option<String>,
+}
+
+/// Key of a drive that left its pool.
+pub fn left_key(pool: &str, drive: &str) -> String {
+    format!("left/{pool}/{drive}")
+}
+
 /// A drive of a pool.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct DriveRecord {
@@ -156,6 +205,9 @@ pub struct DriveRecord {
     pub extents: u32,
     /// Number of its newest label.
     pub written: u64,
+    /// It is being emptied, or is empty and stays so.
+    #[serde(default)]
+    pub leaving: Option<Leaving>,
 }
 
 /// An extent that is not free.
@@ -237,6 +289,9 @@ pub struct GroupRecord {
     /// How often a row was handed out.
     #[serde(default)]
     pub grants: u64,
+    /// How many moves were planned.
+    #[serde(default)]
+    pub moves: u64,
     /// Extents that came back and could not be wiped, because their drive is away: they stay taken until the group
     /// is deleted.
     #[serde(default)]

@@ -9,7 +9,7 @@ use crate::agent::{Agent, blocking};
 use crate::catalogue::CopyState;
 use crate::error::Result;
 use crate::figures::Latency;
-use crate::model::{Health, Pool, Smart, Status, Volume, VolumeState};
+use crate::model::{Health, Pool, Smart, Status, Task, Volume, VolumeState};
 use crate::protocol::{TargetDriveStatus, TargetStatus};
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
@@ -99,6 +99,7 @@ fn render(status: &Status, seen: &[Option<TargetStatus>]) -> String {
     page.family("plinth_agent_info", "The agent that answers.", "gauge");
     page.sample("plinth_agent_info", &[("version", &status.agent.version)], 1);
     pools(&mut page, &status.pools);
+    tasks(&mut page, &status.pools);
     smart(&mut page, &status.pools);
     volumes(&mut page, &status.volumes);
     let volumes: Vec<Seen<'_>> = status.volumes.iter().zip(seen).filter_map(Seen::of).collect();
@@ -121,6 +122,18 @@ fn pools(page: &mut Page, pools: &[Pool]) {
     gauge("plinth_pool_allocated_bytes", "Space handed out.", |pool| pool.allocated_bytes);
     gauge("plinth_pool_free_bytes", "Space left.", |pool| pool.free_bytes);
     gauge("plinth_pool_healthy", "1 when nothing is wrong.", |pool| u64::from(pool.health == Health::Online));
+}
+
+/// What is to be copied off drives that are emptied.
+fn tasks(page: &mut Page, pools: &[Pool]) {
+    let all = pools.iter().flat_map(|pool| pool.tasks.iter().map(move |task| (pool, task)));
+    let samples = all.map(|(pool, task): (&Pool, &Task)| {
+        let drive = task.drive.as_deref().unwrap_or_default();
+        let labels = vec![("pool", pool.name.as_str()), ("volume", task.volume.as_str()), ("drive", drive)];
+        (labels, task.bytes_total.unwrap_or(0).saturating_sub(task.bytes_copied))
+    });
+    let help = "What is still to be copied off a drive that is emptied.";
+    page.all("plinth_pool_move_left_bytes", help, "gauge", samples);
 }
 
 /// What drives say of their own health.

@@ -2,12 +2,12 @@
 //! answers with what the matching GET would show.
 use super::error::{Failure, not_found};
 use crate::agent::{Agent, blocking};
-use crate::catalogue::{DriveState, EventRecord, HistoryRecord};
+use crate::catalogue::{DriveState, Errand, EventRecord, HistoryRecord};
 use crate::error::Result;
 use crate::model::{Drive, Importable, Pool, PoolScrub, Scrub, Status, Volume};
 use crate::params::{
     AddDrives, AttachVolume, CreatePool, CreateVolume, Dry, EventsQuery, ImportPool, RenameVolume,
-    ResizeVolume, Set, StopAgent, UpgradeVolume, WipeDrive,
+    ReplaceDrive, ResizeVolume, Set, StopAgent, UpgradeVolume, WipeDrive,
 };
 use crate::protocol::Request;
 use crate::support::Entry;
@@ -44,6 +44,9 @@ pub fn router(agent: Arc<Agent>, stop: watch::Sender<bool>) -> Router {
         .route("/v1/pools/{name}/drives/{drive}/offline", post(offline_drive))
         .route("/v1/pools/{name}/drives/{drive}/online", post(online_drive))
         .route("/v1/pools/{name}/drives/{drive}/fail", post(fail_drive))
+        .route("/v1/pools/{name}/drives/{drive}/evacuate", post(evacuate_drive))
+        .route("/v1/pools/{name}/drives/{drive}/remove", post(remove_drive))
+        .route("/v1/pools/{name}/drives/{drive}/replace", post(replace_drive))
         .route("/v1/pools/{name}/scrub", get(pool_scrub).post(start_pool_scrub).delete(stop_pool_scrub))
         .route("/v1/pools/{name}/export", post(export_pool))
         .route("/v1/pools/{name}/history", get(history))
@@ -228,6 +231,51 @@ pub(super) async fn online_drive(
 ) -> Answer<Drive> {
     let dry = dry?.dry_run;
     let verb = move |agent: Arc<Agent>| async move { agent.bring_drive_back(&name, &drive, dry).await };
+    Ok(Json(detached(shared, verb).await?))
+}
+
+/// Empties a drive; answers when that has begun (`tasks` of the pool tell how far it is).
+#[utoipa::path(post, path = "/v1/pools/{name}/drives/{drive}/evacuate", responses((status = 200, body = Drive)))]
+pub(super) async fn evacuate_drive(
+    State(shared): State<Shared>,
+    Path((name, drive)): Path<(String, String)>,
+    dry: Asked<Dry>,
+) -> Answer<Drive> {
+    empty_drive(shared, name, drive, Errand::Evacuate, dry?.dry_run).await
+}
+
+/// Empties a drive and takes it out of its pool; answers when that has begun.
+#[utoipa::path(post, path = "/v1/pools/{name}/drives/{drive}/remove", responses((status = 200, body = Drive)))]
+pub(super) async fn remove_drive(
+    State(shared): State<Shared>,
+    Path((name, drive)): Path<(String, String)>,
+    dry: Asked<Dry>,
+) -> Answer<Drive> {
+    empty_drive(shared, name, drive, Errand::Remove, dry?.dry_run).await
+}
+
+async fn empty_drive(
+    shared: Shared,
+    name: String,
+    drive: String,
+    errand: Errand,
+    dry: bool,
+) -> Answer<Drive> {
+    let verb = move |agent: Arc<Agent>| async move { agent.empty_drive(&name, &drive, errand, dry).await };
+    Ok(Json(detached(shared, verb).await?))
+}
+
+/// Has a drive take another one's place, which then leaves the pool; answers with the new one when that has begun.
+#[utoipa::path(post, path = "/v1/pools/{name}/drives/{drive}/replace", request_body = ReplaceDrive,
+    responses((status = 200, body = Drive)))]
+pub(super) async fn replace_drive(
+    State(shared): State<Shared>,
+    Path((name, drive)): Path<(String, String)>,
+    dry: Asked<Dry>,
+    body: Body<ReplaceDrive>,
+) -> Answer<Drive> {
+    let (dry, params) = (dry?.dry_run, body?.0);
+    let verb = move |agent: Arc<Agent>| async move { agent.replace_drive(&name, &drive, params, dry).await };
     Ok(Json(detached(shared, verb).await?))
 }
 

@@ -4,6 +4,7 @@
 //! so that a group degrades and grows while the agent is away. What an agent missed it hears when it connects.
 use super::marks::{self, Mark};
 use crate::error::{Error, Kind, Result};
+use crate::moves::{Holds, MoveOrder, TargetMove};
 use crate::protocol::{
     Answer, FromTarget, MAX_LINE, Notice, PROTOCOL_VERSION, Request, ReturnedDrive, TargetStatus,
 };
@@ -18,6 +19,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+mod moves;
 mod returns;
 mod rows;
 
@@ -92,6 +94,22 @@ pub trait Serving: Send + Sync {
     fn scrub(&self, order: Option<Order>, seen: Option<Seen>) -> Result<TargetScrub>;
     /// Bounds the rate at which a scrub reads copies, in bytes a second; 0 is no bound.
     fn scrub_rate(&self, bytes: u64);
+    /// What the group has on a drive.
+    ///
+    /// # Errors
+    /// `Busy`: it does not answer, or takes no writes.
+    fn holds(&self, drive: &str) -> Result<Holds>;
+    /// Opens the drives that take over in a move and hands it to the engine; returns once the engine has taken it, or
+    /// finds that there is nothing to do (false). May take very long; called on a thread of its own, one at a time.
+    ///
+    /// # Errors
+    /// A drive cannot be used; `Busy`: the group takes no writes. The engine has not heard of it then.
+    fn begin_move(&self, order: &MoveOrder) -> Result<bool>;
+    /// How the move that the engine has taken stands.
+    ///
+    /// # Errors
+    /// `Busy`: the group does not answer.
+    fn moving(&self, id: u64) -> Result<TargetMove>;
     /// Closes a drive whose copy is not current.
     ///
     /// # Errors
@@ -169,6 +187,8 @@ struct State {
     rows: Rows,
     /// The drive that was last handed back.
     returned: Option<ReturnedDrive>,
+    /// The move that was asked for last.
+    moving: Option<moves::Asked>,
     /// An agent waits for the end.
     detaching: bool,
     /// Why the target ends, if not because it was told to.
@@ -210,6 +230,7 @@ impl Control {
             serving: false,
             rows: Rows::with(kept),
             returned: None,
+            moving: None,
             detaching: false,
             failure: None,
         };
@@ -367,6 +388,18 @@ impl Shared {
                 });
             }
             Request::ScrubRate { bytes } => serving.scrub_rate(bytes),
+            Request::Holds { drive, avoid } => {
+                return Some(match self.holds(&drive, avoid, serving) {
+                    Ok(holds) => Answer::Holds(holds),
+                    Err(error) => Answer::Failed(error),
+                });
+            }
+            Request::Move { order, avoid } => {
+                return Some(match self.look_at_move(order, avoid, serving) {
+                    Ok(look) => Answer::Move(look),
+                    Err(error) => Answer::Failed(error),
+                });
+            }
             Request::ReleaseDrive { drive } => {
                 if let Err(error) = self.release_drive(&drive, &**serving) {
                     return Some(Answer::Failed(error));

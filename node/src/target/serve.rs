@@ -10,6 +10,7 @@ use super::open::{Opened, open_drive, open_group};
 use crate::catalogue::CopyState;
 use crate::error::{Error, Kind, Result};
 use crate::figures;
+use crate::moves::{Holds, MoveOrder, TargetMove};
 use crate::protocol::{TargetDriveStatus, TargetPhase, TargetStatus};
 use crate::scrub::{Order, Seen, TargetScrub};
 use crate::target_spec::{FrontEndSpec, Row, TargetDrive, TargetSpec};
@@ -23,6 +24,7 @@ use ublk_target::ublk::{UblkDevice, UblkError, UblkQueue, harden_process};
 use ublk_target::{Drive, Handle, NbdServer, SlowEvent, Target, TargetError};
 use volume::{CopyHealth, DriveView, Stats};
 
+mod moves;
 mod returns;
 mod scrub;
 
@@ -217,7 +219,12 @@ impl ublk_target::Control<Engine> for Watcher {
         let id =
             |bit| engine.volume().drive(DriveIx::new(bit)).expect("the engine marks drives of its table");
         let drives: Vec<String> = marked.map(|bit| id(bit).to_string()).collect();
-        let failed = drives.iter().filter(|id| serving && self.open.get(id).is_some()).cloned().collect();
+        // One without rows did nothing: it is left.
+        let did = |id: &String| {
+            let open = self.open.get(id);
+            serving && open.is_some_and(|drive| !engine.volume().extents_on(drive.uuid).is_empty())
+        };
+        let failed = drives.iter().filter(|id| did(id)).cloned().collect();
         let _ = self.notes.send(Note::StoreStale { drives, failed, since, version });
     }
 
@@ -502,6 +509,18 @@ impl Serving for Glue {
 
     fn scrub_rate(&self, bytes: u64) {
         self.set_scrub_rate(bytes);
+    }
+
+    fn holds(&self, drive: &str) -> Result<Holds> {
+        self.group_holds(drive)
+    }
+
+    fn begin_move(&self, order: &MoveOrder) -> Result<bool> {
+        self.hand_move(order)
+    }
+
+    fn moving(&self, id: u64) -> Result<TargetMove> {
+        self.moving_status(id)
     }
 
     fn stale_stored(&self, version: u64) {

@@ -310,12 +310,35 @@ pub enum Drive {
     Online(PoolDrive),
     /// Declare a drive broken: as offline, and shown as failed
     Fail(PoolDrive),
-    /// Empty a drive (a later version)
-    Evacuate(Later),
-    /// Remove a drive from its pool (a later version)
-    Remove(Later),
-    /// Replace a drive by another (a later version)
-    Replace(Later),
+    /// Empty a drive: everything on it goes to others of its pool, while its volumes are served
+    Evacuate {
+        #[command(flatten)]
+        of: PoolDrive,
+        /// Wait until it is empty
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Empty a drive and take it out of its pool
+    Remove {
+        #[command(flatten)]
+        of: PoolDrive,
+        /// Wait until it has left
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Have another drive take the place of one, which may be dead, and take that out of its pool
+    Replace {
+        #[command(flatten)]
+        of: PoolDrive,
+        /// The drive that takes over; added to the pool if it is not there.
+        new: PathBuf,
+        /// Take it although something else is on it
+        #[arg(long)]
+        force: bool,
+        /// Wait until the other one has left
+        #[arg(long)]
+        wait: bool,
+    },
 }
 
 /// A drive of a pool.

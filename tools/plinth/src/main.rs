@@ -7,6 +7,7 @@
 mod args;
 mod ask;
 mod docs;
+mod drives;
 mod events;
 mod output;
 mod scrub;

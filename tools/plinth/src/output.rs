@@ -83,6 +83,17 @@ pub const DRIVES: &[Column] = &[
     ("PATH", |row| text(row, "path")),
 ];
 
+/// The columns of what goes on in the background of a pool.
+pub const TASKS: &[Column] = &[
+    ("TASK", |row| text(row, "kind")),
+    ("VOLUME", |row| text(row, "volume")),
+    ("STATE", |row| text(row, "state")),
+    ("TOTAL", |row| size(row, "bytes_total")),
+    ("COPIED", |row| size(row, "bytes_copied")),
+    ("DRIVE", |row| text(row, "drive")),
+    ("WHY", |row| if row["waits_for"].is_null() { text(row, "last_error") } else { text(row, "waits_for") }),
+];
+
 /// The columns of volumes.
 pub const VOLUMES: &[Column] = &[
     ("NAME", |row| text(row, "name")),
@@ -180,7 +191,11 @@ pub fn pool(output: Output, value: &Value) -> Result<()> {
     print(&fields(value))?;
     let none = Vec::new();
     let drives = value["drives"].as_array().unwrap_or(&none);
-    print(&format!("\n{}", table(drives, DRIVES)))
+    print(&format!("\n{}", table(drives, DRIVES)))?;
+    match value["tasks"].as_array() {
+        Some(tasks) if !tasks.is_empty() => print(&format!("\n{}", table(tasks, TASKS))),
+        _ => Ok(()),
+    }
 }
 
 /// A volume with its legs.

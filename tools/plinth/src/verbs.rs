@@ -217,18 +217,20 @@ impl Call<'_> {
             Drive::Offline(of) => self.drive_state(&of, "offline", "waiting until nothing uses the drive"),
             Drive::Fail(of) => self.drive_state(&of, "fail", "waiting until nothing uses the drive"),
             Drive::Online(of) => self.drive_state(&of, "online", "bringing the drive back"),
-            Drive::Evacuate(_) | Drive::Remove(_) | Drive::Replace(_) => Err(later("moves between drives")),
+            Drive::Evacuate { of, wait } => crate::drives::empty(self.global, &of, "evacuate", wait),
+            Drive::Remove { of, wait } => crate::drives::empty(self.global, &of, "remove", wait),
+            Drive::Replace { of, new, force, wait } => {
+                if force {
+                    confirm(self.global, &of.pool, &overwrite(std::slice::from_ref(&new)))?;
+                }
+                crate::drives::replace(self.global, &of, &new, force, wait)
+            }
         }
     }
 
     /// Changes whether a drive is in use; prints its id.
     fn drive_state(&self, of: &PoolDrive, verb: &str, doing: &str) -> Result<()> {
-        // A path is the caller's; an id is no path.
-        let named = if of.drive.contains('/') || Path::new(&of.drive).exists() {
-            absolute(Path::new(&of.drive))?.display().to_string()
-        } else {
-            of.drive.clone()
-        };
+        let named = crate::drives::named(&of.drive)?;
         let path = format!("{}/drives/{}/{verb}", pool_path(&of.pool), part(&named));
         let changed_drive = self.post(&path, &json!({}), doing)?;
         let id = output::text(&changed_drive, "id");

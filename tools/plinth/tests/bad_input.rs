@@ -328,8 +328,6 @@ fn verbs_and_words_of_later_versions_and_other_systems() {
         "key list",
         "replica list",
         "site list",
-        "drive evacuate p d",
-        "drive replace p a b",
         "pool rebalance p",
         "volume qos v",
         "volume create e --pool p --size 1MiB --encrypt",
@@ -346,7 +344,9 @@ fn verbs_and_words_of_later_versions_and_other_systems() {
     refused(&agent, "pool set p colour=red", 2, &["no property colour"]);
     refused(&agent, "pool set p reserve", 2, &["key=value"]);
     refused(&agent, "pool set p resync_rate=fast", 2, &["no size"]);
-    for verb in ["offline", "online", "fail"] {
+    refused(&agent, "drive replace p @d3 @d1", 5, &["pool p has no drive"]);
+    refused(&agent, "drive replace p @d1", 2, &["NEW"]);
+    for verb in ["offline", "online", "fail", "evacuate", "remove"] {
         refused(&agent, &format!("drive {verb} p @d3"), 5, &["pool p has no drive", "drive list"]);
         refused(&agent, &format!("drive {verb} q @d1"), 5, &["no pool q"]);
     }

@@ -9,9 +9,10 @@
 //! refused or handed over once is never taken again, whatever line still carries it. A target that dies before
 //! the agent heard it leaves the row handed out; the next one is offered it again.
 use super::{Serving, Shared, State};
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::protocol::Notice;
 use crate::target_spec::Row;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -30,6 +31,8 @@ pub(super) struct Rows {
     handed: Option<(u32, u64)>,
     /// The row and grant that were refused last.
     refused: Option<(u32, u64)>,
+    /// No row may lie on these drives: they are being emptied.
+    pub(super) avoid: BTreeSet<String>,
 }
 
 impl Rows {
@@ -43,6 +46,13 @@ impl Rows {
         let handed = self.handed.is_some_and(|(no, grant)| (row.row, row.grant) <= (no, grant));
         handed || self.refused == Some((row.row, row.grant))
     }
+
+    /// Why a row is not wanted, if it lies where none may lie.
+    fn avoided(&self, row: &Row) -> Option<Error> {
+        let on = row.extents.iter().find(|extent| self.avoid.contains(&extent.drive))?;
+        let message = format!("drive {} is being emptied", on.drive);
+        Some(Error::new(Kind::Refused, on.drive.clone(), message))
+    }
 }
 
 impl Shared {
@@ -51,6 +61,9 @@ impl Shared {
         let mut state = self.lock();
         if state.rows.preparing || state.rows.is_over(&row) {
             return;
+        }
+        if let Some(error) = state.rows.avoided(&row) {
+            return state.refuse_row(&row, &error, &**serving);
         }
         if serving.ready(&row) {
             state.take_row(row, &**serving);
@@ -110,6 +123,15 @@ impl Shared {
 }
 
 impl State {
+    /// A row in hand that lies where none may lie goes back.
+    pub(super) fn refuse_avoided(&mut self, serving: &dyn Serving) {
+        if let Some(error) = self.rows.kept.as_ref().and_then(|kept| self.rows.avoided(kept))
+            && let Some(kept) = self.rows.kept.take()
+        {
+            self.refuse_row(&kept, &error, serving);
+        }
+    }
+
     /// A row whose drives are open: for the engine, if it waits for it, else to be kept.
     fn take_row(&mut self, row: Row, serving: &dyn Serving) {
         if self.rows.wanted.take_if(|(wanted, _)| *wanted == row.row).is_none() {

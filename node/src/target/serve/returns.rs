@@ -174,7 +174,7 @@ impl Glue {
     }
 
     /// Takes a drive from the loop and closes it.
-    fn close(&self, id: &str) -> Result<()> {
+    pub(super) fn close(&self, id: &str) -> Result<()> {
         let Some(known) = self.open.get(id) else { return Ok(()) };
         let (reply, answer) = channel::<std::io::Result<Drive>>();
         let (open, name) = (self.open.clone(), id.to_owned());

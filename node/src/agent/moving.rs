@@ -1,0 +1,283 @@
+//! Moves: drives that are to be empty are emptied, group by group, while their volumes are served.
+//!
+//! What is wanted is in the drive's record (`Leaving`); what is under way in the group's (`catalogue::moves`). The agent
+//! looks at both, at each look anew, and does the next step: plans the successors of everything that a group has on
+//! the drive and takes their extents, has the target carry the move out, switches the rows in the catalogue, wipes what
+//! was left, and gives it back to the pool. Whatever a kill of agent or target cut short is found by the next look.
+//!
+//! Before an extent is wiped, old or new, its drive is closed in the target that used it, unless the group counts on
+//! the drive: an operation that was given up as too slow may still be on its way to it.
+//!
+//! A group is moved by its target, so its volume must be attached. One that is not waits, and says so. At most
+//! [`AT_ONCE`] groups of a pool move at a time.
+mod carry;
+mod drives;
+mod plan;
+mod records;
+mod verbs;
+mod view;
+
+use super::Agent;
+use crate::catalogue::moves::{self, Stage};
+use crate::catalogue::{
+    CopyState, DriveRecord, GroupRecord, Life, MoveRecord, RowRecord, Versioned, VolumeRecord,
+};
+use crate::error::{Error, Result};
+use crate::moves::{MoveOrder, TargetMove};
+use crate::protocol::{TargetPhase, TargetStatus};
+use crate::supervise::Phase;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, watch};
+
+/// Groups of a pool that move at the same time, at most.
+const AT_ONCE: usize = 4;
+/// Pause between two looks while something is to be moved.
+const EVERY: Duration = Duration::from_secs(1);
+/// Pause between two looks at whether anything is.
+const IDLE: Duration = Duration::from_secs(5);
+/// After a move was given up, the next is planned so much later; twice as long after each further one.
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+/// The longest that it is.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+/// What the agent remembers of a volume's moves; nothing of it is needed after a restart.
+#[derive(Default)]
+struct Known {
+    /// The last look at the move that is under way.
+    look: Option<TargetMove>,
+    /// What has to happen before it can go on.
+    waits_for: Option<String>,
+    /// Why the last one came to nothing.
+    last_error: Option<Error>,
+    /// Moves that came to nothing, one after the other.
+    failures: u32,
+    not_before: Option<Instant>,
+    /// Drives that were to take over and could not: others are tried first.
+    avoid: BTreeSet<String>,
+}
+
+impl Known {
+    /// A move came to nothing: the next one waits.
+    fn failed(&mut self, error: Error, now: Instant) {
+        let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(16)).min(LONGEST_PAUSE);
+        self.failures += 1;
+        (self.not_before, self.last_error, self.look) = (Some(now + pause), Some(error), None);
+    }
+}
+
+/// The moves that the agent sees to.
+#[derive(Default)]
+pub(crate) struct Moving {
+    /// By identity of the volume.
+    known: Mutex<BTreeMap<String, Known>>,
+    /// Volumes that are being attended to, by name.
+    busy: Mutex<BTreeSet<String>>,
+    wake: Notify,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Moving {
+    /// Has the next look happen now.
+    pub(super) fn look_now(&self) {
+        self.wake.notify_one();
+    }
+
+    fn note(&self, volume: &str, note: impl FnOnce(&mut Known)) {
+        note(locked(&self.known).entry(volume.to_owned()).or_default());
+    }
+
+    /// The operator wants something: nothing that failed before counts.
+    fn forgive(&self) {
+        locked(&self.known).clear();
+    }
+}
+
+/// What a volume's moves need next.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Next {
+    /// Nothing that can be done now.
+    Nothing,
+    /// Its target is to carry this out.
+    Ask(MoveOrder),
+    /// The rows have switched: the old extents are to be wiped and given back.
+    Tidy(MoveRecord),
+    /// What the group has on this drive is to be moved.
+    Leave(String),
+    /// The group has left this drive, and its target still holds it.
+    Release(String),
+}
+
+impl Agent {
+    /// Moves until the agent ends.
+    pub(crate) async fn move_drives(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
+        loop {
+            let this = self.clone();
+            let pause = match super::blocking(move || this.volumes_to_move()).await {
+                Ok(None) => IDLE,
+                Ok(Some(volumes)) => {
+                    volumes.into_iter().for_each(|volume| self.attend_moves(volume));
+                    EVERY
+                }
+                Err(error) => {
+                    tracing::error!("cannot see what is to be moved: {error}");
+                    IDLE
+                }
+            };
+            tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => return,
+                () = self.moving.wake.notified() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// The volumes to look at; `None` if no drive is to be empty and nothing is under way.
+    fn volumes_to_move(&self) -> Result<Option<Vec<VolumeRecord>>> {
+        let drives = self.store.list::<DriveRecord>("drives/")?;
+        let leaving: Vec<&Versioned<DriveRecord>> = drives.iter().filter(|d| d.leaving.is_some()).collect();
+        let under_way: BTreeSet<String> =
+            self.store.list::<MoveRecord>("moves/")?.into_iter().map(|m| m.record.group).collect();
+        if leaving.is_empty() && under_way.is_empty() {
+            return Ok(None);
+        }
+        self.settle_drives()?;
+        let mut moved = Vec::new();
+        let mut at_once: BTreeMap<String, usize> = BTreeMap::new();
+        for volume in self.store.list::<VolumeRecord>("volumes/")? {
+            if volume.life != Life::Ready {
+                continue;
+            }
+            let group = self.group(&volume.group)?;
+            let listed =
+                |drive: &&Versioned<DriveRecord>| group.copies.iter().any(|copy| copy.drive == drive.id);
+            let concerned = under_way.contains(&group.id) || leaving.iter().any(listed);
+            let count = at_once.entry(volume.pool.clone()).or_default();
+            *count += usize::from(under_way.contains(&group.id));
+            if concerned {
+                moved.push((under_way.contains(&group.id), volume.record));
+            }
+        }
+        // Those under way go on; of the others only so many begin.
+        moved.retain(|(goes_on, volume)| {
+            let count = at_once.entry(volume.pool.clone()).or_default();
+            *goes_on || self.rests(volume) || std::mem::replace(count, *count + 1) < AT_ONCE
+        });
+        Ok(Some(moved.into_iter().map(|(_, volume)| volume).collect()))
+    }
+
+    /// Whether a volume cannot be moved now anyway.
+    fn rests(&self, volume: &VolumeRecord) -> bool {
+        super::scrub::obstacle(volume, self.supervisor.live(&volume.name).as_ref()).is_some()
+    }
+
+    /// Attends to one volume in the background, unless that goes on already.
+    fn attend_moves(self: &Arc<Self>, volume: VolumeRecord) {
+        if !locked(&self.moving.busy).insert(volume.name.clone()) {
+            return;
+        }
+        let this = self.clone();
+        tokio::spawn(async move {
+            if let Err(error) = this.move_volume(&volume).await {
+                tracing::warn!("the moves of volume {} rest: {error}", volume.name);
+                this.moving.note(&volume.id, |known| known.last_error = Some(error));
+            }
+            locked(&this.moving.busy).remove(&volume.name);
+        });
+    }
+
+    /// The status of a target that serves, and takes changes.
+    fn status_of(&self, volume: &str) -> Option<TargetStatus> {
+        let live = self.supervisor.live(volume)?;
+        let serves = live.phase == Phase::Serving;
+        live.status.filter(|status| serves && status.phase == TargetPhase::Serving)
+    }
+
+    /// What a volume's moves need next.
+    fn next_move(&self, name: &str) -> Result<Next> {
+        let mut space = self.lock();
+        let volume = self.ready_volume(name)?;
+        let group = self.group(&volume.group)?;
+        let obstacle = super::scrub::obstacle(&volume, self.supervisor.live(name).as_ref());
+        let status = self.status_of(name).filter(|_| obstacle.is_none());
+        if let Some(record) = self.store.get::<MoveRecord>(&moves::key(&group.id))? {
+            if record.stage == Stage::Switched {
+                return Ok(Next::Tidy(record.record));
+            }
+            if status.is_none() {
+                return Ok(self.waits(&volume, obstacle));
+            }
+            return self.order_of(&mut space, &group, record);
+        }
+        let rows = self.rows_of(&group.id)?;
+        for drive in self.leaving_drives(&volume.pool)? {
+            let seen =
+                status.as_ref().and_then(|status| status.drives.iter().find(|seen| seen.id == drive.id));
+            let counts = |seen: &crate::protocol::TargetDriveStatus| {
+                matches!(seen.state, CopyState::Current | CopyState::Resyncing)
+            };
+            if has_rows(&rows, &drive.id) || seen.is_some_and(counts) {
+                if status.is_none() {
+                    return Ok(self.waits(&volume, obstacle));
+                }
+                let known = locked(&self.moving.known);
+                let rests = known.get(&volume.id).and_then(|known| known.not_before);
+                if rests.is_none_or(|until| until <= Instant::now()) {
+                    return Ok(Next::Leave(drive.record.id));
+                }
+            } else if seen.is_some_and(|seen| seen.open) {
+                return Ok(Next::Release(drive.record.id));
+            }
+        }
+        Ok(Next::Nothing)
+    }
+
+    fn waits(&self, volume: &VolumeRecord, obstacle: Option<String>) -> Next {
+        let why = obstacle.unwrap_or_else(|| format!("volume {} is not served yet", volume.name));
+        self.moving.note(&volume.id, |known| known.waits_for = Some(why));
+        Next::Nothing
+    }
+
+    /// The drives of a pool that are to be empty.
+    pub(super) fn leaving_drives(&self, pool: &str) -> Result<Vec<Versioned<DriveRecord>>> {
+        let drives = self.pool_drives(&self.pool(pool)?.record)?;
+        Ok(drives.into_iter().filter(|drive| drive.leaving.is_some()).collect())
+    }
+
+    /// Whether a group must not get a drive back: it left it, or a move that is under way uses it.
+    pub(super) fn is_left(&self, group: &GroupRecord, drive: &DriveRecord) -> Result<bool> {
+        if let Some(record) = self.store.get::<MoveRecord>(&moves::key(&group.id))? {
+            let of = |place: &moves::Moved| place.new.0 == drive.id || place.old.0 == drive.id;
+            if record.places.iter().any(of) {
+                return Ok(true);
+            }
+        }
+        Ok(drive.leaving.is_some() && !has_rows(&self.rows_of(&group.id)?, &drive.id))
+    }
+}
+
+/// Whether any row has an extent on a drive.
+fn has_rows(rows: &[Versioned<RowRecord>], drive: &str) -> bool {
+    rows.iter().any(|row| row.extents.iter().any(|(id, _)| id == drive))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_each_failure_the_next_attempt_waits_longer() {
+        let (mut known, start) = (Known::default(), Instant::now());
+        let mut pauses = Vec::new();
+        for _ in 0..20 {
+            known.failed(Error::invalid("o", "m"), start);
+            pauses.push(known.not_before.expect("a pause") - start);
+        }
+        assert_eq!((pauses[0], pauses[1], pauses[19]), (FIRST_PAUSE, 2 * FIRST_PAUSE, LONGEST_PAUSE));
+        assert!(pauses.is_sorted());
+    }
+}

@@ -1,0 +1,372 @@
+//! Drives are emptied, replaced and removed while their volumes are served and written.
+mod support;
+
+use serde_json::Value;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use support::nbd::Nbd;
+use support::{Agent, signal};
+
+const CHUNK: u64 = 64 << 10;
+/// The longest that anything here may take.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// What a chunk holds after its `turn`-th write: every block something else.
+fn content(chunk: u64, turn: u64) -> Vec<u8> {
+    let word =
+        |block: u64| ((chunk << 32 | block) ^ (turn << 56)).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes();
+    (0..CHUNK / 4096).flat_map(|block| word(block).repeat(512)).collect()
+}
+
+/// What must be on the volume: by chunk, the turn that wrote it last.
+#[derive(Clone)]
+struct Contents(Vec<u64>);
+
+impl Contents {
+    fn new(chunks: usize) -> Self {
+        Self(vec![0; chunks])
+    }
+
+    /// Writes chunks, each `step`-th from `first` on, with something new.
+    fn write(&mut self, nbd: &mut Nbd, first: usize, step: usize) {
+        for chunk in (first..self.0.len()).step_by(step) {
+            self.0[chunk] += 1;
+            nbd.write(chunk as u64 * CHUNK, &content(chunk as u64, self.0[chunk]));
+        }
+        nbd.flush();
+    }
+
+    fn check(&self, nbd: &mut Nbd) {
+        for (chunk, turn) in self.0.iter().enumerate() {
+            let read = nbd.read(chunk as u64 * CHUNK, CHUNK as usize);
+            let expected = if *turn == 0 { vec![0; CHUNK as usize] } else { content(chunk as u64, *turn) };
+            assert!(read == expected, "chunk {chunk} of turn {turn}");
+        }
+    }
+}
+
+/// Somebody who writes all the time.
+struct Writer {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Contents>,
+}
+
+impl Writer {
+    fn start(socket: PathBuf, mut contents: Contents) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = std::thread::spawn(move || {
+            let mut nbd = Nbd::connect(&socket);
+            let mut turn = 0;
+            while !stopped.load(Ordering::Acquire) {
+                contents.write(&mut nbd, turn % 7, 7);
+                turn += 1;
+            }
+            contents
+        });
+        Self { stop, thread }
+    }
+
+    fn end(self) -> Contents {
+        self.stop.store(true, Ordering::Release);
+        self.thread.join().expect("it wrote without errors")
+    }
+}
+
+/// A pool `p` of so many drives with small extents and a volume `v` of 64 MiB.
+fn made(drives: usize) -> Agent {
+    let agent = Agent::start();
+    let names: Vec<String> = (1..=drives).map(|drive| format!("d{drive}")).collect();
+    let paths: Vec<String> = names.iter().map(|name| format!("@{name}")).collect();
+    for name in &names {
+        agent.drive(name, 256);
+    }
+    agent.plinth(&format!("pool create p {} --extent-size 8MiB", paths.join(" "))).ok();
+    agent.plinth("volume create v --pool p --size 64MiB").ok();
+    agent
+}
+
+fn attach(agent: &Agent) -> Nbd {
+    agent.plinth("volume attach v --nbd @n").ok();
+    Nbd::connect(&agent.path("n"))
+}
+
+fn pool(agent: &Agent) -> Value {
+    agent.plinth("pool status p -o json").json()
+}
+
+fn drive(agent: &Agent, name: &str) -> Value {
+    let path = agent.path(name).display().to_string();
+    let drives = pool(agent)["drives"].as_array().expect("a list").clone();
+    drives.into_iter().find(|drive| drive["path"] == path.as_str()).unwrap_or(Value::Null)
+}
+
+/// The drives of the volume, by leg.
+fn legs(agent: &Agent) -> Vec<Vec<String>> {
+    let shown = agent.plinth("volume show v -o json").json();
+    let names = |leg: &Value| {
+        let of = leg["drives"].as_array().expect("a list").iter();
+        of.map(|drive| drive["id"].as_str().expect("an id").to_owned()).collect()
+    };
+    shown["legs"].as_array().expect("a list").iter().map(names).collect()
+}
+
+fn events(agent: &Agent, kind: &str) -> Vec<String> {
+    let events = agent.plinth("events -o json").json();
+    let of_kind = events.as_array().expect("a list").iter().filter(|event| event["kind"] == kind);
+    of_kind.map(|event| event["message"].as_str().expect("a message").to_owned()).collect()
+}
+
+#[track_caller]
+fn wait_until(agent: &Agent, what: &str, is: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !is() {
+        let told = || format!("{}\n{}\n{}", pool(agent), agent.plinth("events").out, agent.log());
+        assert!(start.elapsed() < DEADLINE, "not {what}: {}", told());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Nobody lacks anything, and what is on the drives is what the catalogue says.
+#[track_caller]
+fn check_whole(agent: &Agent, contents: &Contents, drives: &str) {
+    let shown = agent.plinth("volume show v -o json").json();
+    assert_eq!(shown["health"], "online", "{shown}");
+    contents.check(&mut Nbd::connect(&agent.path("n")));
+    agent.plinth("volume detach v").ok();
+    agent.plinth(&format!("fsck {drives}")).ok();
+    let mut nbd = attach(agent);
+    contents.check(&mut nbd);
+}
+
+/// The whole of it: a drive with the home row and more is emptied under writes, comes back into use, and is emptied
+/// of nothing then.
+#[test]
+fn a_drive_is_emptied_while_its_volume_is_written() {
+    let agent = made(3);
+    let mut contents = Contents::new(1024);
+    let mut nbd = attach(&agent);
+    contents.write(&mut nbd, 0, 1);
+    drop(nbd);
+    let before = legs(&agent);
+    let id = drive(&agent, "d1")["id"].as_str().expect("an id").to_owned();
+    assert!(before.concat().contains(&id));
+    let writer = Writer::start(agent.path("n"), contents);
+    let dry = agent.plinth("drive evacuate p @d1 --dry-run").ok();
+    assert_eq!((dry.trim(), drive(&agent, "d1")["state"].as_str()), (id.as_str(), Some("online")));
+    assert_eq!(agent.plinth("drive evacuate p @d1 --wait --timeout 120s").ok(), dry);
+    assert_eq!(
+        agent.plinth("drive evacuate p @d1 --wait --timeout 120s").ok(),
+        dry,
+        "a repetition ends alike"
+    );
+    let contents = writer.end();
+    let emptied = drive(&agent, "d1");
+    assert_eq!((&emptied["state"], &emptied["allocated_bytes"]), (&"evacuating".into(), &0.into()));
+    assert!(!legs(&agent).concat().contains(&id));
+    assert_eq!(pool(&agent)["tasks"], Value::Array(Vec::new()));
+    assert_eq!((events(&agent, "move_started").len(), events(&agent, "move_done").len()), (1, 1));
+    check_whole(&agent, &contents, "@d1 @d2 @d3");
+    // Nothing new is placed there until it is brought back.
+    agent.plinth("volume create w --pool p --size 1MiB --legs 3").fails(7, &["label drive is short"]);
+    agent.plinth("drive online p @d1").ok();
+    assert_eq!(drive(&agent, "d1")["state"], "online");
+    agent.plinth("volume create w --pool p --size 1MiB --legs 3").ok();
+    agent.plinth("volume delete w --yes").ok();
+    // What leads to the volume is where it is now, its name, too.
+    agent.plinth("volume detach v").ok();
+    agent.plinth("pool export p").ok();
+    agent.plinth("pool import @d1 @d2 @d3").ok();
+    contents.check(&mut attach(&agent));
+    agent.plinth("volume detach v").ok();
+    agent.plinth("volume delete v --yes").ok();
+    assert_eq!(pool(&agent)["allocated_bytes"], 0);
+}
+
+fn target(agent: &Agent) -> u64 {
+    agent.wait_state("v", "attached")["target"]["pid"].as_u64().expect("a target")
+}
+
+/// Target, agent, or both are killed at any step of the way, and the drive is empty in the end, each time.
+#[test]
+fn a_move_that_is_cut_short_ends_all_the_same() {
+    let mut agent = made(3);
+    let mut contents = Contents::new(512);
+    let mut nbd = attach(&agent);
+    contents.write(&mut nbd, 0, 1);
+    drop(nbd);
+    for (turn, delay) in [0, 5, 15, 30, 60, 100, 150, 250, 400, 600, 900, 1300].into_iter().enumerate() {
+        let name = ["d1", "d2", "d3"][turn % 3];
+        let pid = target(&agent);
+        agent.plinth(&format!("drive evacuate p @{name}")).ok();
+        std::thread::sleep(Duration::from_millis(delay));
+        if turn % 4 != 0 {
+            agent.kill();
+        }
+        if turn % 4 != 1 {
+            assert!(signal("KILL", &pid.to_string()), "the target lives");
+        }
+        if turn % 4 != 0 {
+            agent.run();
+        }
+        agent.plinth(&format!("drive evacuate p @{name} --wait --timeout 120s")).ok();
+        assert_eq!(drive(&agent, name)["allocated_bytes"], 0, "turn {turn}");
+        target(&agent);
+        let mut nbd = Nbd::connect(&agent.path("n"));
+        contents.check(&mut nbd);
+        contents.write(&mut nbd, turn, 3);
+        drop(nbd);
+        let of_others: u64 = ["d1", "d2", "d3"]
+            .iter()
+            .map(|name| drive(&agent, name)["allocated_bytes"].as_u64().expect("a number"))
+            .sum();
+        let shown = agent.plinth("volume show v -o json").json();
+        assert_eq!(shown["allocated_bytes"], of_others, "turn {turn}: every extent is the volume's");
+        agent.plinth(&format!("drive online p @{name}")).ok();
+    }
+    check_whole(&agent, &contents, "@d1 @d2 @d3");
+    agent.plinth("volume detach v").ok();
+    agent.plinth("volume delete v --yes").ok();
+    assert_eq!(pool(&agent)["allocated_bytes"], 0);
+}
+
+/// A drive dies, another one takes its place, and its label is the last that is heard of it.
+#[test]
+fn a_dead_drive_is_replaced() {
+    let agent = made(2);
+    let mut contents = Contents::new(1024);
+    let mut nbd = attach(&agent);
+    contents.write(&mut nbd, 0, 1);
+    let dead = drive(&agent, "d2")["id"].as_str().expect("an id").to_owned();
+    drop(nbd);
+    agent.plinth("volume detach v").ok();
+    std::fs::rename(agent.path("d2"), agent.path("state/d2")).expect("moves away");
+    let mut nbd = attach(&agent);
+    contents.write(&mut nbd, 0, 3);
+    drop(nbd);
+    let writer = Writer::start(agent.path("n"), contents);
+    let before = agent.state();
+    agent.plinth("drive evacuate p @d2").fails(7, &["label drive is short"]);
+    agent.drive("small", 256);
+    agent.plinth("drive replace p @d2 @d1").fails(7, &["label drive is short"]);
+    agent.plinth("drive replace p @d2 @d2").fails(2, &["own place"]);
+    agent.plinth("drive replace p @d2 @none").fails(5, &["none"]);
+    assert_eq!(agent.state()["pools"], before["pools"]);
+    agent.drive("d3", 256);
+    let dry = agent.plinth("drive replace p @d2 @d3 --dry-run");
+    assert_eq!(dry.code, 0, "{}", dry.err);
+    assert_eq!(agent.state()["pools"], before["pools"]);
+    let id = agent.plinth("drive replace p @d2 @d3 --wait --timeout 120s").ok();
+    assert_eq!(drive(&agent, "d3")["id"], id.trim());
+    assert_eq!(agent.plinth("drive replace p @d2 @d3 --wait").ok(), id, "a repetition ends alike");
+    assert_eq!(pool(&agent)["drives"].as_array().map(Vec::len), Some(2));
+    let contents = writer.end();
+    check_whole(&agent, &contents, "@d1 @d3");
+    // The dead one turns up again: it is nobody's.
+    std::fs::rename(agent.path("state/d2"), agent.path("d2")).expect("moves back");
+    agent.plinth("status").ok();
+    assert!(!legs(&agent).concat().contains(&dead));
+    agent.plinth("volume detach v").ok();
+    std::fs::rename(agent.path("d1"), agent.path("state/d1")).expect("moves away");
+    contents.check(&mut attach(&agent));
+}
+
+/// A drive leaves its pool, with what volumes had there and where they only might have had something.
+#[test]
+fn a_drive_is_removed() {
+    let agent = made(4);
+    agent.plinth("volume create w --pool p --size 8MiB").ok();
+    let mut contents = Contents::new(256);
+    let mut nbd = attach(&agent);
+    contents.write(&mut nbd, 0, 1);
+    drop(nbd);
+    let id = drive(&agent, "d1")["id"].clone();
+    // `w` is not attached: it may lie on d1 or not.
+    let on = agent.plinth("volume show w -o json").json()["legs"]
+        .to_string()
+        .contains(id.as_str().expect("an id"));
+    assert!(!on, "the emptiest drives were taken");
+    let printed = agent.plinth("drive remove p @d1 --wait --timeout 120s").ok();
+    assert_eq!(printed.trim(), id.as_str().expect("an id"));
+    assert_eq!(agent.plinth("drive remove p @d1").ok(), printed, "a repetition ends alike");
+    agent.plinth("drive remove p @d9").fails(5, &["no drive"]);
+    assert_eq!(drive(&agent, "d1"), Value::Null);
+    agent.plinth("inspect @d1").fails(2, &["not a drive of a pool"]);
+    agent.plinth("pool create q @d1").ok();
+    check_whole(&agent, &contents, "@d2 @d3 @d4");
+    agent.plinth("volume attach w --nbd @m").ok();
+    Nbd::connect(&agent.path("m")).write(0, &[7; 4096]);
+    agent.plinth("volume detach w").ok();
+    agent.plinth("volume detach v").ok();
+    agent.plinth("fsck @d2 @d3 @d4").ok();
+    agent.plinth("volume delete w --yes").ok();
+    agent.plinth("volume delete v --yes").ok();
+    agent.plinth("drive remove p @d2").ok();
+    agent.plinth("drive remove p @d3").ok();
+    agent.plinth("drive remove p @d4").fails(6, &["last one", "pool delete"]);
+}
+
+/// What has no place elsewhere stays where it is, and nothing is changed.
+#[test]
+fn a_drive_whose_content_has_no_other_place_is_refused() {
+    let agent = made(2);
+    drop(attach(&agent));
+    let before = agent.state();
+    for verb in ["evacuate", "remove"] {
+        agent
+            .plinth(&format!("drive {verb} p @d1"))
+            .fails(7, &["row 0 of volume v", "label drive is short", "pool add"]);
+    }
+    assert_eq!(agent.state(), before);
+    agent.drive("d3", 256);
+    agent.plinth("pool add p @d3 --label node=x").ok();
+    agent.plinth("drive evacuate p @d1 --wait --timeout 120s").ok();
+    agent.plinth("drive evacuate p @d3").fails(7, &["label node is short"]);
+}
+
+/// A volume that is not attached is moved when it is: until then the drive is not empty, and says why.
+#[test]
+fn a_volume_that_is_not_attached_is_waited_for() {
+    let agent = made(3);
+    let mut contents = Contents::new(64);
+    let mut nbd = attach(&agent);
+    contents.write(&mut nbd, 0, 1);
+    drop(nbd);
+    agent.plinth("volume detach v").ok();
+    agent.plinth("drive evacuate p @d1 --wait").fails(6, &["volume v is not attached", "goes on by itself"]);
+    let task = &pool(&agent)["tasks"][0];
+    assert_eq!(
+        (&task["state"], &task["kind"], &task["volume"]),
+        (&"blocked".into(), &"evacuate".into(), &"v".into())
+    );
+    let mut nbd = attach(&agent);
+    agent.plinth("drive evacuate p @d1 --wait --timeout 120s").ok();
+    contents.check(&mut nbd);
+    drop(nbd);
+    check_whole(&agent, &contents, "@d1 @d2 @d3");
+}
+
+/// A volume goes in the middle of a move, for good or for a while: no extent is lost.
+#[test]
+fn a_volume_goes_while_it_is_moved() {
+    let agent = made(3);
+    agent.plinth("pool set p resync_rate=1MiB").ok();
+    let mut contents = Contents::new(512);
+    let mut nbd = attach(&agent);
+    contents.write(&mut nbd, 0, 1);
+    drop(nbd);
+    agent.plinth("drive evacuate p @d1").ok();
+    wait_until(&agent, "moving", || pool(&agent)["tasks"][0]["state"] == "running");
+    agent.plinth("pool export p").fails(6, &["attached"]);
+    agent.plinth("volume detach v").ok();
+    agent.plinth("pool export p").fails(6, &["being moved"]);
+    contents.check(&mut attach(&agent));
+    wait_until(&agent, "moving", || pool(&agent)["tasks"][0]["state"] == "running");
+    agent.plinth("volume detach v").ok();
+    agent.plinth("volume delete v --yes").ok();
+    let left = pool(&agent);
+    assert_eq!((&left["allocated_bytes"], &left["tasks"]), (&0.into(), &Value::Array(Vec::new())));
+}
