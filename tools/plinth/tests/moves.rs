@@ -168,7 +168,9 @@ fn a_drive_is_emptied_while_its_volume_is_written() {
     assert_eq!((&emptied["state"], &emptied["allocated_bytes"]), (&"evacuating".into(), &0.into()));
     assert!(!legs(&agent).concat().contains(&id));
     assert_eq!(pool(&agent)["tasks"], Value::Array(Vec::new()));
-    assert_eq!((events(&agent, "move_started").len(), events(&agent, "move_done").len()), (1, 1));
+    // A volume that grows at that moment is planned anew.
+    let told = |kind| events(&agent, kind).len();
+    assert_eq!((told("move_started") - told("move_given_up"), told("move_done")), (1, 1));
     check_whole(&agent, &contents, "@d1 @d2 @d3");
     // Nothing new is placed there until it is brought back.
     agent.plinth("volume create w --pool p --size 1MiB --legs 3").fails(7, &["label drive is short"]);
