@@ -308,7 +308,7 @@ pub struct Pool {
     pub allocated_bytes: u64,
     /// Left, the reserve not counted.
     pub free_bytes: u64,
-    /// Kept back.
+    /// Kept back: the reserve, and what spares are for.
     pub reserved_bytes: u64,
     /// Bound of the rate at which a drive is brought up to date; 0 is no bound.
     pub resync_bytes_per_second: u64,
@@ -316,6 +316,10 @@ pub struct Pool {
     pub scrub_bytes_per_second: u64,
     /// From the end of a volume's scrub to the beginning of its next; 0 is never.
     pub scrub_every_seconds: u64,
+    /// Free space for the content of so many drives is kept back.
+    pub spares: u32,
+    /// How long a drive is missing or broken before spare space takes its place.
+    pub spare_delay_seconds: u64,
     /// Handed out, but not in use by any group.
     pub reclaimable_bytes: u64,
     /// Sizes of all volumes times their copies.

@@ -301,7 +301,7 @@ impl Agent {
         let forgiven = self.forgive_failure(&id)?;
         let changed = drive.state != DriveState::Online || drive.leaving.is_some();
         if changed {
-            (drive.state, drive.leaving) = (DriveState::Online, None);
+            (drive.state, drive.leaving, drive.lost_since) = (DriveState::Online, None, None);
             self.store.txn().update(records::drive_key(&id), &drive).commit()?;
         }
         if changed || forgiven {

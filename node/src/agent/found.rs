@@ -79,6 +79,7 @@ pub fn lacking(pool: &PoolRecord, groups: &[FoundGroup]) -> Vec<DriveRecord> {
             extents: 0,
             written: 0,
             leaving: None,
+            lost_since: None,
         })
         .collect()
 }

@@ -192,6 +192,8 @@ impl Agent {
             resync_bytes_per_second: records::DEFAULT_RESYNC_RATE,
             scrub_bytes_per_second: records::DEFAULT_SCRUB_RATE,
             scrub_every_seconds: records::DEFAULT_SCRUB_EVERY,
+            spares: 0,
+            spare_delay_seconds: records::DEFAULT_SPARE_DELAY,
             imported: true,
         };
         let groups = groups_on(&pool, &drives)?;
@@ -263,5 +265,6 @@ pub(super) fn drive_of(pool: &str, seen: &Seen) -> DriveRecord {
         extents: extents(label.blocks, label.extent_blocks),
         written: label.written,
         leaving: None,
+        lost_since: None,
     }
 }

@@ -14,8 +14,11 @@ mod carry;
 mod drives;
 mod plan;
 mod records;
+mod spares;
 mod verbs;
 mod view;
+
+pub(super) use spares::spare_extents;
 
 use super::Agent;
 use crate::catalogue::moves::{self, Stage};
@@ -74,6 +77,8 @@ pub(crate) struct Moving {
     known: Mutex<BTreeMap<String, Known>>,
     /// Volumes that are being attended to, by name.
     busy: Mutex<BTreeSet<String>>,
+    /// Lost drives for which there is no room; told once.
+    refused: Mutex<BTreeSet<String>>,
     wake: Notify,
 }
 
@@ -89,6 +94,15 @@ impl Moving {
 
     fn note(&self, volume: &str, note: impl FnOnce(&mut Known)) {
         note(locked(&self.known).entry(volume.to_owned()).or_default());
+    }
+
+    /// There is no room for what a lost drive had. Returns whether that is news.
+    fn refuse_spare(&self, drive: &str) -> bool {
+        locked(&self.refused).insert(drive.to_owned())
+    }
+
+    fn allow_spare(&self, drive: &str) {
+        locked(&self.refused).remove(drive);
     }
 
     /// The operator wants something: nothing that failed before counts.
@@ -138,6 +152,7 @@ impl Agent {
 
     /// The volumes to look at; `None` if no drive is to be empty and nothing is under way.
     fn volumes_to_move(&self) -> Result<Option<Vec<VolumeRecord>>> {
+        self.take_spares()?;
         let drives = self.store.list::<DriveRecord>("drives/")?;
         let leaving: Vec<&Versioned<DriveRecord>> = drives.iter().filter(|d| d.leaving.is_some()).collect();
         let under_way: BTreeSet<String> =

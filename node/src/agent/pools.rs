@@ -22,6 +22,9 @@ use volume::layout::label::NAME_BYTES;
 /// Size of an extent unless said otherwise.
 pub const DEFAULT_EXTENT_BYTES: u64 = 64 << 20;
 
+/// Spares of a pool at most.
+const MAX_SPARES: u32 = 64;
+
 /// A drive that passed every check and could be taken.
 struct Candidate {
     media: Media,
@@ -58,6 +61,8 @@ impl Agent {
             resync_bytes_per_second: records::DEFAULT_RESYNC_RATE,
             scrub_bytes_per_second: records::DEFAULT_SCRUB_RATE,
             scrub_every_seconds: records::DEFAULT_SCRUB_EVERY,
+            spares: 0,
+            spare_delay_seconds: records::DEFAULT_SPARE_DELAY,
             imported: false,
         };
         let (pool, drives) = announce(pool, &candidates, &params.labels)?;
@@ -287,8 +292,11 @@ impl Agent {
             "resync_rate" => pool.resync_bytes_per_second = text::parse_size(value)?,
             "scrub_rate" => pool.scrub_bytes_per_second = text::parse_size(value)?,
             "scrub_every" => pool.scrub_every_seconds = whole_seconds(key, value)?,
+            "spares" => pool.spares = spares(value)?,
+            "spare_delay" => pool.spare_delay_seconds = whole_seconds(key, value)?,
             _ => {
-                let known = "reserve=SIZE, resync_rate=SIZE, scrub_rate=SIZE and scrub_every=TIME";
+                let known = "reserve=SIZE, resync_rate=SIZE, scrub_rate=SIZE, scrub_every=TIME, spares=N and \
+                             spare_delay=TIME";
                 return Err(unknown_property("pool", name, key, known));
             }
         }
@@ -298,6 +306,7 @@ impl Agent {
             self.supervisor.tell(name, &Request::ResyncRate { bytes: pool.resync_bytes_per_second });
             self.supervisor.tell(name, &Request::ScrubRate { bytes: pool.scrub_bytes_per_second });
             self.scrubbing.look_now();
+            self.moving.look_now();
         }
         self.view_pool(&space, name)
     }
@@ -468,6 +477,7 @@ fn announce(
             extents: count,
             written: 1,
             leaving: None,
+            lost_since: None,
         };
         pool.drives.push(drive.id.clone());
         drives.push(drive);
@@ -532,6 +542,15 @@ fn whole_seconds(key: &str, value: &str) -> Result<u64> {
         return Ok(time.as_secs());
     }
     Err(Error::invalid(value, format!("{key} takes whole seconds, not {value}")))
+}
+
+/// A number of drives.
+fn spares(value: &str) -> Result<u32> {
+    let number = value.parse::<u32>().ok().filter(|number| *number <= MAX_SPARES);
+    number.ok_or_else(|| {
+        Error::invalid(value, format!("{value} is no number of spares"))
+            .hint(format!("0 to {MAX_SPARES} are"))
+    })
 }
 
 pub(super) fn unknown_property(what: &str, name: &str, key: &str, known: &str) -> Error {

@@ -43,6 +43,7 @@ impl Agent {
     ) -> Result<RowRecord> {
         let mut drives = self.pool_drives(pool)?;
         self.refuse_incomplete(pool, &drives)?;
+        let all = drives.clone();
         if row > 0 {
             // Drives of the group's table that hold all that they should, and drives that are new to it, while the
             // table has room for a whole row of them.
@@ -60,10 +61,14 @@ impl Agent {
         let places = place(&pool.name, &choices, group.legs, group.columns, before)?;
         let free: u64 = choices.iter().filter(|c| c.usable).map(|c| u64::from(c.free)).sum();
         let extent_bytes = u64::from(pool.extent_blocks) * BLOCK_BYTES as u64;
-        if free.saturating_sub(places.len() as u64) * extent_bytes < pool.reserve_bytes {
-            let message = format!("pool {} has no space left above its reserve", pool.name);
-            return Err(Error::new(Kind::NoSpace, pool.name.clone(), message)
-                .hint(format!("add drives, or lower it with plinth pool set {} reserve=SIZE", pool.name)));
+        let taken = |id: &str| {
+            let more = places.iter().filter(|index| drives[**index].id == id).count() as u32;
+            space.taken(id) + more
+        };
+        let spare = super::moving::spare_extents(pool, &all, taken) * extent_bytes;
+        if free.saturating_sub(places.len() as u64) * extent_bytes < pool.reserve_bytes.saturating_add(spare)
+        {
+            return Err(nothing_above_reserve(pool, spare));
         }
         let extents = places.into_iter().map(|index| {
             let drive = drives[index].id.clone();
@@ -315,6 +320,20 @@ pub(super) fn wipe_extents(media: &Media, extent_blocks: u32, extents: &[(u32, b
         media.write(extent_start(ExtentNo::new(*extent), extent_blocks), &zeroes)?;
     }
     media.flush()
+}
+
+/// What is free is kept back.
+fn nothing_above_reserve(pool: &PoolRecord, spare: u64) -> Error {
+    let name = &pool.name;
+    if spare == 0 {
+        let message = format!("pool {name} has no space left above its reserve");
+        return Error::new(Kind::NoSpace, name.clone(), message)
+            .hint(format!("add drives, or lower it with plinth pool set {name} reserve=SIZE"));
+    }
+    let kept = crate::text::show_size(spare);
+    let message = format!("pool {name} has no space left but its reserve and {kept} for its spares");
+    Error::new(Kind::NoSpace, name.clone(), message)
+        .hint(format!("add drives, or have fewer with plinth pool set {name} spares=N"))
 }
 
 /// A drive as placement sees it.

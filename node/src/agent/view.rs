@@ -62,6 +62,8 @@ impl Agent {
         let size: u64 = drives.iter().map(|drive| drive.size_bytes).sum();
         let allocated: u64 = drives.iter().map(|drive| drive.allocated_bytes).sum();
         self.add_smart(&mut drives);
+        let spare = super::moving::spare_extents(&pool, &records, |id| space.taken(id));
+        let reserved = pool.reserve_bytes.saturating_add(spare * extent_bytes);
         let (health, status, action) = judge_pool(&pool, &drives);
         Ok(Pool {
             name: pool.name.clone(),
@@ -72,11 +74,13 @@ impl Agent {
             action,
             size_bytes: size,
             allocated_bytes: allocated,
-            free_bytes: (size - allocated).saturating_sub(pool.reserve_bytes),
-            reserved_bytes: pool.reserve_bytes,
+            free_bytes: (size - allocated).saturating_sub(reserved),
+            reserved_bytes: reserved,
             resync_bytes_per_second: pool.resync_bytes_per_second,
             scrub_bytes_per_second: pool.scrub_bytes_per_second,
             scrub_every_seconds: pool.scrub_every_seconds,
+            spares: pool.spares,
+            spare_delay_seconds: pool.spare_delay_seconds,
             reclaimable_bytes: reclaimable,
             provisioned_bytes: provisioned,
             drives,
@@ -469,6 +473,8 @@ pub(super) fn planned_pool(pool: &PoolRecord, drives: &[DriveRecord]) -> Pool {
         resync_bytes_per_second: pool.resync_bytes_per_second,
         scrub_bytes_per_second: pool.scrub_bytes_per_second,
         scrub_every_seconds: pool.scrub_every_seconds,
+        spares: pool.spares,
+        spare_delay_seconds: pool.spare_delay_seconds,
         reclaimable_bytes: 0,
         provisioned_bytes: 0,
         drives,

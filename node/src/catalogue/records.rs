@@ -70,6 +70,10 @@ pub const DEFAULT_SCRUB_RATE: u64 = 100 << 20;
 /// before the other leg's copy is likely to rot too.
 pub const DEFAULT_SCRUB_EVERY: u64 = 30 * 24 * 3600;
 
+/// Seconds that a drive is missing or broken before spare space takes its place, unless the pool says otherwise: a
+/// machine that starts anew, or somebody who plugs a cable in again, is faster.
+pub const DEFAULT_SPARE_DELAY: u64 = 10 * 60;
+
 /// A pool.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PoolRecord {
@@ -97,6 +101,12 @@ pub struct PoolRecord {
     /// Seconds from the end of a volume's scrub to the beginning of its next; 0 is never.
     #[serde(default = "default_scrub_every")]
     pub scrub_every_seconds: u64,
+    /// Free space for the content of so many drives, the fullest, is kept back.
+    #[serde(default)]
+    pub spares: u32,
+    /// Seconds that a drive is missing or broken before spare space takes its place.
+    #[serde(default = "default_spare_delay")]
+    pub spare_delay_seconds: u64,
     /// It was rebuilt from its drives: while one is missing, nobody knows what lies there, and nothing new is
     /// handed out.
     #[serde(default)]
@@ -109,6 +119,10 @@ const fn default_resync_rate() -> u64 {
 
 const fn default_scrub_rate() -> u64 {
     DEFAULT_SCRUB_RATE
+}
+
+const fn default_spare_delay() -> u64 {
+    DEFAULT_SPARE_DELAY
 }
 
 const fn default_scrub_every() -> u64 {
@@ -208,6 +222,9 @@ pub struct DriveRecord {
     /// It is being emptied, or is empty and stays so.
     #[serde(default)]
     pub leaving: Option<Leaving>,
+    /// Since when it is missing or broken, in a pool with spares.
+    #[serde(default)]
+    pub lost_since: Option<String>,
 }
 
 /// An extent that is not free.

@@ -254,7 +254,8 @@ pub enum Pool {
     /// List pools
     List,
     /// Change a property: reserve=SIZE, resync_rate=SIZE and scrub_rate=SIZE (in a second; 0 is no bound),
-    /// scrub_every=TIME (30d; 0 is never)
+    /// scrub_every=TIME (30d; 0 is never), spares=N (space for the content of N drives is kept free),
+    /// spare_delay=TIME (10m; after that it is taken)
     Set {
         /// The pool.
         pool: String,

@@ -372,3 +372,69 @@ fn a_volume_goes_while_it_is_moved() {
     let left = pool(&agent);
     assert_eq!((&left["allocated_bytes"], &left["tasks"]), (&0.into(), &Value::Array(Vec::new())));
 }
+
+/// Space for the fullest drive is kept back; when a drive is gone for good it is taken, and nobody had to ask.
+#[test]
+fn a_spare_takes_the_place_of_a_lost_drive() {
+    let mut agent = made(3);
+    agent.plinth("pool set p spares=x").fails(2, &["no number of spares"]);
+    agent.plinth("pool set p spare_delay=soon").fails(2, &["soon"]);
+    let mut contents = Contents::new(512);
+    let mut nbd = attach(&agent);
+    contents.write(&mut nbd, 0, 1);
+    drop(nbd);
+    agent.plinth("volume detach v").ok();
+    agent.plinth("pool set p spares=1").ok();
+    let before = pool(&agent);
+    let list = before["drives"].as_array().expect("a list");
+    let fullest = list.iter().filter_map(|drive| drive["allocated_bytes"].as_u64()).max().expect("drives");
+    assert!(fullest > 0);
+    let number = |name: &str| before[name].as_u64().expect("a number");
+    assert_eq!((&before["spares"], number("reserved_bytes")), (&1.into(), fullest));
+    assert_eq!(number("free_bytes"), number("size_bytes") - number("allocated_bytes") - fullest);
+    assert_eq!(before["spare_delay_seconds"], 600);
+    // Volumes do not get it.
+    let kept = loop {
+        let name = format!("w{}", pool(&agent)["volumes"].as_array().map_or(0, Vec::len));
+        let made = agent.plinth(&format!("volume create {name} --pool p --size 1MiB"));
+        if made.code != 0 {
+            break made;
+        }
+    };
+    kept.fails(7, &["its reserve and", "for its spares", "spares=N"]);
+    for volume in pool(&agent)["volumes"].as_array().expect("a list") {
+        let name = volume.as_str().expect("a name");
+        if name != "v" {
+            agent.plinth(&format!("volume delete {name} --yes")).ok();
+        }
+    }
+    let lost = drive(&agent, "d2")["id"].as_str().expect("an id").to_owned();
+    drop(attach(&agent));
+    let writer = Writer::start(agent.path("n"), contents);
+    agent.plinth("drive fail p @d2").ok();
+    std::fs::rename(agent.path("d2"), agent.path("state/d2")).expect("moves away");
+    agent.plinth("status").ok();
+    assert_eq!(events(&agent, "spare_taken").len(), 0, "not before its time");
+    let contents = writer.end();
+    agent.kill();
+    agent.run();
+    agent.wait_state("v", "attached");
+    let writer = Writer::start(agent.path("n"), contents);
+    agent.plinth("pool set p spare_delay=0").ok();
+    let healthy = || agent.plinth("volume show v -o json").json()["health"] == "online";
+    wait_until(&agent, "whole again", || healthy() && !legs(&agent).concat().contains(&lost));
+    let contents = writer.end();
+    assert_eq!(events(&agent, "spare_taken").len(), 1);
+    wait_until(&agent, "over", || pool(&agent)["tasks"] == Value::Array(Vec::new()));
+    let after = pool(&agent);
+    assert_eq!(after["reserved_bytes"], 0, "the spare is used: {after}");
+    check_whole(&agent, &contents, "@d1 @d3");
+    // What could not be wiped is the drive's own until it leaves.
+    assert_eq!(drive(&agent, "d2")["state"], "failed");
+    agent.plinth(&format!("drive remove p {lost} --wait --timeout 60s")).ok();
+    let after = pool(&agent);
+    assert_eq!((after["drives"].as_array().map(Vec::len), &after["health"]), (Some(2), &"online".into()));
+    agent.plinth("volume detach v").ok();
+    agent.plinth("volume delete v --yes").ok();
+    assert_eq!(pool(&agent)["allocated_bytes"], 0);
+}

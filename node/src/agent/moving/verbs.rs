@@ -164,7 +164,7 @@ impl Agent {
     }
 
     /// Refuses unless everything on a drive has a place elsewhere. `new` is a drive that is not in the pool yet.
-    fn check_room(
+    pub(super) fn check_room(
         &self,
         space: &crate::agent::space::Space,
         pool: &PoolRecord,
@@ -391,6 +391,7 @@ fn gone(left: &LeftRecord) -> model::Drive {
         extents: 0,
         written: 0,
         leaving: None,
+        lost_since: None,
     };
     view_drive(&drive, 0, 0, false, false)
 }

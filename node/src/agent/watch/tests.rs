@@ -20,6 +20,8 @@ fn pool(allocated: u64) -> Pool {
         resync_bytes_per_second: 0,
         scrub_bytes_per_second: 0,
         scrub_every_seconds: 0,
+        spares: 0,
+        spare_delay_seconds: 0,
         reserved_bytes: 0,
         reclaimable_bytes: 0,
         provisioned_bytes: 0,
