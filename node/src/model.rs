@@ -320,6 +320,8 @@ pub struct Pool {
     pub spares: u32,
     /// How long a drive is missing or broken before spare space takes its place.
     pub spare_delay_seconds: u64,
+    /// Its volumes are being spread evenly over its drives.
+    pub rebalancing: bool,
     /// Handed out, but not in use by any group.
     pub reclaimable_bytes: u64,
     /// Sizes of all volumes times their copies.
@@ -344,6 +346,8 @@ pub enum TaskKind {
     Replace,
     /// It was missing or broken for so long that spare space takes its place.
     Spare,
+    /// Extents go from a fuller drive to an emptier one.
+    Rebalance,
 }
 
 impl From<Errand> for TaskKind {

@@ -194,6 +194,7 @@ impl Agent {
             scrub_every_seconds: records::DEFAULT_SCRUB_EVERY,
             spares: 0,
             spare_delay_seconds: records::DEFAULT_SPARE_DELAY,
+            rebalancing: false,
             imported: true,
         };
         let groups = groups_on(&pool, &drives)?;

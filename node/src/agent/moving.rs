@@ -13,6 +13,7 @@
 mod carry;
 mod drives;
 mod plan;
+mod rebalance;
 mod records;
 mod spares;
 mod verbs;
@@ -116,6 +117,8 @@ impl Moving {
 enum Next {
     /// Nothing that can be done now.
     Nothing,
+    /// Something was planned.
+    Again,
     /// Its target is to carry this out.
     Ask(MoveOrder),
     /// The rows have switched: the old extents are to be wiped and given back.
@@ -157,7 +160,8 @@ impl Agent {
         let leaving: Vec<&Versioned<DriveRecord>> = drives.iter().filter(|d| d.leaving.is_some()).collect();
         let under_way: BTreeSet<String> =
             self.store.list::<MoveRecord>("moves/")?.into_iter().map(|m| m.record.group).collect();
-        if leaving.is_empty() && under_way.is_empty() {
+        let rebalanced = self.rebalanced_pools()?;
+        if leaving.is_empty() && under_way.is_empty() && rebalanced.is_empty() {
             return Ok(None);
         }
         self.settle_drives()?;
@@ -170,7 +174,8 @@ impl Agent {
             let group = self.group(&volume.group)?;
             let listed =
                 |drive: &&Versioned<DriveRecord>| group.copies.iter().any(|copy| copy.drive == drive.id);
-            let concerned = under_way.contains(&group.id) || leaving.iter().any(listed);
+            let goes_on = under_way.contains(&group.id) || rebalanced.contains(&volume.pool);
+            let concerned = goes_on || leaving.iter().any(listed);
             let count = at_once.entry(volume.pool.clone()).or_default();
             *count += usize::from(under_way.contains(&group.id));
             if concerned {
@@ -239,16 +244,25 @@ impl Agent {
                 if status.is_none() {
                     return Ok(self.waits(&volume, obstacle));
                 }
-                let known = locked(&self.moving.known);
-                let rests = known.get(&volume.id).and_then(|known| known.not_before);
-                if rests.is_none_or(|until| until <= Instant::now()) {
+                if self.may_plan(&volume) {
                     return Ok(Next::Leave(drive.record.id));
                 }
             } else if seen.is_some_and(|seen| seen.open) {
                 return Ok(Next::Release(drive.record.id));
             }
         }
+        let Some(status) = status.filter(|_| self.may_plan(&volume)) else { return Ok(Next::Nothing) };
+        if self.plan_shift(&mut space, &volume, group, status.rows)? {
+            return Ok(Next::Again);
+        }
         Ok(Next::Nothing)
+    }
+
+    /// Whether a volume's last moves leave it alone by now.
+    fn may_plan(&self, volume: &VolumeRecord) -> bool {
+        let known = locked(&self.moving.known);
+        let rests = known.get(&volume.id).and_then(|known| known.not_before);
+        rests.is_none_or(|until| until <= Instant::now())
     }
 
     fn waits(&self, volume: &VolumeRecord, obstacle: Option<String>) -> Next {

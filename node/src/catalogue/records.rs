@@ -107,6 +107,9 @@ pub struct PoolRecord {
     /// Seconds that a drive is missing or broken before spare space takes its place.
     #[serde(default = "default_spare_delay")]
     pub spare_delay_seconds: u64,
+    /// Its volumes are to be spread evenly over its drives.
+    #[serde(default)]
+    pub rebalancing: bool,
     /// It was rebuilt from its drives: while one is missing, nobody knows what lies there, and nothing new is
     /// handed out.
     #[serde(default)]

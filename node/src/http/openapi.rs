@@ -22,6 +22,8 @@ use utoipa::OpenApi;
         super::routes::evacuate_drive,
         super::routes::remove_drive,
         super::routes::replace_drive,
+        super::routes::rebalance_pool,
+        super::routes::stop_rebalance,
         super::routes::export_pool,
         super::routes::history,
         super::routes::importable,

@@ -47,6 +47,7 @@ pub fn router(agent: Arc<Agent>, stop: watch::Sender<bool>) -> Router {
         .route("/v1/pools/{name}/drives/{drive}/evacuate", post(evacuate_drive))
         .route("/v1/pools/{name}/drives/{drive}/remove", post(remove_drive))
         .route("/v1/pools/{name}/drives/{drive}/replace", post(replace_drive))
+        .route("/v1/pools/{name}/rebalance", post(rebalance_pool).delete(stop_rebalance))
         .route("/v1/pools/{name}/scrub", get(pool_scrub).post(start_pool_scrub).delete(stop_pool_scrub))
         .route("/v1/pools/{name}/export", post(export_pool))
         .route("/v1/pools/{name}/history", get(history))
@@ -277,6 +278,29 @@ pub(super) async fn replace_drive(
     let (dry, params) = (dry?.dry_run, body?.0);
     let verb = move |agent: Arc<Agent>| async move { agent.replace_drive(&name, &drive, params, dry).await };
     Ok(Json(detached(shared, verb).await?))
+}
+
+/// Spreads the volumes of a pool evenly over its drives; answers at once (`rebalancing` of the pool says whether it goes
+/// on).
+#[utoipa::path(post, path = "/v1/pools/{name}/rebalance", responses((status = 200, body = Pool)))]
+pub(super) async fn rebalance_pool(
+    State(shared): State<Shared>,
+    Path(name): Path<String>,
+    dry: Asked<Dry>,
+) -> Answer<Pool> {
+    let dry = dry?.dry_run;
+    Ok(Json(on(&shared, move |agent| agent.rebalance_pool(&name, true, dry)).await?))
+}
+
+/// Ends that behind the moves that are under way.
+#[utoipa::path(delete, path = "/v1/pools/{name}/rebalance", responses((status = 200, body = Pool)))]
+pub(super) async fn stop_rebalance(
+    State(shared): State<Shared>,
+    Path(name): Path<String>,
+    dry: Asked<Dry>,
+) -> Answer<Pool> {
+    let dry = dry?.dry_run;
+    Ok(Json(on(&shared, move |agent| agent.rebalance_pool(&name, false, dry)).await?))
 }
 
 /// Adds drives to a pool.

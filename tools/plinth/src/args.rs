@@ -287,9 +287,17 @@ pub enum Pool {
         #[arg(long)]
         if_exists: bool,
     },
-    /// Spread volumes over new drives (a later version)
-    #[command(hide = true)]
-    Rebalance(Later),
+    /// Spread the volumes of a pool evenly over its drives, while they are served
+    Rebalance {
+        /// The pool.
+        pool: String,
+        /// End it behind the moves that are under way
+        #[arg(long, conflicts_with = "wait")]
+        stop: bool,
+        /// Wait for its end
+        #[arg(long)]
+        wait: bool,
+    },
 }
 
 /// Verbs of drives.

@@ -1,4 +1,4 @@
-//! `plinth drive evacuate`, `remove` and `replace`: begun by the agent, and waited for here.
+//! `plinth drive evacuate`, `remove` and `replace`, and `pool rebalance`: begun by the agent, and waited for here.
 use crate::args::{Global, PoolDrive};
 use crate::ask::{ProgressBar, while_waiting};
 use crate::output::{self, changed};
@@ -59,6 +59,29 @@ pub fn replace(global: &Global, of: &PoolDrive, new: &Path, force: bool, wait: b
         wait_empty(global, &client, of, &before, true)?;
     }
     changed(global.output, &shown, &output::text(&shown, "id"))
+}
+
+/// `pool rebalance`; prints the pool's name.
+///
+/// # Errors
+/// The agent's, or `Timeout`.
+pub fn rebalance(global: &Global, pool: &str, stop: bool, wait: bool) -> Result<()> {
+    let client = Client::new(global.socket.clone(), global.timeout)?;
+    let query = if global.dry_run { "?dry_run=true" } else { "" };
+    let path = format!("/v1/pools/{}", part(pool));
+    let asked = format!("{path}/rebalance{query}");
+    let mut shown = if stop { client.delete(&asked)? } else { client.post(&asked, &json!({}))? };
+    let end = global.timeout.map(|timeout| Instant::now() + timeout);
+    while wait && !global.dry_run && shown["rebalancing"] == true {
+        if end.is_some_and(|end| Instant::now() >= end) {
+            let message = format!("the volumes of pool {pool} are not spread evenly yet");
+            return Err(Error::new(Kind::Timeout, pool, message)
+                .hint("it goes on; plinth pool status tells how far it is"));
+        }
+        std::thread::sleep(PAUSE);
+        shown = client.get(&path)?;
+    }
+    changed(global.output, &shown, pool)
 }
 
 /// Waits until a drive is empty, or has left its pool. `None`: it has.

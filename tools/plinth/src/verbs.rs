@@ -176,7 +176,7 @@ impl Call<'_> {
                 let what = format!("delete pool {pool} and wipe the labels of its drives");
                 self.delete(&pool, &pool_path(&pool), if_exists, &what)
             }
-            Pool::Rebalance(_) => Err(later("moves between drives")),
+            Pool::Rebalance { pool, stop, wait } => crate::drives::rebalance(self.global, &pool, stop, wait),
         }
     }
 

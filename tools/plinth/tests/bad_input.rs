@@ -328,7 +328,6 @@ fn verbs_and_words_of_later_versions_and_other_systems() {
         "key list",
         "replica list",
         "site list",
-        "pool rebalance p",
         "volume qos v",
         "volume create e --pool p --size 1MiB --encrypt",
         "node --listen 127.0.0.1:1",

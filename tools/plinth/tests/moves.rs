@@ -438,3 +438,55 @@ fn a_spare_takes_the_place_of_a_lost_drive() {
     agent.plinth("volume delete v --yes").ok();
     assert_eq!(pool(&agent)["allocated_bytes"], 0);
 }
+
+/// Drives that are added to a full pool get their part of it, while it is written; and nothing moves for ever.
+#[test]
+fn a_pool_is_rebalanced() {
+    let mut agent = Agent::start();
+    for name in ["d1", "d2", "d3"] {
+        agent.drive(name, 256);
+    }
+    agent.plinth("pool create p @d1 @d2 --extent-size 8MiB").ok();
+    agent.plinth("volume create v --pool p --size 160MiB").ok();
+    let mut contents = Contents::new(2560);
+    let mut nbd = attach(&agent);
+    contents.write(&mut nbd, 0, 1);
+    drop(nbd);
+    agent.plinth("pool rebalance q").fails(5, &["no pool q"]);
+    agent.plinth("pool rebalance p --wait --timeout 60s").ok();
+    assert_eq!(events(&agent, "move_started").len(), 0, "a mirror of two drives is even");
+    agent.plinth("pool add p @d3").ok();
+    agent.plinth("pool rebalance p --dry-run").ok();
+    assert_eq!(pool(&agent)["rebalancing"], false);
+    agent.plinth("pool set p resync_rate=256KiB").ok();
+    agent.plinth("pool rebalance p").ok();
+    wait_until(&agent, "moving", || pool(&agent)["tasks"][0]["kind"] == "rebalance");
+    agent.plinth("pool rebalance p --stop").ok();
+    assert_eq!(pool(&agent)["rebalancing"], false);
+    agent.plinth("pool set p resync_rate=0").ok();
+    let writer = Writer::start(agent.path("n"), contents);
+    agent.plinth("pool rebalance p").ok();
+    wait_until(&agent, "on its way", || events(&agent, "move_done").len() > 1);
+    // What the target was doing, the next one does.
+    let contents = {
+        let contents = writer.end();
+        let pid = target(&agent);
+        assert!(signal("KILL", &pid.to_string()), "the target lives");
+        agent.kill();
+        agent.run();
+        contents
+    };
+    assert_eq!(agent.plinth("pool rebalance p --wait --timeout 120s").ok().trim(), "p");
+    let taken = |name| drive(&agent, name)["allocated_bytes"].as_u64().expect("a number") >> 23;
+    let taken = ["d1", "d2", "d3"].map(taken);
+    let (least, most) = (taken.iter().min().expect("drives"), taken.iter().max().expect("drives"));
+    assert!(most - least <= 2, "{taken:?}: extents differ by one, and by a row that is not used yet");
+    let shown = agent.plinth("volume show v -o json").json();
+    assert_eq!(shown["allocated_bytes"], taken.iter().sum::<u64>() << 23, "every extent is the volume's");
+    assert_eq!(events(&agent, "rebalanced").len(), 2);
+    target(&agent);
+    check_whole(&agent, &contents, "@d1 @d2 @d3");
+    agent.plinth("volume detach v").ok();
+    agent.plinth("volume delete v --yes").ok();
+    assert_eq!(pool(&agent)["allocated_bytes"], 0);
+}

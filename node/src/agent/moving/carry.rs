@@ -24,6 +24,7 @@ impl Agent {
             let (this, of) = (self.clone(), name.clone());
             match blocking(move || this.next_move(&of)).await? {
                 Next::Nothing => return Ok(()),
+                Next::Again => {}
                 Next::Release(drive) => self.release(name, &drive).await?,
                 Next::Tidy(record) => {
                     if let MoveChange::Leave { drive } = &record.change {

@@ -19,6 +19,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use volume::label::extent_start;
 use volume::layout::extent::SUPERBLOCKS;
 
+/// A place of a row that moves, and the drive that it goes to.
+pub(super) type Step = ((RowRecord, usize), String);
+
 impl Agent {
     /// Chooses successors for what a group has on a drive: the drive of each place.
     pub(super) fn choose_successors(
@@ -78,7 +81,7 @@ impl Agent {
     /// to leave it.
     pub(super) fn plan_leave(&self, volume: &VolumeRecord, id: &str, holds: &Holds) -> Result<()> {
         let mut space = self.lock();
-        let (drive, mut group) = (self.drive(id)?, self.group(&volume.group)?);
+        let (drive, group) = (self.drive(id)?, self.group(&volume.group)?);
         let pool = self.pool(&volume.pool)?;
         if drive.leaving.is_none() || self.store.get::<MoveRecord>(&moves::key(&group.id))?.is_some() {
             return Ok(());
@@ -98,19 +101,39 @@ impl Agent {
             Err(_) if !avoid.is_empty() => self.choose_successors(&mut choices, of, &drive, &places)?,
             found => found?,
         };
+        let change = MoveChange::Leave { drive: id.to_owned() };
+        let steps: Vec<Step> = places.into_iter().zip(to).collect();
+        self.begin_move(&mut space, group, change, &steps)?;
+        drop(space);
+        if !steps.is_empty() {
+            let what = crate::text::counted(steps.len(), "extent");
+            let message = format!("{what} of volume {} leave drive {}", volume.name, drive.path.display());
+            self.events.record(Severity::Info, "move_started", &volume.name, &message);
+        }
+        Ok(())
+    }
+
+    /// Takes the extents for a move, on the drives that were chosen, and writes down what goes where.
+    pub(super) fn begin_move(
+        &self,
+        space: &mut Space,
+        mut group: Versioned<GroupRecord>,
+        change: MoveChange,
+        steps: &[Step],
+    ) -> Result<()> {
         group.moves += 1;
         let mut record = MoveRecord {
             group: group.id.clone(),
             id: group.moves,
-            change: MoveChange::Leave { drive: id.to_owned() },
-            places: Vec::with_capacity(places.len()),
+            change,
+            places: Vec::with_capacity(steps.len()),
             stage: Stage::Planned,
             started_at: crate::text::now(),
         };
         let mut txn = self.store.txn();
-        for ((row, place), to) in places.iter().zip(to) {
-            let extent = space.first_free(&to).expect("a chosen drive has a free extent");
-            space.take(&to, extent);
+        for ((row, place), to) in steps {
+            let extent = space.first_free(to).expect("a chosen drive has a free extent");
+            space.take(to, extent);
             let taken = ExtentRecord {
                 drive: to.clone(),
                 extent,
@@ -119,27 +142,17 @@ impl Agent {
                 leg: (place / usize::from(group.columns)) as u8,
                 column: (place % usize::from(group.columns)) as u8,
             };
-            txn = txn.create(records::extent_key(&to, extent), &taken);
-            if group.copies.iter().all(|copy| copy.drive != to) {
-                group.copies.push(empty_copy(&to));
+            txn = txn.create(records::extent_key(to, extent), &taken);
+            if group.copies.iter().all(|copy| copy.drive != *to) {
+                group.copies.push(empty_copy(to));
             }
             let old = row.extents[*place].clone();
-            record.places.push(Moved { row: row.row, place: *place, old, new: (to, extent) });
+            record.places.push(Moved { row: row.row, place: *place, old, new: (to.clone(), extent) });
         }
         let txn = txn.create(moves::key(&group.id), &record).update(records::group_key(&group.name), &group);
-        if let Err(error) = txn.commit() {
-            for place in &record.places {
-                space.give_back(&place.new.0, place.new.1);
-            }
-            return Err(error);
-        }
-        drop(space);
-        if !record.places.is_empty() {
-            let what = crate::text::counted(record.places.len(), "extent");
-            let message = format!("{what} of volume {} leave drive {}", volume.name, drive.path.display());
-            self.events.record(Severity::Info, "move_started", &volume.name, &message);
-        }
-        Ok(())
+        txn.commit().map(drop).inspect_err(|_| {
+            record.places.iter().for_each(|place| space.give_back(&place.new.0, place.new.1));
+        })
     }
 
     /// Where in its rows a group has an extent.

@@ -22,6 +22,7 @@ fn pool(allocated: u64) -> Pool {
         scrub_every_seconds: 0,
         spares: 0,
         spare_delay_seconds: 0,
+        rebalancing: false,
         reserved_bytes: 0,
         reclaimable_bytes: 0,
         provisioned_bytes: 0,

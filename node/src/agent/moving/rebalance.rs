@@ -1,0 +1,260 @@
+//! Rebalancing: extents go from the fullest drives of a pool to its emptiest, a few of a volume at a time, until that
+//! helps no more.
+//!
+//! How full a drive is counts as a part of its size, as it will be behind the moves that are under way. A move helps as
+//! long as two drives differ by more than an extent and by more than [`CLOSE_PERCENT`]. What is in the home row of a
+//! volume stays where it is, and so does everything of volumes that are not attached.
+use super::plan::{Asked, Place, successors};
+use super::records::Step;
+use crate::agent::Agent;
+use crate::agent::placement::Choice;
+use crate::agent::space::Space;
+use crate::catalogue::{
+    CopyState, GroupRecord, MoveRecord, PoolRecord, RowRecord, Severity, Versioned, VolumeRecord, records,
+};
+use crate::error::Result;
+use crate::model;
+use crate::moves::MoveChange;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Extents of a volume that move at a time: the rows of a volume change often and little rather than once and for long.
+const BATCH: usize = 16;
+/// Drives that differ by less are even.
+const CLOSE_PERCENT: u64 = 5;
+
+/// How full a drive is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Fill {
+    id: String,
+    taken: u64,
+    extents: u64,
+}
+
+/// How many extents should go from one drive to another; none when they are even.
+fn surplus(from: &Fill, to: &Fill) -> u64 {
+    // taken/extents of the one less that of the other, times both sizes.
+    let more = (from.taken * to.extents).saturating_sub(to.taken * from.extents);
+    let both = from.extents + to.extents;
+    let even = more * 2 <= both || more * 100 <= CLOSE_PERCENT * from.extents * to.extents;
+    if even { 0 } else { (more / both).max(1) }
+}
+
+/// Pairs of drives between which extents should go, the most unequal first, and how many.
+fn pairs(mut drives: Vec<Fill>) -> Vec<(String, String, u64)> {
+    let part = |fill: &Fill| (u128::from(fill.taken) << 64) / u128::from(fill.extents.max(1));
+    drives.sort_by_key(|fill| std::cmp::Reverse(part(fill)));
+    let mut found = Vec::new();
+    for (at, from) in drives.iter().enumerate() {
+        for to in drives[at + 1..].iter().rev() {
+            let many = surplus(from, to);
+            if many > 0 {
+                found.push((from.id.clone(), to.id.clone(), many));
+            }
+        }
+    }
+    found
+}
+
+impl Agent {
+    /// `pool rebalance`, and `--stop`.
+    ///
+    /// # Errors
+    /// `NotFound`, or the catalogue's.
+    pub fn rebalance_pool(&self, name: &str, on: bool, dry: bool) -> Result<model::Pool> {
+        let space = self.lock();
+        let mut pool = self.ready_pool(name)?;
+        if pool.rebalancing != on && !dry {
+            pool.rebalancing = on;
+            self.store.txn().update(records::pool_key(name), &pool).commit()?;
+            let (word, message) = if on {
+                ("", format!("the volumes of pool {name} are spread evenly over its drives"))
+            } else {
+                (" --stop", format!("the volumes of pool {name} stay where they are"))
+            };
+            self.events.history(&pool.id, &format!("pool rebalance {name}{word}"), &message);
+            self.events.record(Severity::Info, "rebalance", name, &message);
+            self.moving.forgive();
+            self.moving.look_now();
+        }
+        self.view_pool(&space, name)
+    }
+
+    /// The pools that are rebalanced; those where nothing helps any more are not from now on.
+    pub(super) fn rebalanced_pools(&self) -> Result<BTreeSet<String>> {
+        let mut rebalanced = BTreeSet::new();
+        for mut pool in self.store.list::<PoolRecord>("pools/")?.into_iter().filter(|pool| pool.rebalancing) {
+            let mut waits = false;
+            let mut left = 0;
+            let space = self.lock();
+            // A pool that is not complete waits until it is.
+            let Ok(choices) = self.choices(&space, &pool) else { continue };
+            let pairs = pairs(self.fills(&space, &pool, &choices)?);
+            for (volume, group) in self.groups_of(&pool.name)? {
+                let moving = self.store.get::<MoveRecord>(&crate::catalogue::moves::key(&group.id))?;
+                let Some(status) = self.status_of(&volume.name) else {
+                    // One that is on its way to be served may help soon.
+                    waits |= volume.attachment.as_ref().is_some_and(|attachment| !attachment.read_only);
+                    left += 1;
+                    continue;
+                };
+                waits |= moving.is_some()
+                    || self.shift_of((&volume, &group), status.rows, &choices, &pairs)?.is_some();
+            }
+            if waits {
+                rebalanced.insert(pool.record.name);
+                continue;
+            }
+            pool.rebalancing = false;
+            self.store.txn().update(records::pool_key(&pool.name), &pool).commit()?;
+            drop(space);
+            let mut message = format!("no move makes the drives of pool {} more even", pool.name);
+            if left > 0 {
+                let what = crate::text::counted(left, "volume");
+                message += &format!("; {what} stayed in place, not being attached");
+            }
+            self.events.record(Severity::Info, "rebalanced", &pool.name, &message);
+        }
+        Ok(rebalanced)
+    }
+
+    /// Plans the next few extents of a volume that go to an emptier drive. Returns whether there are any.
+    pub(super) fn plan_shift(
+        &self,
+        space: &mut Space,
+        volume: &VolumeRecord,
+        group: Versioned<GroupRecord>,
+        rows: u32,
+    ) -> Result<bool> {
+        let pool = self.pool(&volume.pool)?;
+        if !pool.rebalancing {
+            return Ok(false);
+        }
+        let choices = self.choices(space, &pool)?;
+        let pairs = pairs(self.fills(space, &pool, &choices)?);
+        let found = self.shift_of((volume, &group), rows, &choices, &pairs)?;
+        let Some((drive, steps)) = found else { return Ok(false) };
+        let (what, to) = (crate::text::counted(steps.len(), "extent"), self.drive(&steps[0].1)?);
+        let from = self.drive(&drive)?;
+        self.begin_move(space, group, MoveChange::Shift { drive }, &steps)?;
+        let (from, to) = (from.path.display(), to.path.display());
+        let message = format!("{what} of volume {} go from drive {from} to drive {to}", volume.name);
+        self.events.record(Severity::Info, "move_started", &volume.name, &message);
+        Ok(true)
+    }
+
+    /// The drive that extents of a volume should leave, and where they go.
+    fn shift_of(
+        &self,
+        (volume, group): (&VolumeRecord, &GroupRecord),
+        used: u32,
+        choices: &[Choice],
+        pairs: &[(String, String, u64)],
+    ) -> Result<Option<(String, Vec<Step>)>> {
+        let rows = self.rows_of(&group.id)?;
+        let counts =
+            |id: &str| group.copies.iter().any(|copy| copy.drive == id && copy.state == CopyState::Current);
+        for (from, to, many) in pairs {
+            let new = group.copies.iter().all(|copy| copy.drive != *to);
+            if !counts(from) || !(new || counts(to)) {
+                continue;
+            }
+            let steps = steps_between((volume, group), &rows, used, choices, (from, to), *many);
+            if !steps.is_empty() {
+                return Ok(Some((from.clone(), steps)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// How full the drives in use will be behind the moves that are under way.
+    fn fills(&self, space: &Space, pool: &PoolRecord, choices: &[Choice]) -> Result<Vec<Fill>> {
+        let mut leave: BTreeMap<String, u64> = BTreeMap::new();
+        for moving in self.store.list::<MoveRecord>("moves/")? {
+            for place in moving.record.places {
+                *leave.entry(place.old.0).or_default() += 1;
+            }
+        }
+        let drives = self.pool_drives(pool)?;
+        let usable = drives.iter().zip(choices).filter(|(_, choice)| choice.usable);
+        let fill = usable.map(|(drive, _)| Fill {
+            id: drive.id.clone(),
+            taken: u64::from(space.taken(&drive.id))
+                .saturating_sub(leave.get(&drive.id).copied().unwrap_or(0)),
+            extents: u64::from(drive.extents),
+        });
+        Ok(fill.collect())
+    }
+}
+
+/// Places of a volume's rows, but not of its home row, that may go from one drive to another.
+fn steps_between(
+    (volume, group): (&VolumeRecord, &GroupRecord),
+    rows: &[Versioned<RowRecord>],
+    used: u32,
+    choices: &[Choice],
+    (from, to): (&str, &str),
+    many: u64,
+) -> Vec<Step> {
+    let mut only = choices.to_vec();
+    only.iter_mut().for_each(|choice| choice.usable &= choice.id == to);
+    let asked = Asked { pool: &volume.pool, volume: &volume.name, drive: from, columns: group.columns };
+    let mut steps = Vec::new();
+    for row in rows.iter().filter(|row| row.row > 0 && row.row < used) {
+        if steps.len() as u64 >= many.min(BATCH as u64) {
+            break;
+        }
+        let Some(at) = row.extents.iter().position(|(id, _)| id == from) else { continue };
+        let drives = row.extents.iter().map(|(id, _)| id.clone()).collect();
+        let place = Place { row: row.row, drives, at };
+        if successors(asked, &mut only, &BTreeSet::new(), &[place]).is_ok() {
+            steps.push(((row.record.clone(), at), to.to_owned()));
+        }
+    }
+    steps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fill(id: &str, taken: u64, extents: u64) -> Fill {
+        Fill { id: id.into(), taken, extents }
+    }
+
+    #[test]
+    fn extents_go_from_the_fullest_to_the_emptiest_until_they_are_even() {
+        assert_eq!(surplus(&fill("a", 10, 20), &fill("b", 0, 20)), 5);
+        assert_eq!(surplus(&fill("a", 10, 20), &fill("b", 9, 20)), 0, "an extent is no difference");
+        assert_eq!(surplus(&fill("a", 10, 20), &fill("b", 8, 20)), 1);
+        assert_eq!(surplus(&fill("a", 500, 1000), &fill("b", 460, 1000)), 0, "nor are five percent");
+        assert_eq!(surplus(&fill("a", 500, 1000), &fill("b", 400, 1000)), 50);
+        // As a part of its size, the larger drive is the emptier one.
+        assert_eq!(surplus(&fill("a", 10, 20), &fill("b", 12, 40)), 2);
+        assert_eq!(surplus(&fill("b", 12, 40), &fill("a", 10, 20)), 0);
+        let order = pairs(vec![fill("a", 5, 20), fill("b", 15, 20), fill("c", 0, 20)]);
+        let order: Vec<(&str, &str, u64)> =
+            order.iter().map(|(f, t, n)| (f.as_str(), t.as_str(), *n)).collect();
+        assert_eq!(order, [("b", "c", 7), ("b", "a", 5), ("a", "c", 2)]);
+    }
+
+    /// Whatever the sizes, it comes to an end.
+    #[test]
+    fn rebalancing_ends() {
+        for (sizes, taken) in
+            [([20u64, 20, 40], [20u64, 0, 0]), ([7, 100, 13], [7, 3, 13]), ([1, 1, 1], [1, 0, 0])]
+        {
+            let mut drives: Vec<Fill> =
+                (0..3).map(|at| fill(["a", "b", "c"][at], taken[at], sizes[at])).collect();
+            let mut rounds = 0;
+            while let Some((from, to, many)) = pairs(drives.clone()).first().cloned() {
+                for drive in &mut drives {
+                    drive.taken += if drive.id == to { many } else { 0 };
+                    drive.taken -= if drive.id == from { many } else { 0 };
+                    assert!(drive.taken <= drive.extents);
+                }
+                rounds += 1;
+                assert!(rounds < 20, "{drives:?}");
+            }
+        }
+    }
+}
