@@ -154,7 +154,7 @@ pub struct MoveGrant {
     pub extents: Vec<(ExtentNo, usize, ExtentNo)>,
 }
 
-/// What the engine wants done. Every action but `Complete` is answered exactly once.
+/// What the engine wants done. Every action but `Complete` and `GiveUp` is answered exactly once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Action {
     /// I/O to a drive; answered by a completion with the same token.
@@ -171,6 +171,14 @@ pub enum Action {
         blocks: Blocks,
         /// The memory, in order; empty for a flush.
         segments: SegmentRange,
+    },
+    /// Nobody waits any longer for what is in flight on this drive. Each operation on it is answered as always, with
+    /// what became of it or with `Fault::Timeout`, at once or as soon as its memory can be spared: from its answer on
+    /// it reads and writes no memory of the engine's. What it does to the drive may still come, until `Reply::Quiet`
+    /// says that nothing more will. Not asked again for this number before that.
+    GiveUp {
+        /// Which drive, by the driver's number.
+        drive: DriveIx,
     },
     /// A request is finished. For reads the slot's buffer holds the data.
     Complete {
@@ -213,9 +221,15 @@ pub enum Reply {
     NoRow,
     /// The pool grew: ask again.
     SpaceAdded,
-    /// A drive of the group that is not current is there again, under a new number: nothing that was ever issued
-    /// to it before can reach it any more. It is brought up to date, unless another one is at this moment.
+    /// A drive of the group that is not current is there again: nothing that was ever issued to it before can reach
+    /// it any more, but what was given up (`Action::GiveUp`), for whose end the engine waits. It is brought up to date,
+    /// unless another one is at this moment.
     Returned(NewDrive),
+    /// Nothing that was given up on this drive (by the driver's number) can have any effect on it any more.
+    Quiet {
+        /// Which drive.
+        drive: DriveIx,
+    },
     /// Extents are to go elsewhere, and their successors are handed out. Ignored while a drive is brought up to date
     /// or another move is under way: the caller sees that in the figures and asks again.
     Move(MoveGrant),

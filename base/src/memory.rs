@@ -3,7 +3,8 @@
 //! The driver registers one area with the kernel; the engine, which may not hold pointers, names blocks of it
 //! (`BufId`) in its actions and asks for their bytes through `Memory`. Contract: between an action that names
 //! a block and the completion of that action, the engine does not touch the block's bytes when the action is a
-//! read, and only reads them when it is a write.
+//! read, and only reads them when it is a write. An operation that was given up is completed like any other: whatever
+//! the drive still does then, it does to memory that no number leads to any more.
 use crate::BLOCK_BYTES;
 use alloc::vec;
 use alloc::vec::Vec;

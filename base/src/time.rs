@@ -35,6 +35,11 @@ impl Duration {
     pub const fn nanos(self) -> u64 {
         self.0
     }
+    /// A part of it, rounded down.
+    #[must_use]
+    pub const fn part(self, of: u64) -> Self {
+        Self(self.0 / of)
+    }
 }
 
 impl Add<Duration> for Instant {

@@ -116,6 +116,7 @@ impl NullGroup {
             }
             Action::StoreStale { version, .. } => self.engine.reply(Reply::StaleStored { version }),
             Action::StoreCurrent { version, .. } => self.engine.reply(Reply::CurrentStored { version }),
+            Action::GiveUp { drive } => unreachable!("drive {drive} answers at once"),
             Action::Drive { token, drive, op, at, blocks, segments } => {
                 self.ops[op as usize] += 1;
                 let media = &mut self.drives[usize::from(drive.get())];

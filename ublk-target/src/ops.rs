@@ -135,6 +135,12 @@ impl DriveOps {
             || self.finished.iter().any(|finished| finished.drive == drive)
     }
 
+    /// What is in flight on a drive.
+    pub(crate) fn on_drive(&self, drive: DriveIx) -> impl Iterator<Item = OpIx> + '_ {
+        let ops = self.ops.iter().enumerate().filter(move |(_, io)| io.active && io.drive == drive);
+        ops.map(|(ix, _)| OpIx(ix as u32))
+    }
+
     /// A drive's number is nobody's from now on.
     pub(crate) fn release_drive(&mut self, drive: DriveIx) {
         assert!(!self.is_busy(drive), "a drive is released when nothing is in flight on it");

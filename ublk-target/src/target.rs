@@ -16,7 +16,10 @@ use crate::memory::{Area, Locked, Region};
 use crate::ops::{DriveOps, Finished, MAX_DRIVE_OPS, Next, OpIx};
 use crate::ring::{Event, Ring, Source};
 use base::limits::{MAX_DRIVES, MAX_SLOTS};
-use base::{Action, Actions, BufId, DriveIx, DriveOp, Duration, Engine, Instant, Op, Phase, Request, SlotId};
+use base::{
+    Action, Actions, BufId, DriveIx, DriveOp, DriveSet, Duration, Engine, Instant, Op, Phase, Reply, Request,
+    SlotId,
+};
 use std::io;
 use std::os::fd::AsFd;
 
@@ -155,6 +158,8 @@ struct Loop<E> {
     phase: Option<Phase>,
     stopping: bool,
     closed_at: Option<Instant>,
+    /// Drives that were given up and on which something is still in flight.
+    given_up: DriveSet,
 }
 
 /// A request in the engine.
@@ -213,6 +218,7 @@ impl<E: Engine + Allocation> Loop<E> {
             phase: None,
             stopping: false,
             closed_at: None,
+            given_up: DriveSet::EMPTY,
             engine,
             drives: places,
             volume,
@@ -310,6 +316,12 @@ impl<E: Engine + Allocation> Loop<E> {
             count_drive(&self.handle, &finished, now);
             self.engine.drive_done(finished.token, finished.result);
         }
+        for drive in self.given_up.iter() {
+            if !self.ops.is_busy(drive) {
+                self.given_up.remove(drive);
+                self.engine.reply(Reply::Quiet { drive });
+            }
+        }
         figures.requests_in_flight.set(self.busy_slots as u64);
     }
 
@@ -335,6 +347,7 @@ impl<E: Engine + Allocation> Loop<E> {
                 }
                 front.complete(front_io!(self, now), slot, result)
             }
+            Action::GiveUp { drive } => self.give_up(drive),
             Action::WantRow { row } => {
                 control.want_row(row);
                 Ok(())
@@ -348,6 +361,13 @@ impl<E: Engine + Allocation> Loop<E> {
                 Ok(())
             }
         }
+    }
+
+    /// Asks the kernel to end what is in flight on a drive.
+    fn give_up(&mut self, drive: DriveIx) -> io::Result<()> {
+        self.given_up.insert(drive);
+        let ops: Vec<OpIx> = self.ops.on_drive(drive).collect();
+        ops.into_iter().try_for_each(|op| self.ring.cancel(Source::Drive, u64::from(op.0)))
     }
 
     fn follow(&mut self, next: Next) -> io::Result<()> {

@@ -157,6 +157,8 @@ pub struct DriveStats {
     pub check_errors: u64,
     /// Blocks that were rewritten from another leg, and flushed.
     pub repaired_blocks: u64,
+    /// How often everything in flight on it was given up, because it did not answer.
+    pub given_up: u64,
 }
 
 /// A drive as `Stats` shows it.

@@ -85,18 +85,30 @@ impl Drives {
         if !self.current(drive) {
             return true;
         }
-        let (legs, columns) = (usize::from(legs), usize::from(columns));
-        let mut rows = rows.into_iter().flat_map(|rows| rows.chunks_exact(legs * columns));
-        let spared = rows.all(|row| {
-            (0..columns).all(|column| {
-                let mut place = (0..legs).map(|leg| row[leg * columns + column].drive);
-                !place.clone().any(|d| d == drive) || place.any(|d| d != drive && self.current(d))
-            })
-        });
+        let spared = self.can_spare(drive, rows, (legs, columns), DriveSet::EMPTY);
         if spared {
             self.get_mut(drive).health = Health::Failing;
         }
         spared
+    }
+
+    /// Whether every place that a drive has is on another current drive too, those of `but` not counted.
+    pub fn can_spare(
+        &self,
+        drive: DriveIx,
+        rows: [&[Extent]; 2],
+        (legs, columns): (u8, u8),
+        but: DriveSet,
+    ) -> bool {
+        let (legs, columns) = (usize::from(legs), usize::from(columns));
+        let mut rows = rows.into_iter().flat_map(|rows| rows.chunks_exact(legs * columns));
+        rows.all(|row| {
+            (0..columns).all(|column| {
+                let mut place = (0..legs).map(|leg| row[leg * columns + column].drive);
+                let other = |d: DriveIx| d != drive && self.current(d) && !but.contains(d);
+                !place.clone().any(|d| d == drive) || place.any(other)
+            })
+        })
     }
 
     /// The first `count` drives, as others may see them: those that the superblock lists.

@@ -35,6 +35,7 @@ pub(crate) mod io;
 pub(crate) mod joining;
 pub(crate) mod moving;
 pub(crate) mod opening;
+pub(crate) mod overdue;
 pub(crate) mod pace;
 pub(crate) mod pages;
 pub(crate) mod read;
@@ -151,6 +152,7 @@ pub(crate) struct Group {
     pub repairs: repair::Repairs,
     pub sweep: sweep::Sweep,
     pub moving: moving::Moving,
+    pub overdue: overdue::Overdue,
     /// The activations before this one, as far as they are known.
     pub history: Vec<rlog::Line>,
     /// Last Seq whose commit is complete, in order.
@@ -187,6 +189,7 @@ impl Group {
             Reply::NoRow => self.growth.refused(),
             Reply::SpaceAdded => self.growth.ask_again(),
             Reply::Returned(drive) => self.drive_returned(drive),
+            Reply::Quiet { drive } => self.drive_quiet(drive),
             Reply::Move(grant) => self.move_asked(grant),
             Reply::CurrentStored { version } => self.current_stored(version),
         }
@@ -196,8 +199,10 @@ impl Group {
     /// One pass.
     pub fn poll<M: Memory>(&mut self, turn: &mut Turn<'_, M>) -> Option<Instant> {
         self.again = false;
+        self.ops.now = self.overdue.tick(turn.now);
         self.slots.sweep();
         self.look_at_ended(turn);
+        self.advance_overdue(turn);
         self.settle_jobs(turn);
         self.complete_commits(turn);
         self.begin_requests(turn);
@@ -224,14 +229,15 @@ impl Group {
         if self.again || finished {
             return Some(now);
         }
+        let overdue = self.overdue.deadline(self.ops.in_flight());
         if self.halt.is_some() || self.config.read_only {
-            return None;
+            return overdue;
         }
         // A flush that is under way ends with an event; until then its successor's time may have come.
         let since = self.unflushed_since.filter(|_| !self.flusher.running());
         let flush = since.map(|since| since + AUTO_FLUSH_AFTER);
         let growth = self.growth.deadline().filter(|_| !self.closing);
-        [flush, growth, self.sweep.rests_until()].into_iter().flatten().min()
+        [flush, growth, self.sweep.rests_until(), overdue].into_iter().flatten().min()
     }
 
     /// Begins what waits: in order of arrival, behind overlapping changes.

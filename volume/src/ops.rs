@@ -4,7 +4,7 @@
 //! only once and only for what was issued. Writes fan out to legs as a *job*: it is settled when all its
 //! operations have ended and every drive that missed a part is durably stale.
 use alloc::vec::Vec;
-use base::{BufId, DriveIx, Fault, IoToken, Pba, SlotId, limits::MAX_DRIVE_OPS};
+use base::{BufId, DriveIx, Duration, Fault, Instant, IoToken, Pba, SlotId, limits::MAX_DRIVE_OPS};
 use fence::DriveSet;
 
 /// Jobs at once: every commit, every page being written, and the few singular ones.
@@ -77,6 +77,8 @@ struct Entry {
     used: u32,
     /// Its number among all that were ever started.
     born: u64,
+    /// When it was started, by the time at which operations age (`group/overdue.rs`).
+    since: Instant,
     live: bool,
     write: bool,
 }
@@ -95,6 +97,10 @@ pub(crate) struct Ops {
     entries: Vec<Entry>,
     free: Vec<u16>,
     started: u64,
+    /// What operations that start now are `since`.
+    pub now: Instant,
+    /// Drives of which operations were given up that may still have effects there.
+    given_up: DriveSet,
     done: Vec<Done>,
     jobs: Vec<Job>,
     free_jobs: Vec<u16>,
@@ -109,6 +115,7 @@ impl Ops {
             drive: DriveIx::ZERO,
             used: 0,
             born: 0,
+            since: Instant::ZERO,
             live: false,
             write: false,
         };
@@ -124,6 +131,8 @@ impl Ops {
             entries: alloc::vec![entry; MAX_DRIVE_OPS],
             free: (0..MAX_DRIVE_OPS as u16).rev().collect(),
             started: 0,
+            now: Instant::ZERO,
+            given_up: DriveSet::EMPTY,
             done: Vec::with_capacity(MAX_DRIVE_OPS),
             jobs: alloc::vec![job; MAX_JOBS],
             free_jobs: (0..MAX_JOBS as u16).rev().collect(),
@@ -136,15 +145,41 @@ impl Ops {
         self.free.len()
     }
 
+    /// Whether anything is in flight.
+    pub fn in_flight(&self) -> bool {
+        self.free.len() < self.entries.len()
+    }
+
     /// Whether nothing is in flight and nothing waits to be looked at.
     pub fn idle(&self) -> bool {
         self.free.len() == self.entries.len() && self.done.is_empty()
     }
 
-    /// Whether anything of this drive is in flight or waits to be looked at. Walks the whole table.
+    /// Whether anything of this drive is in flight, given up or not, or waits to be looked at. Walks the whole table.
     pub fn busy_on(&self, drive: DriveIx) -> bool {
         let live = self.entries.iter().any(|entry| entry.live && entry.drive == drive);
-        live || self.done.iter().any(|done| done.drive == drive)
+        live || self.given_up.contains(drive) || self.done.iter().any(|done| done.drive == drive)
+    }
+
+    /// The drives with something in flight that is at least as old as this. Walks the whole table.
+    pub fn older_than(&self, bound: Duration) -> DriveSet {
+        let old = |entry: &&Entry| entry.live && self.now - entry.since >= bound;
+        self.entries.iter().filter(old).map(|entry| entry.drive).collect()
+    }
+
+    /// What is in flight on a drive is given up.
+    pub fn give_up(&mut self, drive: DriveIx) {
+        self.given_up.insert(drive);
+    }
+
+    /// Nothing of what was given up on a drive can have effects any more.
+    pub fn quiet(&mut self, drive: DriveIx) {
+        self.given_up.remove(drive);
+    }
+
+    /// The drives that were given up and are not quiet yet.
+    pub fn given_up(&self) -> DriveSet {
+        self.given_up
     }
 
     /// How many operations were ever started: an instant, for `busy_since`.
@@ -154,7 +189,8 @@ impl Ops {
 
     /// Whether anything of this drive that was started by then is still in flight. Walks the whole table.
     pub fn busy_since(&self, drive: DriveIx, started: u64) -> bool {
-        self.entries.iter().any(|entry| entry.live && entry.drive == drive && entry.born <= started)
+        self.given_up.contains(drive)
+            || self.entries.iter().any(|entry| entry.live && entry.drive == drive && entry.born <= started)
     }
 
     /// Whether a read of this drive that was started by then is still in flight. Walks the whole table.
@@ -167,7 +203,8 @@ impl Ops {
     /// table: for rare occasions.
     pub fn busy_from(&self, first: DriveIx) -> bool {
         let live = self.entries.iter().any(|entry| entry.live && entry.drive >= first);
-        live || self.done.iter().any(|done| done.drive >= first)
+        let given_up = self.given_up.iter().any(|drive| drive >= first);
+        live || given_up || self.done.iter().any(|done| done.drive >= first)
     }
 
     /// How many more jobs can be started.
@@ -182,7 +219,8 @@ impl Ops {
         assert!(!entry.live);
         self.started += 1;
         let born = self.started;
-        *entry = Entry { purpose, drive, used: entry.used.wrapping_add(1), born, live: true, write };
+        let used = entry.used.wrapping_add(1);
+        *entry = Entry { purpose, drive, used, born, since: self.now, live: true, write };
         if let Purpose::Job(job) = purpose {
             self.jobs[usize::from(job.0)].outstanding += 1;
         }

@@ -105,6 +105,10 @@ planted! {
     ScrubDataOnly = "scrub-data-only",
     /// A scrub takes what it read for the right content without checking it.
     ScrubUnchecked = "scrub-unchecked",
+    /// A drive that does not answer stays in, and everybody waits for it.
+    SlowKept = "slow-kept",
+    /// A resync begins while what was given up on the drive may still land there.
+    LateLands = "late-lands",
 }
 
 impl Config {

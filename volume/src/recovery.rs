@@ -28,7 +28,9 @@ use crate::planted::Planted;
 use crate::superblock::Superblock;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
-use base::{Action, CommitNo, DriveBlock, DriveIx, Extent, LegId, Memory, Pba, Reply, Seq, Uuid};
+use base::{
+    Action, CommitNo, DriveBlock, DriveIx, Duration, Extent, Instant, LegId, Memory, Pba, Reply, Seq, Uuid,
+};
 use fence::{CopyEntry, CopyTable, DriveSet};
 use rlog::replay::RowCounts;
 use rlog::{Chain, ChainStart, History, LegSet, Scan, SuperblockId};
@@ -36,6 +38,7 @@ use script::Script;
 
 mod activate;
 mod log;
+mod overdue;
 mod pages;
 pub(crate) mod script;
 mod start;
@@ -162,6 +165,7 @@ pub(crate) struct Recovery {
     damaged: Vec<Pba>,
     pub counts: RowCounts,
     asked_catalogue: Option<u64>,
+    forsaken: overdue::Forsaken,
 }
 
 impl Stage {
@@ -181,13 +185,18 @@ impl Stage {
 }
 
 impl Recovery {
-    pub fn new(config: Config, request: OpenRequest) -> Self {
+    pub fn new(config: Config, request: OpenRequest, slow_bound: Duration) -> Self {
+        Self::without(config, request, Ops::new(), overdue::Forsaken::none(slow_bound))
+    }
+
+    /// A recovery that does without some of the drives at hand.
+    fn without(config: Config, request: OpenRequest, ops: Ops, forsaken: overdue::Forsaken) -> Self {
         let buffers = Buffers::new(&config);
         let mut recovery = Self {
             config,
             request,
             buffers,
-            ops: Ops::new(),
+            ops,
             script: Script::default(),
             stage: Stage::Supers,
             refusal: None,
@@ -220,6 +229,7 @@ impl Recovery {
             damaged: Vec::new(),
             counts: RowCounts::default(),
             asked_catalogue: None,
+            forsaken,
         };
         recovery.read_superblocks();
         recovery
@@ -234,6 +244,9 @@ impl Recovery {
             && self.asked_catalogue == Some(*version)
         {
             self.asked_catalogue = None;
+        }
+        if let Reply::Quiet { drive } = reply {
+            self.ops.quiet(*drive);
         }
     }
 
@@ -254,11 +267,19 @@ impl Recovery {
 
     /// Goes on: takes in what ended, and begins the next step when a batch is over.
     pub fn poll<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+        self.ops.now = self.forsaken.watch.tick(turn.now);
         while let Some(done) = self.ops.next_done() {
             let Purpose::Recovery { chunk } = done.purpose else { panic!("not recovery's I/O") };
             self.script.ended(turn.memory, &self.buffers, chunk, done.result);
         }
-        while self.script.done() && self.refusal.is_none() && self.stage != Stage::Done {
+        if self.begins_again(turn) {
+            return;
+        }
+        while self.script.done()
+            && self.refusal.is_none()
+            && self.stage != Stage::Done
+            && !self.forsaken.again
+        {
             if self.asked_catalogue.is_some() {
                 break;
             }
@@ -266,10 +287,19 @@ impl Recovery {
             let step =
                 if dropped && self.stage.is_composed() { self.compose_again() } else { self.next_step(turn) };
             if let Err(refusal) = step {
-                self.refusal = Some(refusal);
+                if self.waits_after_all() {
+                    self.begins_again(turn);
+                } else {
+                    self.refusal = Some(refusal);
+                }
             }
         }
         self.script.issue(turn, &mut self.ops, &self.buffers);
+    }
+
+    /// When to be called again at the latest.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.forsaken.watch.deadline(self.ops.in_flight())
     }
 
     /// Drives whose writes failed go out, if they can be done without: whether there was one. `None` if one

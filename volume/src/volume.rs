@@ -4,14 +4,15 @@
 //! together, and requests that arrive early are kept.
 use crate::buffers::Buffers;
 use crate::config::{Config, Refusal, Stats, StaysIn};
+use crate::group::overdue::SLOW_BOUND;
 use crate::group::{Group, Halt, Turn};
 use crate::recovery::{OpenRequest, Record, Recovery};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use base::limits::{MAX_DRIVES, MAX_POLL_ACTIONS, MAX_POLL_SEGMENTS};
 use base::{
-    Actions, BufId, CkptNo, DriveIx, Engine, Fault, Instant, IoToken, Memory, Phase, Reply, Request, Sector,
-    Sectors, Seq, SlotId, Uuid,
+    Actions, BufId, CkptNo, DriveIx, Duration, Engine, Fault, Instant, IoToken, Memory, Phase, Reply,
+    Request, Sector, Sectors, Seq, SlotId, Uuid,
 };
 use rlog::replay::RowCounts;
 
@@ -37,7 +38,7 @@ impl Volume {
     pub fn open(config: Config, request: OpenRequest) -> Self {
         let buffers = Buffers::new(&config);
         let early = Vec::with_capacity(usize::from(config.slots));
-        let recovery = Recovery::new(config, request);
+        let recovery = Recovery::new(config, request, SLOW_BOUND);
         Self {
             stage: Stage::Recovering(Box::new(recovery)),
             buffers,
@@ -45,6 +46,16 @@ impl Volume {
             refusal: None,
             counts: RowCounts::default(),
             closing: false,
+        }
+    }
+
+    /// Bounds the age of a drive's operations: a drive that does not answer for so long is put out, unless it is the
+    /// last current copy of something. Zero is no bound.
+    pub fn set_slow_bound(&mut self, bound: Duration) {
+        match &mut self.stage {
+            Stage::Recovering(recovery) => recovery.set_slow_bound(bound),
+            Stage::Opening(group, _) | Stage::Serving(group) => group.overdue.set_bound(bound),
+            Stage::Refused => {}
         }
     }
 
@@ -288,7 +299,7 @@ impl Engine for Volume {
         let deadline = match &mut self.stage {
             Stage::Recovering(recovery) => {
                 recovery.poll(&mut turn);
-                None
+                recovery.deadline()
             }
             Stage::Opening(group, _) | Stage::Serving(group) => group.poll(&mut turn),
             Stage::Refused => None,

@@ -4,15 +4,15 @@
 //! it) or lets it make one step, and judges what ended. After a crash either everything is read first, or the
 //! workload goes on at once and reads settle what survived. The end of a run stops all faults and asks for
 //! everything: see `finish`.
-use crate::checks::{self, Sight, Violation, c9, c10::Progress, prefix, repairs};
+use crate::checks::{self, Sight, Violation, c9, c10, c10::Progress, prefix, repairs};
 use crate::model::{Found, Look, Model, mask_of};
 use crate::shape::{Shape, Weather};
 use crate::stamp::{self, WriteId};
 use crate::subject::Subject;
 use base::limits::MAX_REQUEST_BLOCKS;
 use base::{
-    BLOCK_BYTES, Duration, Engine, Fault, Memory, Op, Phase, Request, SECTOR_BYTES, SECTORS_PER_BLOCK,
-    Sector, Sectors, Seq, SlotId,
+    BLOCK_BYTES, Duration, Engine, Fault, Instant, Memory, Op, Phase, Request, SECTOR_BYTES,
+    SECTORS_PER_BLOCK, Sector, Sectors, Seq, SlotId,
 };
 use simkit::{CrashMode, FaultCounts, Rng, Stepped, World};
 
@@ -58,6 +58,8 @@ pub(crate) struct Pending {
     /// The guest's first sector; the request says where it lies in the volume.
     pub(crate) sector: u64,
     pub(crate) kind: Kind,
+    /// When it could be served first: submitted, or the group opened since.
+    pub(crate) since: Instant,
 }
 
 /// A run under way.
@@ -326,6 +328,8 @@ impl<S: Subject> Run<S> {
         let phase = self.world.phase();
         if phase != self.was {
             self.was = phase;
+            let now = self.world.now();
+            self.slots.iter_mut().flatten().for_each(|pending| pending.since = now);
             self.progress = Progress::new(self.world.steps, self.world.now());
             if phase != Phase::Recovering {
                 self.recovery_left = None;
@@ -394,7 +398,7 @@ impl<S: Subject> Run<S> {
             let Kind::Write(id) = kind else { unreachable!("a write has a number") };
             self.fill(&request, sector, id);
         }
-        self.slots[slot.0 as usize] = Some(Pending { request, sector, kind });
+        self.slots[slot.0 as usize] = Some(Pending { request, sector, kind, since: self.world.now() });
         self.world.submit(request);
     }
 
@@ -412,9 +416,12 @@ impl<S: Subject> Run<S> {
     /// Judges a request that ended and tells the model.
     fn judge(&mut self, slot: SlotId, result: Result<(), Fault>) -> Turned {
         let pending = self.slots[slot.0 as usize].take();
-        let Some(Pending { request, sector, kind }) = pending else {
+        let Some(Pending { request, sector, kind, since }) = pending else {
             return Err(Violation::new("C9", format!("{slot:?} ended without a request")));
         };
+        if self.shape.legs > 1 && !self.errors_allowed {
+            c10::request(self.world.now() - since, || format!("{request:?}"))?;
+        }
         if let Err(fault) = result {
             c9::failed(&request, fault, self.errors_allowed, self.shape.tight)?;
             if let Kind::Write(id) = kind {

@@ -27,7 +27,7 @@ const FLUSH: (u64, u64) = (100_000, 2_000_000);
 /// How much slower a slow drive is.
 const SLOW_FACTOR: u64 = 1_000;
 /// When a hanging operation ends.
-const HANG: (u64, u64) = (5_000_000_000, 40_000_000_000);
+const HANG: (u64, u64) = (5_000_000_000, 300_000_000_000);
 
 /// An operation that was issued and has not ended.
 #[derive(Clone)]
@@ -44,6 +44,8 @@ pub(crate) struct InFlight {
     /// For a flush: writes completed before it was issued.
     watermark: u64,
     ends: Instant,
+    /// Nobody waits for it: it has its effects on the drive, and touches no memory.
+    given_up: bool,
 }
 
 impl InFlight {
@@ -121,6 +123,33 @@ impl SimDrive {
     /// Whether nothing is in flight.
     pub fn is_idle(&self) -> bool {
         self.in_flight.iter().all(Option::is_none)
+    }
+
+    /// Whether nothing is in flight but what was given up.
+    pub fn is_given_up(&self) -> bool {
+        self.in_flight.iter().flatten().all(|flight| flight.given_up)
+    }
+
+    /// Whether something that was given up is in flight.
+    pub fn has_given_up(&self) -> bool {
+        self.in_flight.iter().flatten().any(|flight| flight.given_up)
+    }
+
+    /// Whether this operation was given up.
+    pub fn was_given_up(&self, id: u32) -> bool {
+        self.in_flight[id as usize].as_ref().is_some_and(|flight| flight.given_up)
+    }
+
+    /// What is in flight takes its time and has its effects on the drive, but touches no memory any more: which
+    /// operations these are.
+    pub fn give_up(&mut self) -> Vec<IoToken> {
+        let flights = self.in_flight.iter_mut().flatten().filter(|flight| !flight.given_up);
+        let give_up = |flight: &mut InFlight| {
+            flight.given_up = true;
+            flight.memory.clear();
+            flight.token
+        };
+        flights.map(give_up).collect()
     }
 
     /// Makes a fault wait for the operations that it fits. `Death` acts at once, and so does `BitRot`, on the
@@ -261,6 +290,7 @@ impl SimDrive {
             fault,
             watermark: self.order,
             ends,
+            given_up: false,
         };
         let id = match self.in_flight.iter().position(Option::is_none) {
             Some(free) => free,

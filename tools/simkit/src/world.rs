@@ -13,8 +13,8 @@ use crate::rng::Rng;
 use crate::trace::Trace;
 use base::limits::{MAX_DRIVES, MAX_POLL_ACTIONS, MAX_POLL_SEGMENTS};
 use base::{
-    Action, Actions, Change, DriveIx, DriveOp, Duration, Engine, ExtentNo, Fault, Gen, Instant, MoveGrant,
-    NewDrive, Op, Phase, Reply, Request, RowGrant, SlotId, Uuid,
+    Action, Actions, Change, DriveIx, DriveOp, Duration, Engine, ExtentNo, Fault, Gen, Instant, IoToken,
+    MoveGrant, NewDrive, Op, Phase, Reply, Request, RowGrant, SlotId, Uuid,
 };
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -80,8 +80,21 @@ struct Event {
 
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum What {
-    Drive { drive: u8, id: u32 },
-    Control { index: usize },
+    Drive {
+        drive: u8,
+        id: u32,
+    },
+    Control {
+        index: usize,
+    },
+    /// An operation that was given up is answered.
+    GivenUp {
+        token: u64,
+    },
+    /// And all of a drive, by the engine's number, may have ended.
+    Quiet {
+        handle: u8,
+    },
 }
 
 /// A simulated world around one engine.
@@ -212,9 +225,9 @@ impl<O: Open> World<O> {
     }
 
     /// Hands a drive of the group back to the engine. False if it cannot be used, or is still at work for the
-    /// engine that lost it.
+    /// engine that lost it; for the end of what was given up on it the engine waits itself.
     pub fn drive_back(&mut self, drive: usize) -> bool {
-        if self.drives[drive].is_dead() || !self.drives[drive].is_idle() {
+        if self.drives[drive].is_dead() || !self.drives[drive].is_given_up() {
             return false;
         }
         self.trace.event(b"db", [drive as u64, self.now.nanos(), 0, 0]);
@@ -273,9 +286,21 @@ impl<O: Open> World<O> {
 
     fn deliver(&mut self, what: What) {
         match what {
+            What::GivenUp { token } => {
+                self.trace.event(b"gu", [token, self.now.nanos(), 0, 0]);
+                self.engine.drive_done(IoToken(token), Err(Fault::Timeout));
+            }
+            What::Quiet { handle } => self.drive_quiet(handle),
             What::Drive { drive, id } => {
                 let target = &mut self.drives[drive as usize];
+                let given_up = target.was_given_up(id);
                 let (token, result) = target.complete(&mut self.rng, id, &mut self.memory);
+                if given_up {
+                    self.trace
+                        .event(b"la", [u64::from(drive), token.0, result.is_ok().into(), self.now.nanos()]);
+                    let handle = self.at_hand.iter().position(|known| *known == usize::from(drive));
+                    return self.drive_quiet(handle.expect("a drive that was given up is at hand") as u8);
+                }
                 self.trace.event(b"dd", [u64::from(drive), token.0, result.is_ok().into(), self.now.nanos()]);
                 if result.is_err() {
                     self.trace.say(|| format!("{:>12} drive {drive} {token:?} {result:?}", self.now.nanos()));
@@ -295,6 +320,26 @@ impl<O: Open> World<O> {
                 self.trace.event(b"cr", [index as u64, (reply == Reply::NoRow).into(), self.now.nanos(), 0]);
                 self.trace.say(|| format!("{:>12} control {reply:?}", self.now.nanos()));
                 self.engine.reply(reply);
+            }
+        }
+    }
+
+    /// Tells the engine, if nothing that was given up on a drive can have effects any more.
+    fn drive_quiet(&mut self, handle: u8) {
+        let drive = &self.drives[self.at_hand[usize::from(handle)]];
+        if !drive.has_given_up() {
+            self.engine.reply(Reply::Quiet { drive: DriveIx::new(handle) });
+        }
+    }
+
+    /// What was given up ends, though no engine is there to hear of it.
+    fn let_go(&mut self) {
+        while let Some(Reverse(event)) = self.events.pop() {
+            if let What::Drive { drive, id } = event.what {
+                let target = &mut self.drives[drive as usize];
+                assert!(target.was_given_up(id), "a closed engine has I/O in flight");
+                self.now = self.now.max(event.at);
+                let _ = target.complete(&mut self.rng, id, &mut self.memory);
             }
         }
     }
@@ -333,6 +378,16 @@ impl<O: Open> World<O> {
                 self.trace.event(b"co", [u64::from(slot.0), result.is_ok().into(), self.now.nanos(), 0]);
                 self.trace.say(|| format!("{:>12} complete {slot:?} {result:?}", self.now.nanos()));
                 self.completed.push((slot, result));
+            }
+            Action::GiveUp { drive } => {
+                let handle = drive.get();
+                let drive = self.at_hand[usize::from(handle)];
+                self.trace.event(b"gi", [drive as u64, self.now.nanos(), 0, 0]);
+                self.trace.say(|| format!("{:>12} drive {drive} is given up", self.now.nanos()));
+                for token in self.drives[drive].give_up() {
+                    self.push(self.now + POLL, What::GivenUp { token: token.0 });
+                }
+                self.push(self.now + POLL, What::Quiet { handle });
             }
             Action::WantRow { .. } | Action::StoreStale { .. } | Action::StoreCurrent { .. } => {
                 self.trace.event(b"ca", [self.wanted.len() as u64, self.now.nanos(), 0, 0]);
@@ -441,6 +496,9 @@ impl<O: Open> World<O> {
 
     /// Opens the engine anew on what the drives hold, after a crash or a clean close.
     pub fn restart(&mut self) {
+        if !self.is_quiet() {
+            self.let_go();
+        }
         assert!(self.is_quiet(), "an engine is opened only while nothing is in flight");
         // What the control plane was asked may have been done, though nobody hears the answer.
         for index in 0..self.wanted.len() {

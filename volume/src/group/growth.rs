@@ -16,7 +16,8 @@ use crate::ops::{JobId, JobKind, Run};
 use crate::planted::Planted;
 use crate::rows::RowPages;
 use alloc::vec::Vec;
-use base::{Action, Column, Duration, Extent, Instant, LegId, Memory, RowGrant, RowNo, Segment};
+use base::{Action, Column, DriveIx, Duration, Extent, Instant, LegId, Memory, RowGrant, RowNo, Segment};
+use fence::DriveSet;
 
 /// After a refusal the pool is asked again after so long.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(10_000);
@@ -31,8 +32,8 @@ enum Stage {
     Writing(RowGrant),
     Flush(RowGrant, u64),
     Naming(RowGrant, u64),
-    /// Given up; operations of its new drives may still be in flight.
-    Leaving,
+    /// Given up; operations of these drives, or of new ones, may still have effects: its extents must not go back yet.
+    Leaving(DriveSet),
 }
 
 /// The growth of a group.
@@ -71,7 +72,7 @@ impl Growth {
 
     /// Whether the group may still grow: nobody has said no.
     pub fn possible(&self) -> bool {
-        let under_way = !matches!(self.stage, Stage::Idle | Stage::Leaving);
+        let under_way = !matches!(self.stage, Stage::Idle | Stage::Leaving(_));
         self.rows_left && (!self.refused || self.deferred || under_way)
     }
 
@@ -148,22 +149,27 @@ impl Group {
             Stage::Writing(grant) => self.row_written_step(grant),
             Stage::Flush(grant, ticket) => self.row_flushed_step(grant, ticket),
             Stage::Naming(grant, version) => self.row_named_step(grant, version),
-            Stage::Leaving => self.leave(),
+            Stage::Leaving(drives) => self.leave(drives),
         }
     }
 
     /// The row will not be used. Asked again after a while, like after a refusal: the next grant may be better.
-    fn give_up_row(&mut self) {
+    fn give_up_row(&mut self, grant: &RowGrant) {
         self.growth.refused = true;
         self.new_row_pages = None;
         self.home_pages.forget_new();
         self.give_up_joining();
-        self.leave();
+        // A grant that was refused may name drives that are not.
+        let known = |drive: &DriveIx| usize::from(drive.get()) < self.drives.list.len();
+        let added = core::mem::take(&mut self.growth.added);
+        let extents = grant.extents.iter().chain(&added);
+        self.leave(extents.map(|extent| extent.drive).filter(known).collect());
     }
 
-    fn leave(&mut self) {
-        let left = self.forget_joining();
-        self.growth.stage = if left { Stage::Idle } else { Stage::Leaving };
+    /// The extents go back as soon as no header can land in them any more: the pool may give them to another group.
+    fn leave(&mut self, drives: DriveSet) {
+        let left = drives.and(self.ops.given_up()).is_empty() && self.forget_joining();
+        self.growth.stage = if left { Stage::Idle } else { Stage::Leaving(drives) };
         self.again |= left;
     }
 
@@ -192,7 +198,7 @@ impl Group {
         if !fitting || next {
             self.growth.deferred = next;
             self.growth.wanted |= next;
-            return self.give_up_row();
+            return self.give_up_row(&grant);
         }
         if !self.room(turn, 64) || self.sweep.holds_growth() || self.moving.holds_growth() {
             self.growth.stage = Stage::Granted(grant);
@@ -287,7 +293,7 @@ impl Group {
                 self.growth.stage = Stage::Flush(grant, ticket);
                 self.again = true;
             }
-            Some(false) => self.give_up_row(),
+            Some(false) => self.give_up_row(&grant),
         }
     }
 
@@ -297,7 +303,7 @@ impl Group {
             return;
         }
         if !self.joining_well() || !self.every_place_usable(&grant.extents) {
-            return self.give_up_row();
+            return self.give_up_row(&grant);
         }
         let tree: &RowPages = self.new_row_pages.as_ref().expect("row pages being named");
         self.superblock.rows += 1;

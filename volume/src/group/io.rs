@@ -315,21 +315,22 @@ impl Group {
             return Err(StaysIn::NotServing);
         }
         self.again = true;
-        match self.drives.get(drive).health {
+        let health = self.drives.get(drive).health;
+        match health {
             Health::Failing | Health::Stale | Health::Missing => Ok(()),
             Health::Joining => Err(StaysIn::Joining),
-            Health::Resyncing => {
-                self.copy_failed(drive);
-                Ok(())
-            }
-            Health::Current | Health::Returning => {
-                if self.put_out(drive) {
-                    Ok(())
-                } else {
-                    Err(StaysIn::LastCopy)
-                }
-            }
+            _ if self.take_out_now(drive) => Ok(()),
+            _ => Err(StaysIn::LastCopy),
         }
+    }
+
+    /// Puts a drive out that gets what is written. False if it is the last current copy of something.
+    pub fn take_out_now(&mut self, drive: DriveIx) -> bool {
+        if !self.drives.is(drive, Health::Resyncing) {
+            return self.put_out(drive);
+        }
+        self.copy_failed(drive);
+        true
     }
 
     /// Hands settled jobs to their owners.

@@ -84,7 +84,8 @@ impl Group {
     /// Reads what the drive says of itself, once nothing of its former life is in flight.
     pub(super) fn probe<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
         let drive = self.sweep.drive;
-        if self.ops.busy_on(drive) || !self.room(turn, PROBED.len()) {
+        let lands_late = self.config.bug(Planted::LateLands) && self.ops.given_up().contains(drive);
+        if (self.ops.busy_on(drive) && !lands_late) || !self.room(turn, PROBED.len()) {
             return;
         }
         let asked = self.sweep.asked.take().expect("a drive that returned");

@@ -15,7 +15,6 @@ use crate::group::sweep::Sweep;
 use crate::group::write::{HOLE_CHANGES, Log, Mark};
 use crate::group::{DELTA_RANGES, Group};
 use crate::holds::Holds;
-use crate::ops::Ops;
 use crate::rows::RowPages;
 use crate::slots::Slots;
 use alloc::vec::Vec;
@@ -76,7 +75,7 @@ impl Recovery {
             buffers,
             drives: self.drives(&superblock.drives, completed, superblock.ckpt),
             rows: core::mem::take(&mut self.rows),
-            ops: Ops::new(),
+            ops: self.group_ops(&superblock.drives),
             slots: Slots::new(config.slots),
             writer: Writer::new(superblock.version, self.newest_slots.clone(), superblock.homes().collect()),
             flusher: Flusher::default(),
@@ -107,6 +106,7 @@ impl Recovery {
             repairs: Repairs::new(),
             sweep: Sweep::new(),
             moving: crate::group::moving::Moving::default(),
+            overdue: self.forsaken.watch,
             history: self.history.lines().to_vec(),
             completed,
             durable: superblock.durable.max(completed),
@@ -146,7 +146,9 @@ impl Recovery {
         let mut drives = Drives::new();
         for (i, entry) in table.iter().enumerate() {
             let handle = self.handles[i];
-            let at_hand = handle.map(|h| self.request.drives[usize::from(h.get())].info);
+            // One that was forsaken keeps its number: under that the driver tells when it is quiet.
+            let number = handle.or_else(|| self.forsaken_as(entry.drive));
+            let at_hand = number.map(|h| self.request.drives[usize::from(h.get())].info);
             let info =
                 at_hand.unwrap_or(DriveInfo { uuid: entry.drive, blocks: Blocks::ZERO, volatile: true });
             let current = self.current.contains(DriveIx::new(i as u8));
@@ -158,7 +160,7 @@ impl Recovery {
             };
             drives.list.push(Drive {
                 info,
-                handle: handle.unwrap_or(DriveIx::new(u8::MAX)),
+                handle: number.unwrap_or(DriveIx::new(u8::MAX)),
                 health,
                 flushed,
                 flushed_ckpt,

@@ -22,6 +22,9 @@ impl Recovery {
     /// Reads both slots of every home extent at hand.
     pub(super) fn read_superblocks(&mut self) {
         for handle in 0..self.request.drives.len() {
+            if self.forsaken.drives.contains(DriveIx::new(handle as u8)) {
+                continue;
+            }
             for extent in self.request.drives[handle].homes.clone() {
                 let start = label::extent_start(extent, self.request.extent_blocks);
                 let at = start + base::Blocks::new(u64::from(fixed::SUPERBLOCKS[0]));
@@ -67,7 +70,10 @@ impl Recovery {
         let mut found = Vec::new();
         let mut newer = None;
         let mut id = 0;
-        for candidate in &self.request.drives {
+        for (handle, candidate) in self.request.drives.iter().enumerate() {
+            if self.forsaken.drives.contains(DriveIx::new(handle as u8)) {
+                continue;
+            }
             for extent in &candidate.homes {
                 for slot in 0..2u8 {
                     let Some(block) = self.script.results[id].block(u32::from(slot)) else { continue };
@@ -127,8 +133,9 @@ impl Recovery {
             return Err(Refusal::Damaged("its drive table is of a version that no superblock has"));
         }
         let candidates = &self.request.drives;
-        let handle =
+        let number =
             |uuid| candidates.iter().position(|c| c.info.uuid == uuid).map(|i| DriveIx::new(i as u8));
+        let handle = |uuid| number(uuid).filter(|handle| !self.forsaken.drives.contains(*handle));
         self.handles = self.table.entries().iter().map(|entry| handle(entry.drive)).collect();
         Ok(())
     }

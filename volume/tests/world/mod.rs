@@ -104,6 +104,13 @@ struct Pending {
     issued: u64,
 }
 
+/// A write that was given up, with what it carries.
+struct Late {
+    drive: u8,
+    at: u64,
+    content: Vec<base::Block>,
+}
+
 /// A request in flight.
 #[derive(Clone, Copy)]
 struct Asked {
@@ -137,6 +144,10 @@ pub struct World {
     out: Actions,
     pub now: u64,
     pending: VecDeque<Pending>,
+    /// Writes that were given up and have not landed.
+    late: Vec<Late>,
+    /// The driver's numbers of drives that were given up and are not quiet.
+    given_up: Vec<DriveIx>,
     pub verdict: Box<dyn FnMut(&DriveIo) -> Verdict>,
     /// Operations that ended, if they are logged.
     pub log: Option<Vec<DriveIo>>,
@@ -219,6 +230,8 @@ impl World {
             out: Actions::with_capacity(base::limits::MAX_POLL_ACTIONS, base::limits::MAX_POLL_SEGMENTS),
             now: 0,
             pending: VecDeque::new(),
+            late: Vec::new(),
+            given_up: Vec::new(),
             verdict: Box::new(|_| Verdict::Do),
             log: None,
             shuffle: false,
@@ -311,6 +324,8 @@ impl World {
         self.results.fill(None);
         self.overtaken.clear();
         self.pending.clear();
+        self.late.clear();
+        self.given_up.clear();
     }
 
     /// Opens the group again, whatever happened; it must serve.
@@ -424,6 +439,7 @@ impl World {
                     self.catalogue.push(CopyEntry { drive, state, version });
                     inside(|| self.engine.reply(Reply::CurrentStored { version }));
                 }
+                Action::GiveUp { drive } => self.give_up(drive),
                 Action::Drive { token, drive, op, at, blocks, segments } => {
                     let drive = self.handles[usize::from(drive.get())];
                     let issued = self.drives[usize::from(drive)].now();
@@ -433,6 +449,52 @@ impl World {
                 }
             }
         }
+    }
+
+    /// What is in flight on a drive is answered; writes keep what they carry, and land later (`land`).
+    fn give_up(&mut self, number: DriveIx) {
+        assert!(!self.given_up.contains(&number), "given up twice");
+        self.given_up.push(number);
+        let drive = self.handles[usize::from(number.get())];
+        let all = core::mem::take(&mut self.pending).into_iter();
+        let (gone, stay): (Vec<Pending>, _) = all.partition(|pending| pending.io.drive == drive);
+        self.pending = stay.into();
+        for pending in gone {
+            match pending.io.op {
+                DriveOp::Write => {
+                    let segments = pending.memory.iter();
+                    let blocks = segments.flat_map(|s| (0..s.blocks).map(|i| s.buf.plus(i)));
+                    let content = blocks.map(|buf| *self.memory.block(buf)).collect();
+                    self.late.push(Late { drive, at: pending.io.at, content });
+                }
+                // Whoever looks at the memory finds nothing of use.
+                DriveOp::Read => {
+                    for segment in &pending.memory {
+                        self.memory.blocks_mut(segment.buf, segment.blocks).fill(0xdb);
+                    }
+                }
+                DriveOp::Flush => {}
+            }
+            inside(|| self.engine.drive_done(pending.token, Err(Fault::Timeout)));
+        }
+    }
+
+    /// The writes that were given up on a drive land, and nothing more of its former life will.
+    pub fn land(&mut self, drive: u8) {
+        for late in self.late.extract_if(.., |late| late.drive == drive) {
+            for (i, block) in late.content.iter().enumerate() {
+                self.drives[usize::from(drive)].write(late.at + i as u64, block, self.shape.volatile);
+            }
+        }
+        for number in self.given_up.extract_if(.., |number| self.handles[usize::from(number.get())] == drive)
+        {
+            inside(|| self.engine.reply(Reply::Quiet { drive: number }));
+        }
+    }
+
+    /// How many writes were given up on a drive and have not landed.
+    pub fn late(&self, drive: u8) -> usize {
+        self.late.iter().filter(|late| late.drive == drive).count()
     }
 
     /// One drive more that the group may use.
@@ -578,12 +640,13 @@ impl World {
         let count = self.pending.len();
         let most = if self.shuffle { count.min(1 + (self.random() % 3) as usize) } else { count };
         let mut ended = false;
+        let mut later = Vec::new();
         for _ in 0..most {
             let at = if self.shuffle { self.random() as usize % self.pending.len() } else { 0 };
             let pending = self.pending.swap_remove_back(at).expect("in flight");
             let verdict = (self.verdict)(&pending.io);
             if verdict == Verdict::Later {
-                self.pending.push_back(pending);
+                later.push(pending);
                 continue;
             }
             ended = true;
@@ -596,6 +659,7 @@ impl World {
             let result = if verdict == Verdict::Do { Ok(()) } else { Err(Fault::Medium) };
             inside(|| self.engine.drive_done(pending.token, result));
         }
+        self.pending.extend(later);
         ended
     }
 

@@ -240,6 +240,7 @@ impl World {
                 Action::WantRow { .. } => self.engine.reply(Reply::NoRow),
                 Action::StoreStale { version, .. } => self.engine.reply(Reply::StaleStored { version }),
                 Action::StoreCurrent { version, .. } => self.engine.reply(Reply::CurrentStored { version }),
+                Action::GiveUp { drive } => unreachable!("drive {drive} answers at once"),
                 Action::Drive { token, drive, op, at, segments, .. } => {
                     self.transfer(usize::from(drive.get()), op, at.get(), self.out.memory(segments).to_vec());
                     self.engine.drive_done(token, Ok(()));

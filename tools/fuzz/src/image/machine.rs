@@ -189,6 +189,7 @@ impl<D: Drive> Machine<D> {
             }
             Action::StoreStale { version, .. } => self.engine.reply(Reply::StaleStored { version }),
             Action::StoreCurrent { version, .. } => self.engine.reply(Reply::CurrentStored { version }),
+            Action::GiveUp { drive } => unreachable!("drive {drive} answers at once"),
             Action::Drive { token, drive, op, at, segments, .. } => {
                 let segments = self.out.memory(segments).to_vec();
                 let result = self.transfer(usize::from(drive.get()), op, at, &segments);
