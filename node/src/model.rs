@@ -432,7 +432,7 @@ pub struct Drive {
     /// How long operations took, in all running targets together.
     #[serde(default)]
     pub latency: Option<DriveLatency>,
-    /// What the drive says of its own health; only NVMe drives are asked, every few minutes.
+    /// What the drive says of its own health; NVMe and SATA drives are asked, every few minutes.
     #[serde(default)]
     pub smart: Option<Smart>,
 }
@@ -446,7 +446,7 @@ pub struct DriveLatency {
     pub operations: Vec<crate::figures::Latency>,
 }
 
-/// What an NVMe drive says of its own health.
+/// What an NVMe or SATA drive says of its own health; `null` is what it does not say.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Smart {
     /// When it was asked.
@@ -456,25 +456,25 @@ pub struct Smart {
     /// Degrees Celsius.
     pub temperature_celsius: Option<i32>,
     /// Spare that is left.
-    pub spare_percent: u8,
+    pub spare_percent: Option<u8>,
     /// Below this it is a warning.
-    pub spare_threshold_percent: u8,
+    pub spare_threshold_percent: Option<u8>,
     /// Part of the rated life that is used; may exceed 100.
-    pub used_percent: u8,
+    pub used_percent: Option<u8>,
     /// Read by the host over its life.
-    pub read_bytes: u64,
+    pub read_bytes: Option<u64>,
     /// Written by the host over its life.
-    pub written_bytes: u64,
+    pub written_bytes: Option<u64>,
     /// Hours with power.
-    pub power_on_hours: u64,
+    pub power_on_hours: Option<u64>,
     /// Times that power came.
-    pub power_cycles: u64,
+    pub power_cycles: Option<u64>,
     /// Times that power went without notice.
-    pub unsafe_shutdowns: u64,
+    pub unsafe_shutdowns: Option<u64>,
     /// Times that data could not be recovered.
-    pub media_errors: u64,
+    pub media_errors: Option<u64>,
     /// Entries of its error log over its life.
-    pub error_log_entries: u64,
+    pub error_log_entries: Option<u64>,
 }
 
 /// The agent and everything it serves.

@@ -155,13 +155,13 @@ fn smart(page: &mut Page, pools: &[Pool]) {
         smart.temperature_celsius.map(f64::from)
     });
     each("plinth_drive_spare_ratio", "gauge", "Spare that the drive has left.", |smart| {
-        Some(f64::from(smart.spare_percent) / 100.0)
+        smart.spare_percent.map(|percent| f64::from(percent) / 100.0)
     });
     each("plinth_drive_life_used_ratio", "gauge", "Part of its rated life; may exceed 1.", |smart| {
-        Some(f64::from(smart.used_percent) / 100.0)
+        smart.used_percent.map(|percent| f64::from(percent) / 100.0)
     });
     each("plinth_drive_media_errors_total", "counter", "Times that the drive lost data.", |smart| {
-        Some(smart.media_errors as f64)
+        smart.media_errors.map(|errors| errors as f64)
     });
     each("plinth_drive_warnings", "gauge", "Warnings that the drive gives.", |smart| {
         Some(smart.warnings.len() as f64)

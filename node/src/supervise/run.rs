@@ -178,11 +178,28 @@ async fn begin(agent: &Arc<Agent>, volume: &str, chosen: &Chosen) -> Result<(Lin
     }
 }
 
+/// A target's log may be as long as this before it is put aside.
+const LOG_BYTES: u64 = 1 << 20;
+/// How the part of a log begins that is of one target.
+const STARTED: &str = "--- started ";
+
+/// The log of a target that begins, behind what those before it wrote: the last words of one that died are what is
+/// wanted most, and its successor is there a moment later.
+fn open_log(log: &Path) -> std::io::Result<std::fs::File> {
+    use std::io::Write;
+    if std::fs::metadata(log).is_ok_and(|about| about.len() > LOG_BYTES) {
+        std::fs::rename(log, log.with_extension("log.1"))?;
+    }
+    let mut file = std::fs::File::options().create(true).append(true).open(log)?;
+    writeln!(file, "{STARTED}{}", crate::text::now())?;
+    Ok(file)
+}
+
 /// Starts a target in the background. It makes itself a session of its own, so that nothing that ends the agent
 /// ends it.
 pub fn spawn_detached(program: &Path, spec: &Path, log: &Path) -> Result<Child> {
     let fail = |source: &std::io::Error| Error::io("write", log, source);
-    let log_file = std::fs::File::create(log).map_err(|source| fail(&source))?;
+    let log_file = open_log(log).map_err(|source| fail(&source))?;
     tokio::process::Command::new(program)
         .arg("target")
         .arg("--spec")
@@ -199,7 +216,8 @@ pub fn spawn_detached(program: &Path, spec: &Path, log: &Path) -> Result<Child> 
 /// The error of a target that ended before it was heard: what it wrote last.
 fn last_words(volume: &str, log: &Path, status: &str) -> Error {
     let text = std::fs::read_to_string(log).unwrap_or_default();
-    let last = text.lines().rev().find(|line| !line.trim().is_empty());
+    let mut own = text.lines().rev().take_while(|line| !line.starts_with(STARTED));
+    let last = own.find(|line| !line.trim().is_empty());
     if let Some(Ok(body)) = last.map(serde_json::from_str::<crate::error::ErrorBody>) {
         return body.error.into();
     }
@@ -429,4 +447,24 @@ async fn wait_for_exit(pid: u32, child: Option<Child>) {
 fn is_zombie(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_keeps_what_a_target_said_before_its_successor() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let log = folder.path().join("g.log");
+        std::fs::write(&log, format!("{STARTED}then\nthe first one's last words\n")).expect("writes");
+        open_log(&log).expect("opens");
+        let text = std::fs::read_to_string(&log).expect("reads");
+        assert!(text.contains("the first one's last words"), "{text}");
+        assert!(last_words("v", &log, "exit 9").message.ends_with("exit 9"), "they are not its successor's");
+        std::fs::write(&log, vec![b'x'; LOG_BYTES as usize + 1]).expect("writes");
+        open_log(&log).expect("opens");
+        assert!(std::fs::metadata(&log).expect("there").len() < 100);
+        assert!(std::fs::metadata(folder.path().join("g.log.1")).expect("there").len() > LOG_BYTES);
+    }
 }

@@ -431,6 +431,14 @@ impl Serving for Glue {
             self.wait_without_clients().map_err(|error| crate::agent::over_nbd(name, &error.message))?;
         }
         self.stays.store(true, Ordering::Release);
+        if let Some(device) = &self.device {
+            match device.quiesce() {
+                Ok(()) => {
+                    eprintln!("another target takes over; the kernel keeps new requests back meanwhile")
+                }
+                Err(error) => eprintln!("another target takes over; requests may be issued twice: {error}"),
+            }
+        }
         self.handle.stop();
         Ok(())
     }

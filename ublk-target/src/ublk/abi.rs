@@ -17,6 +17,7 @@ pub(crate) enum Command {
     EndRecovery = 0xc020_7511,
     GetFeatures = 0x8020_7513,
     UpdateSize = 0xc020_7515,
+    Quiesce = 0xc020_7516,
     TryStop = 0xc020_7517,
 }
 
@@ -30,6 +31,7 @@ pub(crate) mod feature {
     pub const RECOVERY_REISSUE: u64 = 1 << 4;
     pub const IOCTL_ENCODE: u64 = 1 << 6;
     pub const UPDATE_SIZE: u64 = 1 << 10;
+    pub const QUIESCE: u64 = 1 << 12;
     pub const SAFE_STOP: u64 = 1 << 17;
     pub const NO_PARTITION_SCAN: u64 = 1 << 18;
 }

@@ -204,6 +204,7 @@ fn name(command: Command) -> &'static str {
         Command::EndRecovery => "END_USER_RECOVERY",
         Command::GetFeatures => "GET_FEATURES",
         Command::UpdateSize => "UPDATE_SIZE",
+        Command::Quiesce => "QUIESCE_DEV",
         Command::TryStop => "TRY_STOP_DEV",
     }
 }

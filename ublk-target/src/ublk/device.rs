@@ -11,6 +11,9 @@
 //! | ours | quiesced | recovery: the kernel hands the queue to us and issues again what was not committed |
 //! | ours | live | the former server's ring still ends: recovery is tried until it has |
 //!
+//! A server that is to be replaced by another one has the driver keep new requests back first (`quiesce`), where the
+//! driver can; the device is quiesced as after a death, and the next server recovers it the same way.
+//!
 //! Order at the end: the device is stopped only if nobody has it open, then the loop ends (all that the driver
 //! waits for is served until then), then its queue is closed, then it is deleted: deleting waits for the last
 //! user of `/dev/ublkcN`, and would wait for ourselves.
@@ -33,6 +36,8 @@ const RECOVERY_PATIENCE: Duration = Duration::from_secs(60);
 const RECOVERY_PAUSE: Duration = Duration::from_millis(20);
 /// How long the node `/dev/ublkcN` may take to appear and to be let go of by udev.
 const NODE_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a device may take to hand no more requests out; then its server goes without.
+const QUIESCE_PATIENCE: Duration = Duration::from_millis(300);
 /// Stopping waits for every request under way.
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
 const REQUIRED: u64 = feature::USER_RECOVERY | feature::RECOVERY_REISSUE | feature::IOCTL_ENCODE;
@@ -43,6 +48,8 @@ pub struct UblkDevice {
     id: u32,
     volume: VolumeInfo,
     recovering: bool,
+    /// It can be told to hand no more requests out.
+    quiesces: bool,
 }
 
 /// A device that exists, whoever made it.
@@ -86,7 +93,8 @@ impl UblkDevice {
         if queue.is_err() && !recovering {
             let _ = delete(&control, info.id);
         }
-        let device = Self { control, id: info.id, volume: volume.clone(), recovering };
+        let quiesces = info.flags & control.features() & feature::QUIESCE != 0;
+        let device = Self { control, id: info.id, volume: volume.clone(), recovering, quiesces };
         Ok((device, queue?))
     }
 
@@ -131,6 +139,21 @@ impl UblkDevice {
         }
         self.control.call(Command::UpdateSize, self.id, Vec::new(), sectors.get())?;
         Ok(())
+    }
+
+    /// Has the driver keep new requests to itself, before this server ends and another one takes over: then none is
+    /// fetched only to be issued again. The loop must be running. The server may end whatever comes of it.
+    ///
+    /// # Errors
+    /// `NotSupported` before Linux 6.16, and for a device that was made by a server that did not ask for it; `Refused`
+    /// when every tag is under way and none ends in 0.3 s.
+    pub fn quiesce(&self) -> Result<(), UblkError> {
+        if !self.quiesces {
+            let what = "keeping requests of a ublk device back";
+            return Err(UblkError::NotSupported { what, since: "Linux 6.16" });
+        }
+        let patience = QUIESCE_PATIENCE.as_millis() as u64;
+        self.control.call(Command::Quiesce, self.id, Vec::new(), patience).map(drop)
     }
 
     /// Takes the block device away, if nobody uses it. The loop must be running, and go on until this returns:
@@ -238,7 +261,7 @@ fn add(control: &Control, owner: u64, volume: &VolumeInfo) -> Result<DeviceInfo,
         max_io_bytes: MAX_REQUEST_BLOCKS * BLOCK_BYTES as u32,
         id: u32::MAX,
         server_pid: -1,
-        flags: REQUIRED | (control.features() & feature::NO_PARTITION_SCAN),
+        flags: REQUIRED | (control.features() & (feature::NO_PARTITION_SCAN | feature::QUIESCE)),
         owner,
     };
     let (_, answer) = control.call(Command::Add, u32::MAX, wanted.encode(), 0)?;

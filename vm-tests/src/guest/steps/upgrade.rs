@@ -100,6 +100,7 @@ pub(super) fn run(guest: &mut Guest) -> Result<()> {
         longest.as_millis()
     ));
     let all = pauses.len() as u64 == rounds;
+    check_requests_kept(guest, rounds)?;
     guest.check_that("all-rounds", all, || format!("{} of {rounds}: the load ended", pauses.len()));
     guest.check_that("what-was-asked-for-serves", wrong.is_empty(), || wrong.join(", "));
     guest.check_that("pause", longest <= PAUSE, || format!("{} ms", longest.as_millis()));
@@ -117,6 +118,19 @@ pub(super) fn run(guest: &mut Guest) -> Result<()> {
     guest.check_that("same-after-attach", before == after, || format!("{before} before, {after} after"));
     guest.detach()?;
     guest.stop_and_fsck(&drives)
+}
+
+/// Where the driver can, it has kept new requests to itself at every hand-over.
+fn check_requests_kept(guest: &mut Guest, rounds: u64) -> Result<()> {
+    let log = guest.run("/bin/sh", &["-c", "cat /var/lib/plinth/targets/*.log"])?;
+    let kept = log.matches("keeps new requests back").count() as u64;
+    let release =
+        fs::read_to_string("/proc/sys/kernel/osrelease").doing(|| "read the kernel's release".into())?;
+    let mut numbers = release.split(['.', '-', '+']).map(|part| part.trim().parse::<u32>().unwrap_or(0));
+    let quiesces = (numbers.next(), numbers.next()) >= (Some(6), Some(16));
+    let right = if quiesces { kept >= rounds } else { kept == 0 };
+    guest.check_that("requests-kept", right, || format!("{kept} of {rounds} times on {release}: {log}"));
+    Ok(())
 }
 
 /// Asks for a binary that ends at once; the outcome is what is wrong with that.
