@@ -348,6 +348,10 @@ pub enum TaskKind {
     Spare,
     /// Extents go from a fuller drive to an emptier one.
     Rebalance,
+    /// A volume gets one more copy.
+    AddLeg,
+    /// A volume loses a copy.
+    DropLeg,
 }
 
 impl From<Errand> for TaskKind {

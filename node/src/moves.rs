@@ -74,6 +74,9 @@ pub struct MoveOrder {
     pub to: Vec<MoveDrive>,
     /// What goes where.
     pub extents: Vec<MovedExtent>,
+    /// Drives of the leg that is dropped.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dropped: Vec<String>,
 }
 
 /// How a move stands.

@@ -326,7 +326,7 @@ mod tests {
         let change = crate::moves::MoveChange::Leave { drive: "d".into() };
         let extents = vec![crate::moves::MovedExtent { old: 4, to: 0, new: 5 }];
         let to = vec![crate::moves::MoveDrive { id: "e".into(), path: "/e".into() }];
-        let order = MoveOrder { id: 7, change, legs: 2, to, extents };
+        let order = MoveOrder { id: 7, change, legs: 2, to, extents, dropped: Vec::new() };
         let expected = concat!(
             r#"{"move":{"order":{"id":7,"change":{"leave":{"drive":"d"}},"legs":2,"#,
             r#""to":[{"id":"e","path":"/e"}],"extents":[{"old":4,"to":0,"new":5}]},"avoid":[]}}"#

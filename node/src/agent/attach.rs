@@ -499,6 +499,7 @@ mod tests {
             copies: vec![super::super::volumes::current_copy("d")],
             grants: 0,
             moves: 0,
+            legs_wanted: None,
             unwiped: Vec::new(),
             imported: false,
         };

@@ -233,8 +233,8 @@ impl Agent {
         for row in self.rows_of(&group.id)? {
             let row: &RowRecord = &row;
             for column in 0..columns {
-                let place: Vec<&String> =
-                    row.extents.iter().skip(column).step_by(columns).map(|(id, _)| id).collect();
+                let copies = row.extents.iter().take(group.row_extents());
+                let place: Vec<&String> = copies.skip(column).step_by(columns).map(|(id, _)| id).collect();
                 if !place.contains(&&drive.id) {
                     continue;
                 }

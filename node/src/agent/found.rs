@@ -141,6 +141,7 @@ fn record(
         copies,
         grants: 0,
         moves: 0,
+        legs_wanted: None,
         unwiped: Vec::new(),
         imported: true,
     };

@@ -12,6 +12,7 @@
 //! [`AT_ONCE`] groups of a pool move at a time.
 mod carry;
 mod drives;
+mod legs;
 mod plan;
 mod rebalance;
 mod records;
@@ -27,7 +28,7 @@ use crate::catalogue::{
     CopyState, DriveRecord, GroupRecord, Life, MoveRecord, RowRecord, Versioned, VolumeRecord,
 };
 use crate::error::{Error, Result};
-use crate::moves::{MoveOrder, TargetMove};
+use crate::moves::{MoveChange, MoveOrder, TargetMove};
 use crate::protocol::{TargetPhase, TargetStatus};
 use crate::supervise::Phase;
 use std::collections::{BTreeMap, BTreeSet};
@@ -161,7 +162,10 @@ impl Agent {
         let under_way: BTreeSet<String> =
             self.store.list::<MoveRecord>("moves/")?.into_iter().map(|m| m.record.group).collect();
         let rebalanced = self.rebalanced_pools()?;
-        if leaving.is_empty() && under_way.is_empty() && rebalanced.is_empty() {
+        let groups = self.store.list::<GroupRecord>("groups/")?;
+        let relegged: BTreeSet<String> =
+            groups.into_iter().filter(|g| g.legs_to_change()).map(|g| g.record.id).collect();
+        if leaving.is_empty() && under_way.is_empty() && rebalanced.is_empty() && relegged.is_empty() {
             return Ok(None);
         }
         self.settle_drives()?;
@@ -174,7 +178,9 @@ impl Agent {
             let group = self.group(&volume.group)?;
             let listed =
                 |drive: &&Versioned<DriveRecord>| group.copies.iter().any(|copy| copy.drive == drive.id);
-            let goes_on = under_way.contains(&group.id) || rebalanced.contains(&volume.pool);
+            let goes_on = under_way.contains(&group.id)
+                || rebalanced.contains(&volume.pool)
+                || relegged.contains(&group.id);
             let concerned = goes_on || leaving.iter().any(listed);
             let count = at_once.entry(volume.pool.clone()).or_default();
             *count += usize::from(under_way.contains(&group.id));
@@ -251,7 +257,18 @@ impl Agent {
                 return Ok(Next::Release(drive.record.id));
             }
         }
-        let Some(status) = status.filter(|_| self.may_plan(&volume)) else { return Ok(Next::Nothing) };
+        let Some(status) = status else {
+            return Ok(if group.legs_to_change() { self.waits(&volume, obstacle) } else { Next::Nothing });
+        };
+        if self.cut_strays(&group, status.rows)? {
+            return Ok(Next::Again);
+        }
+        if !self.may_plan(&volume) {
+            return Ok(Next::Nothing);
+        }
+        if group.legs_to_change() {
+            return Ok(self.plan_legs(&mut space, &volume, group, status.rows));
+        }
         if self.plan_shift(&mut space, &volume, group, status.rows)? {
             return Ok(Next::Again);
         }
@@ -280,8 +297,11 @@ impl Agent {
     /// Whether a group must not get a drive back: it left it, or a move that is under way uses it.
     pub(super) fn is_left(&self, group: &GroupRecord, drive: &DriveRecord) -> Result<bool> {
         if let Some(record) = self.store.get::<MoveRecord>(&moves::key(&group.id))? {
-            let of = |place: &moves::Moved| place.new.0 == drive.id || place.old.0 == drive.id;
-            if record.places.iter().any(of) {
+            let leaves = record.change.from() == Some(&drive.id);
+            let drops = matches!(record.change, MoveChange::DropLeg { .. })
+                && (self.last_leg(group)?.contains(&drive.id)
+                    || record.places.iter().any(|place| place.old.0 == drive.id));
+            if leaves || drops || record.places.iter().any(|place| place.new.0 == drive.id) {
                 return Ok(true);
             }
         }

@@ -129,8 +129,9 @@ impl Agent {
             Some(last) => self.store.get::<RowRecord>(&records::row_key(&group.id, last))?,
             None => None,
         };
-        let before: Vec<String> =
-            last.map_or_else(Vec::new, |last| last.extents.iter().map(|(d, _)| d.clone()).collect());
+        let copies = group.row_extents();
+        let before: Vec<String> = last
+            .map_or_else(Vec::new, |last| last.extents.iter().take(copies).map(|(d, _)| d.clone()).collect());
         group.grants += 1;
         let chosen = self.choose_row(&space, &pool, &group, row, &before, &avoid).or_else(|error| {
             // What was refused once is better than nothing.
@@ -140,6 +141,8 @@ impl Agent {
                 self.choose_row(&space, &pool, &group, row, &before, &[])
             }
         })?;
+        let mut chosen = chosen;
+        self.add_new_leg(&space, &pool, &group, &mut chosen)?;
         for (drive, _) in &chosen.extents {
             if group.copies.iter().all(|copy| copy.drive != *drive) {
                 group.copies.push(current_copy(drive));

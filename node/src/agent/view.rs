@@ -50,9 +50,9 @@ impl Agent {
         for volume in &volumes {
             let group = self.group(&volume.group)?;
             provisioned = provisioned.saturating_add(volume.size_bytes.saturating_mul(u64::from(group.legs)));
-            let ahead = self.rows_of(&group.id)?.len() as u64
-                - u64::from(group.rows_used).min(self.rows_of(&group.id)?.len() as u64);
-            reclaimable += ahead * row_bytes(&pool, &group);
+            let rows = self.rows_of(&group.id)?;
+            let ahead = rows.iter().skip(group.rows_used as usize).map(|row| row.extents.len() as u64);
+            reclaimable += ahead.sum::<u64>() * extent_bytes;
             let live = self.supervisor.live(&volume.name);
             for seen in live.iter().filter_map(|live| live.status.as_ref()).flat_map(|status| &status.drives)
             {
@@ -129,7 +129,8 @@ impl Agent {
         let rows = self.rows_of(&group.id)?;
         let live = self.supervisor.live(name);
         let mut view = planned_volume(&pool, &group, &volume);
-        view.allocated_bytes = rows.len() as u64 * row_bytes(&pool, &group);
+        view.allocated_bytes =
+            rows.iter().map(|row| row.extents.len() as u64).sum::<u64>() * extent_bytes(&pool);
         view.legs = self.view_legs(&group, &rows, live.as_ref());
         if let Some(attachment) = &volume.attachment {
             view.frontend = Some(attachment.frontend);
@@ -162,7 +163,9 @@ impl Agent {
         let there = |id: &str| self.drive(id).is_ok_and(|drive| self.is_there(&drive));
         let mut of_legs =
             vec![Vec::<&String>::new(); if rows.is_empty() { 0 } else { usize::from(group.legs) }];
-        for (leg, extents) in rows.iter().flat_map(|row| row.extents.chunks(columns).enumerate()) {
+        let copies = usize::from(group.legs);
+        for (leg, extents) in rows.iter().flat_map(|row| row.extents.chunks(columns).take(copies).enumerate())
+        {
             for (id, _) in extents {
                 if !of_legs[leg].contains(&id) {
                     of_legs[leg].push(id);
@@ -401,7 +404,7 @@ fn every_place_covered(group: &GroupRecord, rows: &[Versioned<RowRecord>], legs:
     let bad: BTreeSet<&String> =
         drives.by_ref().filter(|drive| drive.state != CopyState::Current).map(|drive| &drive.id).collect();
     let covered = |row: &Versioned<RowRecord>, column: usize| {
-        let mut place = row.extents.iter().skip(column).step_by(columns);
+        let mut place = row.extents.iter().take(group.row_extents()).skip(column).step_by(columns);
         place.any(|(id, _)| !bad.contains(id))
     };
     bad.is_empty() || rows.iter().all(|row| (0..columns).all(|column| covered(row, column)))

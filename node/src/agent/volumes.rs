@@ -97,6 +97,7 @@ impl Agent {
             copies: Vec::new(),
             grants: 0,
             moves: 0,
+            legs_wanted: None,
             unwiped: Vec::new(),
             imported: false,
         };
@@ -183,7 +184,7 @@ impl Agent {
     /// # Errors
     /// `Invalid` for an unknown property or value.
     pub fn set_volume(&self, name: &str, key: &str, value: &str, dry: bool) -> Result<model::Volume> {
-        let _space = self.lock();
+        let space = self.lock();
         let mut volume = self.ready_volume(name)?;
         match key {
             "cache" => {
@@ -194,7 +195,8 @@ impl Agent {
                 }
                 volume.cache_bytes = bytes;
             }
-            _ => return Err(unknown_property("volume", name, key, "cache=SIZE")),
+            "legs" => return self.set_legs(&space, &volume, value, dry),
+            _ => return Err(unknown_property("volume", name, key, "cache=SIZE and legs=N")),
         }
         if !dry {
             self.store.txn().update(records::volume_key(name), &volume).commit()?;

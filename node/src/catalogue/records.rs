@@ -312,6 +312,9 @@ pub struct GroupRecord {
     /// How many moves were planned.
     #[serde(default)]
     pub moves: u64,
+    /// So many mirror copies are wanted; as many as there are, if nothing is said.
+    #[serde(default)]
+    pub legs_wanted: Option<u8>,
     /// Extents that came back and could not be wiped, because their drive is away: they stay taken until the group
     /// is deleted.
     #[serde(default)]
@@ -429,12 +432,25 @@ pub fn row_key(group: &str, row: u32) -> String {
     format!("rows/{group}/{row:08x}")
 }
 
+impl GroupRecord {
+    /// Extents of a row that are its copies.
+    pub fn row_extents(&self) -> usize {
+        usize::from(self.legs) * usize::from(self.columns)
+    }
+
+    /// The legs that it is to get or lose.
+    pub fn legs_to_change(&self) -> bool {
+        self.legs_wanted.is_some_and(|wanted| wanted != self.legs)
+    }
+}
+
 /// A row of a group: where its extents are. Its key and the keys of its extents are created together.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct RowRecord {
     /// The row.
     pub row: u32,
-    /// Drive and extent, ordered by leg, then column.
+    /// Drive and extent, ordered by leg, then column. A row that was granted while a leg is being added has that leg's
+    /// extents too.
     pub extents: Vec<(String, u32)>,
     /// The number of this handing out among all of the group's (`GroupRecord::grants`).
     #[serde(default)]

@@ -435,7 +435,7 @@ pub enum Volume {
         #[arg(long)]
         watch: bool,
     },
-    /// Change a property: cache=SIZE
+    /// Change a property: cache=SIZE, legs=N (copies in all; while it is served, one after the other)
     Set {
         /// The volume.
         volume: String,

@@ -490,3 +490,90 @@ fn a_pool_is_rebalanced() {
     agent.plinth("volume delete v --yes").ok();
     assert_eq!(pool(&agent)["allocated_bytes"], 0);
 }
+
+fn leg_count(agent: &Agent) -> u64 {
+    agent.plinth("volume show v -o json").json()["leg_count"].as_u64().expect("a number")
+}
+
+/// The volume has so many legs, all of them complete, and every extent that is taken is its own.
+#[track_caller]
+fn wait_legs(agent: &Agent, legs: u64) {
+    let settled = || {
+        let shown = agent.plinth("volume show v -o json").json();
+        let idle = pool(agent)["tasks"] == Value::Array(Vec::new());
+        (leg_count(agent), shown["health"].as_str()) == (legs, Some("online"))
+            && idle
+            && shown["allocated_bytes"] == pool(agent)["allocated_bytes"]
+    };
+    wait_until(agent, "of so many legs", settled);
+}
+
+/// One leg, two, three, and back, under writes that make the volume grow; cut short at any step.
+#[test]
+fn legs_are_added_and_dropped() {
+    let mut agent = Agent::start();
+    for name in ["d1", "d2", "d3"] {
+        agent.drive(name, 256);
+    }
+    agent.plinth("pool create p @d1 @d2 @d3 --extent-size 8MiB").ok();
+    agent.plinth("volume create v --pool p --size 64MiB --legs 1").ok();
+    agent.plinth("volume set v legs=4").fails(7, &["volume v cannot have 4 legs", "label drive is short"]);
+    for bad in ["0", "5", "x"] {
+        agent.plinth(&format!("volume set v legs={bad}")).fails(2, &["legs are not possible"]);
+    }
+    agent.plinth("volume set v legs=3 --dry-run").ok();
+    assert_eq!(pool(&agent)["tasks"], Value::Array(Vec::new()));
+    let mut contents = Contents::new(128);
+    let mut nbd = attach(&agent);
+    contents.write(&mut nbd, 0, 1);
+    drop(nbd);
+    let writer = Writer::start(agent.path("n"), Contents([contents.0, vec![0; 640]].concat()));
+    agent.plinth("volume set v legs=3").ok();
+    agent.plinth("volume set v legs=3").ok();
+    wait_legs(&agent, 3);
+    let mut contents = writer.end();
+    check_whole(&agent, &contents, "@d1 @d2 @d3");
+    for (turn, delay) in [0, 30, 80, 150, 300, 600].into_iter().enumerate() {
+        let legs = [1, 3, 2][turn % 3];
+        let pid = target(&agent);
+        agent.plinth(&format!("volume set v legs={legs}")).ok();
+        std::thread::sleep(Duration::from_millis(delay));
+        if turn % 2 == 0 {
+            agent.kill();
+        }
+        assert!(signal("KILL", &pid.to_string()), "the target lives");
+        if turn % 2 == 0 {
+            agent.run();
+        }
+        target(&agent);
+        wait_legs(&agent, legs);
+        let mut nbd = Nbd::connect(&agent.path("n"));
+        contents.check(&mut nbd);
+        contents.write(&mut nbd, turn, 5);
+        drop(nbd);
+        if turn % 3 == 2 {
+            check_whole(&agent, &contents, "@d1 @d2 @d3");
+        }
+    }
+    // Two copies of everything, on whatever drives: each can go.
+    agent.plinth("volume set v legs=2").ok();
+    wait_legs(&agent, 2);
+    let first = legs(&agent).remove(0);
+    for name in ["d1", "d2", "d3"] {
+        let id = drive(&agent, name)["id"].as_str().expect("an id").to_owned();
+        agent.plinth("volume detach v").ok();
+        std::fs::rename(agent.path(name), agent.path(&format!("state/{name}"))).expect("moves away");
+        contents.check(&mut attach(&agent));
+        if first.contains(&id) {
+            // The first leg would stay: it must be complete.
+            agent.plinth("volume set v legs=1").fails(6, &["keeps its legs", "not complete"]);
+        }
+        std::fs::rename(agent.path(&format!("state/{name}")), agent.path(name)).expect("moves back");
+        agent.plinth("status").ok();
+        wait_legs(&agent, 2);
+    }
+    check_whole(&agent, &contents, "@d1 @d2 @d3");
+    agent.plinth("volume detach v").ok();
+    agent.plinth("volume delete v --yes").ok();
+    assert_eq!(pool(&agent)["allocated_bytes"], 0);
+}

@@ -27,7 +27,15 @@ impl Agent {
                 Next::Again => {}
                 Next::Release(drive) => self.release(name, &drive).await?,
                 Next::Tidy(record) => {
-                    if let MoveChange::Leave { drive } = &record.change {
+                    // A drive that is shifted from, or copied from, stays.
+                    let left: BTreeSet<&String> = match &record.change {
+                        MoveChange::Leave { drive } => BTreeSet::from([drive]),
+                        MoveChange::DropLeg { .. } => {
+                            record.places.iter().map(|place| &place.old.0).collect()
+                        }
+                        MoveChange::Shift { .. } | MoveChange::AddLeg => BTreeSet::new(),
+                    };
+                    for drive in left {
                         self.release_or_wait(name, drive).await?;
                     }
                     let (this, of) = (self.clone(), name.clone());
@@ -113,7 +121,18 @@ impl Agent {
         let (this, of) = (self.clone(), volume.clone());
         match state {
             MoveState::Waiting | MoveState::Copying => Ok(false),
-            MoveState::Done => blocking(move || this.switch_rows(&of)).await.map(|()| true),
+            MoveState::Done => {
+                // How many rows it has by now.
+                self.supervisor.refresh(Some(&volume.name)).await;
+                blocking(move || {
+                    let status = this.status_of(&of.name).ok_or_else(|| {
+                        Error::new(Kind::Busy, of.name.clone(), format!("volume {} is not served", of.name))
+                    })?;
+                    this.switch_rows(&of, status.rows)
+                })
+                .await
+                .map(|()| true)
+            }
             MoveState::GivenUp(why) => {
                 for drive in &to {
                     self.release_or_wait(&volume.name, drive).await?;

@@ -26,8 +26,8 @@ pub struct Asked<'a> {
     pub pool: &'a str,
     /// The volume.
     pub volume: &'a str,
-    /// The drive that is left, as people know it.
-    pub drive: &'a str,
+    /// What cannot be if there is no plan, for people.
+    pub what: &'a str,
     /// Stripe columns of the group.
     pub columns: u8,
 }
@@ -57,14 +57,19 @@ pub fn successors(
         .iter()
         .map(|place| (0..drives.len()).filter(|drive| fits(place, &drives[*drive])).collect())
         .collect();
-    let mut filling = Filling { taken: vec![Vec::new(); drives.len()], chosen: vec![None; places.len()] };
+    let mut filling = Filling {
+        rows: places.iter().map(|place| place.row).collect(),
+        taken: vec![Vec::new(); drives.len()],
+        row_on: vec![BTreeSet::new(); drives.len()],
+        chosen: vec![None; places.len()],
+    };
     for (place, row) in places.iter().enumerate() {
         let free = |drive: usize, filling: &Filling| drives[drive].free as usize - filling.taken[drive].len();
-        let best =
-            allowed[place].iter().copied().filter(|drive| free(*drive, &filling) > 0).max_by_key(|drive| {
-                let chosen = !filling.taken[*drive].is_empty();
-                (chosen, known.contains(&drives[*drive].id), free(*drive, &filling))
-            });
+        let may = |drive: &usize| free(*drive, &filling) > 0 && !filling.row_on[*drive].contains(&row.row);
+        let best = allowed[place].iter().copied().filter(may).max_by_key(|drive| {
+            let chosen = !filling.taken[*drive].is_empty();
+            (chosen, known.contains(&drives[*drive].id), free(*drive, &filling))
+        });
         let found = match best {
             Some(drive) => filling.take(place, drive),
             None => filling.make_room(place, &allowed, drives, &mut vec![false; drives.len()]),
@@ -81,6 +86,10 @@ pub fn successors(
 
 /// A plan being made.
 struct Filling {
+    /// The row, by place.
+    rows: Vec<u32>,
+    /// Rows, by drive: no two places of a row are on one.
+    row_on: Vec<BTreeSet<u32>>,
     /// Places, by drive.
     taken: Vec<Vec<usize>>,
     /// The drive, by place.
@@ -91,8 +100,10 @@ impl Filling {
     fn take(&mut self, place: usize, drive: usize) -> bool {
         if let Some(before) = self.chosen[place].replace(drive) {
             self.taken[before].retain(|other| *other != place);
+            self.row_on[before].remove(&self.rows[place]);
         }
         self.taken[drive].push(place);
+        self.row_on[drive].insert(self.rows[place]);
         true
     }
 
@@ -106,6 +117,9 @@ impl Filling {
     ) -> bool {
         for drive in allowed[place].iter().copied() {
             if std::mem::replace(&mut tried[drive], true) {
+                continue;
+            }
+            if self.row_on[drive].contains(&self.rows[place]) {
                 continue;
             }
             if self.taken[drive].len() < drives[drive].free as usize {
@@ -123,16 +137,16 @@ impl Filling {
 
 fn shortage(asked: Asked<'_>, level: crate::agent::placement::Domain, place: &Place, some: bool) -> Error {
     let (word, plural) = level.words();
-    let Asked { pool, volume, drive, .. } = asked;
+    let Asked { pool, volume, what, .. } = asked;
     let row = place.row;
     let message = if some {
         format!(
-            "drive {drive} cannot be emptied: the {plural} of pool {pool} that may take row {row} of volume \
+            "{what}: the {plural} of pool {pool} that may take row {row} of volume \
              {volume} have too little free space: label {word} is short of space"
         )
     } else {
         format!(
-            "drive {drive} cannot be emptied: row {row} of volume {volume} needs another {word} with free space, \
+            "{what}: row {row} of volume {volume} needs another {word} with free space, \
              and pool {pool} has none: label {word} is short"
         )
     };
@@ -155,11 +169,17 @@ mod tests {
         Place { row: 0, drives: drives.iter().map(ToString::to_string).collect(), at }
     }
 
-    const ASKED: Asked<'static> = Asked { pool: "p", volume: "v", drive: "/d", columns: 1 };
+    /// Places of rows of their own.
+    fn rows(places: &[Place]) -> Vec<Place> {
+        let number = |(row, place): (usize, &Place)| Place { row: row as u32, ..place.clone() };
+        places.iter().enumerate().map(number).collect()
+    }
+
+    const ASKED: Asked<'static> = Asked { pool: "p", volume: "v", what: "drive /d stays", columns: 1 };
 
     fn chosen(drives: &[Choice], places: &[Place]) -> Vec<String> {
         let mut free = drives.to_vec();
-        let found = successors(ASKED, &mut free, &BTreeSet::new(), places).expect("there is a plan");
+        let found = successors(ASKED, &mut free, &BTreeSet::new(), &rows(places)).expect("there is a plan");
         for (at, left) in free.iter().enumerate() {
             let taken = found.iter().filter(|index| **index == at).count();
             assert_eq!(left.free as usize + taken, drives[at].free as usize);
@@ -179,10 +199,10 @@ mod tests {
     #[test]
     fn few_drives_take_over() {
         let drives = [drive("a", "", 0), drive("b", "", 0), drive("c", "", 3), drive("d", "", 4)];
-        let rows = vec![place(&["a", "b"], 0); 4];
-        assert_eq!(chosen(&drives, &rows), ["d", "d", "d", "d"]);
+        let four = rows(&vec![place(&["a", "b"], 0); 4]);
+        assert_eq!(chosen(&drives, &four), ["d", "d", "d", "d"]);
         let known = BTreeSet::from(["c".to_owned()]);
-        let found = successors(ASKED, &mut drives.to_vec(), &known, &rows[..2]).expect("a plan");
+        let found = successors(ASKED, &mut drives.to_vec(), &known, &four[..2]).expect("a plan");
         assert_eq!(found, [2, 2], "one that the group has is preferred");
     }
 
@@ -197,10 +217,22 @@ mod tests {
         found.sort();
         assert_eq!(found, ["c", "d", "e"]);
         let short =
-            successors(ASKED, &mut drives.to_vec(), &BTreeSet::new(), &vec![place(&["a", "b"], 0); 4]);
+            successors(ASKED, &mut drives.to_vec(), &BTreeSet::new(), &rows(&vec![place(&["a", "b"], 0); 4]));
         let error = short.expect_err("too little");
         assert_eq!(error.kind, Kind::NoSpace);
         assert!(error.message.contains("label drive is short of space"), "{error}");
+    }
+
+    /// Two columns of a leg that is added.
+    #[test]
+    fn no_two_places_of_a_row_go_to_one_drive() {
+        let drives = [drive("a", "", 0), drive("b", "", 0), drive("c", "", 5), drive("d", "", 4)];
+        let columns = Asked { columns: 2, ..ASKED };
+        let places = [place(&["a", "b"], 2), place(&["a", "b"], 3)];
+        let found = successors(columns, &mut drives.to_vec(), &BTreeSet::new(), &places).expect("a plan");
+        assert_eq!(found, [2, 3]);
+        let short = successors(columns, &mut drives[..3].to_vec(), &BTreeSet::new(), &places);
+        assert_eq!(short.expect_err("one drive").kind, Kind::NoSpace);
     }
 
     #[test]

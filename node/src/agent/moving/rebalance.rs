@@ -169,7 +169,8 @@ impl Agent {
     /// How full the drives in use will be behind the moves that are under way.
     fn fills(&self, space: &Space, pool: &PoolRecord, choices: &[Choice]) -> Result<Vec<Fill>> {
         let mut leave: BTreeMap<String, u64> = BTreeMap::new();
-        for moving in self.store.list::<MoveRecord>("moves/")? {
+        let moving = self.store.list::<MoveRecord>("moves/")?;
+        for moving in moving.into_iter().filter(|moving| moving.change.from().is_some()) {
             for place in moving.record.places {
                 *leave.entry(place.old.0).or_default() += 1;
             }
@@ -197,7 +198,7 @@ fn steps_between(
 ) -> Vec<Step> {
     let mut only = choices.to_vec();
     only.iter_mut().for_each(|choice| choice.usable &= choice.id == to);
-    let asked = Asked { pool: &volume.pool, volume: &volume.name, drive: from, columns: group.columns };
+    let asked = Asked { pool: &volume.pool, volume: &volume.name, what: from, columns: group.columns };
     let mut steps = Vec::new();
     for row in rows.iter().filter(|row| row.row > 0 && row.row < used) {
         if steps.len() as u64 >= many.min(BATCH as u64) {

@@ -19,6 +19,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use volume::label::extent_start;
 use volume::layout::extent::SUPERBLOCKS;
 
+/// What successors are for.
+pub(super) enum Purpose<'a> {
+    /// A drive is left.
+    Leave(&'a DriveRecord),
+    /// There are to be so many legs.
+    Leg(u8),
+}
+
 /// A place of a row that moves, and the drive that it goes to.
 pub(super) type Step = ((RowRecord, usize), String);
 
@@ -28,7 +36,7 @@ impl Agent {
         &self,
         drives: &mut [crate::agent::placement::Choice],
         (volume, group): (&VolumeRecord, &GroupRecord),
-        drive: &DriveRecord,
+        purpose: &Purpose<'_>,
         places: &[(RowRecord, usize)],
     ) -> Result<Vec<String>> {
         let rows = self.rows_of(&group.id)?;
@@ -42,9 +50,14 @@ impl Agent {
                 at: *at,
             })
             .collect();
-        let path = drive.path.display().to_string();
-        let asked = Asked { pool: &volume.pool, volume: &volume.name, drive: &path, columns: group.columns };
-        let only = drive.leaving.as_ref().and_then(|leaving| leaving.to.as_ref());
+        let (what, left) = match purpose {
+            Purpose::Leave(drive) => {
+                (format!("drive {} cannot be emptied", drive.path.display()), Some(drive))
+            }
+            Purpose::Leg(legs) => (format!("volume {} cannot have {legs} legs", volume.name), None),
+        };
+        let asked = Asked { pool: &volume.pool, volume: &volume.name, what: &what, columns: group.columns };
+        let only = left.and_then(|drive| drive.leaving.as_ref()).and_then(|leaving| leaving.to.as_ref());
         // A drive that holds rows of the group and lacks something cannot take more.
         let lacks = |id: &String| {
             let copy = group.copies.iter().find(|copy| copy.drive == *id);
@@ -53,7 +66,8 @@ impl Agent {
         let usable: Vec<bool> = drives.iter().map(|choice| choice.usable).collect();
         for choice in drives.iter_mut() {
             let other = only.is_some_and(|only| *only != choice.id);
-            choice.usable = choice.usable && !other && choice.id != drive.id && !lacks(&choice.id);
+            let is_left = left.is_some_and(|drive| drive.id == choice.id);
+            choice.usable = choice.usable && !other && !is_left && !lacks(&choice.id);
         }
         let found = successors(asked, drives, &known, &wanted);
         for (choice, usable) in drives.iter_mut().zip(usable) {
@@ -95,10 +109,10 @@ impl Agent {
         let avoid = avoid.unwrap_or_default();
         let mut without = choices.clone();
         without.iter_mut().for_each(|choice| choice.usable &= !avoid.contains(&choice.id));
-        let of = (volume, &group.record);
-        let to = match self.choose_successors(&mut without, of, &drive, &places) {
+        let (of, purpose) = ((volume, &group.record), Purpose::Leave(&drive));
+        let to = match self.choose_successors(&mut without, of, &purpose, &places) {
             // What could not be used before is better than nothing.
-            Err(_) if !avoid.is_empty() => self.choose_successors(&mut choices, of, &drive, &places)?,
+            Err(_) if !avoid.is_empty() => self.choose_successors(&mut choices, of, &purpose, &places)?,
             found => found?,
         };
         let change = MoveChange::Leave { drive: id.to_owned() };
@@ -146,7 +160,9 @@ impl Agent {
             if group.copies.iter().all(|copy| copy.drive != *to) {
                 group.copies.push(empty_copy(to));
             }
-            let old = row.extents[*place].clone();
+            // A leg that is added is copied from leg 0.
+            let old =
+                row.extents.get(*place).unwrap_or(&row.extents[place % usize::from(group.columns)]).clone();
             record.places.push(Moved { row: row.row, place: *place, old, new: (to.clone(), extent) });
         }
         let txn = txn.create(moves::key(&group.id), &record).update(records::group_key(&group.name), &group);
@@ -202,7 +218,11 @@ impl Agent {
             extents.push(MovedExtent { old: place.old.1, to: at, new: *new });
         }
         let change = record.change.clone();
-        Ok(Next::Ask(MoveOrder { id: record.id, change, legs: group.legs, to, extents }))
+        let dropped = match &change {
+            MoveChange::DropLeg { .. } => self.last_leg(group)?.into_iter().collect(),
+            _ => Vec::new(),
+        };
+        Ok(Next::Ask(MoveOrder { id: record.id, change, legs: group.legs, to, extents, dropped }))
     }
 
     /// Whatever a group had at the places of superblocks of a new home goes.
@@ -219,10 +239,10 @@ impl Agent {
         Ok(())
     }
 
-    /// The target has done it: the rows are the new ones.
-    pub(super) fn switch_rows(&self, volume: &VolumeRecord) -> Result<()> {
+    /// The target has done it: the rows are the new ones. `used`: so many the group has.
+    pub(super) fn switch_rows(&self, volume: &VolumeRecord, used: u32) -> Result<()> {
         let _space = self.lock();
-        let group = self.group(&self.volume(&volume.name)?.group)?;
+        let mut group = self.group(&self.volume(&volume.name)?.group)?;
         let Some(mut record) = self.store.get::<MoveRecord>(&moves::key(&group.id))? else { return Ok(()) };
         if record.stage == Stage::Switched {
             return Ok(());
@@ -233,21 +253,81 @@ impl Agent {
         }
         let mut changed = BTreeSet::new();
         for place in &record.places {
-            let at = rows.get_mut(&place.row).and_then(|row| row.record.extents.get_mut(place.place));
-            let at = at.filter(|at| **at == place.old).ok_or_else(|| {
+            let extents = rows.get_mut(&place.row).map(|row| &mut row.record.extents);
+            let switched = match (&record.change, extents) {
+                (MoveChange::AddLeg, Some(extents)) if extents.len() == place.place => {
+                    extents.push(place.new.clone());
+                    true
+                }
+                (MoveChange::Leave { .. } | MoveChange::Shift { .. }, Some(extents)) => {
+                    let at = extents.get_mut(place.place).filter(|at| **at == place.old);
+                    at.map(|at| at.clone_from(&place.new)).is_some()
+                }
+                _ => false,
+            };
+            if !switched {
                 let message =
                     format!("row {} of group {} is not where its move began", place.row, group.name);
-                Error::new(Kind::Damage, group.name.clone(), message)
-            })?;
-            at.clone_from(&place.new);
+                return Err(Error::new(Kind::Damage, group.name.clone(), message));
+            }
             changed.insert(place.row);
         }
+        match record.change {
+            MoveChange::AddLeg => group.legs += 1,
+            MoveChange::DropLeg { .. } => group.legs -= 1,
+            _ => {}
+        }
+        // A row that the target has in hand, too: it cannot be used as it is any more, and goes back when it is wanted.
+        let used = if matches!(record.change, MoveChange::DropLeg { .. }) { u32::MAX } else { used };
+        let cut = cut_rows(&mut rows, group.row_extents(), used);
+        changed.extend(cut.iter().map(|place| place.row));
+        record.places.extend(cut);
         record.stage = Stage::Switched;
-        let mut txn = self.store.txn().update(moves::key(&group.id), &record);
+        let txn = self.store.txn().update(moves::key(&group.id), &record);
+        let mut txn = txn.update(records::group_key(&group.name), &group);
         for (number, row) in rows.iter().filter(|(number, _)| changed.contains(number)) {
             txn = txn.update(records::row_key(&group.id, *number), row);
         }
         txn.commit().map(drop)
+    }
+
+    /// Extents of a leg that was not added after all, in rows that were granted meanwhile, go back. Returns whether there
+    /// are any.
+    pub(super) fn cut_strays(&self, group: &Versioned<GroupRecord>, used: u32) -> Result<bool> {
+        let rows = self.rows_of(&group.id)?;
+        let mut rows: BTreeMap<u32, Versioned<RowRecord>> =
+            rows.into_iter().map(|row| (row.row, row)).collect();
+        let places = cut_rows(&mut rows, group.row_extents(), used);
+        if places.is_empty() {
+            return Ok(false);
+        }
+        let mut group = group.clone();
+        group.moves += 1;
+        let mut txn = self.store.txn();
+        for place in &places {
+            // The last place of a row that is cut stands for all of them.
+            if places.iter().all(|other| other.row != place.row || other.place <= place.place) {
+                txn = txn.update(records::row_key(&group.id, place.row), &rows[&place.row]);
+            }
+        }
+        let record = MoveRecord {
+            group: group.id.clone(),
+            id: group.moves,
+            change: MoveChange::DropLeg { leg: group.legs },
+            places,
+            stage: Stage::Switched,
+            started_at: crate::text::now(),
+        };
+        let txn = txn.update(records::group_key(&group.name), &group);
+        txn.create(moves::key(&group.id), &record).commit().map(|_| true)
+    }
+
+    /// The drives of a group's last leg.
+    pub(super) fn last_leg(&self, group: &GroupRecord) -> Result<BTreeSet<String>> {
+        let (end, columns) = (group.row_extents(), usize::from(group.columns));
+        let rows = self.rows_of(&group.id)?;
+        let last = rows.iter().flat_map(|row| row.extents.iter().take(end).skip(end - columns));
+        Ok(last.map(|(id, _)| id.clone()).collect())
     }
 
     /// Writes the names to a new home, wipes what was left and gives it back.
@@ -262,17 +342,26 @@ impl Agent {
         if record.places.iter().any(|place| place.row == 0) {
             self.write_names(&pool, &group, &volume)?;
         }
-        let olds: Vec<(String, u32)> = record.places.iter().map(|place| place.old.clone()).collect();
+        // What a leg that was added was copied from stays.
+        let stays = |place: &Moved| record.change == MoveChange::AddLeg && place.new != place.old;
+        let olds: Vec<(String, u32)> =
+            record.places.iter().filter(|place| !stays(place)).map(|place| place.old.clone()).collect();
+        let legs = group.legs;
         self.free_extents(&mut space, &pool, group, &record, &olds)?;
         drop(space);
         self.note_moved(&volume);
-        if !record.places.is_empty() {
-            let what = crate::text::counted(record.places.len(), "extent");
-            let from = record.change.from().map(|id| self.drive(id)).transpose()?;
-            let from = from.map_or_else(String::new, |drive| format!(" from drive {}", drive.path.display()));
-            let message = format!("{what} of volume {name} moved{from}");
-            self.events.record(Severity::Info, "move_done", name, &message);
-        }
+        let what = crate::text::counted(record.places.len(), "extent");
+        let message = match &record.change {
+            _ if record.places.is_empty() => return Ok(()),
+            MoveChange::Leave { drive } | MoveChange::Shift { drive } => {
+                let from = self.drive(drive)?;
+                format!("{what} of volume {name} moved from drive {}", from.path.display())
+            }
+            MoveChange::AddLeg | MoveChange::DropLeg { .. } => {
+                format!("volume {name} has {} now", crate::text::counted(usize::from(legs), "leg"))
+            }
+        };
+        self.events.record(Severity::Info, "move_done", name, &message);
         Ok(())
     }
 
@@ -350,7 +439,7 @@ impl Agent {
     }
 
     /// The volume of a group.
-    fn volume_of_group(&self, group: &GroupRecord) -> Result<VolumeRecord> {
+    pub(super) fn volume_of_group(&self, group: &GroupRecord) -> Result<VolumeRecord> {
         let volumes = self.store.list::<VolumeRecord>("volumes/")?;
         let found = volumes.into_iter().find(|volume| volume.group == group.name);
         found.map(|volume| volume.record).ok_or_else(|| {
@@ -367,4 +456,17 @@ fn empty_copy(drive: &str) -> CopyRecord {
         stale_since_ckpt: Some(0),
         ..volumes::current_copy(drive)
     }
+}
+
+/// Cuts rows that a group has to so many extents; returns what was cut off.
+fn cut_rows(rows: &mut BTreeMap<u32, Versioned<RowRecord>>, extents: usize, used: u32) -> Vec<Moved> {
+    let mut cut = Vec::new();
+    for row in rows.values_mut().filter(|row| row.row < used) {
+        for place in extents..row.extents.len() {
+            let old = row.extents[place].clone();
+            cut.push(Moved { row: row.row, place, new: old.clone(), old });
+        }
+        row.extents.truncate(extents);
+    }
+    cut
 }

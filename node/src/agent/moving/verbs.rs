@@ -2,6 +2,7 @@
 //!
 //! Each checks first whether everything on the drive has a place elsewhere, in all groups; if not, nothing is changed.
 //! Then the drive's record says what is wanted, and the rest happens by itself (`super`).
+use super::records::Purpose;
 use crate::agent::placement::Choice;
 use crate::agent::view::{extent_bytes, view_drive};
 use crate::agent::{Agent, blocking};
@@ -187,7 +188,7 @@ impl Agent {
                 return Err(Error::new(Kind::Refused, path, message)
                     .hint("bring the drive back first; plinth pool status tells what is wrong with it"));
             }
-            self.choose_successors(&mut choices, (&volume, &group), drive, &places)?;
+            self.choose_successors(&mut choices, (&volume, &group), &Purpose::Leave(drive), &places)?;
         }
         Ok(())
     }
@@ -232,7 +233,8 @@ impl Agent {
         }
         let columns = usize::from(group.columns);
         for (row, at) in places {
-            let mut others = row.extents.iter().skip(at % columns).step_by(columns);
+            let copies = row.extents.iter().take(group.row_extents());
+            let mut others = copies.skip(at % columns).step_by(columns);
             if others.try_fold(false, |any, (id, _)| Ok::<_, Error>(any || has(id)?))? {
                 continue;
             }

@@ -35,6 +35,12 @@ impl Agent {
             {
                 left.push((TaskKind::Rebalance, Some(drive.clone()), moving.places.len()));
             }
+            if group.legs_to_change() {
+                let kind =
+                    if group.legs_wanted > Some(group.legs) { TaskKind::AddLeg } else { TaskKind::DropLeg };
+                let extents = moving.as_ref().map_or(0, |moving| moving.places.len());
+                left.push((kind, None, extents));
+            }
             for (kind, drive, extents) in left {
                 let its = moving.as_ref().filter(|moving| match &drive {
                     Some(drive) if kind != TaskKind::Rebalance => leaves(moving, drive),

@@ -105,10 +105,13 @@ impl Glue {
         let (columns, asked) = (self.spec.columns, order.clone());
         let switched = self.look_serving(move |engine| has_switched(engine, columns, &asked))?;
         if switched {
-            return match &order.change {
-                MoveChange::Leave { drive } => self.retire(drive),
-                _ => Ok(false),
-            };
+            if let MoveChange::Leave { drive } = &order.change {
+                return self.retire(drive);
+            }
+            for drive in &order.dropped {
+                self.retire_whole(drive)?;
+            }
+            return Ok(false);
         }
         for drive in &order.to {
             self.open_successor(drive)?;
@@ -159,6 +162,18 @@ impl Glue {
         self.hand_grant(&grant).map(|()| true)
     }
 
+    /// Has the group leave a drive, if it has no row there, and waits until it has.
+    fn retire_whole(&self, id: &str) -> Result<()> {
+        let uuid = parse_id(id)?;
+        if self.standing(uuid)?.rows || !self.retire(id)? {
+            return Ok(());
+        }
+        while self.standing(uuid)?.health.is_some_and(|health| !is_out(health)) {
+            std::thread::sleep(AGAIN);
+        }
+        Ok(())
+    }
+
     /// Opens a drive that takes over, so that nothing of its former life can reach it.
     fn open_successor(&self, drive: &MoveDrive) -> Result<()> {
         let uuid = parse_id(&drive.id)?;
@@ -169,13 +184,7 @@ impl Glue {
                 let message = format!("drive {} is not up to date in the group", drive.id);
                 return Err(Error::new(Kind::Refused, drive.id.clone(), message));
             }
-            Some(health) if !is_out(health) => {
-                self.retire(&drive.id)?;
-                while self.standing(uuid)?.health.is_some_and(|health| !is_out(health)) {
-                    std::thread::sleep(AGAIN);
-                }
-            }
-            _ => {}
+            _ => self.retire_whole(&drive.id)?,
         }
         if self.open.get(&drive.id).is_some() {
             self.close(&drive.id)?;
