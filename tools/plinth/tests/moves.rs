@@ -483,7 +483,8 @@ fn a_pool_is_rebalanced() {
     assert!(most - least <= 2, "{taken:?}: extents differ by one, and by a row that is not used yet");
     let shown = agent.plinth("volume show v -o json").json();
     assert_eq!(shown["allocated_bytes"], taken.iter().sum::<u64>() << 23, "every extent is the volume's");
-    assert_eq!(events(&agent, "rebalanced").len(), 2);
+    // It may have ended before it was asked for again.
+    assert!(events(&agent, "rebalanced").len() >= 2);
     target(&agent);
     check_whole(&agent, &contents, "@d1 @d2 @d3");
     agent.plinth("volume detach v").ok();
