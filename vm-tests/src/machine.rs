@@ -56,6 +56,8 @@ pub struct Drive {
     pub log: Option<PathBuf>,
     /// Whether it can be slowed down while the machine runs ([`Machine::slow_down`]).
     pub can_slow: bool,
+    /// Bytes of its sectors: 512 or 4096.
+    pub sector_bytes: u32,
 }
 
 impl Drive {
@@ -66,7 +68,7 @@ impl Drive {
     pub fn plain(folder: &Path, name: &str, size_bytes: u64) -> Result<Drive> {
         let image = folder.join(format!("{name}.img"));
         make_file(&image, size_bytes)?;
-        Ok(Drive { image, log: None, can_slow: false })
+        Ok(Drive { image, log: None, can_slow: false, sector_bytes: 512 })
     }
 
     /// Like [`Drive::plain`], with every write and flush logged.
@@ -110,7 +112,10 @@ impl Drive {
         }
         args.extend([
             "-device".to_owned(),
-            format!("nvme,drive={top},serial=plinth{number},id=nvme{number}"),
+            format!(
+                "nvme,drive={top},serial=plinth{number},id=nvme{number},logical_block_size={0},physical_block_size={0}",
+                self.sector_bytes
+            ),
         ]);
         args
     }
@@ -285,14 +290,30 @@ impl Machine {
     }
 }
 
-/// Whether a machine died of its emulator: the kernel rewrites code that another processor is running by way
-/// of a breakpoint instruction, and translated processors can take that breakpoint after it was removed
-/// again. The kernel then stops at an int3 that is not there. Nothing that runs in the machine can cause it.
+/// Whether a machine failed because of its emulator. Nothing that runs in the machine can cause either of these:
+///
+/// - The kernel rewrites code that another processor is running by way of a breakpoint instruction, and translated
+///   processors can take that breakpoint after it was removed again. The kernel then stops at an int3 that is not there.
+/// - On a host that is far too busy the machine's clock has been seen to leap ahead by a minute, and every deadline in
+///   it has passed at once. Its console is then ahead of the time that has gone by outside.
 #[must_use]
 pub fn emulator_raced(log: &Path) -> bool {
-    fs::read(log.with_extension("console"))
-        .is_ok_and(|text| String::from_utf8_lossy(&text).contains("Oops: int3"))
+    let console = fs::read(log.with_extension("console")).unwrap_or_default();
+    let console = String::from_utf8_lossy(&console);
+    let talk = fs::read_to_string(log).unwrap_or_default();
+    console.contains("Oops: int3") || clock_leapt(&console, &talk)
 }
+
+/// Whether the kernel's last message carries a time that had not come when the conversation ended.
+fn clock_leapt(console: &str, talk: &str) -> bool {
+    let seconds = |text: &str| text.trim().parse::<f64>().ok();
+    let inside = console.lines().rev().find_map(|line| seconds(line.strip_prefix('[')?.split(']').next()?));
+    let outside = talk.lines().rev().find_map(|line| seconds(line.trim_start().split(' ').next()?));
+    inside.zip(outside).is_some_and(|(inside, outside)| inside > outside + LEAP_SECONDS)
+}
+
+/// A clock that is so far ahead has leapt: it cannot even be level, for a machine starts after its emulator.
+const LEAP_SECONDS: f64 = 5.0;
 
 /// Says what a program of this host would need; used to fail early and in words.
 ///
@@ -366,4 +387,18 @@ pub fn choose_accel(cache: &Path, probe: impl FnOnce() -> Result<()>) -> Result<
     eprintln!("machines run with {name}");
     let _ = fs::write(&memory, format!("{} {name}\n", host.trim()));
     Ok(accel)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::clock_leapt;
+
+    #[test]
+    fn a_clock_ahead_of_the_world_has_leapt() {
+        let talk = "   22.568 HELLO 6.12\n   31.739 RESULT FAILED it did not listen in time\n";
+        let console = |last: &str| format!("[    1.817009] mtrr: fixed\n{last}\nnoise\n");
+        assert!(clock_leapt(&console("[   77.299106] hrtimer: interrupt took 68511550 ns"), talk));
+        assert!(!clock_leapt(&console("[   31.299106] late, and on time"), talk));
+        assert!(!clock_leapt("", talk) && !clock_leapt("[ 9.1] a", ""));
+    }
 }

@@ -64,7 +64,8 @@ impl Agent {
         self.add_smart(&mut drives);
         let spare = super::moving::spare_extents(&pool, &records, |id| space.taken(id));
         let reserved = pool.reserve_bytes.saturating_add(spare * extent_bytes);
-        let (health, status, action) = judge_pool(&pool, &drives);
+        let free = (size - allocated).saturating_sub(reserved);
+        let (health, status, action) = judge_pool(&pool, &drives, free);
         Ok(Pool {
             name: pool.name.clone(),
             id: pool.id.clone(),
@@ -74,7 +75,7 @@ impl Agent {
             action,
             size_bytes: size,
             allocated_bytes: allocated,
-            free_bytes: (size - allocated).saturating_sub(reserved),
+            free_bytes: free,
             reserved_bytes: reserved,
             resync_bytes_per_second: pool.resync_bytes_per_second,
             scrub_bytes_per_second: pool.scrub_bytes_per_second,
@@ -304,7 +305,11 @@ fn add_counters(drives: &mut [Drive], seen: &TargetDriveStatus) {
     }
 }
 
-fn judge_pool(pool: &PoolRecord, drives: &[Drive]) -> (Health, Option<String>, Option<String>) {
+fn judge_pool(
+    pool: &PoolRecord,
+    drives: &[Drive],
+    free_bytes: u64,
+) -> (Health, Option<String>, Option<String>) {
     let name = &pool.name;
     match pool.life {
         Life::Creating => {
@@ -320,7 +325,10 @@ fn judge_pool(pool: &PoolRecord, drives: &[Drive]) -> (Health, Option<String>, O
     let out = |drive: &&Drive| !matches!(drive.state, DriveState::Online | DriveState::Evacuating);
     let absent: Vec<&Drive> = drives.iter().filter(out).collect();
     if absent.is_empty() {
-        return (Health::Online, None, None);
+        return match free_bytes < extent_bytes(pool) && !drives.is_empty() {
+            true => (Health::Online, Some(full(name)), Some(format!("plinth pool add {name} DRIVE..."))),
+            false => (Health::Online, None, None),
+        };
     }
     let health = if absent.len() == drives.len() { Health::Faulted } else { Health::Degraded };
     let paths: Vec<&str> = absent.iter().map(|drive| drive.path.as_str()).collect();
@@ -338,6 +346,11 @@ fn judge_pool(pool: &PoolRecord, drives: &[Drive]) -> (Health, Option<String>, O
         _ => "plug the drive in again or check its path; it is recognised by its label".to_owned(),
     };
     (health, Some(status), Some(action))
+}
+
+/// What a pool says that has no extent left above its reserve, as its event does.
+fn full(name: &str) -> String {
+    format!("pool {name} is full: its volumes cannot take more space")
 }
 
 /// Fills in what a look at the target told.

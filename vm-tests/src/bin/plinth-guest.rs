@@ -4,7 +4,12 @@ use std::process::ExitCode;
 use vm_tests::guest;
 
 fn main() -> ExitCode {
-    let outcome = if guest::is_init() { guest::run_as_init() } else { guest::run_scenario() };
+    let eats = std::env::args().nth(1).is_some_and(|word| word == guest::EATER);
+    let outcome = match guest::is_init() {
+        true => guest::run_as_init(),
+        false if eats => guest::eat(),
+        false => guest::run_scenario(),
+    };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -22,3 +22,4 @@ pub use memory::Memory;
 pub use product::VOLUME;
 pub use runner::{Guest, Step, run_scenario};
 pub(crate) use steps::files;
+pub use steps::memory::{EATER, eat};

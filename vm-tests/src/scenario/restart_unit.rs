@@ -33,7 +33,7 @@ pub fn run(session: &mut Session<'_>) -> Result<()> {
     }
     let image = session.folder.join("drive-root.img");
     sysroot::make(&bench.cache, &image, &session.folder, &extras)?;
-    let mut drives = vec![Drive { image, log: None, can_slow: false }];
+    let mut drives = vec![Drive { image, log: None, can_slow: false, sector_bytes: 512 }];
     drives.extend(session.new_drives(false)?);
     simple_on(session, &drives, &[("root", "systemd".to_owned())])
 }

@@ -1,11 +1,12 @@
 //! The table of scenarios. To add one: a row here, and a function in `guest::steps`.
 
-use super::{Scenario, bench, bench_check, demo, power_cut, restart_unit, simple};
+use super::{Scenario, bench, bench_check, demo, matrix, power_cut, restart_unit, simple};
 use crate::kernel::Which;
 use std::time::Duration;
 
 const BOTH: &[Which] = &Which::ALL;
 const NEWEST: &[Which] = &[Which::Newest];
+const FLOOR: &[Which] = &[Which::Floor];
 /// Only for trying things, or behind a command of its own.
 const NEVER: &[Which] = &[];
 
@@ -107,6 +108,45 @@ pub const ALL: &[Scenario] = &[
         ..USUAL
     },
     Scenario {
+        name: "scrub",
+        about: "thousands of blocks of one leg are spoiled under load; a scrub names and repairs them",
+        drive_mib: 512,
+        rounds: 10_240,
+        smoke_rounds: 2_048,
+        smoke: NEWEST,
+        limit: LONG,
+        ..USUAL
+    },
+    Scenario {
+        name: "full-pool",
+        about: "a pool becomes full: nothing is lost, and its volume goes on when space is there again",
+        drives: 4,
+        drive_mib: 256,
+        programs: &["blkdiscard"],
+        smoke: NEWEST,
+        limit: LONG,
+        ..USUAL
+    },
+    Scenario {
+        name: "memory",
+        about: "files are written in a machine of 256 MiB whose memory is eaten; nothing hangs",
+        memory_mib: 256,
+        modules: &["ublk_drv", "ext4"],
+        programs: &["mkfs.ext4", "e2fsck"],
+        rounds: 24,
+        smoke_rounds: 6,
+        smoke: BOTH,
+        ..USUAL
+    },
+    Scenario {
+        name: "evacuate",
+        about: "a drive is emptied under load at depth 32, and leaves its pool",
+        drives: 3,
+        smoke: NEWEST,
+        limit: LONG,
+        ..USUAL
+    },
+    Scenario {
         name: "kill-target",
         about: "the serving process is killed again and again under load",
         rounds: 50,
@@ -145,6 +185,20 @@ pub const ALL: &[Scenario] = &[
         smoke: BOTH,
         limit: Duration::from_secs(180),
         host: power_cut::run,
+        ..USUAL
+    },
+    Scenario {
+        name: "matrix",
+        about: "legs, columns, sector sizes and kernels in pairs: ext4, fio, a killed target, a power cut",
+        drive_mib: 512,
+        modules: &["ublk_drv", "ext4"],
+        programs: &["mkfs.ext4", "e2fsck", "fio"],
+        cut: true,
+        rounds: 3,
+        smoke_rounds: 1,
+        smoke: FLOOR,
+        limit: LONG,
+        host: matrix::run,
         ..USUAL
     },
     Scenario {

@@ -4,12 +4,16 @@ mod bench;
 mod boot;
 mod control;
 mod demo;
+mod evacuate;
 mod exec;
 mod faults;
 pub(crate) mod files;
+mod full_pool;
 mod here;
+pub(crate) mod memory;
 mod power_cut;
 mod resync;
+mod scrub;
 mod unit;
 mod upgrade;
 mod verify;
@@ -29,6 +33,11 @@ const STEPS: &[(&str, Step)] = &[
     ("fs-xfs", files::xfs),
     ("drive-loss", faults::drive_loss),
     ("resync", resync::run),
+    ("scrub", scrub::run),
+    ("full-pool", full_pool::run),
+    ("memory", memory::run),
+    ("evacuate", evacuate::run),
+    ("matrix", power_cut::run),
     ("kill-target", faults::kill_target),
     ("live-upgrade", upgrade::run),
     ("kill-agent", faults::kill_agent),

@@ -3,15 +3,19 @@
 
 use super::files::{make_ext4, mount_ext4};
 use crate::error::{Context, Error, Result};
+use crate::guest::load::Fio;
+use crate::guest::product::send_signal;
 use crate::guest::runner::Teller;
 use crate::guest::{Guest, Memory};
 use crate::oracle::{BLOCK_BYTES, Fact, FileName, content, file_content, file_path};
 use crate::random::Random;
 use nix::fcntl::{FallocateFlags, OFlag, fallocate};
+use nix::sys::signal::Signal;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Writers, each with blocks of its own.
 const WRITERS: u32 = 4;
@@ -52,6 +56,9 @@ pub(super) fn run(guest: &mut Guest) -> Result<()> {
     let sum = guest.checksum(&device)?;
     guest.tell(format!("sum {sum}"));
     if guest.number("loads")? == 0 {
+        if guest.parameter("scenario")? == "matrix" {
+            verified_after_cut(guest, &device)?;
+        }
         guest.detach()?;
         return guest.stop_and_fsck(&drives);
     }
@@ -61,6 +68,9 @@ pub(super) fn run(guest: &mut Guest) -> Result<()> {
     let files = guest.number("files")? == 1;
     if files {
         mount_ext4(guest, &device, MOUNT)?;
+    }
+    if guest.parameter("scenario")? == "matrix" {
+        verified_under_kill(guest)?;
     }
     let mut threads = Vec::new();
     for writer in 0..WRITERS {
@@ -80,6 +90,38 @@ pub(super) fn run(guest: &mut Guest) -> Result<()> {
         outcome?;
     }
     Err(Error::failed("the load ended, and nobody had cut the power"))
+}
+
+/// The file that fio writes and verifies on the file system.
+fn fio_file(runs: &str) -> Fio {
+    let file = Path::new(MOUNT).join("fio");
+    Fio::on(&file, runs).with("--rw=randwrite").with("--bsrange=4k-64k").with("--size=24m").verified()
+}
+
+/// fio writes a file and verifies it while the serving process is killed; the file is synced before anything is cut.
+fn verified_under_kill(guest: &mut Guest) -> Result<()> {
+    let load = fio_file("load").with("--verify_backlog=64").with("--end_fsync=1").start()?;
+    let target = guest.target_pid()?;
+    send_signal(target, Signal::SIGKILL)?;
+    load.finish()?;
+    guest.wait_volume("another process serves", Duration::from_secs(60), |json| {
+        json["target"]["pid"].as_i64().is_some_and(|pid| pid != i64::from(target))
+    })?;
+    fio_file("again").with("--verify_only").run()?;
+    // Everything so far, the folder too, is there whatever is cut later.
+    nix::unistd::sync();
+    Ok(())
+}
+
+/// Behind the cut: the same file, and the file system as a whole.
+fn verified_after_cut(guest: &mut Guest, device: &Path) -> Result<()> {
+    mount_ext4(guest, device, MOUNT)?;
+    let verified = fio_file("after").with("--verify_only").run();
+    guest.check("fio-after-cut", verified.map_err(|e| e.to_string()));
+    guest.run("umount", &[MOUNT])?;
+    let checked = guest.run("e2fsck", &["-f", "-n", &device.to_string_lossy()]);
+    guest.check("e2fsck-after-cut", checked.map(|_| ()).map_err(|e| e.to_string()));
+    Ok(())
 }
 
 struct Load {
