@@ -13,7 +13,7 @@ use base::{BLOCK_BYTES, BufId, DriveOp, Duration, Memory};
 use io_uring::types::{CancelBuilder, Fd, Fixed, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode, squeue};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 /// Submissions gathered before the kernel is entered.
 const SUBMISSIONS: u32 = 1024;
@@ -23,10 +23,13 @@ const COMPLETIONS: u32 = 8192;
 const MAX_IOVECS: usize = 1024;
 /// Pieces of memory gathered before the kernel is entered; it copies them then.
 const IOVECS: usize = 16 * MAX_IOVECS;
-/// Registered files: the drives, and one for the front end (the ublk queue). A place is kept for every drive that a
-/// group can have, so that one more can be put in while others are in use.
-pub(crate) const FRONT_FILE: u32 = base::limits::MAX_DRIVES as u32;
-const FILES: u32 = FRONT_FILE + 1;
+/// Registered files: the drives. A place is kept for every drive that a group can have, so that one more can be put
+/// in while others are in use.
+///
+/// Nothing else is registered. Before Linux 6.13 the kernel lets go of a file that was taken away only when every
+/// operation on any registered file or memory that began earlier has ended. A ublk command waits for a guest's
+/// request, for hours if need be: on a registered file it would hold a drive that was put out, locked, all that time.
+const FILES: u32 = base::limits::MAX_DRIVES as u32;
 /// How long `Drop` waits for the kernel to let go of memory.
 const DRAIN: Duration = Duration::from_millis(5_000);
 
@@ -78,6 +81,8 @@ pub struct Ring {
     area: Option<Area>,
     iovecs: Vec<libc::iovec>,
     registered: bool,
+    /// The front end's file (the ublk queue).
+    front: Option<OwnedFd>,
     /// Operations that name memory of the area, or that end soon by themselves.
     in_flight: usize,
 }
@@ -106,7 +111,7 @@ impl Ring {
         uring.submitter().register_files_sparse(FILES)?;
         let registered = register_buffers(&uring, &area);
         let iovecs = Vec::with_capacity(IOVECS);
-        Ok(Self { uring, area: Some(area), iovecs, registered, in_flight: 0 })
+        Ok(Self { uring, area: Some(area), iovecs, registered, front: None, in_flight: 0 })
     }
 
     /// Whether the engine's memory is registered: without, each transfer pins its pages anew (slower; the limit
@@ -131,19 +136,18 @@ impl Ring {
     /// # Errors
     /// The kernel refuses.
     pub(crate) fn set_drive(&mut self, index: usize, file: Option<BorrowedFd<'_>>) -> io::Result<()> {
-        assert!(index < FRONT_FILE as usize, "more drives than a group has");
+        assert!(index < FILES as usize, "more drives than a group has");
         let fd = file.map_or(-1, |file| file.as_raw_fd());
         self.uring.submitter().register_files_update(index as u32, &[fd])?;
         Ok(())
     }
 
-    /// Puts the front end's file into its place, or takes it away.
+    /// Sets the front end's file.
     ///
     /// # Errors
-    /// The kernel refuses.
-    pub(crate) fn set_front_file(&mut self, file: Option<BorrowedFd<'_>>) -> io::Result<()> {
-        let fd = file.map_or(-1, |file| file.as_raw_fd());
-        self.uring.submitter().register_files_update(FRONT_FILE, &[fd])?;
+    /// No more files can be opened.
+    pub(crate) fn set_front_file(&mut self, file: BorrowedFd<'_>) -> io::Result<()> {
+        self.front = Some(file.try_clone_to_owned()?);
         Ok(())
     }
 
@@ -233,7 +237,8 @@ impl Ring {
     ) -> io::Result<()> {
         let address = self.area().block_address(data, base::limits::SLOT_DATA_BLOCKS) as u64;
         command[8..].copy_from_slice(&address.to_ne_bytes());
-        let entry = opcode::UringCmd16::new(Fixed(FRONT_FILE), op).cmd(command).build();
+        let front = self.front.as_ref().expect("the front end's file was set").as_raw_fd();
+        let entry = opcode::UringCmd16::new(Fd(front), op).cmd(command).build();
         self.push(entry, Source::Queue, id)
     }
 

@@ -120,7 +120,7 @@ impl FrontEnd for UblkQueue {
         // The queue belongs to the thread that fetches; memory it may allocate must not wait for the device.
         let _ = super::sys::set_io_flusher();
         assert!(self.tags.len() <= io.slot_count(), "each tag has a slot");
-        io.ring.set_front_file(Some(self.file.as_fd()))?;
+        io.ring.set_front_file(self.file.as_fd())?;
         for tag in 0..self.tags.len() as u16 {
             self.tags[usize::from(tag)] = Tag::Waiting;
             let data = io.slot_buffer(SlotId(tag));
