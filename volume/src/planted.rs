@@ -99,6 +99,24 @@ planted! {
     ResyncFailureCounts = "resync-failure-counts",
     /// What is written while a drive is left does not go to its successor.
     MoveNotShadowed = "move-not-shadowed",
+    /// A drive that comes back is believed without being asked.
+    ResyncUnprobed = "resync-unprobed",
+    /// A drive that comes back is believed to have more than its own superblock says.
+    ResyncUnbounded = "resync-unbounded",
+    /// A drive that comes back may show the superblocks of another one.
+    ResyncNotItsOwn = "resync-not-its-own",
+    /// A resync copies what is on its list; what is written meanwhile does not go to the drive.
+    ResyncListOnce = "resync-list-once",
+    /// A drive that was left is not made stale.
+    MoveNotRetired = "move-not-retired",
+    /// A FUA write is acknowledged like any other.
+    FuaNotFlushed = "fua-not-flushed",
+    /// A flush that failed is acknowledged.
+    FailedFlushCounts = "failed-flush-counts",
+    /// Recovery does not ask the catalogue which copies are stale.
+    CatalogueIgnored = "catalogue-ignored",
+    /// The guest may take the blocks that checkpoints need.
+    ReserveGiven = "reserve-given",
     /// A scrub looks at one copy of each block.
     ScrubOneCopy = "scrub-one-copy",
     /// A scrub looks at data only, not at what leads to it.

@@ -72,6 +72,17 @@ fn the_only_copy_goes_back_and_the_catalogue_does_not_hear_of_it() {
         0,
         "the version that names drive 0 was durable"
     );
+    // Drive 1 gets nothing any more, and was not made stale before the crash: it must be now, for it has a superblock.
+    some_writes(&mut world, 50);
+    world.flush().expect("flushed");
+    world.kill();
+    world.absent = !2;
+    world.open_with(world.shape.config);
+    assert_eq!(world.engine.phase(), Phase::Refused, "it lacks what was flushed");
+    world.kill();
+    world.absent = 0;
+    world.reopen();
+    world.check_all();
     taken_over(&mut world, 1, 0);
     some_writes(&mut world, 50);
     world.close();

@@ -109,6 +109,7 @@ impl Focus {
                 Self::Healing.bend(shape, rng);
                 (shape.ghosts, shape.pauses) = (true, *rng.pick(&[0, 100]));
                 shape.crash_every = *rng.pick(&[0, 400, 800]);
+                shape.shifts = rng.chance(1, 2);
             }
             Self::Ends => {
                 (shape.legs, shape.weather, shape.seesaw) = (*rng.pick(&[1, 1, 2]), Weather::Crashes, false);
@@ -118,6 +119,9 @@ impl Focus {
                 (shape.spread, shape.tight) = (*rng.pick(&[ISLAND_BLOCKS, 128]), rng.chance(1, 3));
                 (shape.mix, shape.requests) = ([15, 60, 15, 5, 5], shape.requests.max(300));
                 (shape.fua, shape.process) = (30, *rng.pick(&[0, 30]));
+                // The longer the catalogue takes, the more is acknowledged before it has answered.
+                shape.slow_control = *rng.pick(&[50, 500]);
+                shape.shifts = rng.chance(1, 2);
             }
             Self::Healing => {
                 shape.legs = shape.legs.max(2);

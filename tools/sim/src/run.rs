@@ -266,7 +266,8 @@ impl<S: Subject> Run<S> {
         }
         let more = self.world.marks > std::mem::replace(&mut self.marks, self.world.marks);
         if more && self.verbs.chance(1, 2) {
-            self.ends_left = Some(self.verbs.below(40));
+            let most = *self.verbs.pick(&[40, 400]);
+            self.ends_left = Some(self.verbs.below(most));
         }
         is_due(&mut self.ends_left)
     }

@@ -105,6 +105,8 @@ pub struct Shape {
     pub pauses: u64,
     /// Power likes to go away while a move comes to its end, and only some drives come back then.
     pub ends: bool,
+    /// Some moves are of a part of a drive only.
+    pub shifts: bool,
 }
 
 impl Shape {
@@ -173,6 +175,7 @@ impl Shape {
             ghosts: false,
             pauses: 0,
             ends: false,
+            shifts: false,
         };
         if tight {
             // A cramped group uses every free block again soon.

@@ -52,6 +52,10 @@ pub trait Subject: Open + Clone {
     fn counts_on(_: &Self::Engine, _: Uuid) -> bool {
         false
     }
+    /// Extents of a drive of the world that the home row may lie on.
+    fn home_extents(&self, _: usize) -> Vec<ExtentNo> {
+        Vec::new()
+    }
     /// Wipes what a group that left this drive has there.
     fn wipe(&self, _: &mut SimDrive) {}
     /// Starts a scrub of everything. False if this engine cannot, or not now.

@@ -187,6 +187,11 @@ impl Subject for VolumeGroup {
         stats.drives.iter().any(current) && engine.extents_on(drive).is_empty()
     }
 
+    fn home_extents(&self, drive: usize) -> Vec<ExtentNo> {
+        let here = self.home.iter().filter(|extent| usize::from(extent.drive.get()) == drive);
+        here.map(|extent| extent.extent).collect()
+    }
+
     fn wipe(&self, drive: &mut SimDrive) {
         let extents = (drive.blocks().get() - FIRST_EXTENT_BLOCK) / u64::from(self.extent_blocks);
         for extent in 0..extents as u32 {

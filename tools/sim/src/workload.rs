@@ -120,9 +120,20 @@ impl<S: Subject> Run<S> {
             let drives: Vec<usize> = drives.collect();
             self.world.drives[*self.verbs.pick(&drives)].remember(&mut self.verbs);
         }
+        if self.shape.ghosts && self.verbs.chance(1, 40) {
+            // Nothing is lost by a slow drive, whichever it is.
+            let drive = self.verbs.below(self.world.drives.len() as u64) as usize;
+            self.world.drives[drive].arm(Armed::once(FaultKind::Slow));
+        }
         if self.shape.pauses != 0 && self.verbs.chance(1, self.shape.pauses) {
             let time = Duration::from_nanos(1_000_000 << self.verbs.below(16));
-            if self.verbs.chance(1, 2) { self.world.pause(time) } else { self.world.leap(time) }
+            if self.verbs.chance(1, 2) {
+                self.world.pause(time)
+            } else {
+                self.world.leap(time)
+            }
+            // Nobody answers for a time in which nothing ran.
+            self.slots.iter_mut().flatten().for_each(|pending| pending.since = pending.since + time);
         }
     }
 
@@ -148,7 +159,7 @@ impl<S: Subject> Run<S> {
             .say(|| format!("{:>12} drive {drive} has {}", self.world.now().nanos(), kind.name()));
     }
 
-    /// A drive of the leg that faults strike gives its place to its twin, or takes it back.
+    /// A drive of the leg that faults strike gives its place to its twin, or takes it back, or gives a part of it.
     pub(crate) fn move_a_drive(&mut self) {
         if !self.shape.twins || S::moving(self.world.engine()) || self.world.phase() != Phase::Serving {
             return;
@@ -157,19 +168,33 @@ impl<S: Subject> Run<S> {
         let first = *self.verbs.pick(&places);
         let twin = first + self.shape.all_drives();
         let extents = |drive: usize| S::extents_on(self.world.engine(), self.world.drives[drive].uuid);
-        let (from, to) = if extents(first).is_empty() { (twin, first) } else { (first, twin) };
+        let shared = !extents(first).is_empty() && !extents(twin).is_empty();
+        let back = extents(first).is_empty() || (shared && self.verbs.chance(1, 2));
+        let (from, to) = if back { (twin, first) } else { (first, twin) };
         let mut moved = extents(from);
         if S::counts_on(self.world.engine(), self.world.drives[to].uuid) {
             // A crash came after the rows had switched and before the old drive was stale.
             moved.clear();
-            return self.world.move_drive(to, None, moved);
+            return self.world.move_drive(to, None, moved, true);
         }
         if self.world.drives[to].is_dead() || !self.world.drives[to].is_idle() || moved.is_empty() {
             return;
         }
-        let subject = self.world.opener().clone();
-        subject.wipe(&mut self.world.drives[to]);
-        self.world.move_drive(from, Some(to), moved);
+        if extents(to).is_empty() {
+            let subject = self.world.opener().clone();
+            subject.wipe(&mut self.world.drives[to]);
+        }
+        let all = !self.shape.shifts || self.verbs.chance(1, 2);
+        if !all {
+            // Those of the home row stay.
+            let home = self.world.opener().home_extents(from);
+            moved.retain(|extent| !home.contains(extent));
+            let most = 1 + self.verbs.below(3) as usize;
+            moved.truncate(most);
+        }
+        if !moved.is_empty() {
+            self.world.move_drive(from, Some(to), moved, all);
+        }
     }
 
     /// Drives that lack something and can be used are handed back, healed or not.
@@ -248,7 +273,8 @@ impl<S: Subject> Run<S> {
     fn ghosts_after_crash(&mut self) {
         let drives = (0..self.world.drives.len()).filter(|drive| self.shape.is_bad(*drive));
         for drive in drives.collect::<Vec<usize>>() {
-            let counted_on = self.counts(drive);
+            // A dead one may be back before the group has done without it.
+            let counted_on = !self.world.control.catalogue.is_stale(drive);
             if self.verbs.chance(1, 8) && self.world.drives[drive].set_back(counted_on) {
                 self.world
                     .trace
@@ -263,7 +289,7 @@ impl<S: Subject> Run<S> {
 
     /// Where moves end: of the drives that gave their place, those that took it, and all others, some come back.
     fn some_come_back(&mut self) {
-        let style = self.verbs.below(6);
+        let style = self.verbs.weighted(&[3, 3, 1, 1, 2]);
         for drive in 0..self.world.drives.len() {
             let twin = drive >= self.shape.all_drives();
             let bad = self.shape.is_bad(drive);

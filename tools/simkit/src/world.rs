@@ -237,13 +237,14 @@ impl<O: Open> World<O> {
         true
     }
 
-    /// Asks the engine to leave a drive for another one, extent for extent.
-    pub fn move_drive(&mut self, from: usize, to: Option<usize>, extents: Vec<ExtentNo>) {
+    /// Asks the engine to leave a drive for another one, extent for extent; or, if `all` is not so, to move just these.
+    pub fn move_drive(&mut self, from: usize, to: Option<usize>, extents: Vec<ExtentNo>, all: bool) {
         self.trace.event(b"mv", [from as u64, to.map_or(u64::MAX, |to| to as u64), self.now.nanos(), 0]);
         self.trace.say(|| format!("{:>12} drive {from} is left for {to:?}", self.now.nanos()));
         let new = to.map(|to| new_drive(&self.drives[to], handle_of(&mut self.at_hand, to)));
         let extents = extents.into_iter().map(|extent| (extent, 0, extent)).collect();
-        let change = Change::Leave(self.drives[from].uuid);
+        let uuid = self.drives[from].uuid;
+        let change = if all { Change::Leave(uuid) } else { Change::Shift(uuid) };
         let grant = MoveGrant { change, to: new.into_iter().collect(), extents };
         self.engine_mut().reply(Reply::Move(grant));
     }

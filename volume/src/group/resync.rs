@@ -129,7 +129,8 @@ impl Group {
                 .home
                 .iter()
                 .any(|extent| extent.drive == self.sweep.drive && extent.extent == home.extent.extent);
-            (entry.drive == drive && here).then_some((entry.state, superblock))
+            let any = self.config.bug(Planted::ResyncNotItsOwn);
+            (any || (entry.drive == drive && here)).then_some((entry.state, superblock))
         };
         let (state, newest) = found.filter_map(own).max_by_key(|(_, superblock)| superblock.newness())?;
         let ours = |line: rlog::Line| {
@@ -159,10 +160,12 @@ impl Group {
         let entry = self.superblock.drives[at];
         let (_, ckpt) = entry.state.since().expect("a drive that is not current");
         let known = match self.probe_says(turn, ckpt) {
+            _ if self.config.bug(Planted::ResyncUnprobed) => Ok(entry.state),
+            Some(_) if self.config.bug(Planted::ResyncUnbounded) => Ok(entry.state),
             Some((seq, ckpt)) => Ok(entry.state.at_most(seq, ckpt)),
             None => entry.state.after(Event::Diverge),
         };
-        self.sweep.header_lost = self.probe_lacks_header(turn);
+        self.sweep.header_lost = self.probe_lacks_header(turn) && !self.config.bug(Planted::ResyncUnprobed);
         self.sweep.unit.clear();
         let state = known.and_then(|state| state.after(Event::BeginResync)).expect("a stale copy");
         let (seq, ckpt) = state.since().expect("a copy that is resynced");

@@ -333,7 +333,8 @@ impl Group {
         let left = u64::from(data - taken);
         let wanted = left + if guest { BASE_RESERVE } else { 0 };
         let free = self.space.free_now().get();
-        if free < wanted + self.reserve(u64::from(data) + 4) {
+        let given = self.config.bug(Planted::ReserveGiven);
+        if !given && free < wanted + self.reserve(u64::from(data) + 4) {
             return Err(self.short());
         }
         let class = if data >= LARGE_BLOCKS { Class::Large } else { Class::Small };
@@ -597,7 +598,10 @@ impl Group {
             self.apply_request(id, &slot.parts());
             if slot.request.fua && self.config.bug(Planted::AckOutOfOrder) {
                 self.slots.get_mut(id).state = State::Flushing(self.flusher.ticket());
-            } else if slot.request.fua && !self.config.bug(Planted::FlushSkipped) {
+            } else if slot.request.fua
+                && !self.config.bug(Planted::FlushSkipped)
+                && !self.config.bug(Planted::FuaNotFlushed)
+            {
                 self.slots.get_mut(id).state = State::AfterCommit(commit.sealed.no.next());
             } else {
                 self.finish(turn, id, Ok(()));

@@ -8,7 +8,7 @@ use crate::superblock::Home;
 use alloc::vec::Vec;
 use base::{Block, Check, CkptNo, Seq};
 use cow::Ref;
-use fence::{Activation, CopyState, Event, Generations};
+use fence::{Activation, CopyState, DriveSet, Event, Generations};
 use rlog::Line;
 use rlog::history::encode_page;
 use rlog::layout::{LINES_PER_PAGE, PREVIOUS_BYTES};
@@ -121,6 +121,13 @@ impl Recovery {
         for drive in failed.iter() {
             let at = (self.chain.as_ref().expect("a chain").durable, ckpt);
             self.stale(drive, at, version);
+        }
+        // Writes do not go to a copy without rows. A move came to its end, and a crash before the drive that was left was
+        // stale: found alone, it would open with the superblock that it has, and what is acknowledged from here on
+        // would be lost.
+        let placed = self.places().fold(DriveSet::EMPTY, DriveSet::union);
+        for drive in self.table.current().without(failed).without(placed).iter() {
+            self.stale(drive, (Seq::ZERO, CkptNo::ZERO), version);
         }
         // By the operator's word the group goes on from copies that lack something. Whoever has that is another
         // group from here on: nothing on it counts when it comes back.
