@@ -305,7 +305,10 @@ impl Agent {
                 return Ok(true);
             }
         }
-        Ok(drive.leaving.is_some() && !has_rows(&self.rows_of(&group.id)?, &drive.id))
+        // A row that is granted only is none yet, and goes back.
+        let mut rows = self.rows_of(&group.id)?;
+        rows.retain(|row| row.row < group.rows_used);
+        Ok(drive.leaving.is_some() && !has_rows(&rows, &drive.id))
     }
 }
 

@@ -39,18 +39,18 @@ impl Shared {
         avoid: BTreeSet<String>,
         serving: &Arc<dyn Serving>,
     ) -> Result<Holds> {
-        self.avoid_rows(avoid, serving)?;
+        self.avoid_rows(avoid)?;
         serving.holds(drive)
     }
 
     /// No row may lie on these drives; one in hand that does goes back.
-    fn avoid_rows(&self, avoid: BTreeSet<String>, serving: &Arc<dyn Serving>) -> Result<()> {
+    fn avoid_rows(&self, avoid: BTreeSet<String>) -> Result<()> {
         let mut state = self.lock();
         if !state.serving {
             return Err(self.not_yet());
         }
         state.rows.avoid = avoid;
-        state.refuse_avoided(&**serving);
+        state.refuse_avoided();
         Ok(())
     }
 
@@ -61,7 +61,7 @@ impl Shared {
         avoid: BTreeSet<String>,
         serving: &Arc<dyn Serving>,
     ) -> Result<TargetMove> {
-        self.avoid_rows(avoid, serving)?;
+        self.avoid_rows(avoid)?;
         let id = order.id;
         let mut state = self.lock();
         let step = match &state.moving {

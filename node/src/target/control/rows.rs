@@ -123,12 +123,15 @@ impl Shared {
 }
 
 impl State {
-    /// A row in hand that lies where none may lie goes back.
-    pub(super) fn refuse_avoided(&mut self, serving: &dyn Serving) {
-        if let Some(error) = self.rows.kept.as_ref().and_then(|kept| self.rows.avoided(kept))
-            && let Some(kept) = self.rows.kept.take()
-        {
-            self.refuse_row(&kept, &error, serving);
+    /// A row in hand that lies where none may lie goes back. The agent has another one at once, however often that
+    /// happens to a row: it is who says where none may lie.
+    pub(super) fn refuse_avoided(&mut self) {
+        let rows = &mut self.rows;
+        let avoid = &rows.avoid;
+        let lies_there = |kept: &mut Row| kept.extents.iter().any(|extent| avoid.contains(&extent.drive));
+        if let Some(kept) = rows.kept.take_if(lies_there) {
+            rows.refused = Some((kept.row, kept.grant));
+            self.ask(kept.row);
         }
     }
 
