@@ -578,3 +578,17 @@ fn legs_are_added_and_dropped() {
     agent.plinth("volume delete v --yes").ok();
     assert_eq!(pool(&agent)["allocated_bytes"], 0);
 }
+
+/// The story: the row that a target has in hand lay on the drive that was emptied, went back, and its successor lay on the
+/// next one. That one was told no to and never handed back, so the drive never became empty.
+#[test]
+fn a_row_in_hand_goes_back_however_often() {
+    let agent = made(4);
+    drop(attach(&agent));
+    for turn in 0..8 {
+        let name = ["d1", "d2", "d3", "d4"][turn % 4];
+        agent.plinth(&format!("drive evacuate p @{name} --wait --timeout 60s")).ok();
+        agent.plinth(&format!("drive online p @{name}")).ok();
+    }
+    check_whole(&agent, &Contents::new(8), "@d1 @d2 @d3 @d4");
+}
