@@ -307,8 +307,8 @@ fn a_leg_is_kept_when_the_others_fail() {
 /// What is under way when the power fails.
 type Began = fn(&mut World);
 
-/// Power fails after any step of a change, and only one of the drives is found: the group is refused, or has
-/// everything.
+/// Power fails after any step of a change, and only one of the drives is found, at once or after the group was served
+/// once more: the group is refused, or has everything.
 #[test]
 fn any_drive_alone_after_a_crash_has_everything_or_is_refused() {
     let drop_leg: Began = World::drop_leg;
@@ -327,8 +327,8 @@ fn any_drive_alone_after_a_crash_has_everything_or_is_refused() {
     };
     let mut served = 0;
     for (began, most) in [(drop_leg, 120u32), (add_leg, 260), (leave, 260), (shift, 260)] {
-        for steps in (0..most).step_by(3) {
-            for alone in 0..3u8 {
+        for steps in (0..most).step_by(5) {
+            for (alone, twice) in [(0, false), (1, false), (2, false), (1, true)] {
                 let mut world = World::new(Shape { sectors: 4096, ..Shape::MIRROR });
                 world.random = u64::from(steps + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
                 world.shuffle = steps % 2 == 0;
@@ -346,7 +346,14 @@ fn any_drive_alone_after_a_crash_has_everything_or_is_refused() {
                 world.write(u64::from(steps), 1).expect("written");
                 world.flush().expect("flushed");
                 world.cut_power();
-                world.absent = !(1 << alone);
+                if twice {
+                    // Whoever was left by then misses this.
+                    world.reopen();
+                    world.write(u64::from(steps) + 1, 1).expect("written");
+                    world.flush().expect("flushed");
+                    world.cut_power();
+                }
+                world.absent = !(1u32 << alone);
                 world.open_with(world.shape.config);
                 if world.engine.phase() == Phase::Serving {
                     world.check_all();
@@ -355,7 +362,7 @@ fn any_drive_alone_after_a_crash_has_everything_or_is_refused() {
             }
         }
     }
-    assert!(served > 100, "one drive alone is often enough: {served}");
+    assert!(served > 60, "one drive alone is often enough: {served}");
 }
 
 /// A read that is on its way to the leg that is dropped ends before the leg is gone.
