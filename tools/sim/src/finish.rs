@@ -43,14 +43,17 @@ impl<S: Subject> Run<S> {
         }
         let at_rest = self.compare_legs(scrubbed)?;
         let loses: Vec<u8> = (0..self.shape.legs).filter(|leg| self.may_lose(*leg, &at_rest)).collect();
+        if !self.errors_allowed {
+            // Before the next activation, which makes stale what a crash left without rows.
+            self.with_what_was_left()?;
+        }
         self.shape.verify_first = true;
         self.reopen();
         self.settle_down()?;
         if self.errors_allowed {
             return Ok(());
         }
-        loses.into_iter().try_for_each(|leg| self.without(leg))?;
-        self.with_what_was_left()
+        loses.into_iter().try_for_each(|leg| self.without(leg))
     }
 
     /// Opens a copy of everything on those drives alone that do not count any more: it must refuse (D17).
