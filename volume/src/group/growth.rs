@@ -70,10 +70,12 @@ impl Growth {
         self.wanted = true;
     }
 
-    /// Whether the group may still grow: nobody has said no.
+    /// Whether the group may still grow: nobody has said no. It may not while a row that was given up cannot go back,
+    /// because something that was given up may still land on a drive of it: that can take for ever.
     pub fn possible(&self) -> bool {
-        let under_way = !matches!(self.stage, Stage::Idle | Stage::Leaving(_));
-        self.rows_left && (!self.refused || self.deferred || under_way)
+        let leaving = matches!(self.stage, Stage::Leaving(_));
+        let under_way = self.stage != Stage::Idle && !leaving;
+        self.rows_left && (under_way || self.deferred || (!self.refused && !leaving))
     }
 
     /// Whether a row is on its way into the superblock.

@@ -161,7 +161,12 @@ impl Group {
         let (_, ckpt) = entry.state.since().expect("a drive that is not current");
         let known = match self.probe_says(turn, ckpt) {
             _ if self.config.bug(Planted::ResyncUnprobed) => Ok(entry.state),
-            Some(_) if self.config.bug(Planted::ResyncUnbounded) => Ok(entry.state),
+            // Believed alone, a mark that says too much does no harm: what the drive says itself bounds it.
+            Some(_)
+                if self.config.bug(Planted::ResyncUnbounded) || self.config.bug(Planted::StaleSinceAcked) =>
+            {
+                Ok(entry.state)
+            }
             Some((seq, ckpt)) => Ok(entry.state.at_most(seq, ckpt)),
             None => entry.state.after(Event::Diverge),
         };
