@@ -75,7 +75,10 @@ impl Group {
             let space = self.space_blocks();
             match self.sweep.walk.step((&root, top), space, &mut self.cache, turn.memory) {
                 WalkStep::Need(page) => {
-                    self.need(turn, page);
+                    if self.waits_for(turn, page) && self.sweep.unit.is_empty() {
+                        // Its end wakes everybody: a slow drive would have the walk asking here without a pause.
+                        return;
+                    }
                     break;
                 }
                 WalkStep::Page { page, level, first, buf } => {
@@ -103,19 +106,23 @@ impl Group {
         self.again = true;
     }
 
-    /// A page of the walk that is not in the cache. A scrub looks at all its copies before one of them is taken: a
-    /// copy that is found wrong on the way into the cache would be mended without being named.
-    fn need<M: Memory>(&mut self, turn: &mut Turn<'_, M>, page: Ref) {
+    /// A page of the walk that is not in the cache: whether it is on its way. A scrub looks at all its copies before one
+    /// of them is taken: a copy that is found wrong on the way into the cache would be mended without being named.
+    fn waits_for<M: Memory>(&mut self, turn: &mut Turn<'_, M>, page: Ref) -> bool {
         let at = self.what_page(self.sweep.walk.needed(), Lba::new(self.sweep.walk.cursor()));
         if self.sweep.errand == Errand::Scrub && self.sweep.scrub.seen != Some(page) {
             self.sweep.scrub.seen = Some(page);
             self.add(page.pba, page.check, at);
-        } else if !self.fetch_page(turn, &page) {
-            if self.sweep.errand != Errand::Scrub {
-                self.note_lost(page.pba, at);
-            }
-            self.sweep.walk.skip();
+            return false;
         }
+        if self.fetch_page(turn, &page) {
+            return true;
+        }
+        if self.sweep.errand != Errand::Scrub {
+            self.note_lost(page.pba, at);
+        }
+        self.sweep.walk.skip();
+        false
     }
 
     /// A page of the walk, in the cache.
