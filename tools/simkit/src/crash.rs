@@ -43,10 +43,13 @@ impl SimDrive {
         };
         let mut unflushed: BTreeMap<u64, Vec<Rc<Block>>> = BTreeMap::new();
         let mut promises: BTreeMap<u64, usize> = BTreeMap::new();
+        let mut astray: BTreeMap<u64, Vec<Rc<Block>>> = BTreeMap::new();
         for (block, entries) in std::mem::take(&mut self.dirty) {
             if let Some(promised) = entries.iter().rposition(|dirty| dirty.promised) {
                 promises.insert(block, promised);
             }
+            let stray = entries.iter().filter(|dirty| dirty.astray).map(|dirty| dirty.content.clone());
+            astray.insert(block, stray.collect());
             unflushed.insert(block, entries.into_iter().map(|d: Dirty| d.content).collect());
         }
         for flight in std::mem::take(&mut self.in_flight).iter().flatten() {
@@ -57,7 +60,9 @@ impl SimDrive {
         for (block, contents) in unflushed {
             let before = or_zeroes(self.image.get(block));
             self.settle(rng, mode, block, &contents);
-            self.doubt_after(block, &before, &contents, promises.get(&block).copied());
+            let promised = promises.get(&block).copied();
+            let stray = astray.get(&block).map_or(&[][..], Vec::as_slice);
+            self.doubt_after(block, &before, (&contents, stray), promised);
         }
     }
 
@@ -66,7 +71,7 @@ impl SimDrive {
         &mut self,
         block: u64,
         before: &Rc<Block>,
-        contents: &[Rc<Block>],
+        (contents, stray): (&[Rc<Block>], &[Rc<Block>]),
         promised: Option<usize>,
     ) {
         let now = or_zeroes(self.image.get(block));
@@ -80,7 +85,8 @@ impl SimDrive {
             if now != *before {
                 self.doubts.damaged(block, before.clone());
             }
-        } else if contents.contains(&now) {
+        } else if contents.contains(&now) && !stray.contains(&now) {
+            // What nobody meant to be here ends no doubt.
             self.doubts.written(block, &now);
         }
     }

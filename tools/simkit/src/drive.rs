@@ -62,6 +62,8 @@ pub(crate) struct Dirty {
     pub(crate) content: Rc<Block>,
     /// A flush that lied said that it is durable.
     pub(crate) promised: bool,
+    /// Nobody meant it to be here: it went astray, or is what an error left.
+    pub(crate) astray: bool,
 }
 
 /// One simulated drive.
@@ -449,7 +451,7 @@ impl SimDrive {
                         if or_zeroes(self.visible(block)) == *content {
                             self.doubts.damaged(block, content.clone());
                         }
-                        self.put(block, noise);
+                        self.put(block, noise, true);
                     }
                 }
             }
@@ -475,7 +477,7 @@ impl SimDrive {
             for (at, (_, content)) in lands.into_iter().zip(flight.writes()) {
                 let before = or_zeroes(self.visible(at));
                 self.doubts.damaged(at, before);
-                self.put(at, content.clone());
+                self.put(at, content.clone(), true);
             }
         }
         Ok(())
@@ -530,10 +532,10 @@ impl SimDrive {
     /// A block is written as whoever asked for it meant it.
     pub(crate) fn store(&mut self, block: u64, content: Rc<Block>) {
         self.doubts.written(block, &content);
-        self.put(block, content);
+        self.put(block, content, false);
     }
 
-    fn put(&mut self, block: u64, content: Rc<Block>) {
+    fn put(&mut self, block: u64, content: Rc<Block>, astray: bool) {
         if let Some(older) = &self.older
             && (older.len() < 4096 || older.contains_key(&block))
         {
@@ -542,7 +544,8 @@ impl SimDrive {
         }
         if self.volatile {
             self.order += 1;
-            self.dirty.entry(block).or_default().push(Dirty { order: self.order, content, promised: false });
+            let dirty = Dirty { order: self.order, content, promised: false, astray };
+            self.dirty.entry(block).or_default().push(dirty);
         } else {
             self.image.set(block, content);
         }
