@@ -197,10 +197,17 @@ fn tell(name: &str, tally: &everywhere::Tally) -> bool {
 
 /// The seeds of the regression file: the first word of each line that is not a comment.
 pub(crate) fn regressions() -> Vec<u64> {
+    recorded().map(|(seed, _)| seed).collect()
+}
+
+/// Recorded seeds, each with the name of the focus that it had when it failed.
+pub(crate) fn recorded() -> impl Iterator<Item = (u64, &'static str)> {
     let lines = REGRESSIONS.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty());
-    lines
-        .map(|line| line.split_whitespace().next().and_then(|w| w.parse().ok()).expect("a seed per line"))
-        .collect()
+    lines.map(|line| {
+        let (seed, text) = line.split_once(' ').expect("a seed and what was wrong");
+        let focus = text.strip_prefix('[').and_then(|text| text.split_once(']')).map(|(focus, _)| focus);
+        (seed.parse().expect("a seed per line"), focus.unwrap_or("General"))
+    })
 }
 
 fn many<S: Subject>(arguments: &Arguments, threads: usize) -> bool {

@@ -148,8 +148,8 @@ mod tests {
     /// A seed that once failed is run for ever: with another shape it would say nothing.
     #[test]
     fn recorded_seeds_keep_their_shapes() {
-        for seed in crate::cli::regressions() {
-            assert_eq!(Focus::of(seed), Focus::General, "seed {seed}");
+        for (seed, focus) in crate::cli::recorded() {
+            assert_eq!(format!("{:?}", Focus::of(seed)), focus, "seed {seed}");
         }
     }
 
