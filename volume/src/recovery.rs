@@ -142,6 +142,8 @@ pub(crate) struct Recovery {
     newest_slots: Vec<u8>,
     /// By index of the home row: the copy is older than the newest superblock of all.
     lagging: Vec<bool>,
+    /// Places, by drive, of superblocks that lie where the newest one names none.
+    former: Vec<(Uuid, base::ExtentNo)>,
     highest_gen: base::Gen,
     highest_version: u64,
     rows: Vec<Extent>,
@@ -209,6 +211,7 @@ impl Recovery {
             trusted: DriveSet::EMPTY,
             newest_slots: Vec::new(),
             lagging: Vec::new(),
+            former: Vec::new(),
             highest_gen: base::Gen::ZERO,
             highest_version: 0,
             rows: Vec::new(),

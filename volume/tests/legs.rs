@@ -1,6 +1,6 @@
 //! One leg more, one leg less, and a part of a drive that goes elsewhere, while the group is served.
 mod world;
-use base::{DriveOp, Engine, ExtentNo, Op, Phase};
+use base::{DriveIx, DriveOp, Engine, Extent, ExtentNo, Op, Phase, RowGrant, RowNo};
 use std::cell::Cell;
 use std::rc::Rc;
 use volume::{CopyHealth, MoveOutcome, MoveRefusal};
@@ -363,6 +363,52 @@ fn any_drive_alone_after_a_crash_has_everything_or_is_refused() {
         }
     }
     assert!(served > 60, "one drive alone is often enough: {served}");
+}
+
+/// Rows whose legs lie the other way round: both drives stay when a leg is dropped, each with superblocks of before.
+/// Power fails after any step, the group is served once more, power fails again, and only one drive is found: what it said
+/// before the leg was dropped must not be believed.
+#[test]
+fn what_a_drive_that_stays_said_before_is_not_believed() {
+    for steps in (0..120u64).step_by(3) {
+        let mut world = World::new(Shape { sectors: 4096, ..Shape::MIRROR });
+        world.random = (steps + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        world.shuffle = steps % 2 == 0;
+        for extent in world.next_extent..world.next_extent + 5 {
+            let extents =
+                [1, 0].map(|drive| Extent { drive: DriveIx::new(drive), extent: ExtentNo::new(extent) });
+            world.grants.push_back(RowGrant {
+                row: RowNo::ZERO,
+                extents: extents.into(),
+                joining: Vec::new(),
+            });
+            world.next_extent = extent + 1;
+        }
+        for sector in (0..3_584).step_by(512) {
+            world.write(sector, 512).expect("written");
+        }
+        world.drop_leg();
+        for _ in 0..steps {
+            world.step();
+        }
+        world.write(steps, 1).expect("written");
+        world.flush().expect("flushed");
+        world.cut_power();
+        world.reopen();
+        world.write(steps + 1, 1).expect("written");
+        world.flush().expect("flushed");
+        world.cut_power();
+        for alone in 0..2u8 {
+            let (drives, catalogue) = (world.drives.clone(), world.catalogue.clone());
+            world.absent = !(1u32 << alone);
+            world.open_with(world.shape.config);
+            if world.engine.phase() == Phase::Serving {
+                world.check_all();
+            }
+            world.kill();
+            (world.drives, world.catalogue, world.absent) = (drives, catalogue, 0);
+        }
+    }
 }
 
 /// A read that is on its way to the leg that is dropped ends before the leg is gone.

@@ -6,7 +6,7 @@ use crate::layout::extent as fixed;
 use crate::planted::Planted;
 use crate::superblock::Home;
 use alloc::vec::Vec;
-use base::{Block, Check, CkptNo, Seq};
+use base::{BLOCK_BYTES, Block, Check, CkptNo, Extent, Seq};
 use cow::Ref;
 use fence::{Activation, CopyState, DriveSet, Event, Generations};
 use rlog::Line;
@@ -228,7 +228,26 @@ impl Recovery {
 
     pub(super) fn write_second_slots(&mut self) {
         self.write_slots(true);
+        self.wipe_former_homes();
         self.at(Stage::SecondSlot);
+    }
+
+    /// A leg was dropped, and a crash came before the superblocks of its extents were wiped on drives that stay for other
+    /// rows (`group/moving.rs`). They are now that the new version is in one slot of every copy, and flushed there.
+    ///
+    /// Crash story: were they left, then power fails again, and such a drive alone is found: what it says is the group as
+    /// it was before the leg was dropped, all of it on that drive, and nobody has a mark against it.
+    fn wipe_former_homes(&mut self) {
+        for (drive, extent) in self.former.clone() {
+            let Some(drive) = self.table.find(drive).filter(|drive| self.current.contains(*drive)) else {
+                continue;
+            };
+            let Some(handle) = self.handles[usize::from(drive.get())] else { continue };
+            for slot in fixed::SUPERBLOCKS {
+                let at = self.geometry().drive_block(Extent { drive, extent }, slot);
+                self.script.write(handle, at, alloc::vec![0; BLOCK_BYTES]);
+            }
+        }
     }
 
     /// Behind the highest number that an attempt of the activation before can have had.

@@ -57,6 +57,12 @@ impl Recovery {
                 !here.any(|one| one.superblock.newness() == newest.newness())
             })
             .collect();
+        let place = |superblock: &Superblock, at: &base::Extent| {
+            (superblock.drives[usize::from(at.drive.get())].drive, at.extent)
+        };
+        let named: Vec<_> = newest.home.iter().map(|extent| place(&newest, extent)).collect();
+        let found_at = found.iter().map(|one| place(&one.superblock, &one.home.extent));
+        self.former = found_at.filter(|at| !named.contains(at)).collect();
         self.merge_views(&newest, &found)?;
         self.rows = newest.home.clone();
         self.home_pages = Some(crate::rows::HomePages::new(newest.geometry));
