@@ -25,7 +25,8 @@
 //! - After it, before a drive that is left is stale: found alone, that drive would open with its old superblock, so
 //!   writes must not miss it yet. That is why it is left through its stale mark, which the catalogue has first. After a
 //!   crash here the drive is in the table as a current copy without rows, and the next activation makes it stale before
-//!   it serves; a *Leave* without extents ends what is left to do.
+//!   it serves, and wipes what drives that stay still say of the rows before; a *Leave* without extents ends what is left
+//!   to do.
 //! - A successor fails before the version is asked for: the move is given up, nobody else is touched. It fails after
 //!   that, while the version is not durable: the next version names the old rows again and calls it stale, and what it
 //!   missed waits for that, as with any drive that fails. While a leg is being dropped the same holds for any drive:
