@@ -1,19 +1,11 @@
 //! Drives that come back: they get what they missed while the group goes on, and are as good as the others then.
 mod world;
-use base::{DriveOp, Engine, Op, Phase};
+use base::{DriveOp, Engine, Phase};
 use std::cell::Cell;
 use std::rc::Rc;
 use volume::CopyHealth;
+use world::story::{assert_each_leg_is_whole, broken, some_writes};
 use world::{Shape, Verdict, World};
-
-/// Drives that fail everything, a bit for each.
-fn broken(world: &mut World) -> Rc<Cell<u32>> {
-    let broken = Rc::new(Cell::new(0u32));
-    let seen = broken.clone();
-    world.verdict =
-        Box::new(move |io| if seen.get() >> io.drive & 1 == 1 { Verdict::Fail } else { Verdict::Do });
-    broken
-}
 
 fn health(world: &World, drive: u8) -> CopyHealth {
     world.engine.stats().expect("served").drives[usize::from(drive)].health
@@ -21,42 +13,6 @@ fn health(world: &World, drive: u8) -> CopyHealth {
 
 fn is_current(world: &World, drive: u8) -> bool {
     health(world, drive) == CopyHealth::Current
-}
-
-fn some_writes(world: &mut World, count: u64) {
-    for _ in 0..count {
-        let sector = world.random() % (world.shape.sectors - 512);
-        match world.random() % 8 {
-            0 => world
-                .ask(Op::Discard, sector, 1 + sector % 4000 % (world.shape.sectors - sector))
-                .expect("done"),
-            1 => world.flush().expect("flushed"),
-            _ => world.write(sector, 1 + sector % 64).expect("written"),
-        }
-    }
-}
-
-/// Each leg alone has everything that was acknowledged.
-fn assert_each_leg_is_whole(world: &mut World) {
-    world.flush().expect("flushed");
-    let (legs, columns) = (world.shape.legs, world.shape.columns);
-    let drives = u32::from(legs) * u32::from(columns);
-    for leg in 0..legs {
-        world.close();
-        let of_leg = ((1u32 << columns) - 1) << (leg * columns);
-        let drives_before = world.drives.clone();
-        let catalogue = world.catalogue.clone();
-        world.kill();
-        world.absent = ((1 << drives) - 1) & !of_leg;
-        world.reopen();
-        world.check_all();
-        world.close();
-        world.kill();
-        world.drives = drives_before;
-        world.catalogue = catalogue;
-        world.absent = 0;
-        world.reopen();
-    }
 }
 
 fn shapes() -> [Shape; 3] {

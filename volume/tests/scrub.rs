@@ -4,23 +4,11 @@ use base::{BLOCK_BYTES, Block, Engine, Fault, Op, Phase};
 use std::collections::BTreeSet;
 use volume::layout::{FIRST_EXTENT_BLOCK, extent};
 use volume::{CopyHealth, Finding, Names, Outcome, ScrubStats, What};
+use world::story::some_writes;
 use world::{Shape, Verdict, World};
 
 fn scrub_stats(world: &World) -> ScrubStats {
     world.engine.stats().expect("served").scrub
-}
-
-fn some_writes(world: &mut World, count: u64) {
-    for _ in 0..count {
-        let sector = world.random() % (world.shape.sectors - 512);
-        match world.random() % 10 {
-            0 => world
-                .ask(Op::Discard, sector, 1 + sector % 4000 % (world.shape.sectors - sector))
-                .expect("done"),
-            1 => world.flush().expect("flushed"),
-            _ => world.write(sector, 1 + sector % 64).expect("written"),
-        }
-    }
 }
 
 /// Scrubs everything; what was found.

@@ -3,45 +3,12 @@ mod support;
 
 use serde_json::Value;
 use std::time::{Duration, Instant};
+use support::contents::Contents;
 use support::nbd::Nbd;
 use support::{Agent, signal};
 
-const CHUNK: u64 = 64 << 10;
 /// The longest that anything here may take.
 const DEADLINE: Duration = Duration::from_secs(120);
-
-/// What a chunk holds after its `turn`-th write: every block something else.
-fn content(chunk: u64, turn: u64) -> Vec<u8> {
-    let word =
-        |block: u64| ((chunk << 32 | block) ^ (turn << 56)).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes();
-    (0..CHUNK / 4096).flat_map(|block| word(block).repeat(512)).collect()
-}
-
-/// The volume's device and what must be on it: by chunk, the turn that wrote it last.
-struct Contents(Vec<u64>);
-
-impl Contents {
-    fn new(chunks: usize) -> Self {
-        Self(vec![0; chunks])
-    }
-
-    /// Writes chunks, each `step`-th from `first` on, with something new.
-    fn write(&mut self, nbd: &mut Nbd, first: usize, step: usize) {
-        for chunk in (first..self.0.len()).step_by(step) {
-            self.0[chunk] += 1;
-            nbd.write(chunk as u64 * CHUNK, &content(chunk as u64, self.0[chunk]));
-        }
-        nbd.flush();
-    }
-
-    fn check(&self, nbd: &mut Nbd) {
-        for (chunk, turn) in self.0.iter().enumerate() {
-            let read = nbd.read(chunk as u64 * CHUNK, CHUNK as usize);
-            let expected = if *turn == 0 { vec![0; CHUNK as usize] } else { content(chunk as u64, *turn) };
-            assert!(read == expected, "chunk {chunk} of turn {turn}");
-        }
-    }
-}
 
 fn show(agent: &Agent) -> Value {
     agent.plinth("volume show v -o json").json()

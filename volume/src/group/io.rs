@@ -158,9 +158,10 @@ impl Group {
         block: u32,
         memory: &[Segment],
     ) {
-        let guests = matches!(self.ops.job_mut(job).kind, JobKind::Commit(_));
         match self.drives.get(extent.drive).health {
-            Health::Resyncing if guests && self.config.bug(Planted::ResyncListOnce) => {}
+            Health::Resyncing
+                if self.config.bug(Planted::ResyncListOnce)
+                    && matches!(self.ops.job_mut(job).kind, JobKind::Commit(_)) => {}
             Health::Current | Health::Joining | Health::Resyncing | Health::Returning => {
                 let token = self.ops.start(Purpose::Job(job), extent.drive, true);
                 let at = self.geometry.drive_block(extent, block);

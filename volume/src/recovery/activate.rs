@@ -128,6 +128,7 @@ impl Recovery {
         let placed = self.places().fold(DriveSet::EMPTY, DriveSet::union);
         for drive in self.table.current().without(failed).without(placed).iter() {
             self.stale(drive, (Seq::ZERO, CkptNo::ZERO), version);
+            self.current.remove(drive);
         }
         // By the operator's word the group goes on from copies that lack something. Whoever has that is another
         // group from here on: nothing on it counts when it comes back.

@@ -1,6 +1,7 @@
 //! An agent of its own for each test: socket, state and drives in a temporary folder, no root needed.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub mod contents;
 pub mod nbd;
 
 use serde_json::Value;
