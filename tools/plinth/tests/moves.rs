@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use support::contents::{CHUNK, Contents};
+use support::contents::Contents;
 use support::nbd::Nbd;
 use support::{Agent, signal};
 
