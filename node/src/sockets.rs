@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io::{Error, ErrorKind, Result};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -45,12 +46,26 @@ impl Address {
     }
 }
 
-/// Listens at `path`.
+/// Listens at `path`, for its owner alone (mode 0600). The caller holds a lock that says that whoever listened there
+/// before is gone; what it left is replaced.
+///
+/// A socket is made with the modes that the process's mask leaves, and whoever finds it may connect at once. So it
+/// is bound beside its place, restricted, then moved there: nobody ever finds one that is open to others.
 ///
 /// # Errors
 /// As `Address::of`, and the kernel's.
 pub fn listen(path: &Path) -> Result<UnixListener> {
-    UnixListener::bind(Address::of(path)?.path())
+    let mut draft = path.as_os_str().to_owned();
+    draft.push("~");
+    let draft = PathBuf::from(draft);
+    match std::fs::remove_file(&draft) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(Address::of(&draft)?.path())?;
+    std::fs::set_permissions(&draft, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::rename(&draft, path)?;
+    Ok(listener)
 }
 
 #[cfg(test)]
@@ -73,6 +88,30 @@ mod tests {
         let mut byte = [0];
         far.read_exact(&mut byte).expect("reads");
         assert_eq!(&byte, b"x");
+    }
+
+    #[test]
+    fn nobody_finds_a_socket_that_is_open_to_others() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("socket");
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let watch = scope.spawn(|| {
+                let mut seen = 0;
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    if let Ok(found) = std::fs::metadata(&path) {
+                        assert_eq!(found.permissions().mode() & 0o777, 0o600);
+                        seen += 1;
+                    }
+                }
+                seen
+            });
+            for _ in 0..2000 {
+                drop(listen(&path).expect("binds where one was left"));
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert!(watch.join().expect("no other modes") > 0);
+        });
     }
 
     #[test]

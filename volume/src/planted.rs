@@ -85,6 +85,8 @@ planted! {
     LineNotDurable = "line-not-durable",
     /// Recovery takes the first valid superblock instead of the newest.
     OldSuperblock = "old-superblock",
+    /// Recovery takes the newest superblock of all, also from a drive that does not count.
+    StaleSuperblock = "stale-superblock",
     /// Blocks named by replayed records are not marked used.
     ReplayNotMarked = "replay-not-marked",
     /// A resync leaves out pages whose newest Seq the drive has, though they were made again since.

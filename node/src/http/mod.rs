@@ -13,7 +13,6 @@ mod stall;
 use crate::error::{Error, Kind, Result};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,16 +36,12 @@ const LAST_ANSWERS: Duration = Duration::from_secs(5);
 /// # Errors
 /// The file system's.
 pub fn bind(socket: &Path) -> Result<UnixListener> {
-    let _ = std::fs::remove_file(socket);
     let listen = || {
         let listener = crate::sockets::listen(socket)?;
         listener.set_nonblocking(true)?;
         UnixListener::from_std(listener)
     };
-    let listener = listen().map_err(|source| Error::io("listen on", socket, &source))?;
-    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))
-        .map_err(|source| Error::io("restrict", socket, &source))?;
-    Ok(listener)
+    listen().map_err(|source| Error::io("listen on", socket, &source))
 }
 
 /// Binds the port for metrics.

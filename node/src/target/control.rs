@@ -13,7 +13,7 @@ use crate::target_spec::{Row, TargetSpec};
 use rows::Rows;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -217,12 +217,8 @@ impl Control {
     pub fn listen(spec: TargetSpec) -> Result<Self> {
         let socket = spec.control_socket.clone();
         let lock = lock_group(&spec)?;
-        // The lock says that whoever bound it before is gone.
-        let _ = std::fs::remove_file(&socket);
         let listener =
             crate::sockets::listen(&socket).map_err(|source| Error::io("listen on", &socket, &source))?;
-        std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o600))
-            .map_err(|source| Error::io("restrict", &socket, &source))?;
         let (notes, inbox) = channel();
         let kept = spec.rows.first().cloned();
         let state = State {

@@ -218,7 +218,13 @@ fn many<S: Subject>(arguments: &Arguments, threads: usize) -> bool {
     }
     let start = Instant::now();
     let mut told = start;
+    let mut failed = 0;
     let summary = campaign::run::<S>(&seeds, threads, |summary| {
+        if summary.failed.len() > failed {
+            let new = summary.failed.iter().map(|(seed, _)| seed.to_string()).collect::<Vec<_>>();
+            eprintln!("failed so far: {}", new.join(" "));
+            failed = summary.failed.len();
+        }
         if told.elapsed() > Duration::from_secs(10) {
             told = Instant::now();
             eprintln!("{} of {} seeds, {} failed", summary.seeds, seeds.len(), summary.failed.len());
