@@ -196,6 +196,13 @@ impl CopyTable {
         *entry = *superblocks;
     }
 
+    /// The group that is opened has no more than this: neither has any copy that is not current.
+    pub fn bound(&mut self, seq: Seq, ckpt: CkptNo) {
+        for entry in &mut self.entries {
+            entry.state = entry.state.at_most(seq, ckpt);
+        }
+    }
+
     /// Gives every entry the version of a new activation's first superblock (`Activation::first_version`). What
     /// the activation decided about each copy then outweighs whatever an older one may have written down on a
     /// drive that is absent now. The superblock that says so is durable, and the catalogue has it, before the

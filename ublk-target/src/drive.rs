@@ -184,6 +184,11 @@ impl Drive {
         &self.properties
     }
 
+    /// The open file.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
     /// Whole blocks on it.
     pub fn size(&self) -> Blocks {
         self.properties.size

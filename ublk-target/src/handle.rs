@@ -279,14 +279,14 @@ pub trait Control<E> {
     fn store_stale(&mut self, drives: u32, version: u64, engine: &E);
     /// The catalogue must know that this drive of the engine's table is current again.
     fn store_current(&mut self, drive: DriveIx, version: u64, engine: &E);
-    /// Something is slow.
-    fn slow(&mut self, slow: SlowEvent);
+    /// Something is slow, or a drive was reset.
+    fn notice(&mut self, notice: Notice);
 }
 
-/// Something that takes longer than it should. Nothing is done about it but to say so (and, past the deadline,
-/// to ask the kernel to cancel): only the kernel can end an operation that it has.
+/// Something that takes longer than it should, or was not asked for. Of what is slow nothing is done but to say so (and,
+/// past the deadline, to ask the kernel to cancel): only the kernel can end an operation that it has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum SlowEvent {
+pub enum Notice {
     /// An operation of a drive.
     Drive {
         /// The drive, by the loop's number.
@@ -297,6 +297,11 @@ pub enum SlowEvent {
         age: Duration,
         /// Whether its deadline passed and a cancellation was sent.
         expired: bool,
+    },
+    /// A drive was reset with writes in its cache: its next flush fails.
+    Reset {
+        /// The drive, by the loop's number.
+        drive: DriveIx,
     },
     /// A request of the guest in this slot.
     Request {
@@ -321,7 +326,7 @@ impl<E> Control<E> for NoControl {
     fn store_current(&mut self, drive: DriveIx, _version: u64, _engine: &E) {
         panic!("nobody can store that {drive:?} is current")
     }
-    fn slow(&mut self, _slow: SlowEvent) {}
+    fn notice(&mut self, _notice: Notice) {}
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ pub mod linear;
 pub mod memory;
 pub mod nbd;
 mod ops;
+mod resets;
 pub mod ring;
 pub mod smart;
 pub mod target;
@@ -24,7 +25,7 @@ pub mod ublk;
 
 pub use drive::{Access, Drive, DriveError, Properties};
 pub use front::{Allocation, Extent, FrontEnd, FrontIo, NoFrontEnd, VolumeInfo};
-pub use handle::{Control, Figures, Handle, NoControl, SlowEvent};
+pub use handle::{Control, Figures, Handle, NoControl, Notice};
 pub use latency::Latency;
 pub use memory::{Area, Locked, Region};
 pub use nbd::NbdServer;

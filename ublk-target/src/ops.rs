@@ -7,6 +7,8 @@
 //! - a drive without a volatile cache is never sent a flush; there a flush completes once every write issued to
 //!   that drive before it has completed. Writes and flushes of a drive form a list in order of issue, and a
 //!   flush is complete when it is the list's head;
+//! - a flush during which, or before which, the drive was reset with writes in its cache has failed, whatever the
+//!   drive says (`resets`);
 //! - a token is answered exactly once, and only when the kernel has let go of the memory: a deadline never
 //!   completes an operation, it only makes it known, and asks the kernel to give it up.
 use base::limits::MAX_DRIVES;
@@ -74,6 +76,8 @@ struct DriveIo {
     segments: Vec<Segment>,
     before: u32,
     after: u32,
+    /// Of a write: the how manieth of its drive it is. Of a flush: up to which one all had ended when it began.
+    mark: u64,
 }
 
 /// The writes and flushes of one drive in order of issue.
@@ -84,6 +88,18 @@ struct Order {
     volatile_cache: bool,
     /// The drive was released: no action may name it.
     released: bool,
+    /// Writes that were issued. What was written before the drive was opened counts as one.
+    issued: u64,
+    /// Up to which of them all had ended when a flush began that succeeded.
+    safe: u64,
+    /// The drive was reset when not all of them were. Nothing makes up for that but another life of the drive.
+    reset: bool,
+}
+
+impl Order {
+    fn new(volatile_cache: bool) -> Self {
+        Self { head: NONE, tail: NONE, volatile_cache, released: false, issued: 1, safe: 0, reset: false }
+    }
 }
 
 /// The table.
@@ -112,6 +128,7 @@ impl DriveOps {
             segments: Vec::with_capacity(SEGMENTS_KEPT),
             before: NONE,
             after: NONE,
+            mark: 0,
         };
         let mut this = Self {
             ops: (0..MAX_DRIVE_OPS).map(blank).collect(),
@@ -126,7 +143,7 @@ impl DriveOps {
     /// One drive more, with the next number.
     pub(crate) fn add_drive(&mut self, volatile_cache: bool) {
         assert!(self.orders.len() < MAX_DRIVES, "more drives than a group has");
-        self.orders.push(Order { head: NONE, tail: NONE, volatile_cache, released: false });
+        self.orders.push(Order::new(volatile_cache));
     }
 
     /// Whether anything is in flight on a drive, or its end was not handed to the engine yet.
@@ -151,7 +168,20 @@ impl DriveOps {
     pub(crate) fn reuse_drive(&mut self, drive: DriveIx, volatile_cache: bool) {
         let order = &mut self.orders[drive.get() as usize];
         assert!(order.released, "a number belongs to one drive at a time");
-        *order = Order { head: NONE, tail: NONE, volatile_cache, released: false };
+        *order = Order::new(volatile_cache);
+    }
+
+    /// The drive, or something below it, was reset. Whether something may be lost by it that was not known to be.
+    pub(crate) fn was_reset(&mut self, drive: DriveIx) -> bool {
+        let order = &mut self.orders[drive.get() as usize];
+        let harmless = !order.volatile_cache || order.released || order.reset || order.safe == order.issued;
+        order.reset |= !harmless;
+        !harmless
+    }
+
+    /// Whether this is a flush that a drive was asked for.
+    pub(crate) fn is_flush(&self, op: OpIx) -> bool {
+        self.ops[op.0 as usize].op == DriveOp::Flush
     }
 
     /// How many more may start.
@@ -192,6 +222,13 @@ impl DriveOps {
         (io.at_bytes, io.total_bytes) = (bytes(at - DriveBlock::ZERO), bytes(Blocks::new(blocks)));
         (io.done_bytes, io.retries, io.reported, io.expired) = (0, 0, false, false);
         io.active = true;
+        let order = &mut self.orders[drive.get() as usize];
+        order.issued += u64::from(op == DriveOp::Write);
+        let (oldest, issued) = (order.head, order.issued);
+        self.ops[ix as usize].mark = match op {
+            DriveOp::Flush if oldest != NONE => self.ops[oldest as usize].mark - 1,
+            _ => issued,
+        };
         match op {
             DriveOp::Read => Next::Submit(OpIx(ix)),
             DriveOp::Write => {
@@ -221,7 +258,12 @@ impl DriveOps {
             return Next::Nothing;
         }
         if io.op == DriveOp::Flush {
-            self.finish(op, Ok(()), 0);
+            let order = &mut self.orders[io.drive.get() as usize];
+            let result = if order.reset { Err(Fault::Gone) } else { Ok(()) };
+            if result.is_ok() {
+                order.safe = order.safe.max(io.mark);
+            }
+            self.finish(op, result, 0);
             return Next::Nothing;
         }
         if result == 0 {

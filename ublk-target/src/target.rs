@@ -11,9 +11,10 @@
 //! without a timeout, unless the engine asked for one.
 use crate::drive::Drive;
 use crate::front::{Allocation, FrontEnd, FrontIo, VolumeInfo};
-use crate::handle::{Command, Control, Handle, SlowEvent};
+use crate::handle::{Command, Control, Handle, Notice};
 use crate::memory::{Area, Locked, Region};
 use crate::ops::{DriveOps, Finished, MAX_DRIVE_OPS, Next, OpIx};
+use crate::resets::{self, Resets};
 use crate::ring::{Event, Ring, Source};
 use base::limits::{MAX_DRIVES, MAX_SLOTS};
 use base::{
@@ -76,6 +77,11 @@ pub enum TargetError {
         "cannot set up io_uring: {0}; it needs Linux 6.1 or newer, sysctl kernel.io_uring_disabled=0 and, in a container, a filter that allows it"
     )]
     Setup(io::Error),
+    /// The kernel's events cannot be listened to.
+    #[error(
+        "cannot listen to the kernel's events (a NETLINK_KOBJECT_UEVENT socket), without which a drive that was reset would go unnoticed: {0}"
+    )]
+    Events(io::Error),
     /// The ring failed while serving.
     #[error("io_uring failed while serving: {0}")]
     Ring(io::Error),
@@ -145,6 +151,7 @@ struct Loop<E> {
     handle: Handle<E>,
     ring: Ring,
     ops: DriveOps,
+    resets: Resets,
     out: Actions,
     requests: Vec<Request>,
     slots: Vec<BufId>,
@@ -189,6 +196,8 @@ macro_rules! front_io {
 impl<E: Engine + Allocation> Loop<E> {
     fn start(target: Target<E>, front: &mut impl FrontEnd) -> Result<Self, TargetError> {
         let Target { engine, drives, volume, options, handle } = target;
+        // Before the engine reads anything.
+        let resets = Resets::listen().map_err(TargetError::Events)?;
         let front_bytes = front.memory_bytes();
         // Eight bytes for the wake-up counter go first, on a page of their own so that the rest stays aligned.
         let area = Area::new(engine.memory_blocks(), base::BLOCK_BYTES + front_bytes).map_err(|source| {
@@ -206,6 +215,7 @@ impl<E: Engine + Allocation> Loop<E> {
         let slots: Vec<_> = (0..options.slots).map(|n| engine.slot_buffer(SlotId(n as u16))).collect();
         let mut this = Self {
             ops,
+            resets,
             out: Actions::with_capacity(options.actions, options.segments),
             requests: Vec::with_capacity(options.slots),
             slot_since: vec![None; slots.len()],
@@ -253,7 +263,7 @@ impl<E: Engine + Allocation> Loop<E> {
             self.handle.figures().turns.add(1);
             self.handle.figures().awake.set(1);
             while let Some(event) = self.ring.next() {
-                self.event(front, event)?;
+                self.event(front, control, event)?;
             }
         }
     }
@@ -377,9 +387,17 @@ impl<E: Engine + Allocation> Loop<E> {
         }
     }
 
-    fn event(&mut self, front: &mut impl FrontEnd, event: Event) -> io::Result<()> {
+    fn event(
+        &mut self,
+        front: &mut impl FrontEnd,
+        control: &mut impl Control<E>,
+        event: Event,
+    ) -> io::Result<()> {
         match event.source {
             Source::Drive => {
+                if event.result >= 0 && self.ops.is_flush(OpIx(event.id as u32)) {
+                    self.look_for_resets(control);
+                }
                 let next = self.ops.answered(OpIx(event.id as u32), event.result);
                 self.follow(next)
             }
@@ -389,6 +407,19 @@ impl<E: Engine + Allocation> Loop<E> {
                 front.event(front_io!(self, now), event.id, event.result)
             }
             Source::Cancel => Ok(()),
+        }
+    }
+
+    /// Before a flush counts: what was reset by now?
+    fn look_for_resets(&mut self, control: &mut impl Control<E>) {
+        while let Some(reset) = self.resets.next() {
+            for (number, drive) in self.drives.iter().enumerate() {
+                let number = DriveIx::new(number as u8);
+                let hit = drive.as_ref().is_some_and(|drive| resets::lies_on(drive.file(), &reset));
+                if hit && self.ops.was_reset(number) {
+                    control.notice(Notice::Reset { drive: number });
+                }
+            }
         }
     }
 
@@ -467,7 +498,7 @@ impl<E: Engine + Allocation> Loop<E> {
         self.ops.watch(now, options.slow_after, options.drive_deadline, |slow| {
             let (drive, op, age, expired) = (slow.drive, slow.kind, slow.age, slow.expired);
             figures.drives[drive.get() as usize].slow_events.add(1);
-            control.slow(SlowEvent::Drive { drive, op, age, expired });
+            control.notice(Notice::Drive { drive, op, age, expired });
             if expired && let Err(error) = self.ring.cancel(Source::Drive, u64::from(slow.op.0)) {
                 outcome = Err(error);
             }
@@ -479,7 +510,7 @@ impl<E: Engine + Allocation> Loop<E> {
             {
                 busy.reported = true;
                 figures.stuck_requests.add(1);
-                control.slow(SlowEvent::Request { slot: SlotId(slot as u16), age: now - busy.since });
+                control.notice(Notice::Request { slot: SlotId(slot as u16), age: now - busy.since });
             }
         }
         outcome

@@ -85,6 +85,10 @@ planted! {
     LineNotDurable = "line-not-durable",
     /// Recovery takes the first valid superblock instead of the newest.
     OldSuperblock = "old-superblock",
+    /// What a mark says of a stale copy is believed, though the group itself has less.
+    StaleUnbounded = "stale-unbounded",
+    /// Recovery believes what drives of another history say.
+    HistoryMixed = "history-mixed",
     /// Recovery takes the newest superblock of all, also from a drive that does not count.
     StaleSuperblock = "stale-superblock",
     /// Blocks named by replayed records are not marked used.

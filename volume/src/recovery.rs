@@ -16,6 +16,11 @@
 //!    are absent are, from here on); superblock in one slot of every current copy, flush; in the other, flush.
 //!    The catalogue comes first: had a superblock said it first and the catalogue been lost, two drives could
 //!    each have served alone under the same Gen.
+//! 7. The catalogue is told which copies are current that it has a mark against: those that are taken by the operator's
+//!    word or at the superblocks'. It hears of them last. Crash story: of a mirror the stale copy was opened by force,
+//!    and the catalogue heard that it is current, but not yet that the other is given up. The next recovery found
+//!    nobody with a mark and called the other stale since the moment at which the first one had been left. So the
+//!    other came back and kept what it had written after that under numbers that mean other writes now.
 //!
 //! Only then is a group made of it, whose delta holds exactly the accepted log. Nothing was served before: a
 //! read must not be answered from a commit that a second crash could lose.
@@ -114,6 +119,7 @@ enum Stage {
     SecondSlot,
     SecondFlush,
     Catalogue,
+    TellCurrent,
     Done,
 }
 
@@ -167,6 +173,8 @@ pub(crate) struct Recovery {
     damaged: Vec<Pba>,
     pub counts: RowCounts,
     asked_catalogue: Option<u64>,
+    /// Copies of which the catalogue has not said yet that it knows them current.
+    asked_current: usize,
     forsaken: overdue::Forsaken,
 }
 
@@ -232,6 +240,7 @@ impl Recovery {
             damaged: Vec::new(),
             counts: RowCounts::default(),
             asked_catalogue: None,
+            asked_current: 0,
             forsaken,
         };
         recovery.read_superblocks();
@@ -247,6 +256,11 @@ impl Recovery {
             && self.asked_catalogue == Some(*version)
         {
             self.asked_catalogue = None;
+        }
+        if let Reply::CurrentStored { version } = reply
+            && self.superblock.as_ref().is_some_and(|superblock| superblock.version == *version)
+        {
+            self.asked_current = self.asked_current.saturating_sub(1);
         }
         if let Reply::Quiet { drive } = reply {
             self.ops.quiet(*drive);
@@ -283,7 +297,7 @@ impl Recovery {
             && self.stage != Stage::Done
             && !self.forsaken.again
         {
-            if self.asked_catalogue.is_some() {
+            if self.asked_catalogue.is_some() || self.asked_current > 0 {
                 break;
             }
             let Some(dropped) = self.drop_failed() else { break };
@@ -341,7 +355,8 @@ impl Recovery {
             Stage::FirstSlot => self.flush_all(Stage::FirstFlush),
             Stage::FirstFlush => self.write_second_slots(),
             Stage::SecondSlot => self.flush_all(Stage::SecondFlush),
-            Stage::SecondFlush => self.stage = Stage::Done,
+            Stage::SecondFlush => self.tell_current(turn),
+            Stage::TellCurrent => self.stage = Stage::Done,
             Stage::Done => {}
         }
         Ok(())
@@ -431,14 +446,19 @@ impl Recovery {
         let stale = self.table.drives(|state| !state.is_current());
         let version = self.superblock().version;
         self.stage = Stage::Catalogue;
-        // Before the stale ones, whose answer is waited for: marks become durable in their order, and an activation
-        // that serves by the operator's word needs it no more.
-        for drive in self.promoted.union(self.trusted).and(self.current).iter() {
-            turn.out.push(Action::StoreCurrent { drive, version });
-        }
         if !stale.is_empty() {
             self.asked_catalogue = Some(version);
             turn.out.push(Action::StoreStale { drives: stale.bits(), version });
+        }
+    }
+
+    /// Step 7.
+    fn tell_current<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+        let version = self.superblock().version;
+        self.stage = Stage::TellCurrent;
+        for drive in self.promoted.union(self.trusted).and(self.current).iter() {
+            turn.out.push(Action::StoreCurrent { drive, version });
+            self.asked_current += 1;
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What a round of writes costs, and what recovery reads.
 mod world;
-use base::{DriveOp, ExtentNo, Op, Phase};
+use base::{DriveOp, Engine, ExtentNo, Op, Phase};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -275,4 +275,33 @@ fn a_silent_drive_costs_no_polls() {
     silent.set(false);
     world.wait(write).expect("written");
     world.check_all();
+}
+
+/// The only leg has a commit that was flushed and acknowledged, and no later one that says so. The scan finds it; a moment
+/// later the drive does not answer, or errs. The log is not cut: what was promised may be in it.
+#[test]
+fn a_commit_that_was_there_a_moment_ago_is_not_cut() {
+    for verdict in [Verdict::Silent, Verdict::Fail] {
+        let mut world = World::new(Shape { legs: 1, ..Shape::MIRROR });
+        (0..20).for_each(|i| world.write(i * 64, 8).expect("written"));
+        world.close();
+        world.reopen();
+        world.write(0, 8).expect("written");
+        world.flush().expect("flushed");
+        world.kill();
+        let once = Rc::new(Cell::new(false));
+        let asked = once.clone();
+        world.verdict = Box::new(move |io| {
+            let again = io.op == DriveOp::Read && io.blocks == 1 && (264..328).contains(&io.at);
+            if again && !asked.replace(true) { verdict } else { Verdict::Do }
+        });
+        let config = world.shape.config;
+        world.open_with(config);
+        assert!(once.get(), "the commit was read again");
+        if world.engine.phase() == Phase::Refused {
+            world.kill();
+            world.reopen();
+        }
+        world.check_all();
+    }
 }

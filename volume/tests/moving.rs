@@ -308,3 +308,41 @@ fn a_drive_that_is_back_goes_before_a_move() {
     world.check_all();
     assert_each_leg_is_whole(&mut world);
 }
+
+/// Two drives take over. The catalogue was told that the first is current when the second failed: the old rows are
+/// named again, and the first, which gets nothing from then on, must not be taken for a copy.
+#[test]
+fn a_successor_that_was_told_of_does_not_stay_current_without_places() {
+    let mut world = World::new(Shape::MIRROR);
+    let broken = broken(&mut world);
+    for sector in (0..12_000).step_by(512) {
+        world.write(sector, 512).expect("written");
+    }
+    world.settle();
+    let others = [world.add_drive(), world.add_drive()];
+    let (one, two) = (2u8, 3u8);
+    world.leave(1, &others);
+    let known = |world: &World| {
+        let entry = world.catalogue.iter().find(|entry| entry.drive == world::uuid(one));
+        entry.map(|entry| entry.state)
+    };
+    for _ in 0..2_000_000 {
+        if known(&world) == Some(fence::CopyState::Current) {
+            break;
+        }
+        world.step();
+    }
+    assert_eq!(known(&world), Some(fence::CopyState::Current));
+    broken.set(1 << two);
+    while outcome(&world) == Some(MoveOutcome::Copying) {
+        some_writes(&mut world, 3);
+    }
+    assert!(matches!(outcome(&world), Some(MoveOutcome::GivenUp(_))));
+    assert!(world.engine.extents_on(world::uuid(one)).is_empty());
+    assert_eq!(known(&world), Some(fence::CopyState::EMPTY));
+    let health = world.engine.stats().expect("served").drives[usize::from(one)].health;
+    assert!(!matches!(health, CopyHealth::Current), "{health:?}");
+    broken.set(0);
+    some_writes(&mut world, 20);
+    assert_each_leg_is_whole(&mut world);
+}

@@ -21,7 +21,7 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use ublk_target::ublk::{UblkDevice, UblkError, UblkQueue, harden_process};
-use ublk_target::{Drive, Handle, NbdServer, SlowEvent, Target, TargetError};
+use ublk_target::{Drive, Handle, NbdServer, Notice, Target, TargetError};
 use volume::{CopyHealth, DriveView, Stats};
 
 mod moves;
@@ -80,7 +80,7 @@ pub fn run(spec: TargetSpec) -> Result<()> {
     let looped = std::thread::Builder::new().name("loop".into());
     let looped = looped.spawn({
         let notes = notes.clone();
-        move || front.serve(target, Watcher { notes, open })
+        move || front.serve(target, Watcher { notes, open, reset: Vec::new() })
     });
     looped.map_err(|source| Error::general(Kind::Failed, format!("cannot start a thread: {source}")))?;
     drop(notes);
@@ -156,7 +156,7 @@ impl Front {
 
 fn target_error(error: &TargetError) -> Kind {
     match error {
-        TargetError::Setup(_) => Kind::NotSupported,
+        TargetError::Setup(_) | TargetError::Events(_) => Kind::NotSupported,
         TargetError::Memory { .. } | TargetError::Ring(_) => Kind::Failed,
     }
 }
@@ -191,6 +191,8 @@ fn ublk_error(error: UblkError) -> Error {
 struct Watcher {
     notes: Notes,
     open: OpenDrives,
+    /// Drives that were reset and are not marked for it yet.
+    reset: Vec<String>,
 }
 
 impl ublk_target::Control<Engine> for Watcher {
@@ -219,12 +221,13 @@ impl ublk_target::Control<Engine> for Watcher {
         let id =
             |bit| engine.volume().drive(DriveIx::new(bit)).expect("the engine marks drives of its table");
         let drives: Vec<String> = marked.map(|bit| id(bit).to_string()).collect();
-        // One without rows did nothing: it is left.
+        // One without rows did nothing: it is left. Neither did one that was reset: nothing is wrong with it.
         let did = |id: &String| {
-            let open = self.open.get(id);
+            let open = self.open.get(id).filter(|_| !self.reset.contains(id));
             serving && open.is_some_and(|drive| !engine.volume().extents_on(drive.uuid).is_empty())
         };
         let failed = drives.iter().filter(|id| did(id)).cloned().collect();
+        self.reset.retain(|id| !drives.contains(id));
         let _ = self.notes.send(Note::StoreStale { drives, failed, since, version });
     }
 
@@ -235,18 +238,25 @@ impl ublk_target::Control<Engine> for Watcher {
         let _ = self.notes.send(Note::StoreCurrent { drive, version, copied_blocks });
     }
 
-    fn slow(&mut self, slow: SlowEvent) {
-        let message = match slow {
-            SlowEvent::Drive { drive, op, age, expired } => {
+    fn notice(&mut self, notice: Notice) {
+        let (kind, message) = match notice {
+            Notice::Drive { drive, op, age, expired } => {
                 let end = if expired { ", its deadline has passed" } else { "" };
                 let drive = self.open.id_of(drive);
-                format!("drive {drive}: {op:?} has been under way for {} ms{end}", age.nanos() / 1_000_000)
+                let age = age.nanos() / 1_000_000;
+                ("slow", format!("drive {drive}: {op:?} has been under way for {age} ms{end}"))
             }
-            SlowEvent::Request { age, .. } => {
-                format!("a request has been under way for {} ms", age.nanos() / 1_000_000)
+            Notice::Request { age, .. } => {
+                ("slow", format!("a request has been under way for {} ms", age.nanos() / 1_000_000))
+            }
+            Notice::Reset { drive } => {
+                let drive = self.open.id_of(drive);
+                self.reset.push(drive.clone());
+                let what = "its controller or connection was reset while writes were in its cache";
+                ("drive_reset", format!("drive {drive}: {what}; what it has counts up to its last flush"))
             }
         };
-        let _ = self.notes.send(warning("slow", message));
+        let _ = self.notes.send(warning(kind, message));
     }
 }
 

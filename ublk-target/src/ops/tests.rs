@@ -163,3 +163,68 @@ fn a_released_number_takes_no_operations() {
     ops.release_drive(DriveIx::ZERO);
     start(&mut ops, 1, READ, &[seg(0, 1)]);
 }
+
+fn write(ops: &mut DriveOps, token: u64) {
+    let op = index(start(ops, token, WRITE, &[seg(0, 1)]));
+    assert_eq!(ops.answered(op, 4096), Next::Nothing);
+    assert_eq!(finished(ops), [(token, Ok(()))]);
+}
+
+fn flush(ops: &mut DriveOps, token: u64) -> Result<(), Fault> {
+    let op = index(start(ops, token, FLUSH, &[]));
+    assert_eq!(ops.answered(op, 0), Next::Nothing);
+    finished(ops)[0].1
+}
+
+/// The drive lost what was in its cache, no request failed, and the flush succeeds.
+#[test]
+fn a_flush_behind_a_reset_has_failed() {
+    let mut ops = DriveOps::new([true].into_iter());
+    assert_eq!(flush(&mut ops, 1), Ok(()));
+    write(&mut ops, 2);
+    assert!(ops.was_reset(DriveIx::ZERO));
+    assert_eq!(flush(&mut ops, 3), Err(Fault::Gone));
+    write(&mut ops, 4);
+    assert_eq!(
+        flush(&mut ops, 5),
+        Err(Fault::Gone),
+        "what was lost is not there because it was asked for again"
+    );
+    ops.release_drive(DriveIx::ZERO);
+    ops.reuse_drive(DriveIx::ZERO, true);
+    assert_eq!(flush(&mut ops, 6), Ok(()), "its next life");
+}
+
+#[test]
+fn a_reset_with_nothing_in_the_cache_is_harmless() {
+    let mut ops = DriveOps::new([true, false].into_iter());
+    write(&mut ops, 1);
+    assert_eq!(flush(&mut ops, 2), Ok(()));
+    assert!(!ops.was_reset(DriveIx::ZERO));
+    assert!(!ops.was_reset(DriveIx::new(1)), "without a volatile cache nothing is lost");
+    write(&mut ops, 3);
+    assert_eq!(flush(&mut ops, 4), Ok(()));
+}
+
+/// What an earlier process wrote may be in the cache still when this one reads it.
+#[test]
+fn a_reset_before_the_first_flush_counts() {
+    let mut ops = DriveOps::new([true].into_iter());
+    assert!(ops.was_reset(DriveIx::ZERO));
+    assert_eq!(flush(&mut ops, 1), Err(Fault::Gone));
+}
+
+/// A flush covers what had ended when it began, and nothing else.
+#[test]
+fn a_write_that_a_flush_does_not_cover_can_be_lost() {
+    let mut ops = DriveOps::new([true].into_iter());
+    write(&mut ops, 1);
+    let late = index(start(&mut ops, 2, WRITE, &[seg(0, 1)]));
+    let covering = index(start(&mut ops, 3, FLUSH, &[]));
+    write(&mut ops, 4);
+    ops.answered(covering, 0);
+    ops.answered(late, 4096);
+    assert_eq!(finished(&mut ops), [(3, Ok(())), (2, Ok(()))]);
+    assert!(ops.was_reset(DriveIx::ZERO));
+    assert_eq!(flush(&mut ops, 5), Err(Fault::Gone));
+}

@@ -25,11 +25,23 @@ impl NvmeDrive {
     /// # Errors
     /// Its controller is not there, or cannot be removed.
     pub fn pull(&self) -> Result<()> {
+        self.tell_controller("device/remove")
+    }
+
+    /// Resets the drive's controller: the kernel sends again what was in flight, so no request fails.
+    ///
+    /// # Errors
+    /// Its controller is not there, or cannot be reset.
+    pub fn reset(&self) -> Result<()> {
+        self.tell_controller("reset_controller")
+    }
+
+    fn tell_controller(&self, switch: &str) -> Result<()> {
         for entry in fs::read_dir("/sys/class/nvme").into_iter().flatten().flatten() {
             let serial = fs::read_to_string(entry.path().join("serial")).unwrap_or_default();
             if serial.trim() == self.serial {
-                let remove = entry.path().join("device/remove");
-                return fs::write(&remove, "1\n").doing(|| format!("write {}", remove.display()));
+                let switch = entry.path().join(switch);
+                return fs::write(&switch, "1\n").doing(|| format!("write {}", switch.display()));
             }
         }
         Err(Error::failed(format!("no controller has the serial number {}", self.serial)))

@@ -101,6 +101,13 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario { name: "drive-loss", about: "one of two drives disappears under load", smoke: NEWEST, ..USUAL },
     Scenario {
+        name: "reset",
+        about: "controllers are reset with writes in their drives' caches: no flush is believed that spans one",
+        smoke: BOTH,
+        limit: LONG,
+        ..USUAL
+    },
+    Scenario {
         name: "resync",
         about: "a drive that was gone gets what it missed, under load; then it alone has everything",
         smoke: NEWEST,

@@ -123,7 +123,10 @@ impl Recovery {
         if let Some(newer) = chain.newer_superblock {
             return Err(Refusal::NewerSuperblock { version: newer.version });
         }
-        if let Some(commit) = chain.missing_below_d {
+        // The activation before completed and flushed all up to its own first commit, whether or not anything there has a
+        // Seq that D could speak of.
+        let promised = self.history.newest().filter(|line| chain.next < line.first_commit);
+        if let Some(commit) = chain.missing_below_d.or(promised.map(|_| chain.next)) {
             self.counts.count(replay::Row::PromisedMissing);
             return Err(Refusal::LogDamaged { commit: commit.get() });
         }
@@ -159,9 +162,15 @@ impl Recovery {
             let check = scan.candidates()[*index].check;
             let is_it = |bytes: &[u8]| Commit::parse(bytes).is_ok_and(|view| view.check() == check);
             let Some(id) = copies.iter().find(|id| is_it(&self.script.results[**id].bytes)) else {
-                // Above D it may be on a single leg, whose drive is losing its mind: then it never completed.
+                // Above D it may be on a single leg of several, whose drive is losing its mind: then it never completed.
+                // A commit that every leg had a moment ago may have been flushed and acknowledged, though no later
+                // one says so; so may one of which a drive says nothing.
                 let lost = &scan.candidates()[*index];
-                if lost.at_or_below(chain.durable) {
+                if copies.iter().any(|id| self.script.results[*id].silent) {
+                    return Err(SILENT);
+                }
+                let everywhere = self.ring_legs(lost.column).without(lost.legs).is_empty();
+                if lost.at_or_below(chain.durable) || everywhere {
                     return Err(Refusal::Unreadable("a commit that could be read a moment ago"));
                 }
                 self.counts.count(replay::Row::NeverCompleted);

@@ -18,6 +18,16 @@ struct Found {
     slot: u8,
 }
 
+/// The drive on which a superblock was found.
+fn drive_of(found: &Found) -> base::Uuid {
+    found.superblock.drives[usize::from(found.home.extent.drive.get())].drive
+}
+
+/// The activation that wrote a superblock; `None` for one of a group that was never opened.
+fn line_of(found: &Found) -> Option<(base::Gen, base::Uuid)> {
+    found.superblock.line.map(|line| (line.generation, line.id))
+}
+
 impl Recovery {
     /// Reads both slots of every home extent at hand.
     pub(super) fn read_superblocks(&mut self) {
@@ -35,11 +45,12 @@ impl Recovery {
 
     /// Finds the newest, merges what is known of the copies, and begins to read the row pages.
     pub(super) fn judge_superblocks(&mut self) -> Result<(), Refusal> {
-        let found = self.valid_superblocks()?;
+        let mut found = self.valid_superblocks()?;
         for one in &found {
             self.highest_gen = self.highest_gen.max(one.superblock.generation);
             self.highest_version = self.highest_version.max(one.superblock.version);
         }
+        self.leave_out_other_histories(&mut found);
         let newest = if self.config.bug(Planted::OldSuperblock) {
             found.first()
         } else {
@@ -56,6 +67,34 @@ impl Recovery {
         self.read_row_root()
     }
 
+    /// What a drive with a mark says does not count if it was said by an activation of which no drive without a mark
+    /// knows: neither as the group's newest version nor of the copies.
+    ///
+    /// Crash story: a mirror's second drive failed, and the first served alone through many activations. Then it was lost,
+    /// and the catalogue with it; the second was opened by force, with a Gen that the first had had long before, and
+    /// went on. The first was found again. Its versions are the newest by far, and call the second stale; were they
+    /// believed, everything since the import would be gone.
+    ///
+    /// Nothing that counts is left out. Before an activation writes its first superblock the catalogue has a mark against
+    /// every copy that does not get it, so what a copy without a mark does not know was never served. (A drive that
+    /// the group left long ago may have no mark either, and knows little: it must know of the other's.)
+    fn leave_out_other_histories(&self, found: &mut Vec<Found>) {
+        let catalogue = self.request.catalogue.as_deref().unwrap_or_default();
+        let against = |entries: &[fence::CopyEntry], one: &Found| {
+            entries.iter().any(|entry| entry.drive == drive_of(one) && !entry.state.is_current())
+        };
+        if self.config.bug(Planted::CatalogueIgnored) || self.config.bug(Planted::HistoryMixed) {
+            return;
+        }
+        let unmarked = found.iter().filter(|one| !against(catalogue, one));
+        let Some(known) = unmarked.max_by_key(|one| one.superblock.newness()) else { return };
+        let (known, line) = (known.superblock.clone(), line_of(known));
+        found.retain(|one| {
+            let foreign = one.superblock.generation >= known.generation && line_of(one) != line;
+            !(foreign && against(catalogue, one) && against(&known.drives, one))
+        });
+    }
+
     /// The version to recover from instead of the newest, if that was found on no drive that is current: the
     /// newest that was.
     ///
@@ -70,7 +109,8 @@ impl Recovery {
             return None;
         }
         let of = |one: &Found| one.superblock.drives[usize::from(one.home.extent.drive.get())].drive;
-        let current = |one: &&Found| self.table.find(of(one)).is_some_and(|drive| self.current.contains(drive));
+        let current =
+            |one: &&Found| self.table.find(of(one)).is_some_and(|drive| self.current.contains(drive));
         let newest = found.iter().filter(current).max_by_key(|one| one.superblock.newness())?;
         (newest.superblock.newness() < self.superblock().newness()).then(|| newest.superblock.clone())
     }

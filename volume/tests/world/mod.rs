@@ -6,7 +6,7 @@
 #![allow(dead_code, reason = "each test program uses a part of the world")]
 use base::{
     Action, Actions, Blocks, BufId, DriveIx, DriveOp, Engine, Extent, ExtentNo, Fault, Gen, Instant, Memory,
-    NewDrive, Op, Phase, Reply, Request, RowGrant, SECTOR_BYTES, Sector, Sectors, Segment, Seq, SlotId, Uuid,
+    NewDrive, Op, Phase, Reply, Request, RowGrant, SECTOR_BYTES, Sector, Sectors, Segment, SlotId, Uuid,
     VecMemory,
 };
 use drive::Drive;
@@ -95,6 +95,8 @@ pub enum Verdict {
     DoAndFail,
     /// Not yet: asked again at the next step.
     Later,
+    /// It does nothing and says nothing within its time.
+    Silent,
 }
 
 struct Pending {
@@ -195,6 +197,12 @@ pub struct World {
     /// By the driver's number of a drive, which one it is.
     handles: Vec<u8>,
     pub polls: u64,
+    /// The catalogue never stores a mark of a stale copy.
+    pub forget_stale: bool,
+    /// Opens without a catalogue: an import.
+    pub no_catalogue: bool,
+    /// Goes into the ids of activations: those of another catalogue are others.
+    pub ids: u8,
 }
 
 impl World {
@@ -260,7 +268,18 @@ impl World {
             forced: false,
             create: true,
             polls: 0,
+            forget_stale: false,
+            no_catalogue: false,
+            ids: 0,
         }
+    }
+
+    /// What was written since this was true is given up.
+    pub fn forget_to(&mut self, model: HashMap<u64, u64>) {
+        self.model = model;
+        self.maybe.clear();
+        self.failed.clear();
+        self.unflushed.clear();
     }
 
     /// A random number.
@@ -353,6 +372,10 @@ impl World {
             candidate.homes = self.homes_on(drive);
         }
         request.forced = self.forced;
+        if self.no_catalogue {
+            request.catalogue = None;
+        }
+        request.activation.id.0[0] ^= self.ids;
         inside(|| self.engine = Volume::open(config, request));
         self.memory = VecMemory::new(self.engine.memory_blocks());
     }
@@ -425,6 +448,7 @@ impl World {
             match self.out.actions[i] {
                 Action::Complete { slot, result } => self.completed(slot, result),
                 Action::WantRow { row } => self.answer_row(row),
+                Action::StoreStale { .. } if self.forget_stale => {}
                 Action::StoreStale { drives, version } => {
                     self.marks.push((drives, version));
                     if !self.catalogue_silent {
@@ -628,7 +652,8 @@ impl World {
             for index in (0..32).filter(|d| drives >> d & 1 == 1) {
                 let drive = self.engine.drive(DriveIx::new(index)).expect("a drive of the table");
                 self.catalogue.retain(|entry| entry.drive != drive);
-                let state = CopyState::Stale { seq: Seq::ZERO, ckpt: base::CkptNo::ZERO };
+                let (seq, ckpt) = self.engine.stale_since(DriveIx::new(index)).unwrap_or_default();
+                let state = CopyState::Stale { seq, ckpt };
                 self.catalogue.push(CopyEntry { drive, state, version });
             }
             inside(|| self.engine.reply(Reply::StaleStored { version }));
@@ -656,7 +681,11 @@ impl World {
             if let Some(log) = &mut self.log {
                 log.push(pending.io);
             }
-            let result = if verdict == Verdict::Do { Ok(()) } else { Err(Fault::Medium) };
+            let result = match verdict {
+                Verdict::Do => Ok(()),
+                Verdict::Silent => Err(Fault::Timeout),
+                _ => Err(Fault::Medium),
+            };
             inside(|| self.engine.drive_done(pending.token, result));
         }
         self.pending.extend(later);

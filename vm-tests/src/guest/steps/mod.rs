@@ -12,6 +12,7 @@ mod full_pool;
 mod here;
 pub(crate) mod memory;
 mod power_cut;
+mod reset;
 mod resync;
 mod scrub;
 mod unit;
@@ -32,6 +33,7 @@ const STEPS: &[(&str, Step)] = &[
     ("fs-ext4", files::ext4),
     ("fs-xfs", files::xfs),
     ("drive-loss", faults::drive_loss),
+    ("reset", reset::run),
     ("resync", resync::run),
     ("scrub", scrub::run),
     ("full-pool", full_pool::run),

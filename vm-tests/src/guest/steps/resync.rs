@@ -72,7 +72,7 @@ pub(super) fn run(guest: &mut Guest) -> Result<()> {
 }
 
 /// Waits until the load has written a few MiB more.
-fn write_more(guest: &Guest, device: &Path) -> Result<()> {
+pub(super) fn write_more(guest: &Guest, device: &Path) -> Result<()> {
     let before = written_sectors(device)?;
     guest
         .wait_until("the load writes", Duration::from_secs(60), || {
@@ -82,7 +82,7 @@ fn write_more(guest: &Guest, device: &Path) -> Result<()> {
 }
 
 /// State of the copy on the drive of a leg.
-fn copy(json: &Value, leg: usize) -> String {
+pub(super) fn copy(json: &Value, leg: usize) -> String {
     json["legs"][leg]["drives"][0]["state"].as_str().unwrap_or("none").to_owned()
 }
 

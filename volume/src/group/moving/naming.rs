@@ -152,18 +152,25 @@ impl Group {
         if !self.superblock.row_pages.is_absent() {
             (self.superblock.row_pages, self.superblock.row_height) = (page, height);
         }
-        // The others that were to take over have nothing to take over.
+        // The others that were to take over have nothing to take over. That the catalogue was told of one changes nothing,
+        // unless it has places of its own: without any it gets no write, and must not be taken for current.
         let version = self.writer.want();
         for drive in self.moving.to.iter() {
-            // One that the catalogue was told of goes the long way, as a current one that failed.
-            if !self.drives.is(drive, Health::Returning) {
+            let told = self.drives.current(drive) && !self.has_places(drive);
+            if !told && !self.drives.is(drive, Health::Returning) {
                 continue;
             }
+            self.writer.forget_stored(drive);
             self.drives.get_mut(drive).health = Health::Failing;
             let entry = &mut self.superblock.drives[usize::from(drive.get())];
             (entry.state, entry.version) = (CopyState::EMPTY, version);
         }
         self.sweep_to(Stage::Unname(version));
+    }
+
+    /// Whether a drive has a place in a row that is in use, or in one that is being added.
+    fn has_places(&self, drive: base::DriveIx) -> bool {
+        self.rows.iter().chain(self.growth.pending()).any(|extent| extent.drive == drive)
     }
 
     /// The version is durable: the catalogue hears of each drive that is current now.

@@ -1,0 +1,161 @@
+//! Resets of controllers, connections and targets below the drives, as the kernel tells of them.
+//!
+//! Crash story: a drive completed a thousand writes into its volatile cache. Then its controller is reset, or the
+//! host that exports it restarts, and the cache is gone. The kernel sends again what was in flight, so no request
+//! of ours fails, and the next flush succeeds: there is nothing left to flush. Were it believed, those writes
+//! would be promised and are on no medium of that drive.
+//!
+//! So a flush of a drive with a volatile cache counts only if nothing below the drive was reset since a write that
+//! it covers was issued (`ops`); otherwise it failed, and a failed flush puts the drive out as of its last good one.
+//! A reset while everything is flushed does no harm and is not even noticed. What was written by a process before
+//! this one counts as not flushed, until the first good flush.
+//!
+//! The kernel tells in its events (netlink(7), `NETLINK_KOBJECT_UEVENT`):
+//! - an NVMe controller that begins to serve, again or for the first time: `NVME_EVENT=connected` (`nvme_start_ctrl` in
+//!   `drivers/nvme/host/core.c`), locally attached or over fabrics, also after the restart of a target;
+//! - a SCSI device that says with its next answer that it was powered on or reset (unit attention 29h; so does an
+//!   iSCSI target after its restart): `SDEV_UA=POWER_ON_RESET_OCCURRED` (`drivers/scsi/scsi_lib.c`).
+//!
+//! The kernel lets requests through a moment before it sends the NVMe event. A flush that is asked for, carried out and
+//! looked at between those two neighbouring calls is believed. SATA links and virtio tell nothing.
+//!
+//! Events are looked at where they matter: when a flush has succeeded and before that is handed on. A queue
+//! that overflowed (`ENOBUFS`) may have held anything, so it counts as a reset of every drive.
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recvfrom, setsockopt, socket, sockopt,
+};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+/// The group to which the kernel itself sends; udev sends to another one.
+const KERNEL_EVENTS: u32 = 1;
+/// Room for events that nobody has looked at. They are looked at once a second at the latest while anything is not
+/// flushed, and one takes up to 2 KiB of it.
+const QUEUE_BYTES: usize = 8 << 20;
+/// The longest event: 2 KiB of variables behind a path (`UEVENT_BUFFER_SIZE`).
+const EVENT_BYTES: usize = 8 << 10;
+/// How deep devices may lie on each other (a partition of a mapping of a partition of a disk).
+const MAX_DEPTH: usize = 8;
+
+/// Listens to the kernel.
+pub(crate) struct Resets {
+    socket: OwnedFd,
+    event: Box<[u8; EVENT_BYTES]>,
+}
+
+/// What was reset.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Reset {
+    /// The device at this path below `/sys`.
+    Device(PathBuf),
+    /// Events were lost: it may have been any.
+    Any,
+}
+
+impl Resets {
+    /// Listens from now on: before anything is read that a later flush is to keep.
+    ///
+    /// # Errors
+    /// The system refuses the socket (a container's filter may).
+    pub(crate) fn listen() -> io::Result<Self> {
+        let socket = socket(
+            AddressFamily::Netlink,
+            SockType::Datagram,
+            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+            SockProtocol::NetlinkKObjectUEvent,
+        )?;
+        // Beyond the system's limit if we may; what we get otherwise does for all but floods of events.
+        if setsockopt(&socket, sockopt::RcvBufForce, &QUEUE_BYTES).is_err() {
+            setsockopt(&socket, sockopt::RcvBuf, &QUEUE_BYTES)?;
+        }
+        bind(socket.as_raw_fd(), &NetlinkAddr::new(0, KERNEL_EVENTS))?;
+        Ok(Self { socket, event: Box::new([0; EVENT_BYTES]) })
+    }
+
+    /// The next reset that was told; `None` if nothing else was.
+    pub(crate) fn next(&mut self) -> Option<Reset> {
+        loop {
+            match recvfrom::<NetlinkAddr>(self.socket.as_raw_fd(), &mut self.event[..]) {
+                // Only the kernel's number is 0: another process may send what it likes.
+                Ok((length, from)) if from.is_some_and(|from| from.pid() == 0) => {
+                    if let Some(path) = reset_device(&self.event[..length]) {
+                        return Some(Reset::Device(path));
+                    }
+                }
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return None,
+                Err(_) => return Some(Reset::Any),
+            }
+        }
+    }
+}
+
+/// The path of the device that this event says was reset. An event is `ACTION@PATH`, then `NAME=VALUE`, each with a
+/// zero behind it.
+fn reset_device(event: &[u8]) -> Option<PathBuf> {
+    let mut variables = event.split(|byte| *byte == 0).filter_map(|text| std::str::from_utf8(text).ok());
+    let is_reset =
+        variables.any(|text| matches!(text, "NVME_EVENT=connected" | "SDEV_UA=POWER_ON_RESET_OCCURRED"));
+    let head = event.split(|byte| *byte == 0).next().and_then(|head| std::str::from_utf8(head).ok())?;
+    let (_, path) = head.split_once('@')?;
+    is_reset.then(|| PathBuf::from(path.trim_start_matches('/')))
+}
+
+/// Whether a drive lies on this device.
+pub(crate) fn lies_on(drive: &File, reset: &Reset) -> bool {
+    let Reset::Device(path) = reset else { return true };
+    let Ok(meta) = drive.metadata() else { return true };
+    let is_block = meta.file_type().is_block_device();
+    let device = if is_block { meta.rdev() } else { meta.dev() };
+    let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
+    let sys = Path::new("/sys");
+    let block = sys.join(format!("dev/block/{major}:{minor}"));
+    let mut carriers = Vec::new();
+    match collect(sys, &block, MAX_DEPTH, &mut carriers) {
+        Ok(()) => carriers.contains(path),
+        // A device of which nothing is known any more was taken away, and what was not flushed may be gone with it. Of
+        // a file it only says that its file system does not tell what it lies on.
+        Err(_) => is_block,
+    }
+}
+
+/// The devices on which a block device lies, as paths below `sys`.
+fn collect(sys: &Path, block: &Path, depth: usize, carriers: &mut Vec<PathBuf>) -> io::Result<()> {
+    let block = block.canonicalize()?;
+    if depth == 0 {
+        return Err(io::Error::other("devices lie on each other without end"));
+    }
+    if block.join("partition").exists() {
+        let disk = block.parent().ok_or(io::ErrorKind::NotFound)?;
+        return collect(sys, disk, depth - 1, carriers);
+    }
+    let below = |folder: &Path| -> Vec<PathBuf> {
+        std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+    };
+    for lower in below(&block.join("slaves")) {
+        collect(sys, &lower, depth - 1, carriers)?;
+    }
+    let Ok(device) = block.join("device").canonicalize() else { return Ok(()) };
+    let root = sys.canonicalize()?;
+    let mut note = |path: &Path| {
+        if let Ok(path) = path.strip_prefix(&root) {
+            carriers.push(path.to_owned());
+        }
+    };
+    note(&device);
+    // A namespace with several paths belongs to a subsystem, whose controllers are linked there.
+    let named =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("nvme"));
+    for controller in below(&device).iter().filter(|path| named(path)) {
+        note(&controller.canonicalize()?);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "resets/tests.rs"]
+mod tests;

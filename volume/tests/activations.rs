@@ -1,0 +1,182 @@
+//! What one activation said and the next one must not believe: numbers of checkpoints, marks, other histories.
+mod world;
+use base::{CkptNo, DriveOp, Engine, Phase};
+use fence::CopyState;
+use std::cell::Cell;
+use std::rc::Rc;
+use volume::CopyHealth;
+use world::story::{assert_each_leg_is_whole, broken, some_writes};
+use world::{Shape, Verdict, World};
+
+fn is_current(world: &World, drive: u8) -> bool {
+    world.engine.stats().expect("served").drives[usize::from(drive)].health == CopyHealth::Current
+}
+
+/// What the catalogue says of a drive.
+fn mark(world: &World, drive: u8) -> Option<CopyState> {
+    world.catalogue.iter().find(|entry| entry.drive == world::uuid(drive)).map(|entry| entry.state)
+}
+
+fn steps_until(world: &mut World, until: impl Fn(&World) -> bool) {
+    for _ in 0..100_000 {
+        if until(world) {
+            return;
+        }
+        world.step();
+    }
+    panic!("not within 100,000 steps");
+}
+
+/// Opens and says whether it serves.
+fn opens(world: &mut World) -> bool {
+    let config = world.shape.config;
+    world.open_with(config);
+    world.engine.phase() == Phase::Serving
+}
+
+/// The first of a mirror's drives has a checkpoint's version in one slot, and the mark of the second says that it was
+/// flushed up to that checkpoint. Power fails, and the first drive loses its slot: the checkpoint never was. The next
+/// activation's first one has the same number. The second drive has not a page of that one.
+fn a_checkpoint_that_never_was(absent: u32) {
+    let mut world = World::new(Shape::MIRROR);
+    some_writes(&mut world, 200);
+    world.close();
+    world.reopen();
+    let before = world.engine.stats().expect("served").checkpoint;
+    (0..8).for_each(|i| world.write(i * 512, 8).expect("written"));
+    world.flush().expect("flushed");
+    world.settle();
+    let slots = Rc::new(Cell::new(false));
+    let written = slots.clone();
+    world.verdict = Box::new(move |io| {
+        if io.op == DriveOp::Write && io.blocks == 1 && (259..261).contains(&io.at) {
+            written.set(true);
+        } else if written.get() && io.op == DriveOp::Flush {
+            return if io.drive == 1 { Verdict::Fail } else { Verdict::Later };
+        }
+        Verdict::Do
+    });
+    world.engine.close();
+    steps_until(&mut world, |world| mark(world, 1).is_some());
+    let Some(CopyState::Stale { ckpt, .. }) = mark(&world, 1) else { panic!("it is stale") };
+    assert!(slots.get() && ckpt > CkptNo::new(before));
+    world.kill();
+    world.drives[0].cut(|| 0);
+    world.verdict = Box::new(|_| Verdict::Do);
+    world.absent = absent;
+    world.reopen();
+    assert_eq!(world.engine.stats().expect("served").checkpoint, before);
+    (0..8).for_each(|i| world.write(i * 512 + 64, 8).expect("written"));
+    world.flush().expect("flushed");
+    world.close();
+    world.absent = 0;
+    world.reopen();
+    assert_eq!(
+        CkptNo::new(world.engine.stats().expect("served").checkpoint),
+        ckpt,
+        "or nothing is shown here"
+    );
+    assert!(!is_current(&world, 1));
+    world.settle();
+    world.back(1);
+    world.run_until("the drive has everything", |world| is_current(world, 1));
+    assert_each_leg_is_whole(&mut world);
+}
+
+#[test]
+fn a_stale_copy_has_nothing_of_a_checkpoint_that_never_was() {
+    a_checkpoint_that_never_was(0);
+    a_checkpoint_that_never_was(2);
+}
+
+/// A mirror of which the second drive was left at some moment, and then the first is away. Gives what the second has.
+fn left_behind(world: &mut World) -> std::collections::HashMap<u64, u64> {
+    let broken = broken(world);
+    some_writes(world, 200);
+    world.flush().expect("flushed");
+    let model = world.model.clone();
+    broken.set(2);
+    some_writes(world, 400);
+    world.flush().expect("flushed");
+    assert!(!is_current(world, 1));
+    broken.set(0);
+    model
+}
+
+/// The stale copy is opened by force. Between what the catalogue hears of the one that is opened and of the one that is
+/// given up, power fails.
+#[test]
+fn a_forced_open_that_is_cut_short_gives_up_the_other_copy_all_the_same() {
+    for cut in [false, true] {
+        let mut world = World::new(Shape::MIRROR);
+        let model = left_behind(&mut world);
+        world.kill();
+        (world.absent, world.forced) = (1, true);
+        if cut {
+            world.forget_stale = true;
+            let config = world.shape.config;
+            world.begin_open(config);
+            for _ in 0..10_000 {
+                world.step();
+            }
+            assert!(mark(&world, 1) != Some(CopyState::Current), "nothing of the other is known yet");
+            world.kill();
+            world.forget_stale = false;
+        }
+        world.forget_to(model);
+        world.reopen();
+        world.forced = false;
+        assert_eq!((mark(&world, 0), mark(&world, 1)), (Some(CopyState::EMPTY), Some(CopyState::Current)));
+        world.check_all();
+        (0..8).for_each(|i| world.write(i * 512 + 64, 8).expect("written"));
+        world.flush().expect("flushed");
+        world.close();
+        world.absent = 0;
+        world.reopen();
+        world.settle();
+        world.back(0);
+        world.run_until("the drive has everything", |world| is_current(world, 0));
+        assert_each_leg_is_whole(&mut world);
+    }
+}
+
+/// As `left_behind`, and the first drive goes on alone through so many activations more. Then it is lost, and the
+/// catalogue with it; the second is imported, opened by force, and goes on.
+fn imported(activations: u64) -> World {
+    let mut world = World::new(Shape::MIRROR);
+    let model = left_behind(&mut world);
+    world.absent = 2;
+    for _ in 0..activations {
+        world.kill();
+        world.reopen();
+        some_writes(&mut world, 50);
+        world.flush().expect("flushed");
+    }
+    world.kill();
+    world.catalogue.clear();
+    (world.no_catalogue, world.forced, world.absent) = (true, true, 1);
+    (world.ids, world.generation) = (0x80, 1);
+    world.forget_to(model);
+    world.reopen();
+    (world.no_catalogue, world.forced) = (false, false);
+    world.check_all();
+    some_writes(&mut world, 50);
+    world.flush().expect("flushed");
+    world
+}
+
+#[test]
+fn a_drive_of_another_history_is_not_believed_when_it_comes_back() {
+    for activations in 0..4 {
+        let mut world = imported(activations);
+        world.kill();
+        world.absent = 0;
+        assert!(opens(&mut world), "{activations}: {:?}", world.engine.refusal());
+        assert!(!is_current(&world, 0) && is_current(&world, 1));
+        world.check_all();
+        world.settle();
+        world.back(0);
+        world.run_until("the drive has everything", |world| is_current(world, 0));
+        assert_each_leg_is_whole(&mut world);
+    }
+}
