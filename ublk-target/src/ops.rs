@@ -179,6 +179,12 @@ impl DriveOps {
         !harmless
     }
 
+    /// Whether everything that was written to a drive with a volatile cache is flushed.
+    pub(crate) fn is_clean(&self, drive: DriveIx) -> bool {
+        let order = &self.orders[drive.get() as usize];
+        order.volatile_cache && order.safe == order.issued
+    }
+
     /// Whether this is a flush that a drive was asked for.
     pub(crate) fn is_flush(&self, op: OpIx) -> bool {
         self.ops[op.0 as usize].op == DriveOp::Flush

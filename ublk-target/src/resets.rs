@@ -19,7 +19,8 @@
 //! The kernel lets requests through a moment before it sends the NVMe event. A flush that is asked for, carried out and
 //! looked at between those two neighbouring calls is believed. SATA links and virtio tell nothing.
 //!
-//! Events are looked at where they matter: when a flush has succeeded and before that is handed on. A queue
+//! Events are looked at where they matter: when a flush has succeeded and before that is handed on, and before the first
+//! write behind one, so that what happened while there was nothing to lose is forgotten. A queue
 //! that overflowed (`ENOBUFS`) may have held anything, so it counts as a reset of every drive.
 use nix::errno::Errno;
 use nix::sys::socket::{

@@ -344,6 +344,10 @@ impl<E: Engine + Allocation> Loop<E> {
     ) -> io::Result<()> {
         match action {
             Action::Drive { token, drive, op, at, segments, .. } => {
+                if op == DriveOp::Write && self.ops.is_clean(drive) {
+                    // What was told by now happened when there was nothing to lose.
+                    self.look_for_resets(control);
+                }
                 let next = self.ops.start(now, token, drive, op, at, self.out.memory(segments));
                 self.follow(next)
             }
