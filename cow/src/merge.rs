@@ -31,7 +31,7 @@ use crate::refs::Ref;
 use crate::tree::{self, Height, Leaf};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
-use base::{Block, Blocks, BufId, CkptNo, Lba, Memory, Pba};
+use base::{Block, Blocks, BufId, CkptNo, Lba, Memory, Pba, Seq};
 use core::ops::ControlFlow::{self, Break, Continue};
 
 /// Buffers that a merge needs at least: a page and a page of cut subtrees open on each level, and one more.
@@ -67,6 +67,14 @@ pub trait Sink {
     /// Blocks of the group's space. A Ref beyond is damage.
     fn space_blocks(&self) -> Blocks {
         Blocks::new(Pba::LIMIT)
+    }
+    /// What the parts of a hole that is split are: the same hole. Another answer is a bug that was planted.
+    fn part_of(&self, hole: &Ref) -> Ref {
+        *hole
+    }
+    /// What a page of nothing but holes becomes: one hole. Another answer is a bug that was planted.
+    fn emptied(&self, newest: Seq) -> Ref {
+        Ref::hole(newest)
     }
 }
 
@@ -339,7 +347,7 @@ impl Merge {
         let Some(buf) = self.buffers.take() else { return Break(Step::Wait) };
         match from {
             Some(from) => memory.copy_block(from, buf),
-            None => page::fill(memory.block_mut(buf), &child),
+            None => page::fill(memory.block_mut(buf), &sink.part_of(&child)),
         }
         run.stack.push(Open { level, first, buf, old: child });
         Continue(())
@@ -357,7 +365,7 @@ impl Merge {
         let (newest, all_holes) = page::summary(memory.block(buf));
         let new = if all_holes {
             self.buffers.release(buf);
-            Ref::hole(newest)
+            sink.emptied(newest)
         } else {
             let Some(page) = self.buffers.seal(buf, newest, run.ckpt, memory, sink) else {
                 return Break(Step::NoSpace);

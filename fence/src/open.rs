@@ -51,8 +51,7 @@ pub enum OpenDecision {
 /// - Every place has a current copy that is there, and the catalogue was asked or no current copy is absent:
 ///   it opens on those.
 /// - The operator forces it: it opens on the current copies that are there, and for places without one on the
-///   stale ones that are. A copy that was being resynced when the group was last served is not taken: it is a mixture of
-///   two times. (One whose resync was cut short earlier is stale like any other; what it lacks fails its check.)
+///   stale ones that are. A copy whose resync was not finished is never taken: it is a mixture of two times.
 ///   If a place has neither, force does not help.
 /// - A place has no current copy there, but one that is stale or unfinished: refused, stale alone.
 /// - Otherwise drives are missing: those of the places that nobody there holds, and without the catalogue all

@@ -203,6 +203,14 @@ impl CopyTable {
         }
     }
 
+    /// What is stale by the table was being brought up to date: the drive says so itself. It is a mixture of two times.
+    pub fn is_unfinished(&mut self, drive: DriveIx) {
+        let entry = &mut self.entries[usize::from(drive.get())];
+        if let CopyState::Stale { seq, ckpt } = entry.state {
+            entry.state = CopyState::Resyncing { seq, ckpt };
+        }
+    }
+
     /// Gives every entry the version of a new activation's first superblock (`Activation::first_version`). What
     /// the activation decided about each copy then outweighs whatever an older one may have written down on a
     /// drive that is absent now. The superblock that says so is durable, and the catalogue has it, before the

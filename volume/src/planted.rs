@@ -65,10 +65,16 @@ planted! {
     FrozenForgotten = "frozen-forgotten",
     /// A discard is forgotten by the checkpoint.
     HoleForgotten = "hole-forgotten",
+    /// The parts of a hole that is split are holes since Seq 0.
+    SplitHoleOld = "split-hole-old",
+    /// A page of nothing but holes is dropped, and not a hole since the newest of them.
+    EmptiedDropped = "emptied-dropped",
     /// A flush leaves out the drives that joined with a later row and hold no superblock.
     JoinedNotFlushed = "joined-not-flushed",
     /// A row is used before a superblock names it.
     RowTooEarly = "row-too-early",
+    /// A row that is refused gives back home pages that it never took.
+    RefusedRowFrees = "refused-row-frees",
     /// Recovery takes commits by number alone, whichever activation wrote them and whatever they follow.
     ReplayWithoutChain = "replay-without-chain",
     /// Recovery takes commits whose number belongs to a newer activation, if they follow what comes before.
@@ -91,6 +97,8 @@ planted! {
     HistoryMixed = "history-mixed",
     /// Recovery takes the newest superblock of all, also from a drive that does not count.
     StaleSuperblock = "stale-superblock",
+    /// A copy whose resync was cut short is taken by the operator's word like any stale one.
+    MixtureForced = "mixture-forced",
     /// Blocks named by replayed records are not marked used.
     ReplayNotMarked = "replay-not-marked",
     /// A resync leaves out pages whose newest Seq the drive has, though they were made again since.
@@ -105,6 +113,8 @@ planted! {
     ResyncFailureCounts = "resync-failure-counts",
     /// What is written while a drive is left does not go to its successor.
     MoveNotShadowed = "move-not-shadowed",
+    /// The version that names the rows of a move may name a new directory too.
+    MoveWithCheckpoint = "move-with-checkpoint",
     /// A drive that comes back is believed without being asked.
     ResyncUnprobed = "resync-unprobed",
     /// A drive that comes back is believed to have more than its own superblock says.
@@ -115,6 +125,26 @@ planted! {
     ResyncListOnce = "resync-list-once",
     /// A drive that was left is not made stale.
     MoveNotRetired = "move-not-retired",
+    /// A drive of a leg that was dropped is not made stale.
+    LegNotRetired = "leg-not-retired",
+    /// What is written to a leg that is being dropped ends once the rows do.
+    LegForgotten = "leg-forgotten",
+    /// A leg that is added counts before the checkpoint behind its last copy.
+    LegTooEarly = "leg-too-early",
+    /// A drive that no row names is brought up to date and counts.
+    RowlessReturns = "rowless-returns",
+    /// A drive that comes back while a leg is added gets the headers of that leg.
+    HeaderOfNewLeg = "header-of-new-leg",
+    /// Where the newest superblock names nobody who counts, no older one is asked.
+    NewestOnly = "newest-only",
+    /// What a stale copy lacks is given up without a history of its own.
+    ForcedNotForked = "forced-not-forked",
+    /// A new size of the volume counts before it is durable.
+    SizeTooEarly = "size-too-early",
+    /// A group is closed without a flush.
+    CloseNotFlushed = "close-not-flushed",
+    /// A closing group asks no more for a row that its last requests need.
+    CloseWithoutRows = "close-without-rows",
     /// A FUA write is acknowledged like any other.
     FuaNotFlushed = "fua-not-flushed",
     /// A flush that failed is acknowledged.

@@ -1,4 +1,5 @@
 //! The command line of `plinth-sim`: arguments, reports and the closing lines that other programs parse.
+use crate::focus::Focus;
 use crate::subject::Subject;
 use crate::{campaign, everywhere, planted, sweep};
 use simkit::FaultKind;
@@ -12,6 +13,7 @@ const TOLD: usize = 10;
 
 const USAGE: &str =
     "usage: plinth-sim [--seeds N] [--from S] [--threads T]   many seeds (default 2000 from 0)
+       plinth-sim --focus NAME [--seeds N] [--from S]     only those of them that seek this (Legs, Forced, ...)
        plinth-sim --seed S [--planted NAME]               one seed, told event by event
        plinth-sim --planted [NAME] [--search] [--seeds N] every planted bug must be caught: at its recorded seed
                                                           (--search: whatever is recorded), else within N seeds
@@ -34,6 +36,7 @@ struct Arguments {
     canary: bool,
     everywhere: bool,
     sweep: Option<u64>,
+    focus: Option<String>,
 }
 
 fn parse(mut given: impl Iterator<Item = String>) -> Result<Arguments, String> {
@@ -54,6 +57,7 @@ fn parse(mut given: impl Iterator<Item = String>) -> Result<Arguments, String> {
             "--operation" => arguments.operation = Some(number("--operation")?),
             "--threads" => arguments.threads = Some(number("--threads")? as usize),
             "--states" => arguments.states = number("--states")?,
+            "--focus" => arguments.focus = Some(value.clone().ok_or("--focus needs a name")?),
             "--planted" => {
                 arguments.planted = Some(value.clone().filter(|_| is_value));
                 used = is_value;
@@ -216,6 +220,9 @@ fn many<S: Subject>(arguments: &Arguments, threads: usize) -> bool {
     if arguments.from == 0 {
         seeds.extend(regressions().into_iter().filter(|seed| *seed >= count));
     }
+    if let Some(focus) = &arguments.focus {
+        seeds.retain(|seed| format!("{:?}", Focus::of(*seed)) == *focus);
+    }
     let start = Instant::now();
     let mut told = start;
     let mut failed = 0;
@@ -243,7 +250,8 @@ fn many<S: Subject>(arguments: &Arguments, threads: usize) -> bool {
             violation.checker, violation.what
         );
     }
-    let mut idle = if count >= campaign::COVERAGE_SEEDS { summary.silent_parts() } else { Vec::new() };
+    let whole = count >= campaign::COVERAGE_SEEDS && arguments.focus.is_none();
+    let mut idle = if whole { summary.silent_parts() } else { Vec::new() };
     idle.retain(|name| !S::unreachable_rows().contains(name));
     if !idle.is_empty() {
         println!("never acted: {}", idle.join(", "));
@@ -278,6 +286,7 @@ mod tests {
         assert_eq!(arguments.planted, Some(Some("free-at-ack".into())));
         let arguments = parsed("--fault-sweep --canary").expect("both known");
         assert!(arguments.sweep == Some(8) && arguments.canary);
+        assert!(parsed("--focus Legs --seeds 7").expect("known").focus == Some("Legs".into()));
         assert!(parsed("--crash-everywhere --states 7").expect("known").states == 7);
     }
 

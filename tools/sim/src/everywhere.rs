@@ -104,6 +104,7 @@ fn copy_of<S: Subject>(run: &mut Run<S>, rng: Rng) -> Run<S> {
     world.twins = run.world.twins;
     let mut copy = Run::around(run.shape.clone(), world, run.model.clone(), fork);
     copy.joined = run.joined;
+    (copy.size, copy.legs) = (run.size, run.legs);
     copy
 }
 

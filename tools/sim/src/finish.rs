@@ -17,6 +17,9 @@ impl<S: Subject> Run<S> {
     /// legs are alike, it opens again and answers the same, also without any leg whose loss it must survive.
     pub(crate) fn finish(&mut self) -> Turned {
         self.calm_down();
+        if self.shape.disasters {
+            self.end_disaster()?;
+        }
         if self.shape.ends && self.are_some_away() {
             self.all_come_back();
         }
@@ -30,6 +33,7 @@ impl<S: Subject> Run<S> {
         self.read_everything()?;
         self.all_drives_back()?;
         let scrubbed = self.scrub_everything()?;
+        self.legs();
         let rows = |drive: &simkit::SimDrive| S::extents_on(self.world.engine(), drive.uuid).is_empty();
         self.rowless = self.world.drives.iter().map(rows).collect();
         self.world.close();
@@ -43,7 +47,7 @@ impl<S: Subject> Run<S> {
             return Err(Violation::new("C10", "the group is closed, but operations are in flight"));
         }
         let at_rest = self.compare_legs(scrubbed)?;
-        let loses: Vec<u8> = (0..self.shape.legs).filter(|leg| self.may_lose(*leg, &at_rest)).collect();
+        let loses: Vec<u8> = (0..self.legs).filter(|leg| self.may_lose(*leg, &at_rest)).collect();
         if !self.errors_allowed {
             // Before the next activation, which makes stale what a crash left without rows.
             self.with_what_was_left()?;
@@ -68,6 +72,7 @@ impl<S: Subject> Run<S> {
         let mut run = Self::around(self.shape.clone(), world, self.model.clone(), fresh);
         run.errors_allowed = true;
         run.calm_down();
+        (run.size, run.legs) = (self.size, self.legs);
         run.settle_down()?;
         if run.world.phase() != Phase::Refused {
             let what =
@@ -201,7 +206,11 @@ impl<S: Subject> Run<S> {
         let all_there = |place: usize| {
             let mut here = (0..drives.len()).filter(|i| self.shape.place_of(*i) == place);
             here.all(|i| {
-                let unused = if self.shape.twins { self.rowless[i] } else { !self.world.control.pool.has(i) };
+                let unused = if self.shape.twins || self.shape.most_legs > 0 {
+                    self.rowless[i]
+                } else {
+                    !self.world.control.pool.has(i)
+                };
                 self.counts(i) || unused
             })
         };
@@ -212,7 +221,7 @@ impl<S: Subject> Run<S> {
         };
         let whole = !at_rest.leaving_is_short
             || (0..drives.len()).all(|drive| !stays(drive) || !drives[drive].has_doubts());
-        let others = || (0..self.shape.legs).filter(|other| *other != leg).map(usize::from);
+        let others = || (0..self.legs).filter(|other| *other != leg).map(usize::from);
         (0..columns).all(|column| others().any(|other| all_there(other * columns + column)))
             && whole
             && at_rest.mapped.iter().chain(&at_rest.leaving).all(held)
@@ -245,6 +254,7 @@ impl<S: Subject> Run<S> {
         model.crash();
         let mut run = Self::around(self.shape.clone(), world, model, fresh);
         run.calm_down();
+        (run.size, run.legs) = (self.size, self.legs);
         run.verify = Some(0);
         run.settle_down().map_err(|v| Violation::new(v.checker, format!("without leg {leg}: {}", v.what)))?;
         self.world.trace.event(b"wl", [u64::from(leg), run.world.trace.hash(), 0, 0]);

@@ -1,7 +1,7 @@
 //! Deterministic simulation of the engine with its checkers.
 //!
 //! A run is decided by its seed: the shape of group and drives (`shape`), the workload and the weather
-//! (`workload`), every delay and every crash (`simkit`). `run` plays it and asks the checkers (`checks`), which
+//! (`workload`; what an operator asks for: `verbs`, `forced`), every delay and every crash (`simkit`). `run` plays it and asks the checkers (`checks`), which
 //! judge what the guest sees against a reference model (`model`). `campaign` runs many seeds, `everywhere`
 //! crashes after every step of one run, `sweep` fails every drive operation once, `planted` proves that the
 //! checkers catch the bugs they are for.
@@ -16,6 +16,7 @@ pub mod cli;
 pub mod everywhere;
 mod finish;
 pub mod focus;
+mod forced;
 pub mod model;
 pub mod offline;
 pub mod planted;
@@ -24,6 +25,7 @@ pub mod shape;
 pub mod stamp;
 pub mod subject;
 pub mod sweep;
+mod verbs;
 pub mod volume_subject;
 mod workload;
 

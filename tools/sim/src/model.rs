@@ -403,6 +403,22 @@ impl Model {
         self.blocks.iter_mut().for_each(History::crash);
     }
 
+    /// The volume goes on from what a copy had that fell behind when `before` was all that there was: what a crash at
+    /// that moment would have left. A copy that was being brought up to date since (`mixed`) may have what is newer.
+    pub fn fork(&mut self, before: &Self, mixed: bool) {
+        for (history, before) in self.blocks.iter_mut().zip(&before.blocks) {
+            let known = before.states.len();
+            history.states[..known].copy_from_slice(&before.states);
+            for state in &mut history.states[known..] {
+                state.void = if mixed { None } else { Some(Void::Lost) };
+            }
+            (history.acked, history.durable) = (before.acked, before.durable);
+            (history.unsettled, history.doubt) = (before.unsettled, before.doubt);
+        }
+        (self.acks, self.durable_to) = (before.acks.clone(), before.durable_to);
+        self.crash();
+    }
+
     /// A read returned this for a block.
     pub fn learn(&mut self, block: u64, look: &Look, index: u32) {
         self.blocks[block as usize].learn(look, index);

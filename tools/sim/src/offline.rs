@@ -194,8 +194,15 @@ impl<'a> Offline<'a> {
             return Ok(());
         }
         let block = self.reach(to, inner)?;
+        if !page::valid(&block, to.when, level, self.space()) {
+            return Err(wrong(format!("the {inner} at {} is not of the newest Seq below it", to.pba)));
+        }
         for i in 0..PAGE_REFS {
             let child = page::get(&block, i);
+            // The volume itself is a hole since the Seq that made it.
+            if child.when == Seq::ZERO {
+                return Err(wrong(format!("part {i} of the {inner} at {} is of no Seq", to.pba)));
+            }
             if level > 0 {
                 if !child.is_absent() {
                     self.walk_map(&child, level - 1, inner, data)?;

@@ -5,6 +5,7 @@
 //! workload goes on at once and reads settle what survived. The end of a run stops all faults and asks for
 //! everything: see `finish`.
 use crate::checks::{self, Sight, Violation, c9, c10, c10::Progress, prefix, repairs};
+use crate::forced::Disaster;
 use crate::model::{Found, Look, Model, mask_of};
 use crate::shape::{Shape, Weather};
 use crate::stamp::{self, WriteId};
@@ -83,7 +84,7 @@ pub struct Run<S: Subject> {
     /// Blocks that the engine has counted as repaired.
     repaired: u64,
     /// Nothing was written since the last crash.
-    untouched: bool,
+    pub(crate) untouched: bool,
     /// The world's step at which the engine was opened last.
     opened: u64,
     /// Beyond the fault budget: what became durable, and D when it did. What of that the drives still say counts at
@@ -102,6 +103,16 @@ pub struct Run<S: Subject> {
     marks: u64,
     /// Turns until a crash that follows such a mark.
     ends_left: Option<u64>,
+    /// Blocks of the volume that the guest uses.
+    pub(crate) size: u64,
+    /// Since the last open nobody has asked for that size.
+    pub(crate) regrow: bool,
+    /// The size of the volume that is known to be durable.
+    pub(crate) durable_sectors: u64,
+    /// Legs of the group when that was looked at last.
+    pub(crate) legs: u8,
+    /// What the copies were when some of them began to lack something, where they are lost in earnest (`disasters`).
+    pub(crate) disaster: Disaster,
     was: Phase,
     pub(crate) left: u64,
     ended: u64,
@@ -137,6 +148,11 @@ impl<S: Subject> Run<S> {
             verbs: Rng::new(shape.seed ^ 0x0056_4552_4253),
             slots: (0..shape.depth).map(|_| None).collect(),
             left: shape.requests,
+            size: shape.blocks_at_first(),
+            regrow: false,
+            durable_sectors: 0,
+            legs: shape.legs,
+            disaster: Disaster::default(),
             shape,
             world,
             model,
@@ -208,8 +224,11 @@ impl<S: Subject> Run<S> {
             {
                 self.crash()?;
             }
+            if self.may_close() {
+                self.close_and_reopen()?;
+            }
             self.turn(true)?;
-            if self.is_over() && !self.opens_once_healed() {
+            if self.is_over() && !self.opens_once_healed()? {
                 return Ok(());
             }
         }
@@ -223,10 +242,14 @@ impl<S: Subject> Run<S> {
 
     /// Writes that failed once do no lasting harm: what refused to open for them must open without them. Neither do
     /// drives that were away.
-    fn opens_once_healed(&mut self) -> bool {
+    fn opens_once_healed(&mut self) -> Result<bool, Violation> {
+        if self.shape.disasters && self.are_some_away() {
+            self.after_refusal()?;
+            return Ok(true);
+        }
         if self.shape.ends && self.are_some_away() {
             self.all_come_back();
-            return true;
+            return Ok(true);
         }
         let hiccups = self.shape.weather == Weather::Hiccups;
         if hiccups {
@@ -235,7 +258,7 @@ impl<S: Subject> Run<S> {
             self.world.crash_process();
             self.reopen();
         }
-        hiccups
+        Ok(hiccups)
     }
 
     pub(crate) fn are_some_away(&self) -> bool {
@@ -285,12 +308,15 @@ impl<S: Subject> Run<S> {
         if work {
             self.join_a_drive();
             self.drives_come_and_go();
+            self.legs_come_and_go();
+            self.a_leg_falls_behind();
         }
+        self.volume_grows()?;
         let often = if self.shape.eager { 3 } else { 1 };
         let may_submit = self.free_slot().is_some() && (self.verify.is_some() || (work && self.left > 0));
         let ready =
             self.world.phase() != Phase::Recovering || (self.verify.is_none() && self.rng.chance(1, 16));
-        if may_submit && ready && self.rng.chance(often, 4) {
+        if may_submit && ready && !self.regrow && self.rng.chance(often, 4) {
             if self.verify.is_some() {
                 self.submit_verify();
             } else {
@@ -301,7 +327,7 @@ impl<S: Subject> Run<S> {
             self.step()?;
         }
         if let Some(next) = self.verify
-            && next >= self.shape.volume_blocks
+            && next >= self.size
             && self.slots.iter().all(Option::is_none)
         {
             self.verify = None;
@@ -318,6 +344,7 @@ impl<S: Subject> Run<S> {
         let horizon = self.world.now() + Duration::from_nanos(idle);
         let waits = self.waits();
         let asleep = self.world.is_asleep();
+        self.pool_follows();
         if self.world.step(horizon) == Stepped::Horizon && !waits {
             self.progress = Progress::new(self.world.steps, self.world.now());
         }
@@ -335,11 +362,14 @@ impl<S: Subject> Run<S> {
             if phase != Phase::Recovering {
                 self.recovery_left = None;
             }
+            if phase == Phase::Serving {
+                self.served_by_force();
+            }
         }
         if matches!(phase, Phase::Refused | Phase::ReadOnly) {
             let harmless =
                 self.shape.weather == Weather::Hiccups && (self.calm || self.shape.fault_every == 0);
-            let away = self.shape.ends && self.are_some_away();
+            let away = (self.shape.ends || self.shape.disasters) && self.are_some_away();
             let allowed = (self.errors_allowed || away) && !(harmless && phase == Phase::Refused);
             c9::refused(phase, allowed).map_err(|v| self.explain(v))?;
         }
@@ -373,7 +403,7 @@ impl<S: Subject> Run<S> {
 
     fn submit_verify(&mut self) {
         let next = self.verify.expect("asked while verifying");
-        let most = (self.shape.volume_blocks - next).min(u64::from(MAX_REQUEST_BLOCKS)) * SECTORS_PER_BLOCK;
+        let most = (self.size - next).min(u64::from(MAX_REQUEST_BLOCKS)) * SECTORS_PER_BLOCK;
         let blocks = self.shape.side_by_side(next * SECTORS_PER_BLOCK, most) / SECTORS_PER_BLOCK;
         self.verify = Some(next + blocks);
         if blocks > 0 {
@@ -494,7 +524,7 @@ impl<S: Subject> Run<S> {
     }
 
     /// A crash of process or node, and the start of the next recovery.
-    fn crash(&mut self) -> Turned {
+    pub(crate) fn crash(&mut self) -> Turned {
         let repaired = S::repaired(self.world.engine());
         let process = self.shape.weather != Weather::Rot && self.rng.below(100) < self.shape.process;
         if process {
@@ -527,6 +557,7 @@ impl<S: Subject> Run<S> {
         (self.recovery_left, self.joining_left, self.ends_left) = (None, None, None);
         self.was = self.world.phase();
         self.progress = Progress::new(self.world.steps, self.world.now());
+        self.regrow = self.shape.first_blocks != 0;
         self.verify = self.shape.verify_first.then_some(0);
         self.untouched = self.shape.verify_first;
     }

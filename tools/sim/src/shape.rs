@@ -107,6 +107,16 @@ pub struct Shape {
     pub ends: bool,
     /// Some moves are of a part of a drive only.
     pub shifts: bool,
+    /// Legs that the group may have at most, where legs come and go; 0 where they do not.
+    pub most_legs: u8,
+    /// Scrubs begin while everything else goes on.
+    pub scrubs: bool,
+    /// The group is closed and opened again about once in so many turns; 0 is never.
+    pub closes: u64,
+    /// Blocks of the volume at first, which grows to `volume_blocks`; 0 where it has them from the beginning.
+    pub first_blocks: u64,
+    /// The copies that have everything are lost while another one lacks something, and the group is opened by force.
+    pub disasters: bool,
 }
 
 impl Shape {
@@ -176,6 +186,11 @@ impl Shape {
             pauses: 0,
             ends: false,
             shifts: false,
+            most_legs: 0,
+            scrubs: false,
+            closes: 0,
+            first_blocks: 0,
+            disasters: false,
         };
         if tight {
             // A cramped group uses every free block again soon.
@@ -207,9 +222,14 @@ impl Shape {
         if self.spread == ISLAND_BLOCKS { sectors } else { sectors.min(island - sector % island) }
     }
 
-    /// Size of the volume.
-    pub fn volume_sectors(&self) -> u64 {
-        self.place(self.volume_blocks * SECTORS_PER_BLOCK - 1) + 1
+    /// Size of a volume of which the guest uses so many blocks.
+    pub fn sectors_for(&self, blocks: u64) -> u64 {
+        self.place(blocks * SECTORS_PER_BLOCK - 1) + 1
+    }
+
+    /// Blocks of the volume that the guest may use at first.
+    pub fn blocks_at_first(&self) -> u64 {
+        if self.first_blocks == 0 { self.volume_blocks } else { self.first_blocks }
     }
 
     /// Extents enough for the volume twice over, or hardly enough.
@@ -229,7 +249,8 @@ impl Shape {
     fn draw_spares(&mut self) {
         let mut rng = Rng::new(self.seed ^ 0x5350_4152_4553);
         // Where all that happens is rot on single blocks, repairs are counted by drive.
-        if self.weather != Weather::Rot && rng.chance(1, 3) {
+        let may_join = self.weather != Weather::Rot && self.most_legs == 0 && !self.disasters;
+        if may_join && rng.chance(1, 3) {
             self.spares = rng.between(1, 2) as u8;
             // Until a drive has joined there may be no space.
             self.tight = true;
@@ -260,12 +281,30 @@ impl Shape {
 
     /// Drives of the world: those, and the ones that may take the place of the first.
     pub fn world_drives(&self) -> usize {
+        self.first_of_new_legs() + usize::from(self.most_legs.saturating_sub(self.legs) * self.columns)
+    }
+
+    /// Drives behind this one are of legs that the group does not have at first.
+    fn first_of_new_legs(&self) -> usize {
         self.all_drives() + if self.twins { self.drives() } else { 0 }
     }
 
     /// The place of a row (`leg * columns + column`) that a drive serves.
     pub fn place_of(&self, drive: usize) -> usize {
-        drive % self.drives()
+        match drive.checked_sub(self.first_of_new_legs()) {
+            Some(behind) => self.drives() + behind,
+            None => drive % self.drives(),
+        }
+    }
+
+    /// The drives that leg `leg` has, or is to have, one for each column; not those that can take their places.
+    pub fn drives_of_leg(&self, leg: u8) -> std::ops::Range<usize> {
+        let columns = usize::from(self.columns);
+        let first = match leg.checked_sub(self.legs) {
+            Some(behind) => self.first_of_new_legs() + usize::from(behind) * columns,
+            None => usize::from(leg) * columns,
+        };
+        first..first + columns
     }
 
     /// The leg that a drive is of.

@@ -38,6 +38,10 @@ pub trait Subject: Open + Clone {
     fn is_out(_: &Self::Engine, _: Uuid) -> bool {
         false
     }
+    /// Whether a drive has everything and is counted on.
+    fn is_current(_: &Self::Engine, _: Uuid) -> bool {
+        false
+    }
     /// Puts a drive out, if the engine can do without it.
     fn take_out(_: &mut Self::Engine, _: Uuid) {}
     /// Whether a drive is being left.
@@ -48,6 +52,20 @@ pub trait Subject: Open + Clone {
     fn extents_on(_: &Self::Engine, _: Uuid) -> Vec<ExtentNo> {
         Vec::new()
     }
+    /// Legs of each row; none if the engine does not serve.
+    fn legs(_: &Self::Engine) -> Option<u8> {
+        None
+    }
+    /// Size of the volume in sectors that is durable; none if the engine does not serve.
+    fn sectors(_: &Self::Engine) -> Option<u64> {
+        None
+    }
+    /// Makes the volume grow to so many sectors. False if it cannot.
+    fn grow(_: &mut Self::Engine, _: u64) -> bool {
+        false
+    }
+    /// From now on engines are opened with the operator's word that what stale copies lack is given up, or without.
+    fn force(&mut self, _: bool) {}
     /// Whether a drive is current though no row names it.
     fn counts_on(_: &Self::Engine, _: Uuid) -> bool {
         false

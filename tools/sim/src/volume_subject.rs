@@ -26,6 +26,7 @@ pub struct VolumeGroup {
     home: Vec<Extent>,
     extent_blocks: u32,
     volume: NewVolume,
+    forced: bool,
 }
 
 impl Open for VolumeGroup {
@@ -45,7 +46,7 @@ impl Open for VolumeGroup {
             extent_blocks: self.extent_blocks,
             drives: opening.at_hand.iter().map(candidate).collect(),
             catalogue: Some(view(opening.drives, opening.catalogue)),
-            forced: false,
+            forced: self.forced,
             activation: Activation { generation: opening.activation, id: opening.id, salt: opening.salt },
             create: Some(self.volume),
         };
@@ -105,8 +106,8 @@ impl Subject for VolumeGroup {
     fn create(shape: &Shape, planted: Option<&str>, rng: &mut Rng) -> (Self, Vec<SimDrive>, Control) {
         let (count, all) = (shape.drives(), shape.world_drives());
         let extent_blocks = shape.extent_blocks as u32;
-        // A drive that can take the place of another one is as large.
-        let like = |drive| if drive < shape.all_drives() { drive } else { drive - shape.all_drives() };
+        // A drive that can take the place of another one is as large; so are all where legs come and go.
+        let like = |drive| if drive < shape.all_drives() { drive } else { shape.place_of(drive) % count };
         let size =
             |drive| FIRST_EXTENT_BLOCK + u64::from(shape.extents_of(like(drive))) * shape.extent_blocks;
         let mut drives: Vec<SimDrive> = (0..all)
@@ -136,10 +137,17 @@ impl Subject for VolumeGroup {
             pool.others = (shape.all_drives()..all).collect();
             home.extend(home.clone().iter().map(twin));
         }
-        let sectors = Sectors::new(shape.volume_sectors());
+        if shape.most_legs > 0 {
+            // A drive that was left says for ever what it said.
+            pool.others = (0..all).collect();
+            // Each of them begins with the first extent that its drive has.
+            let new = (shape.legs..shape.most_legs).flat_map(|leg| shape.drives_of_leg(leg));
+            home.extend(new.map(|drive| Extent { drive: DriveIx::new(drive as u8), extent: ExtentNo::ZERO }));
+        }
+        let sectors = Sectors::new(shape.sectors_for(shape.blocks_at_first()));
         let volume = NewVolume { uuid: Uuid(rng.bytes16()), sectors };
         let config = Self::config(shape, planted, rng);
-        let group = Self { config, group: new.group, home, extent_blocks, volume };
+        let group = Self { config, group: new.group, home, extent_blocks, volume, forced: false };
         (group, drives, Control { pool, catalogue: Catalogue::default() })
     }
 
@@ -167,6 +175,11 @@ impl Subject for VolumeGroup {
         stats.drives.iter().any(|view| view.uuid == drive && out(view.health))
     }
 
+    fn is_current(engine: &Volume, drive: Uuid) -> bool {
+        let Some(stats) = engine.stats() else { return false };
+        stats.drives.iter().any(|view| view.uuid == drive && view.health == CopyHealth::Current)
+    }
+
     fn take_out(engine: &mut Volume, drive: Uuid) {
         // Refused for the last copy; then it stays, and the run goes on.
         let _ = engine.take_out(drive);
@@ -181,10 +194,24 @@ impl Subject for VolumeGroup {
         engine.extents_on(drive)
     }
 
+    fn legs(engine: &Volume) -> Option<u8> {
+        engine.stats().map(|stats| stats.legs)
+    }
+
+    fn sectors(engine: &Volume) -> Option<u64> {
+        engine.sectors().map(Sectors::get)
+    }
+
+    fn grow(engine: &mut Volume, sectors: u64) -> bool {
+        engine.grow(Sectors::new(sectors))
+    }
+
+    fn force(&mut self, forced: bool) {
+        self.forced = forced;
+    }
+
     fn counts_on(engine: &Volume, drive: Uuid) -> bool {
-        let Some(stats) = engine.stats() else { return false };
-        let current = |view: &volume::DriveView| view.uuid == drive && view.health == CopyHealth::Current;
-        stats.drives.iter().any(current) && engine.extents_on(drive).is_empty()
+        Self::is_current(engine, drive) && engine.extents_on(drive).is_empty()
     }
 
     fn home_extents(&self, drive: usize) -> Vec<ExtentNo> {

@@ -31,7 +31,7 @@ impl<S: Subject> Run<S> {
 
     /// Where a request goes: mostly into the hot blocks, mostly at block boundaries.
     fn draw_range(&mut self, op: Op) -> (u64, u64) {
-        let volume = self.shape.volume_blocks;
+        let volume = self.size;
         let zeroes = matches!(op, Op::Discard | Op::WriteZeroes);
         let longest = match zeroes {
             true if self.rng.chance(1, 8) => volume,
@@ -44,7 +44,7 @@ impl<S: Subject> Run<S> {
             _ => self.rng.between(1, longest),
         };
         let first = if self.rng.chance(2, 3) {
-            self.rng.below(self.shape.hot_blocks)
+            self.rng.below(self.shape.hot_blocks.min(volume))
         } else {
             self.rng.below(volume)
         };
@@ -93,14 +93,14 @@ impl<S: Subject> Run<S> {
         if self.verbs.chance(1, 250) {
             self.move_a_drive();
         }
-        let scrubs = self.shape.outs != 0 || self.shape.weather == Weather::Rot;
+        let scrubs = self.shape.scrubs || self.shape.outs != 0 || self.shape.weather == Weather::Rot;
         if scrubs && self.verbs.chance(1, 200) {
             S::start_scrub(self.world.engine_mut());
         }
         if scrubs && self.verbs.chance(1, 20) {
             S::scrub(self.world.engine_mut());
         }
-        if self.verbs.chance(1, 60) {
+        if self.verbs.chance(1, if self.shape.disasters { 400 } else { 60 }) {
             self.bring_drives_back();
         }
         if self.shape.outs != 0 && self.verbs.chance(1, self.shape.outs) {
@@ -206,7 +206,9 @@ impl<S: Subject> Run<S> {
             if self.shape.ghosts {
                 self.haunt(drive);
             }
-            self.world.drive_back(drive);
+            if self.world.drive_back(drive) {
+                self.copies_begin();
+            }
         }
     }
 
@@ -310,8 +312,14 @@ impl<S: Subject> Run<S> {
 
     /// What a crash does to faulty drives: some come back, some are well again.
     pub(crate) fn weather_after_crash(&mut self) {
+        if self.shape.disasters {
+            return self.disaster_after_crash();
+        }
         if self.shape.ends {
-            return self.some_come_back();
+            return match self.shape.most_legs {
+                0 => self.some_come_back(),
+                _ => self.some_legs_come_back(),
+            };
         }
         if self.shape.ghosts {
             self.ghosts_after_crash();

@@ -30,6 +30,33 @@ impl Pool {
         self.free[drive] = free;
     }
 
+    /// Every row is to have a leg more, on these drives, which have all these extents free: the ones for the rows that
+    /// are there, row by row. Rows that are handed out from now on bring theirs.
+    pub fn add_leg(&mut self, drives: &[usize], free: &[ExtentNo], rows: usize) -> Vec<ExtentNo> {
+        for drive in drives {
+            self.places.push(vec![*drive]);
+            self.free[*drive] = free.to_vec();
+        }
+        let mut added = Vec::new();
+        for (_, extents) in self.granted.iter_mut().take(rows) {
+            for drive in drives {
+                let extent = self.free[*drive].pop().expect("as many as every other drive has");
+                extents.push(Extent { drive: base::DriveIx::new(*drive as u8), extent });
+                added.push(extent);
+            }
+        }
+        added
+    }
+
+    /// Rows have this many places, and no others: a leg was dropped, or was not added after all.
+    pub fn keep_places(&mut self, places: usize) {
+        if places >= self.places.len() {
+            return;
+        }
+        self.places.truncate(places);
+        self.granted.values_mut().for_each(|extents| extents.truncate(places));
+    }
+
     /// Whether a drive is of the pool; where no places are said all are.
     pub fn has(&self, drive: usize) -> bool {
         self.places.is_empty()

@@ -14,7 +14,7 @@ use crate::trace::Trace;
 use base::limits::{MAX_DRIVES, MAX_POLL_ACTIONS, MAX_POLL_SEGMENTS};
 use base::{
     Action, Actions, Change, DriveIx, DriveOp, Duration, Engine, ExtentNo, Fault, Gen, Instant, IoToken,
-    MoveGrant, NewDrive, Op, Phase, Reply, Request, RowGrant, SlotId, Uuid,
+    LegId, MoveGrant, NewDrive, Op, Phase, Reply, Request, RowGrant, SlotId, Uuid,
 };
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -249,10 +249,29 @@ impl<O: Open> World<O> {
         self.engine_mut().reply(Reply::Move(grant));
     }
 
+    /// Asks the engine to give every row a leg more, on these drives: for each place of leg 0 its extent, and its
+    /// successor on the drive of the same column.
+    pub fn add_leg(&mut self, drives: &[usize], extents: Vec<(ExtentNo, usize, ExtentNo)>) {
+        self.trace.event(b"al", [drives[0] as u64, extents.len() as u64, self.now.nanos(), 0]);
+        self.trace.say(|| format!("{:>12} a leg is added on {drives:?}", self.now.nanos()));
+        let to = drives.iter().map(|to| new_drive(&self.drives[*to], handle_of(&mut self.at_hand, *to)));
+        let grant = MoveGrant { change: Change::AddLeg, to: to.collect(), extents };
+        self.engine_mut().reply(Reply::Move(grant));
+    }
+
+    /// Asks the engine to drop a leg of every row.
+    pub fn drop_leg(&mut self, leg: LegId) {
+        self.trace.event(b"dl", [u64::from(leg.get()), self.now.nanos(), 0, 0]);
+        self.trace.say(|| format!("{:>12} leg {leg} is dropped", self.now.nanos()));
+        let grant = MoveGrant { change: Change::DropLeg(leg), to: Vec::new(), extents: Vec::new() };
+        self.engine_mut().reply(Reply::Move(grant));
+    }
+
     /// The drive that has the place of this one now: a drive that can take its place is as far behind it as
     /// `twins` says.
     fn in_place_of(&self, drive: usize) -> usize {
-        let twin = self.twins.map(|twins| drive + twins).filter(|twin| *twin < self.drives.len());
+        let twins = self.twins.filter(|twins| drive < *twins);
+        let twin = twins.map(|twins| drive + twins).filter(|twin| *twin < self.drives.len());
         twin.filter(|twin| O::has_rows(&self.engine, self.drives[*twin].uuid)).unwrap_or(drive)
     }
 

@@ -12,6 +12,7 @@
 use super::write::Mark;
 use super::{Group, Halt, Turn};
 use crate::buffers::{MERGE_BUFFERS, SEAL_BUFFERS};
+use crate::config::Config;
 use crate::ops::{JobKind, Run};
 use crate::planted::Planted;
 use alloc::vec::Vec;
@@ -91,6 +92,11 @@ impl Checkpoint {
         self.stage == Stage::Idle
     }
 
+    /// Whether the version that is being written, or is about to be, names a new directory.
+    pub fn names_directory(&self) -> bool {
+        matches!(self.stage, Stage::Superblock(_))
+    }
+
     /// The checkpoint whose pages are all written: what a flush that begins now makes durable.
     pub fn pages_complete(&self) -> CkptNo {
         match self.stage {
@@ -129,6 +135,7 @@ struct SpaceSink<'a> {
     cuts: &'a mut CutList,
     volume: &'a mut VolumeEntry,
     blocks: Blocks,
+    config: &'a Config,
 }
 
 impl Sink for SpaceSink<'_> {
@@ -154,6 +161,12 @@ impl Sink for SpaceSink<'_> {
     }
     fn space_blocks(&self) -> Blocks {
         self.blocks
+    }
+    fn part_of(&self, hole: &Ref) -> Ref {
+        if self.config.bug(Planted::SplitHoleOld) { Ref::hole(Seq::ZERO) } else { *hole }
+    }
+    fn emptied(&self, newest: Seq) -> Ref {
+        if self.config.bug(Planted::EmptiedDropped) { Ref::ABSENT } else { Ref::hole(newest) }
     }
 }
 
@@ -271,7 +284,8 @@ impl Group {
         self.prefetch(turn);
         let blocks = self.space_blocks();
         let volume = &mut self.new_volume;
-        let mut sink = SpaceSink { space: &mut self.space, cuts: &mut self.cuts, volume, blocks };
+        let mut sink =
+            SpaceSink { space: &mut self.space, cuts: &mut self.cuts, volume, blocks, config: &self.config };
         match self.merge.step(&self.frozen, &mut self.cache, turn.memory, &mut sink) {
             Step::Need(page) => self.need_page(turn, &page),
             Step::Write { page, buf } => {
@@ -362,7 +376,8 @@ impl Group {
         let blocks = self.space_blocks();
         let mut unused = CutList::default();
         let volume = &mut self.new_volume;
-        let mut sink = SpaceSink { space: &mut self.space, cuts: &mut unused, volume, blocks };
+        let mut sink =
+            SpaceSink { space: &mut self.space, cuts: &mut unused, volume, blocks, config: &self.config };
         let step = reap.step(1, &mut self.cache, turn.memory, &mut sink);
         let entry = self.cuts.iter_mut().next().expect("the entry being reaped");
         entry.cursor = reap.cursor();
@@ -419,7 +434,10 @@ impl Group {
     }
 
     fn flush_step(&mut self, ticket: u64) -> bool {
-        if !self.flusher.is_done(ticket) {
+        // A version that names other rows names no other directory (`moving.rs`).
+        if !self.flusher.is_done(ticket)
+            || (self.names_rows() && !self.config.bug(Planted::MoveWithCheckpoint))
+        {
             return false;
         }
         let mark = self.checkpoint.mark.expect("a checkpoint under way");

@@ -131,8 +131,7 @@ impl Group {
             return;
         }
         // A group that closes grows only for the requests that it still serves, and ends what it has begun.
-        let served = self.slots.order.iter().all(|id| self.slots.get(*id).finished);
-        if self.closing && served && !self.growth.changing() {
+        if self.closing && self.served() && !self.growth.changing() {
             return;
         }
         let low = self.space.free_now().get() < self.geometry.row_blocks() / 8 + self.reserve(256);
@@ -155,17 +154,30 @@ impl Group {
         }
     }
 
+    /// Whether every request has its answer.
+    pub fn served(&self) -> bool {
+        self.slots.order.iter().all(|id| self.slots.get(*id).finished)
+    }
+
     /// The row will not be used. Asked again after a while, like after a refusal: the next grant may be better.
+    ///
+    /// Crash story: a grant did not fit while a move was being named. It had taken no page, but those of the move went back
+    /// with it. The superblock named one of them a moment later, and the next row page was written over it: after a crash
+    /// in between nobody knew the rows.
     fn give_up_row(&mut self, grant: &RowGrant) {
         self.growth.refused = true;
-        self.new_row_pages = None;
-        self.home_pages.forget_new();
+        let begun = self.new_row_pages.take().is_some();
+        if begun || self.config.bug(Planted::RefusedRowFrees) {
+            self.home_pages.forget_new();
+        }
         self.give_up_joining();
         // A grant that was refused may name drives that are not.
         let known = |drive: &DriveIx| usize::from(drive.get()) < self.drives.list.len();
         let added = core::mem::take(&mut self.growth.added);
         let extents = grant.extents.iter().chain(&added);
-        self.leave(extents.map(|extent| extent.drive).filter(known).collect());
+        // Nothing is on its way to a row that was refused: a drive of it that hangs keeps nobody waiting.
+        let written = extents.map(|extent| extent.drive).filter(|drive| begun && known(drive));
+        self.leave(written.collect());
     }
 
     /// The extents go back as soon as no header can land in them any more: the pool may give them to another group.
@@ -189,14 +201,20 @@ impl Group {
     fn write_row<M: Memory>(&mut self, turn: &mut Turn<'_, M>, mut grant: RowGrant) {
         let extents = self.geometry.row_extents();
         let added = if self.moving.adds_leg() { usize::from(self.geometry.columns) } else { 0 };
+        if self.moving.gave_up_leg() && grant.extents.len() == extents + usize::from(self.geometry.columns) {
+            // They go back with the others of the leg. A write must not wait for a drive that hangs until then.
+            grant.extents.truncate(extents);
+        }
         let shaped = grant.extents.len() == extents + added;
         let fitting = grant.row.get() == self.superblock.rows
             && shaped
             && self.may_join(&grant)
-            && self.every_place_usable(&grant.extents[..extents])
-            && self.may_be_added(&grant.extents, extents);
-        // The next grant fits: the pool knows of the move, or the move is over.
-        let next = !shaped || grant.extents.iter().any(|extent| self.moving.leaves(extent.drive));
+            && self.every_place_usable(&grant.extents[..extents]);
+        // The next grant fits: the pool knows of the move, or the move is over. So it is when a drive of a leg that is
+        // being added is not well, or is being told of: were that a refusal, the guest would hear of no space.
+        let next = !shaped
+            || !self.may_be_added(&grant.extents, extents)
+            || grant.extents.iter().any(|extent| self.moving.leaves(extent.drive));
         if !fitting || next {
             self.growth.deferred = next;
             self.growth.wanted |= next;

@@ -27,6 +27,9 @@
 //!   crash here the drive is in the table as a current copy without rows, and the next activation makes it stale before
 //!   it serves, and wipes what drives that stay still say of the rows before; a *Leave* without extents ends what is left
 //!   to do.
+//! - The version that names the new rows names the directory of the one before it, and no checkpoint counts until a drive
+//!   that has only that one is stale or wiped. Else the log behind it would be trimmed and the blocks of its directory handed
+//!   out, and the drive, which gets every write, overwrites them: found alone it would open what is there no more.
 //! - A successor fails before the version is asked for: the move is given up, nobody else is touched. It fails after
 //!   that, while the version is not durable: the next version names the old rows again and calls it stale, and what it
 //!   missed waits for that, as with any drive that fails. While a leg is being dropped the same holds for any drive:
@@ -189,6 +192,12 @@ impl Moving {
     /// Whether each row that is added must bring the extents of one more leg.
     pub fn adds_leg(&self) -> bool {
         self.active() && self.change == Some(Change::AddLeg)
+    }
+
+    /// Whether rows that are granted may bring extents of a leg that is not added after all: something may still be on its
+    /// way to its drives, so nobody was told yet.
+    pub fn gave_up_leg(&self) -> bool {
+        self.given_up.is_some() && self.change == Some(Change::AddLeg)
     }
 
     /// A row was added, and these are its extents of the leg that is being added; `first` is the index of its first.

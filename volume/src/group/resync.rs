@@ -59,6 +59,10 @@ impl Group {
     }
 
     /// Begins with the drive that was handed back. False if there is none, or it cannot be used.
+    ///
+    /// Crash story: it came back while its leg was being dropped, and its turn came when no row named it any more. There was
+    /// nothing to copy, and the catalogue heard that it is current. Found alone later, it opened with the superblock that
+    /// it had, and nobody had a mark against it.
     pub(super) fn begin_resync(&mut self) -> bool {
         let Some(asked) = self.sweep.asked.take().filter(|_| self.opening.is_none()) else { return false };
         let Some(at) = self.superblock.drives.iter().position(|entry| entry.drive == asked.uuid) else {
@@ -66,7 +70,9 @@ impl Group {
         };
         let drive = DriveIx::new(at as u8);
         let out = matches!(self.drives.get(drive).health, Health::Stale | Health::Missing);
+        let named = self.rows.iter().any(|extent| extent.drive == drive);
         if !out
+            || !(named || self.config.bug(Planted::RowlessReturns))
             || self.superblock.drives[at].state.is_current()
             || asked.blocks < self.drives.get(drive).info.blocks
         {

@@ -21,6 +21,7 @@ use super::pace::Pace;
 use super::scrub::What;
 use super::{Group, Turn};
 use crate::ops::Job;
+use crate::planted::Planted;
 use alloc::vec::Vec;
 use base::{Check, CkptNo, CommitNo, DriveIx, Fault, Instant, Memory, NewDrive, Pba, Seq};
 use cow::space_layout::CUTS_MAX;
@@ -388,7 +389,8 @@ impl Group {
         match self.sweep.errand {
             Errand::Resync | Errand::Move => {
                 let number = self.next_checkpoint();
-                self.sweep_to(Stage::Last(number));
+                let early = self.config.bug(Planted::LegTooEarly) && self.moving.adds_leg();
+                self.sweep_to(Stage::Last(if early { CkptNo::ZERO } else { number }));
             }
             _ => self.scrub_ended(),
         }

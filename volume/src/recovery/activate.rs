@@ -133,7 +133,7 @@ impl Recovery {
         // By the operator's word the group goes on from copies that lack something. Whoever has that is another
         // group from here on: nothing on it counts when it comes back.
         let forked = !self.promoted.is_empty() || (self.request.catalogue.is_none() && !failed.is_empty());
-        if self.request.forced && forked {
+        if self.request.forced && forked && !self.config.bug(Planted::ForcedNotForked) {
             self.fork(version);
         }
         // Whoever was being resynced was not finished.

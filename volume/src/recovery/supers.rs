@@ -57,11 +57,11 @@ impl Recovery {
             found.iter().max_by_key(|one| one.superblock.newness())
         };
         let newest = newest.ok_or(Refusal::NoSuperblock)?.superblock.clone();
-        self.recover_from(newest.clone(), &found)?;
-        if let Some(counted) = self.counted_on(&found)
-            && self.recover_from(counted, &found).is_err()
-        {
-            self.recover_from(newest, &found)?;
+        let decided = self.recover_from(newest.clone(), &found);
+        match self.counted_on(&found).map(|counted| self.recover_from(counted, &found)) {
+            Some(Ok(())) => {}
+            Some(Err(_)) if decided.is_ok() => self.recover_from(newest, &found)?,
+            _ => decided?,
         }
         self.script.clear();
         self.read_row_root()
@@ -104,15 +104,24 @@ impl Recovery {
     /// again before a superblock said anything of all this. Then both are there. The version on the stale drive is the
     /// newest, and its page is gone from the only drive that counts. Nothing depends on it: a version is in both slots
     /// of every current drive before anything does, and the one that is current lacks it.
+    ///
+    /// That version may name nobody who counts: it dropped a leg, and the drives of that leg alone were found next. They
+    /// had everything, and the catalogue had heard that the others are stale when power failed again. Then all are there,
+    /// and the group was refused for ever.
     fn counted_on(&self, found: &[Found]) -> Option<Superblock> {
         if self.config.bug(Planted::StaleSuperblock) {
             return None;
         }
-        let of = |one: &Found| one.superblock.drives[usize::from(one.home.extent.drive.get())].drive;
-        let current =
-            |one: &&Found| self.table.find(of(one)).is_some_and(|drive| self.current.contains(drive));
+        let known = self.superblock.as_ref()?;
+        // Nothing was decided if no row of the newest has a copy that counts.
+        let counts = |drive: DriveIx| {
+            let asked = !self.config.bug(Planted::NewestOnly);
+            let here = asked && self.handles[usize::from(drive.get())].is_some();
+            self.current.contains(drive) || (here && self.table.get(drive).state.is_current())
+        };
+        let current = |one: &&Found| self.table.find(drive_of(one)).is_some_and(counts);
         let newest = found.iter().filter(current).max_by_key(|one| one.superblock.newness())?;
-        (newest.superblock.newness() < self.superblock().newness()).then(|| newest.superblock.clone())
+        (newest.superblock.newness() < known.newness()).then(|| newest.superblock.clone())
     }
 
     /// Takes this version for what the group is, and what all that were found know of the copies.
@@ -137,10 +146,34 @@ impl Recovery {
         self.doubted.clear();
         self.trusted = DriveSet::EMPTY;
         self.merge_views(&newest, found)?;
+        self.find_unfinished(found);
         self.rows = newest.home.clone();
         self.home_pages = Some(crate::rows::HomePages::new(newest.geometry));
         self.superblock = Some(newest);
         self.decide()
+    }
+
+    /// A drive whose own newest superblock says that it is being brought up to date is no copy of any moment, whatever is
+    /// known of it since.
+    ///
+    /// Crash story: power failed in the middle of a resync, and the next activation noted that the drive is stale since the
+    /// same S as before. Then the drive with everything was lost, and the other one was opened by force: its newest
+    /// superblock names pages that it never got. No page of the directory could be read, and all that had been found out
+    /// was written down already: when the lost drive turned up it counted for nothing.
+    fn find_unfinished(&mut self, found: &[Found]) {
+        if self.config.bug(Planted::MixtureForced) {
+            return;
+        }
+        for at in 0..self.table.entries().len() {
+            let drive = DriveIx::new(at as u8);
+            let uuid = self.table.get(drive).drive;
+            let entry = |one: &Found| one.superblock.drives[usize::from(one.home.extent.drive.get())];
+            let own = found.iter().filter(|one| drive_of(one) == uuid);
+            let newest = own.max_by_key(|one| one.superblock.newness());
+            if newest.is_some_and(|one| !entry(one).state.is_current()) {
+                self.table.is_unfinished(drive);
+            }
+        }
     }
 
     fn valid_superblocks(&self) -> Result<Vec<Found>, Refusal> {

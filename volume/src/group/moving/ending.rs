@@ -51,6 +51,9 @@ impl Group {
                 let dropped = drives_of(self.moving.places.iter().map(|place| &place.old));
                 let kept = drives_of(self.rows.iter());
                 (self.moving.left, self.moving.shed) = (dropped.without(kept), dropped.and(kept));
+                if self.config.bug(Planted::LegForgotten) {
+                    self.moving.places.clear();
+                }
             }
         }
         self.moving.switched = true;
@@ -65,11 +68,16 @@ impl Group {
         // From here on there is no way back: before they go out.
         self.sweep_to(Stage::Wipe);
         for drive in self.moving.left.iter() {
-            if self.drives.current(drive) && !self.config.bug(Planted::MoveNotRetired) {
+            if self.drives.current(drive) && !self.is_never_retired() {
                 let out = self.put_out(drive);
                 assert!(out, "no place of a row is on a drive that is left");
             }
         }
+    }
+
+    fn is_never_retired(&self) -> bool {
+        let drops = matches!(self.moving.change, Some(Change::DropLeg(_)));
+        self.config.bug(Planted::MoveNotRetired) || (drops && self.config.bug(Planted::LegNotRetired))
     }
 
     /// Superblock slots that say what was before, on drives that stay: found alone they would be believed.
@@ -106,7 +114,7 @@ impl Group {
     /// Drives that are left are stale, and nothing is in flight to what was left: it is done.
     pub(in crate::group) fn retire(&mut self) {
         let out = |drive: DriveIx| matches!(self.drives.get(drive).health, Health::Stale | Health::Missing);
-        if !self.moving.left.iter().all(out) && !self.config.bug(Planted::MoveNotRetired) {
+        if !self.moving.left.iter().all(out) && !self.is_never_retired() {
             return;
         }
         self.moving.places.clear();

@@ -311,6 +311,10 @@ impl Group {
         let columns = usize::from(self.geometry.columns);
         let extents = self.geometry.row_extents();
         let has_first = self.sweep.errand == Errand::Resync && !self.sweep.header_lost;
+        // Of the move's own walk only. While one stands aside a drive that is back gets its headers: were they those of the
+        // leg that is being added, an import would take the drive for a copy that it is not.
+        let own = self.sweep.errand == Errand::Move || self.config.bug(Planted::HeaderOfNewLeg);
+        let adds_leg = own && self.moving.adds_leg();
         row = row.max(u32::from(has_first));
         while row < self.superblock.rows && self.sweep.unit.len() + extents <= UNIT_BLOCKS as usize {
             for i in 0..extents {
@@ -320,7 +324,7 @@ impl Group {
                     Errand::Resync if extent.drive != self.sweep.drive => None,
                     _ => Some(extent),
                 };
-                let leg = if self.moving.adds_leg() { usize::from(self.geometry.legs) } else { i / columns };
+                let leg = if adds_leg { usize::from(self.geometry.legs) } else { i / columns };
                 if let Some(extent) = named {
                     self.add_header(turn, extent, RowNo::new(row), (leg, i % columns));
                 }
