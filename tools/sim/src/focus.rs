@@ -13,6 +13,8 @@ const HEALING_SHARE: u64 = 6;
 const GHOSTS_SHARE: u64 = 8;
 /// Of the rest one in so many seeks the ends of moves.
 const ENDS_SHARE: u64 = 20;
+/// Of the rest, once other focuses have had their share, one in so many seeks drives that are reset.
+const RESETS_SHARE: u64 = 20;
 
 /// Of the rest one in so many has legs that come and go.
 const LEGS_SHARE: u64 = 6;
@@ -50,6 +52,8 @@ pub enum Focus {
     Legs,
     /// The loss of all copies that have everything, and the operator's word that goes on without them.
     Forced,
+    /// Drives that are reset with something in their caches.
+    Resets,
 }
 
 impl Focus {
@@ -67,6 +71,7 @@ impl Focus {
             _ if Rng::new(seed ^ 0x454e_4453_0001).below(ENDS_SHARE) == 0 => Self::Ends,
             _ if Rng::new(seed ^ LEGS).below(LEGS_SHARE) == 0 => Self::Legs,
             _ if Rng::new(seed ^ FORCED).below(DISASTER_SHARE) == 0 => Self::Forced,
+            _ if Rng::new(seed ^ 0x5245_5345_5453).below(RESETS_SHARE) == 0 => Self::Resets,
             _ => Self::General,
         }
     }
@@ -166,6 +171,11 @@ impl Focus {
                 (shape.extent_blocks, shape.volume_blocks) = (256, shape.volume_blocks.min(256));
                 (shape.scrubs, shape.closes) = (rng.chance(1, 2), *rng.pick(&[0, 0, 400]));
                 shape.requests = shape.requests.max(300);
+            }
+            Self::Resets => {
+                Self::Healing.bend(shape, rng);
+                (shape.only, shape.fault_every) = (&[FaultKind::Reset], *rng.pick(&[30, 100]));
+                (shape.volatile, shape.silent) = (true, false);
             }
             Self::Healing => {
                 shape.legs = shape.legs.max(2);

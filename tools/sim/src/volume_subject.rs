@@ -60,12 +60,17 @@ impl Open for VolumeGroup {
     fn drive_of(engine: &Volume, index: DriveIx) -> Option<Uuid> {
         engine.drive(index)
     }
+
+    fn stale_since(engine: &Volume, index: DriveIx) -> Option<(Seq, CkptNo)> {
+        engine.stale_since(index)
+    }
 }
 
 /// What the catalogue says of the copies.
 fn view(drives: &[SimDrive], catalogue: &Catalogue) -> Vec<CopyEntry> {
     let entry = |(i, drive): (usize, &SimDrive)| {
-        let stale = CopyState::Stale { seq: Seq::ZERO, ckpt: CkptNo::ZERO };
+        let (seq, ckpt) = catalogue.since[i];
+        let stale = CopyState::Stale { seq, ckpt };
         let (state, version) = match catalogue.is_stale(i) {
             true => (stale, catalogue.stale[i]),
             false => (CopyState::Current, catalogue.current[i].max(1)),

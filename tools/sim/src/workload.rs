@@ -263,6 +263,7 @@ impl<S: Subject> Run<S> {
             }
             F::BitRot => target.rot(&mut self.rng),
             F::Death => target.kill(),
+            F::Reset => target.reset(&mut self.rng),
             _ if self.shape.weather == Weather::Hiccups || !self.shape.only.is_empty() => {
                 target.arm(Armed::once(kind));
             }

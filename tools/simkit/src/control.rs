@@ -2,7 +2,7 @@
 //! which drives are stale. Both survive crashes; their answers take their time, or get lost in a crash.
 use base::boundary::RowGrant;
 use base::limits::MAX_DRIVES;
-use base::{Action, Extent, ExtentNo, Reply, RowNo};
+use base::{Action, CkptNo, Extent, ExtentNo, Reply, RowNo, Seq};
 use std::collections::BTreeMap;
 
 /// Extents that a pool can still hand out, by drive.
@@ -117,6 +117,10 @@ pub struct Catalogue {
     pub stale: [u64; MAX_DRIVES],
     /// The highest superblock version that called each drive current again; 0 is never.
     pub current: [u64; MAX_DRIVES],
+    /// S and C of the newest stale mark of each drive.
+    pub since: [(Seq, CkptNo); MAX_DRIVES],
+    /// S and C of marks on their way, by drive and version.
+    pub said: BTreeMap<(usize, u64), (Seq, CkptNo)>,
     /// The last activation that was given out.
     pub activation: u64,
 }
@@ -125,8 +129,9 @@ impl Catalogue {
     /// Stores stale marks.
     pub fn store(&mut self, drives: u32, version: u64) {
         for (drive, stored) in self.stale.iter_mut().enumerate() {
-            if drives & (1 << drive) != 0 {
-                *stored = version.max(*stored);
+            if drives & (1 << drive) != 0 && version >= *stored {
+                *stored = version;
+                self.since[drive] = self.said.get(&(drive, version)).copied().unwrap_or_default();
             }
         }
     }

@@ -87,6 +87,8 @@ pub struct SimDrive {
     pub(crate) doubts: Doubts,
     /// How many times as long as another's its flushes take.
     flush_factor: u64,
+    /// It was reset with something in its cache, and whoever uses it was not told by a flush yet, or has not begun anew.
+    pub(crate) reset: bool,
     /// What it may be set back to.
     pub(crate) memory: Option<Box<crate::past::Memory>>,
 }
@@ -108,6 +110,7 @@ impl SimDrive {
             reads: None,
             doubts: Doubts::default(),
             flush_factor: 1,
+            reset: false,
             memory: None,
         }
     }
@@ -180,6 +183,21 @@ impl SimDrive {
             self.dead = true;
             self.counts.add(FaultKind::Death);
         }
+    }
+
+    /// Its controller, its connection or its host is reset: what was in its cache is lost, made durable or still there,
+    /// block by block. What is in flight is sent again by whoever is below the driver.
+    pub fn reset(&mut self, rng: &mut Rng) {
+        if !self.dirty.is_empty() && !self.dead {
+            self.lose_some(rng, u64::MAX);
+            self.reset = true;
+            self.counts.add(FaultKind::Reset);
+        }
+    }
+
+    /// Whoever uses it opens it anew.
+    pub fn begin_anew(&mut self) {
+        self.reset = false;
     }
 
     /// A dead drive is back with what it held; only between a crash and the next opening.
@@ -484,7 +502,7 @@ impl SimDrive {
     }
 
     fn complete_flush(&mut self, rng: &mut Rng, flight: &InFlight) -> Result<(), Fault> {
-        if self.dead {
+        if self.dead || self.reset {
             return Err(Fault::Gone);
         }
         match flight.fault {

@@ -58,11 +58,14 @@ pub enum FaultKind {
     Pause,
     /// The clock leapt ahead, and nothing else did.
     ClockLeap,
+    /// A drive was reset: of what was in its cache some is lost, no request fails, and the driver has the next flush
+    /// fail.
+    Reset,
 }
 
 impl FaultKind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::ReadError,
         Self::WriteError,
         Self::FlushError,
@@ -90,6 +93,7 @@ impl FaultKind {
         Self::ForeignContent,
         Self::Pause,
         Self::ClockLeap,
+        Self::Reset,
     ];
 
     /// The name in counts and messages.
@@ -122,6 +126,7 @@ impl FaultKind {
             Self::ForeignContent => "foreign-content",
             Self::Pause => "pause",
             Self::ClockLeap => "clock-leap",
+            Self::Reset => "reset",
         }
     }
 }

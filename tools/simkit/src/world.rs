@@ -13,8 +13,8 @@ use crate::rng::Rng;
 use crate::trace::Trace;
 use base::limits::{MAX_DRIVES, MAX_POLL_ACTIONS, MAX_POLL_SEGMENTS};
 use base::{
-    Action, Actions, Change, DriveIx, DriveOp, Duration, Engine, ExtentNo, Fault, Gen, Instant, IoToken,
-    LegId, MoveGrant, NewDrive, Op, Phase, Reply, Request, RowGrant, SlotId, Uuid,
+    Action, Actions, Change, CkptNo, DriveIx, DriveOp, Duration, Engine, ExtentNo, Fault, Gen, Instant,
+    IoToken, LegId, MoveGrant, NewDrive, Op, Phase, Reply, Request, RowGrant, Seq, SlotId, Uuid,
 };
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -54,6 +54,10 @@ pub trait Open {
     /// The drive at this place of an engine's drive table, which is the order in which its drives joined. `None`
     /// beyond its end, and from engines whose table is the list of drives.
     fn drive_of(_: &Self::Engine, _: DriveIx) -> Option<Uuid> {
+        None
+    }
+    /// S and C that a mark of the drive at this place of the engine's table says. `None` if its copy is current.
+    fn stale_since(_: &Self::Engine, _: DriveIx) -> Option<(Seq, CkptNo)> {
         None
     }
     /// Whether rows of the group name extents of this drive.
@@ -232,6 +236,7 @@ impl<O: Open> World<O> {
         }
         self.trace.event(b"db", [drive as u64, self.now.nanos(), 0, 0]);
         self.trace.say(|| format!("{:>12} drive {drive} is back", self.now.nanos()));
+        self.drives[drive].begin_anew();
         let new = new_drive(&self.drives[drive], handle_of(&mut self.at_hand, drive));
         self.engine_mut().reply(Reply::Returned(new));
         true
@@ -419,7 +424,8 @@ impl<O: Open> World<O> {
                 }
                 self.marks += u64::from(!matches!(action, Action::WantRow { .. }));
                 let index = self.wanted.len();
-                self.wanted.push(Some(self.in_world(action)));
+                let action = self.in_world(action);
+                self.wanted.push(Some(action));
                 self.push(self.now + Duration::from_nanos(nanos), What::Control { index });
             }
         }
@@ -432,15 +438,20 @@ impl<O: Open> World<O> {
     }
 
     /// An action for the control plane, whose drives are those of the world.
-    fn in_world(&self, action: Action) -> Action {
+    fn in_world(&mut self, action: Action) -> Action {
         if let Action::StoreCurrent { drive, version } = action {
             let drive = self.drive_at(drive).expect("a drive of the table");
             return Action::StoreCurrent { drive: DriveIx::new(drive as u8), version };
         }
         let Action::StoreStale { drives, version } = action else { return action };
-        let marked = (0..MAX_DRIVES as u8).filter(|i| drives >> i & 1 == 1);
-        let bits = marked.map(|i| 1 << self.drive_at(DriveIx::new(i)).unwrap_or(usize::from(i)));
-        Action::StoreStale { drives: bits.fold(0, |all, bit: u32| all | bit), version }
+        let mut marked = 0;
+        for index in (0..MAX_DRIVES as u8).filter(|i| drives >> i & 1 == 1) {
+            let drive = self.drive_at(DriveIx::new(index)).unwrap_or(usize::from(index));
+            let since = O::stale_since(&self.engine, DriveIx::new(index)).unwrap_or_default();
+            self.control.catalogue.said.insert((drive, version), since);
+            marked |= 1 << drive;
+        }
+        Action::StoreStale { drives: marked, version }
     }
 
     /// A grant whose drives are those of the engine's table; what the table lacks joins. There is no row when such a
