@@ -12,6 +12,8 @@ use crate::catalogue::{
 use crate::device;
 use crate::error::{Error, Kind, Result};
 use crate::params::AttachVolume;
+use crate::protocol::TargetPhase;
+use crate::supervise::Phase;
 use crate::target::marks::{self, Mark};
 use crate::target_spec::{FrontEndSpec, Row, TargetDrive, TargetSpec, TargetVolume};
 use crate::{files, model};
@@ -34,9 +36,16 @@ impl Agent {
         dry: bool,
     ) -> Result<model::Volume> {
         let (this, volume) = (self.clone(), name.to_owned());
+        let forces = params.force_stale;
+        if forces {
+            self.supervisor.refresh(Some(name)).await;
+        }
         let record = super::blocking(move || this.announce_attachment(&volume, &params, dry)).await?;
         if !dry {
             self.supervisor.start(self, name, &record.pool);
+            if forces {
+                self.supervisor.hurry(name);
+            }
             let live = self.supervisor.wait_serving(name).await?;
             if let Some(number) = live.device_number {
                 device::wait_until_open(number).await?;
@@ -62,26 +71,47 @@ impl Agent {
             binary: None,
             next: None,
         };
-        if let Some(has) = &volume.attachment {
+        if params.force_stale && params.read_only {
+            let message = format!("volume {name} cannot go on from a stale copy without writing");
+            return Err(Error::invalid(name, message).hint("leave --read-only or --force-stale away"));
+        }
+        if let Some(has) = &mut volume.record.attachment {
             same_attachment(name, has, &wanted)?;
+            if params.force_stale && !has.force_stale && self.lacks_a_copy(name)? && !dry {
+                has.force_stale = true;
+                // On the record first: a kill in between leaves a word that nobody acted on.
+                self.record_force(&volume)?;
+                self.store.txn().update(records::volume_key(name), &volume).commit()?;
+            }
             return Ok(volume.record);
         }
         match &params.nbd {
             Some(socket) => self.check_socket(name, socket)?,
             None => device::check_ublk()?,
         }
-        if params.force_stale && params.read_only {
-            let message = format!("volume {name} cannot go on from a stale copy without writing");
-            return Err(Error::invalid(name, message).hint("leave --read-only or --force-stale away"));
-        }
         if !dry {
             volume.attachment = Some(wanted);
-            self.store.txn().update(records::volume_key(name), &volume).commit()?;
             if params.force_stale {
                 self.record_force(&volume)?;
             }
+            self.store.txn().update(records::volume_key(name), &volume).commit()?;
         }
         Ok(volume.record)
+    }
+
+    /// Whether a volume that is attached is not served, so that a stale copy may be wanted. One that is served has
+    /// nothing to give up, and a word that is kept for later would count when nobody remembers it.
+    fn lacks_a_copy(&self, name: &str) -> Result<bool> {
+        let Some(live) = self.supervisor.live(name).filter(|live| live.phase == Phase::Serving) else {
+            return Ok(true);
+        };
+        if live.status.is_some_and(|status| status.phase != TargetPhase::Serving) {
+            let message =
+                format!("volume {name} takes no writes any more, and its target still serves reads");
+            return Err(Error::new(Kind::Refused, name, message)
+                .hint(format!("plinth volume detach {name} first, then attach it with --force-stale")));
+        }
+        Ok(false)
     }
 
     /// Writes down the operator's word that what a stale copy lacks is given up.
@@ -165,6 +195,22 @@ impl Agent {
             self.store.txn().update(records::volume_key(name), &volume).commit()?;
         }
         Ok(Some(pool))
+    }
+
+    /// Whether a volume is to be detached that no target can serve: then its device is removed, if it has one. Killed
+    /// behind that, the next agent finds the detach and does the same.
+    ///
+    /// # Errors
+    /// `Refused` while something uses the device.
+    pub(crate) fn detach_without_target(&self, name: &str) -> Result<bool> {
+        let volume = self.volume(name)?;
+        let Some(attachment) = volume.attachment.as_ref().filter(|attachment| attachment.detaching) else {
+            return Ok(false);
+        };
+        if attachment.frontend == FrontendKind::Ublk {
+            device::remove_unserved(&volume.id)?;
+        }
+        Ok(true)
     }
 
     /// A detach that the target refused leaves the volume attached.
