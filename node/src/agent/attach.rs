@@ -267,23 +267,41 @@ impl Agent {
         let attachment = volume.attachment.clone().ok_or_else(|| {
             Error::new(Kind::Refused, name, format!("volume {name} is not to be attached any more"))
         })?;
+        self.find_drives(&mut space, &volume.group, attachment.served)?;
         let mut group = self.group(&volume.group)?;
         self.fold_marks(&mut group)?;
-        self.find_drives(&mut space, &group)?;
         group.gen_number += 1;
         self.store.txn().update(records::group_key(&group.name), &group).commit()?;
         let spec = self.target_spec_of(&volume, &group, attachment)?;
         spec.write(&self.options.target_spec(&group.id))
     }
 
-    /// Looks for drives of a group that are not where they were last.
-    fn find_drives(&self, space: &mut Space, group: &GroupRecord) -> Result<()> {
-        let mut lost = false;
-        for copy in &group.copies {
+    /// Looks for drives of a group that are not where they were last, and before the first activation of an attachment
+    /// also for copies of them: names of the kernel move, so that a path may lead to a copy by now. An operator hears
+    /// of that; a volume that was served goes on without such a drive, if it can.
+    fn find_drives(&self, space: &mut Space, group: &str, served: bool) -> Result<()> {
+        let before = self.group(group)?;
+        let mut look = !served;
+        for copy in &before.copies {
             let drive = self.drive(&copy.drive)?;
-            lost |= drive.state == DriveState::Online && self.open_drive(&drive).is_err();
+            look |= drive.state == DriveState::Online && self.open_drive(&drive).is_err();
         }
-        if lost { self.rescan(space) } else { Ok(()) }
+        if look {
+            self.rescan(space)?;
+        }
+        for copy in before.copies.iter().filter(|_| !served) {
+            let drive = self.drive(&copy.drive)?;
+            let refused = self.is_doubled(&drive).filter(|_| drive.state == DriveState::Online);
+            refused.map_or(Ok(()), Err)?;
+        }
+        // A copy that knows more rows may be there by now.
+        if self.group(group)?.uncertain {
+            let rebuilt = self.rebuild(space, self.pool(&before.pool)?, &[], Some(&before.id), false)?;
+            if rebuilt.news {
+                self.note_import(&rebuilt, false);
+            }
+        }
+        Ok(())
     }
 
     fn target_spec_of(
@@ -349,7 +367,7 @@ impl Agent {
         })
     }
 
-    /// Whether a target may open a drive: the operator allows it, and it is there.
+    /// Whether a target may open a drive: the operator allows it, and it is there, once.
     fn usable(&self, drive: &DriveRecord) -> bool {
         drive.state == DriveState::Online && self.open_drive(drive).is_ok()
     }
@@ -416,7 +434,7 @@ impl Agent {
         let mut group = self.group(&volume.group)?;
         if group.imported {
             // Its own activation is on every current copy now, and the stale ones are marked here.
-            group.imported = false;
+            (group.imported, group.uncertain) = (false, false);
             txn = txn.update(records::group_key(&group.name), &group);
         }
         txn.commit()?;
@@ -548,6 +566,7 @@ mod tests {
             legs_wanted: None,
             unwiped: Vec::new(),
             imported: false,
+            uncertain: false,
         };
         let drives = vec!["d".to_owned()];
         let stale = |version, failed: bool| Mark {
