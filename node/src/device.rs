@@ -4,6 +4,7 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use ublk_target::ublk::UblkError;
 
 /// The control device of the ublk driver.
 const CONTROL: &str = "/dev/ublk-control";
@@ -55,6 +56,41 @@ pub async fn wait_until_open(number: u32) -> Result<()> {
             Err(_) => tokio::time::sleep(LOOK).await,
         }
     }
+}
+
+/// The number that identifies a volume among the ublk devices of this machine.
+///
+/// # Errors
+/// `Damage` for what is no identity.
+pub fn owner(volume_id: &str) -> Result<u64> {
+    let id = crate::agent::parse_id(volume_id)?;
+    let number = u64::from_le_bytes(id.0[..8].try_into().expect("eight bytes"));
+    Ok(number.max(1))
+}
+
+/// An error of the driver, for people.
+pub fn ublk_error(error: UblkError) -> Error {
+    let kind = match &error {
+        UblkError::NoDriver | UblkError::TooOld { .. } | UblkError::NotSupported { .. } => Kind::NotSupported,
+        UblkError::Permission => Kind::Permission,
+        UblkError::InUse { .. } => Kind::Refused,
+        UblkError::Timeout { .. } => Kind::Timeout,
+        _ => Kind::Failed,
+    };
+    Error::general(kind, error.to_string())
+}
+
+/// Removes the device of a volume that nobody serves, if nobody uses it. It may be gone already.
+///
+/// # Errors
+/// `Refused` while it is used or served.
+pub fn remove_unserved(volume_id: &str) -> Result<()> {
+    let owner = owner(volume_id)?;
+    for device in ublk_target::ublk::list().map_err(ublk_error)?.iter().filter(|device| device.owner == owner)
+    {
+        ublk_target::ublk::remove_stale(device.id).map_err(ublk_error)?;
+    }
+    Ok(())
 }
 
 /// Refuses when something holds the device: a mount, swap, another device on top, a process.

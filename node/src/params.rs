@@ -94,6 +94,9 @@ pub struct ImportPool {
     #[schema(value_type = Vec<String>)]
     #[serde(default)]
     pub drives: Vec<PathBuf>,
+    /// Give up groups of which only parts are there: their extents are wiped and free.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// `POST /v1/drives/wipe`.

@@ -12,6 +12,8 @@ use crate::catalogue::{
 use crate::device;
 use crate::error::{Error, Kind, Result};
 use crate::params::AttachVolume;
+use crate::protocol::TargetPhase;
+use crate::supervise::Phase;
 use crate::target::marks::{self, Mark};
 use crate::target_spec::{FrontEndSpec, Row, TargetDrive, TargetSpec, TargetVolume};
 use crate::{files, model};
@@ -34,9 +36,16 @@ impl Agent {
         dry: bool,
     ) -> Result<model::Volume> {
         let (this, volume) = (self.clone(), name.to_owned());
+        let forces = params.force_stale;
+        if forces {
+            self.supervisor.refresh(Some(name)).await;
+        }
         let record = super::blocking(move || this.announce_attachment(&volume, &params, dry)).await?;
         if !dry {
             self.supervisor.start(self, name, &record.pool);
+            if forces {
+                self.supervisor.hurry(name);
+            }
             let live = self.supervisor.wait_serving(name).await?;
             if let Some(number) = live.device_number {
                 device::wait_until_open(number).await?;
@@ -62,26 +71,47 @@ impl Agent {
             binary: None,
             next: None,
         };
-        if let Some(has) = &volume.attachment {
+        if params.force_stale && params.read_only {
+            let message = format!("volume {name} cannot go on from a stale copy without writing");
+            return Err(Error::invalid(name, message).hint("leave --read-only or --force-stale away"));
+        }
+        if let Some(has) = &mut volume.record.attachment {
             same_attachment(name, has, &wanted)?;
+            if params.force_stale && !has.force_stale && self.lacks_a_copy(name)? && !dry {
+                has.force_stale = true;
+                // On the record first: a kill in between leaves a word that nobody acted on.
+                self.record_force(&volume)?;
+                self.store.txn().update(records::volume_key(name), &volume).commit()?;
+            }
             return Ok(volume.record);
         }
         match &params.nbd {
             Some(socket) => self.check_socket(name, socket)?,
             None => device::check_ublk()?,
         }
-        if params.force_stale && params.read_only {
-            let message = format!("volume {name} cannot go on from a stale copy without writing");
-            return Err(Error::invalid(name, message).hint("leave --read-only or --force-stale away"));
-        }
         if !dry {
             volume.attachment = Some(wanted);
-            self.store.txn().update(records::volume_key(name), &volume).commit()?;
             if params.force_stale {
                 self.record_force(&volume)?;
             }
+            self.store.txn().update(records::volume_key(name), &volume).commit()?;
         }
         Ok(volume.record)
+    }
+
+    /// Whether a volume that is attached is not served, so that a stale copy may be wanted. One that is served has
+    /// nothing to give up, and a word that is kept for later would count when nobody remembers it.
+    fn lacks_a_copy(&self, name: &str) -> Result<bool> {
+        let Some(live) = self.supervisor.live(name).filter(|live| live.phase == Phase::Serving) else {
+            return Ok(true);
+        };
+        if live.status.is_some_and(|status| status.phase != TargetPhase::Serving) {
+            let message =
+                format!("volume {name} takes no writes any more, and its target still serves reads");
+            return Err(Error::new(Kind::Refused, name, message)
+                .hint(format!("plinth volume detach {name} first, then attach it with --force-stale")));
+        }
+        Ok(false)
     }
 
     /// Writes down the operator's word that what a stale copy lacks is given up.
@@ -167,6 +197,22 @@ impl Agent {
         Ok(Some(pool))
     }
 
+    /// Whether a volume is to be detached that no target can serve: then its device is removed, if it has one. Killed
+    /// behind that, the next agent finds the detach and does the same.
+    ///
+    /// # Errors
+    /// `Refused` while something uses the device.
+    pub(crate) fn detach_without_target(&self, name: &str) -> Result<bool> {
+        let volume = self.volume(name)?;
+        let Some(attachment) = volume.attachment.as_ref().filter(|attachment| attachment.detaching) else {
+            return Ok(false);
+        };
+        if attachment.frontend == FrontendKind::Ublk {
+            device::remove_unserved(&volume.id)?;
+        }
+        Ok(true)
+    }
+
     /// A detach that the target refused leaves the volume attached.
     fn take_back_detach(&self, name: &str) -> Result<()> {
         let _space = self.lock();
@@ -221,23 +267,41 @@ impl Agent {
         let attachment = volume.attachment.clone().ok_or_else(|| {
             Error::new(Kind::Refused, name, format!("volume {name} is not to be attached any more"))
         })?;
+        self.find_drives(&mut space, &volume.group, attachment.served)?;
         let mut group = self.group(&volume.group)?;
         self.fold_marks(&mut group)?;
-        self.find_drives(&mut space, &group)?;
         group.gen_number += 1;
         self.store.txn().update(records::group_key(&group.name), &group).commit()?;
         let spec = self.target_spec_of(&volume, &group, attachment)?;
         spec.write(&self.options.target_spec(&group.id))
     }
 
-    /// Looks for drives of a group that are not where they were last.
-    fn find_drives(&self, space: &mut Space, group: &GroupRecord) -> Result<()> {
-        let mut lost = false;
-        for copy in &group.copies {
+    /// Looks for drives of a group that are not where they were last, and before the first activation of an attachment
+    /// also for copies of them: names of the kernel move, so that a path may lead to a copy by now. An operator hears
+    /// of that; a volume that was served goes on without such a drive, if it can.
+    fn find_drives(&self, space: &mut Space, group: &str, served: bool) -> Result<()> {
+        let before = self.group(group)?;
+        let mut look = !served;
+        for copy in &before.copies {
             let drive = self.drive(&copy.drive)?;
-            lost |= drive.state == DriveState::Online && self.open_drive(&drive).is_err();
+            look |= drive.state == DriveState::Online && self.open_drive(&drive).is_err();
         }
-        if lost { self.rescan(space) } else { Ok(()) }
+        if look {
+            self.rescan(space)?;
+        }
+        for copy in before.copies.iter().filter(|_| !served) {
+            let drive = self.drive(&copy.drive)?;
+            let refused = self.is_doubled(&drive).filter(|_| drive.state == DriveState::Online);
+            refused.map_or(Ok(()), Err)?;
+        }
+        // A copy that knows more rows may be there by now.
+        if self.group(group)?.uncertain {
+            let rebuilt = self.rebuild(space, self.pool(&before.pool)?, &[], Some(&before.id), false)?;
+            if rebuilt.news {
+                self.note_import(&rebuilt, false);
+            }
+        }
+        Ok(())
     }
 
     fn target_spec_of(
@@ -303,7 +367,7 @@ impl Agent {
         })
     }
 
-    /// Whether a target may open a drive: the operator allows it, and it is there.
+    /// Whether a target may open a drive: the operator allows it, and it is there, once.
     fn usable(&self, drive: &DriveRecord) -> bool {
         drive.state == DriveState::Online && self.open_drive(drive).is_ok()
     }
@@ -370,7 +434,7 @@ impl Agent {
         let mut group = self.group(&volume.group)?;
         if group.imported {
             // Its own activation is on every current copy now, and the stale ones are marked here.
-            group.imported = false;
+            (group.imported, group.uncertain) = (false, false);
             txn = txn.update(records::group_key(&group.name), &group);
         }
         txn.commit()?;
@@ -502,6 +566,7 @@ mod tests {
             legs_wanted: None,
             unwiped: Vec::new(),
             imported: false,
+            uncertain: false,
         };
         let drives = vec!["d".to_owned()];
         let stale = |version, failed: bool| Mark {

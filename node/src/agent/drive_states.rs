@@ -363,7 +363,13 @@ impl Agent {
         Ok(())
     }
 
-    /// Refuses a drive whose identity is there more than once.
+    /// Whether the last scan found a drive more than once, and no target is known to have the right one.
+    pub(super) fn is_doubled(&self, drive: &DriveRecord) -> Option<Error> {
+        let paths = self.healing.doubled(&drive.id).filter(|_| !self.supervisor.has_open(&drive.id))?;
+        Some(doubled(&drive.id, paths.iter().map(std::path::PathBuf::as_path)))
+    }
+
+    /// Refuses a drive whose identity is there more than once, by a scan of its own.
     ///
     /// # Errors
     /// `Refused`, naming the paths.
@@ -371,12 +377,17 @@ impl Agent {
         let records = self.store.list::<DriveRecord>("drives/")?;
         let known: Vec<_> = records.iter().map(|drive| drive.path.clone()).collect();
         let scan = drives::scan(&known, self.options.scan_devices, true);
-        let Some(paths) = scan.doubled.get(&drive.id) else { return Ok(()) };
-        let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
-        let message = format!("drive {} is there more than once: {}", drive.id, paths.join(" "));
-        Err(Error::new(Kind::Refused, drive.id.clone(), message)
-            .hint("a copied drive has the identity of the original; take all but one of them away"))
+        let Some(found) = scan.doubled.get(&drive.id) else { return Ok(()) };
+        Err(doubled(&drive.id, found.iter().map(|seen| seen.path.as_path())))
     }
+}
+
+/// Why none of several drives with one identity is used.
+pub(super) fn doubled<'a>(id: &str, paths: impl Iterator<Item = &'a Path>) -> Error {
+    let paths: Vec<String> = paths.map(|path| path.display().to_string()).collect();
+    let message = format!("drive {id} is there more than once: {}", paths.join(" "));
+    Error::new(Kind::Refused, id, message)
+        .hint("a copied drive has the identity of the original; take all but one of them away")
 }
 
 fn is_current(status: &TargetStatus, drive: &str) -> bool {

@@ -1,35 +1,47 @@
 //! The groups of a pool as its drives describe them, made into records for an import.
 //!
 //! Rows come from the superblocks, never from headers alone; names from the headers of the home rows, of which
-//! the newest writing counts.
+//! the newest writing counts. What has a header and no row stays taken, unless it is known to be nobody's.
 use super::volumes::DEFAULT_CACHE_BYTES;
+use crate::catalogue::records::LeftOut;
 use crate::catalogue::{
-    CopyRecord, CopyState, DriveRecord, DriveState, GroupRecord, Life, PoolRecord, RowRecord, VolumeRecord,
+    CopyRecord, CopyState, DriveRecord, DriveState, ExtentRecord, GroupRecord, Life, PoolRecord, RowRecord,
+    VolumeRecord,
 };
 use crate::drives::Media;
 use crate::error::{Error, Kind, Result};
 use crate::text;
-use base::{Blocks, DriveBlock, ExtentNo};
+use base::{Blocks, DriveBlock};
 use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use volume::Names;
-use volume::label::extent_start;
 
 /// A group with its volume and rows.
 pub struct FoundGroup {
     /// The group.
     pub group: GroupRecord,
-    /// Its volume.
-    pub volume: VolumeRecord,
+    /// Its volume, if a header tells its names.
+    pub volume: Option<VolumeRecord>,
     /// Its rows, in order.
     pub rows: Vec<RowRecord>,
 }
 
-/// An open drive as the offline readers want it.
-struct Reader(Media);
+/// What the drives of a pool have.
+#[derive(Default)]
+pub struct Found {
+    /// Groups that can be rebuilt.
+    pub groups: Vec<FoundGroup>,
+    /// Those that cannot.
+    pub left_out: Vec<LeftOut>,
+    /// Extents that are in use, or may be, beside those of the groups.
+    pub held: Vec<ExtentRecord>,
+}
 
-impl plinth_check::Media for Reader {
+/// An open drive as the offline readers want it.
+struct Reader<'a>(&'a Media);
+
+impl plinth_check::Media for Reader<'_> {
     fn blocks(&self) -> Blocks {
         self.0.blocks()
     }
@@ -43,93 +55,94 @@ impl plinth_check::Media for Reader {
     }
 }
 
-/// Reads the groups on the drives of a pool.
+/// Reads what is on the drives of a pool.
 ///
 /// # Errors
-/// A drive that cannot be opened.
-pub fn groups_on(pool: &PoolRecord, drives: &[DriveRecord]) -> Result<Vec<FoundGroup>> {
-    let mut readers = Vec::with_capacity(drives.len());
-    for drive in drives {
-        readers.push((drive.path.display().to_string(), Reader(Media::open_read(&drive.path)?)));
-    }
+/// A drive that cannot be read as one: what it holds would be taken for free.
+pub fn found_on(pool: &PoolRecord, drives: &[(DriveRecord, Media)]) -> Result<Found> {
+    let names: Vec<String> = drives.iter().map(|(drive, _)| drive.path.display().to_string()).collect();
+    let readers: Vec<Reader<'_>> = drives.iter().map(|(_, media)| Reader(media)).collect();
+    let pairs = names.iter().zip(&readers);
     let given: Vec<(&str, &dyn plinth_check::Media)> =
-        readers.iter().map(|(name, reader)| (name.as_str(), reader as &dyn plinth_check::Media)).collect();
-    let (found, _) = plinth_check::groups(&given);
-    let ours = found.into_iter().filter(|group| group.pool.to_string() == pool.id);
-    ours.map(|group| record(pool, drives, &readers, &group)).collect()
+        pairs.map(|(name, reader)| (name.as_str(), reader as &dyn plinth_check::Media)).collect();
+    let summary = plinth_check::groups(&given);
+    let read: BTreeSet<String> = summary.drives.iter().map(ToString::to_string).collect();
+    if let Some((drive, _)) = drives.iter().find(|(drive, _)| !read.contains(&drive.id)) {
+        let name = drive.path.display().to_string();
+        let message = format!("drive {name} cannot be read: nobody knows what it holds");
+        return Err(Error::new(Kind::Damage, name.clone(), message).hint(format!("see plinth fsck {name}")));
+    }
+    let mut found = Found::default();
+    for group in summary.groups.iter().filter(|group| group.pool.to_string() == pool.id) {
+        match record(pool, group) {
+            Some(group) => found.groups.push(group),
+            None => found.left_out.push(left_out(&group.group.to_string(), "names a drive without an entry")),
+        }
+    }
+    found.left_out.extend(summary.left_out.iter().map(|left| left_out(&left.group.to_string(), &left.why)));
+    for held in &summary.held {
+        let (drive, extent) = (held.drive.to_string(), held.extent.get());
+        if held.newer {
+            let what = format!("of extent {extent} of drive {drive}");
+            found.left_out.push(left_out(&what, "is of a newer format: use a newer plinth"));
+        }
+        let of = held.header;
+        found.held.push(ExtentRecord {
+            drive,
+            extent,
+            group: of.map_or_else(String::new, |header| header.group.to_string()),
+            row: of.map_or(0, |header| header.row.get()),
+            leg: of.map_or(0, |header| header.leg.get()),
+            column: of.map_or(0, |header| header.column.get()),
+            unbacked: true,
+        });
+    }
+    Ok(found)
 }
 
-/// Drives that the groups name and that were not found: what is there of the pool is not all of it.
-pub fn lacking(pool: &PoolRecord, groups: &[FoundGroup]) -> Vec<DriveRecord> {
-    let named: BTreeSet<&String> =
-        groups.iter().flat_map(|found| &found.group.copies).map(|copy| &copy.drive).collect();
-    let absent = named.into_iter().filter(|id| !pool.drives.contains(id));
-    absent
-        .map(|id| DriveRecord {
-            id: id.clone(),
-            pool: pool.id.clone(),
-            path: PathBuf::from("(missing)"),
-            life: Life::Ready,
-            state: DriveState::Online,
-            node: String::new(),
-            rack: String::new(),
-            zone: String::new(),
-            class: String::new(),
-            blocks: 0,
-            extents: 0,
-            written: 0,
-            leaving: None,
-            lost_since: None,
-        })
-        .collect()
+fn left_out(group: &str, why: &str) -> LeftOut {
+    LeftOut { group: group.to_owned(), why: why.to_owned(), blocks: true }
 }
 
-fn record(
-    pool: &PoolRecord,
-    drives: &[DriveRecord],
-    readers: &[(String, Reader)],
-    found: &plinth_check::Group,
-) -> Result<FoundGroup> {
+/// A drive that groups name and that was not found: what is there of the pool is not all of it.
+pub fn lacking(pool: &PoolRecord, id: &str) -> DriveRecord {
+    DriveRecord {
+        id: id.to_owned(),
+        pool: pool.id.clone(),
+        path: PathBuf::from("(missing)"),
+        life: Life::Ready,
+        state: DriveState::Online,
+        node: String::new(),
+        rack: String::new(),
+        zone: String::new(),
+        class: String::new(),
+        blocks: 0,
+        extents: 0,
+        written: 0,
+        leaving: None,
+        lost_since: None,
+    }
+}
+
+/// A group's records; `None` if a row names a drive that the drive table does not have.
+fn record(pool: &PoolRecord, found: &plinth_check::Group) -> Option<FoundGroup> {
     let id = found.group.to_string();
-    let copies: Vec<CopyRecord> = found
-        .drives
-        .iter()
-        .map(|entry| CopyRecord {
-            drive: entry.drive.to_string(),
-            state: match entry.state {
-                fence::CopyState::Current => CopyState::Current,
-                fence::CopyState::Stale { .. } => CopyState::Stale,
-                fence::CopyState::Resyncing { .. } => CopyState::Resyncing,
-            },
-            version: if entry.state.is_current() { 0 } else { entry.version },
-            stale_since_seq: entry.state.since().map(|(seq, _)| seq.get()),
-            stale_since_ckpt: entry.state.since().map(|(_, ckpt)| ckpt.get()),
-            failed: false,
-        })
-        .collect();
-    let drive_of = |index: base::DriveIx| {
-        let copy = copies.get(usize::from(index.get())).map(|copy| copy.drive.clone());
-        copy.ok_or_else(|| {
-            Error::new(Kind::Damage, id.clone(), format!("group {id} names a drive without an entry"))
-        })
-    };
+    let mut copies: Vec<CopyRecord> = found.drives.iter().map(copy).collect();
     let mut rows = Vec::with_capacity(found.rows.len());
     for (row, extents) in found.rows.iter().enumerate() {
-        let extents: Result<Vec<_>> =
-            extents.iter().map(|extent| Ok((drive_of(extent.drive)?, extent.extent.get()))).collect();
+        let place = |extent: &base::Extent| {
+            Some((copies.get(usize::from(extent.drive.get()))?.drive.clone(), extent.extent.get()))
+        };
+        let extents: Option<Vec<_>> = extents.iter().map(place).collect();
         rows.push(RowRecord { row: row as u32, extents: extents?, grant: 0 });
     }
-    let names = rows.first().and_then(|home| newest_names(pool, drives, readers, home));
-    // Without names the group is called by its identity.
-    let short = id.get(..8).unwrap_or(&id);
-    let names = names.ok_or_else(|| {
-        Error::new(Kind::Damage, id.clone(), format!("no header of group {id} tells its names"))
-            .hint(format!("plinth fsck tells more; the group would be called {short}"))
-    })?;
+    // A drive that was left keeps its entry in the drive table; it may not even exist any more.
+    let used: BTreeSet<&String> = rows.iter().flat_map(|row| &row.extents).map(|(drive, _)| drive).collect();
+    copies.retain(|copy| copy.state == CopyState::Current || used.contains(&copy.drive));
     let now = text::now();
     let group = GroupRecord {
-        id: id.clone(),
-        name: names.group.clone(),
+        id,
+        name: found.names.as_ref().map_or_else(String::new, |names| names.group.clone()),
         pool: pool.name.clone(),
         created_at: now.clone(),
         life: Life::Ready,
@@ -144,33 +157,40 @@ fn record(
         legs_wanted: None,
         unwiped: Vec::new(),
         imported: true,
+        uncertain: !found.certain,
     };
-    let volume = VolumeRecord {
+    let volume = found.names.as_ref().map(|names| volume_of(pool, names, now));
+    Some(FoundGroup { group, volume, rows })
+}
+
+/// What the superblocks say of a copy. Its version is kept, so that a mark of an earlier life of the pool on this
+/// machine does not count as news.
+fn copy(entry: &fence::CopyEntry) -> CopyRecord {
+    CopyRecord {
+        drive: entry.drive.to_string(),
+        state: match entry.state {
+            fence::CopyState::Current => CopyState::Current,
+            fence::CopyState::Stale { .. } => CopyState::Stale,
+            fence::CopyState::Resyncing { .. } => CopyState::Resyncing,
+        },
+        version: entry.version,
+        stale_since_seq: entry.state.since().map(|(seq, _)| seq.get()),
+        stale_since_ckpt: entry.state.since().map(|(_, ckpt)| ckpt.get()),
+        failed: false,
+    }
+}
+
+fn volume_of(pool: &PoolRecord, names: &Names, created_at: String) -> VolumeRecord {
+    VolumeRecord {
         id: names.volume_id.to_string(),
-        name: names.volume,
+        name: names.volume.clone(),
         pool: pool.name.clone(),
-        group: names.group,
-        created_at: now,
+        group: names.group.clone(),
+        created_at,
         life: Life::Ready,
         size_bytes: names.size_bytes,
         cache_bytes: DEFAULT_CACHE_BYTES,
         renamed_from: None,
         attachment: None,
-    };
-    Ok(FoundGroup { group, volume, rows })
-}
-
-/// The newest names in the headers of a home row.
-fn newest_names(
-    pool: &PoolRecord,
-    drives: &[DriveRecord],
-    readers: &[(String, Reader)],
-    home: &RowRecord,
-) -> Option<Names> {
-    let read = |(id, extent): &(String, u32)| {
-        let reader = &readers[drives.iter().position(|drive| drive.id == *id)?].1;
-        let block = reader.0.read(extent_start(ExtentNo::new(*extent), pool.extent_blocks)).ok()?;
-        Names::read(&block).ok()?
-    };
-    home.extents.iter().filter_map(read).max_by_key(|names| names.written)
+    }
 }

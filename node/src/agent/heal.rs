@@ -74,8 +74,8 @@ pub(crate) struct Healing {
     returns: Mutex<BTreeMap<(String, String), Returns>>,
     /// Volumes that are being attended to.
     busy: Mutex<BTreeSet<String>>,
-    /// Identities of which the last scan found several drives.
-    doubled: Mutex<BTreeSet<String>>,
+    /// Identities of which the last scan found several drives, and where.
+    doubled: Mutex<BTreeMap<String, Vec<PathBuf>>>,
     wake: Notify,
 }
 
@@ -89,8 +89,16 @@ impl Healing {
     }
 
     /// Notes which identities a scan found more than once; returns those of the scan before.
-    pub(super) fn note_doubled(&self, ids: BTreeSet<String>) -> BTreeSet<String> {
-        std::mem::replace(&mut *self.doubled.lock().unwrap_or_else(PoisonError::into_inner), ids)
+    pub(super) fn note_doubled(
+        &self,
+        found: BTreeMap<String, Vec<PathBuf>>,
+    ) -> BTreeMap<String, Vec<PathBuf>> {
+        std::mem::replace(&mut *self.doubled.lock().unwrap_or_else(PoisonError::into_inner), found)
+    }
+
+    /// Where the last scan found a drive, if that was at several places.
+    pub(super) fn doubled(&self, drive: &str) -> Option<Vec<PathBuf>> {
+        self.doubled.lock().unwrap_or_else(PoisonError::into_inner).get(drive).cloned()
     }
 
     /// The operator wants this drive back: nothing that it did counts.
@@ -311,7 +319,8 @@ impl Agent {
     fn may_return(&self, volume: &str, drive: &DriveRecord, failed: bool) -> Result<bool> {
         let there = self.is_there(drive) && self.open_drive(drive).is_ok();
         if failed {
-            if !there {
+            // A copy beside it does not mean that it was gone.
+            if !there && self.healing.doubled(&drive.id).is_none() {
                 let _space = self.lock();
                 self.forgive_failure(&drive.id)?;
             }

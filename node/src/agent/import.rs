@@ -1,26 +1,32 @@
 //! `pool import` and `pool export`: taking pools over from their drives, and letting them go.
 //!
-//! Crash story: an export only forgets; the labels stay, and the drives are the pool. An import writes pool,
-//! drives, groups, rows and extents in one transaction, so that it happened or did not. Rows come from the
-//! superblocks, never from headers alone: a header that no superblock names belongs to a row on its way in or
-//! out, and its extent is free.
+//! Crash story: an export only forgets; the labels stay, and the drives are the pool. What an import writes and when
+//! it may be repeated is told in `rebuild`. A pool of which not all is there is imported as far as it goes, and
+//! hands out nothing new until the rest is found or given up.
 use super::Agent;
-use super::found::{groups_on, lacking};
+use super::drive_states::doubled;
+use super::rebuild::Rebuilt;
+use super::rows::wipe_extents;
 use super::space::Space;
+use crate::catalogue::records::{LeftRecord, left_key};
 use crate::catalogue::{
-    DriveRecord, DriveState, Life, MoveRecord, PoolRecord, Severity, VolumeRecord, moves, records,
+    ABSENT, DriveRecord, DriveState, Life, MoveRecord, PoolRecord, Severity, Versioned, VolumeRecord, moves,
+    records,
 };
 use crate::drives::{Seen, scan};
 use crate::error::{Error, Kind, Result};
 use crate::model::{Importable, Pool};
 use crate::params::ImportPool;
+use crate::target::drive_error;
 use crate::text;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use ublk_target::{Access, Drive, DriveError};
+use volume::Label;
 use volume::label::extents;
 
 /// Key of where the drives of an exported pool were.
-fn trace_key(pool: &str) -> String {
+pub(super) fn trace_key(pool: &str) -> String {
     format!("exported/{pool}")
 }
 
@@ -71,8 +77,8 @@ impl Agent {
             txn = txn.remove(records::group_key(&group.name), &group);
             txn = txn.remove(records::volume_key(&volume.name), volume);
         }
-        txn.commit()?;
-        self.remove_pool(&mut space, &pool, &drives)?;
+        // All at once: a pool without its volumes could be deleted, and they with it.
+        self.remove_pool(&mut space, txn, &pool, &drives)?;
         self.events.record(Severity::Info, "pool_export", name, &format!("pool {name} was exported"));
         Ok(())
     }
@@ -91,7 +97,7 @@ impl Agent {
         Ok(list.collect())
     }
 
-    /// The drives of unknown pools, by pool.
+    /// Drives that the catalogue does not have, by pool.
     fn find_pools(&self, params: &ImportPool) -> Result<BTreeMap<String, Vec<Seen>>> {
         let mut known = params.drives.clone();
         for trace in self.store.list::<Vec<PathBuf>>("exported/")? {
@@ -103,42 +109,49 @@ impl Agent {
             error.object = Some(path.display().to_string());
             return Err(error);
         }
+        for (id, copies) in &scan.doubled {
+            let label = &copies[0].label;
+            let pool =
+                params.pool.as_ref().is_none_or(|pool| is_called(pool, &label.pool.to_string(), label));
+            let named = copies.iter().any(|seen| params.drives.contains(&seen.path));
+            if (params.pool.is_some() && pool) || named {
+                return Err(doubled(id, copies.iter().map(|seen| seen.path.as_path())));
+            }
+        }
         let mut pools: BTreeMap<String, Vec<Seen>> = BTreeMap::new();
         for (id, seen) in scan.seen {
-            if self.store.get::<DriveRecord>(&records::drive_key(&id))?.is_none() {
-                pools.entry(seen.label.pool.to_string()).or_default().push(seen);
+            let pool = seen.label.pool.to_string();
+            let left = self.store.get::<LeftRecord>(&left_key(&pool, &id))?.is_some();
+            let known = self.store.get::<DriveRecord>(&records::drive_key(&id))?.is_some();
+            if left && !known && params.drives.contains(&seen.path) {
+                return Err(left_before(&seen));
+            }
+            if !left && !known {
+                pools.entry(pool).or_default().push(seen);
             }
         }
         Ok(pools)
     }
 
-    /// `pool import`: takes a pool over.
+    /// `pool import`: takes a pool over, or what is found of one that is here.
     ///
     /// # Errors
-    /// `NotFound` when no drive of it is found, `Exists` when its name is taken, `Refused` when drives lack.
+    /// `NotFound` when no drive of it is found, `Exists` when its name is taken, `Refused` when a drive is there more
+    /// than once or served by somebody.
     pub fn import_pool(&self, params: &ImportPool, dry: bool) -> Result<Vec<Pool>> {
         let mut space = self.lock();
+        if !dry {
+            self.rescan(&mut space)?;
+        }
         let found = self.find_pools(params)?;
         let wanted: Vec<(String, Vec<Seen>)> = found
             .into_iter()
             .filter(|(id, seen)| {
-                params.pool.as_ref().is_none_or(|pool| pool == id || *pool == newest(seen).label.pool_name)
+                params.pool.as_ref().is_none_or(|pool| is_called(pool, id, &newest(seen).label))
             })
             .collect();
-        if let ([], Some(name)) = (wanted.as_slice(), &params.pool) {
-            // A repeated import finds the pool in the catalogue.
-            return match self.store.get::<PoolRecord>(&records::pool_key(name))? {
-                Some(_) => Ok(vec![self.view_pool(&space, name)?]),
-                None => Err(Error::new(
-                    Kind::NotFound,
-                    name.clone(),
-                    format!("no drive of a pool {name} is found"),
-                )
-                .hint("name its drives: plinth pool import DRIVE...")),
-            };
-        }
         if wanted.is_empty() {
-            return self.already_imported(&space, params);
+            return self.already_imported(&mut space, params, dry);
         }
         if let Some(name) = &params.pool
             && wanted.len() > 1
@@ -149,16 +162,30 @@ impl Agent {
         }
         let mut imported = Vec::new();
         for (id, seen) in wanted {
-            imported.push(self.take_over(&mut space, &id, &seen, dry)?);
+            let rebuilt = self.take_over(&mut space, &id, &seen, dry)?;
+            imported.push(match dry {
+                true => super::view::planned_pool(&rebuilt.pool, &rebuilt.drives),
+                false => self.finish_import(&mut space, &rebuilt.pool.name, params.force, dry)?,
+            });
         }
         Ok(imported)
     }
 
-    /// Drives of pools that are here already: a repetition; drives without any pool: nothing to import.
-    fn already_imported(&self, space: &Space, params: &ImportPool) -> Result<Vec<Pool>> {
-        let scan = scan(&params.drives, false, false);
+    /// Drives of pools that are here already: a repetition, which looks for what was not found before; drives without
+    /// any pool: nothing to import.
+    fn already_imported(&self, space: &mut Space, params: &ImportPool, dry: bool) -> Result<Vec<Pool>> {
         let mut names = Vec::new();
-        for id in scan.seen.keys() {
+        if let Some(name) = &params.pool {
+            let pools = self.store.list::<PoolRecord>("pools/")?;
+            let here = pools.into_iter().find(|pool| pool.name == *name || pool.id == *name);
+            names.extend(here.map(|pool| pool.record.name));
+            if names.is_empty() {
+                let message = format!("no drive of a pool {name} is found");
+                return Err(Error::new(Kind::NotFound, name.clone(), message)
+                    .hint("name its drives: plinth pool import DRIVE..."));
+            }
+        }
+        for id in scan(&params.drives, false, false).seen.keys() {
             if let Some(drive) = self.store.get::<DriveRecord>(&records::drive_key(id))? {
                 names.push(self.pool_name(&drive.pool)?);
             }
@@ -169,10 +196,38 @@ impl Agent {
             return Err(Error::general(Kind::NotFound, "no pool is found on these drives")
                 .hint("name the drives: plinth pool import DRIVE..."));
         }
-        names.iter().map(|name| self.view_pool(space, name)).collect()
+        for name in &names {
+            let pool = self.pool(name)?;
+            let uncertain = self.groups_of(name)?.iter().any(|(_, group)| group.uncertain);
+            if pool.life == Life::Ready && (uncertain || !pool.left_out.is_empty()) {
+                let rebuilt = self.rebuild(space, pool, &[], None, dry)?;
+                if rebuilt.news && !dry {
+                    self.note_import(&rebuilt, false);
+                }
+            }
+        }
+        names.iter().map(|name| self.finish_import(space, name, params.force, dry)).collect()
     }
 
-    fn take_over(&self, space: &mut Space, id: &str, seen: &[Seen], dry: bool) -> Result<Pool> {
+    /// Takes over what was found of a pool.
+    fn take_over(&self, space: &mut Space, id: &str, seen: &[Seen], dry: bool) -> Result<Rebuilt> {
+        seen.iter().try_for_each(refuse_served)?;
+        let here = self.store.list::<PoolRecord>("pools/")?.into_iter().find(|pool| pool.id == id);
+        let first = here.is_none();
+        let pool = match here {
+            Some(pool) => self.ready_pool(&pool.name)?,
+            None => self.new_pool(id, seen)?,
+        };
+        let seen: Vec<&Seen> = seen.iter().collect();
+        let rebuilt = self.rebuild(space, pool, &seen, None, dry)?;
+        if !dry {
+            self.note_import(&rebuilt, first);
+        }
+        Ok(rebuilt)
+    }
+
+    /// The record of a pool that is not here yet.
+    fn new_pool(&self, id: &str, seen: &[Seen]) -> Result<Versioned<PoolRecord>> {
         let label = &newest(seen).label;
         let name = &label.pool_name;
         text::check_name("pool", name)?;
@@ -180,14 +235,13 @@ impl Agent {
             let message = format!("there is a pool {name} already, another one");
             return Err(Error::new(Kind::Exists, name.clone(), message).hint("export that one first"));
         }
-        let mut drives: Vec<DriveRecord> = seen.iter().map(|seen| drive_of(id, seen)).collect();
-        let mut pool = PoolRecord {
+        let record = PoolRecord {
             id: id.to_owned(),
             name: name.clone(),
             created_at: text::now(),
             life: Life::Ready,
             extent_blocks: label.extent_blocks,
-            drives: drives.iter().map(|drive| drive.id.clone()).collect(),
+            drives: Vec::new(),
             reserve_bytes: 0,
             resync_bytes_per_second: records::DEFAULT_RESYNC_RATE,
             scrub_bytes_per_second: records::DEFAULT_SCRUB_RATE,
@@ -195,54 +249,93 @@ impl Agent {
             spares: 0,
             spare_delay_seconds: records::DEFAULT_SPARE_DELAY,
             rebalancing: false,
-            imported: true,
+            left_out: Vec::new(),
         };
-        let groups = groups_on(&pool, &drives)?;
-        drives.extend(lacking(&pool, &groups));
-        pool.drives = drives.iter().map(|drive| drive.id.clone()).collect();
-        for found in &groups {
-            self.check_import_names(&found.group.name, &found.volume.name)?;
-        }
-        if dry {
-            return Ok(super::view::planned_pool(&pool, &drives));
-        }
-        let mut txn = self.store.txn().create(records::pool_key(name), &pool).delete(trace_key(name));
-        for drive in &drives {
-            txn = txn.create(records::drive_key(&drive.id), drive);
-        }
-        for found in &groups {
-            txn = txn.create(records::group_key(&found.group.name), &found.group);
-            txn = txn.create(records::volume_key(&found.volume.name), &found.volume);
-            for row in &found.rows {
-                txn = Self::take_row(txn, &found.group, row);
-            }
-        }
-        txn.commit()?;
-        for drive in &drives {
-            space.add_drive(&drive.id, drive.extents);
-        }
-        for (drive, extent) in groups.iter().flat_map(|found| &found.rows).flat_map(|row| &row.extents) {
-            space.take(drive, *extent);
-        }
-        let message = format!(
-            "pool {name} was imported: {}, {}",
-            crate::text::counted(drives.len(), "drive"),
-            crate::text::counted(groups.len(), "volume")
-        );
-        self.events.history(id, &format!("pool import {name}"), &message);
-        self.events.record(Severity::Info, "pool_import", name, &message);
-        self.view_pool(space, name)
+        Ok(Versioned { version: ABSENT, record })
     }
 
-    fn check_import_names(&self, group: &str, volume: &str) -> Result<()> {
-        let taken = self.store.get::<VolumeRecord>(&records::volume_key(volume))?.is_some()
-            || self.store.get::<crate::catalogue::GroupRecord>(&records::group_key(group))?.is_some();
-        if taken {
-            let message = format!("the pool has a volume {volume}, and there is one of that name already");
-            return Err(Error::new(Kind::Exists, volume, message).hint("rename the one that is here first"));
+    /// Tells what an import came to. Settings are in no label.
+    pub(super) fn note_import(&self, rebuilt: &Rebuilt, first: bool) {
+        let (id, name) = (&rebuilt.pool.id, &rebuilt.pool.name);
+        let mut message = if first {
+            format!("pool {name} was imported: {}", rebuilt.message)
+        } else {
+            format!("more of pool {name} was imported: {}", rebuilt.message)
+        };
+        if first {
+            message += "; its reserve, spares, rates and the caches of its volumes are the defaults again: see plinth pool set";
         }
-        Ok(())
+        self.events.history(id, &format!("pool import {name}"), &message);
+        let severity = if rebuilt.lacks || !rebuilt.pool.left_out.is_empty() {
+            Severity::Warning
+        } else {
+            Severity::Info
+        };
+        self.events.record(severity, "pool_import", name, &message);
     }
+
+    /// Gives up what could not be rebuilt, if the operator says so, and shows the pool.
+    fn finish_import(&self, space: &mut Space, name: &str, force: bool, dry: bool) -> Result<Pool> {
+        let mut pool = self.pool(name)?;
+        let given_up: Vec<String> =
+            pool.left_out.iter().filter(|left| left.blocks).map(|left| left.group.clone()).collect();
+        if !force || dry || given_up.is_empty() {
+            return self.view_pool(space, name);
+        }
+        let drives = self.pool_drives(&pool)?;
+        if let Some(lacking) = drives.iter().find(|drive| drive.is_lacking()) {
+            let message =
+                format!("drive {} is missing, and may know of groups that are to be given up", lacking.id);
+            return Err(Error::new(Kind::Refused, name, message).hint(super::rebuild::way_out(name)));
+        }
+        let mut txn = self.store.txn();
+        for drive in &drives {
+            let known = |group: &String| given_up.contains(group) || group.is_empty();
+            let extents = self.unbacked_on(&drive.id)?.into_iter().filter(|extent| known(&extent.group));
+            let doomed: Vec<(u32, bool)> = extents.map(|extent| (extent.extent, true)).collect();
+            if doomed.is_empty() {
+                continue;
+            }
+            wipe_extents(&self.open_drive(drive)?, pool.extent_blocks, &doomed)?;
+            txn = doomed
+                .iter()
+                .fold(txn, |txn, (extent, _)| txn.delete(records::extent_key(&drive.id, *extent)));
+        }
+        pool.left_out.retain(|left| !left.blocks);
+        txn.update(records::pool_key(name), &pool).commit()?;
+        space.reload(&self.store, &drives)?;
+        let message =
+            format!("groups of pool {name} that could not be rebuilt were given up: {}", given_up.join(" "));
+        self.events.history(&pool.id, &format!("pool import {name} --force"), &message);
+        self.events.record(Severity::Warning, "groups_given_up", name, &message);
+        self.view_pool(space, name)
+    }
+}
+
+/// Whether a pool is meant by a name or an identity.
+fn is_called(named: &str, id: &str, label: &Label) -> bool {
+    named == id || named == label.pool_name
+}
+
+/// Refuses a drive that a target serves from: what it was granted and has not used yet no superblock says.
+fn refuse_served(seen: &Seen) -> Result<()> {
+    match Drive::open(&seen.path, Access::ReadOnly) {
+        Err(DriveError::InUse(_)) => {
+            let name = seen.path.display().to_string();
+            let message = format!("drive {name} is served by another process");
+            Err(Error::new(Kind::Refused, name, message)
+                .hint("it serves what another catalogue says, or one that was lost; end it first"))
+        }
+        opened => opened.map(drop).map_err(drive_error),
+    }
+}
+
+/// Why a drive that was removed from its pool is not taken back as it is.
+fn left_before(seen: &Seen) -> Error {
+    let name = seen.path.display().to_string();
+    let message = format!("drive {name} left pool {} before", seen.label.pool_name);
+    Error::new(Kind::Refused, name.clone(), message)
+        .hint(format!("plinth drive wipe {name} makes it empty, then plinth pool add takes it"))
 }
 
 /// The drive with the newest label: its pool name counts.

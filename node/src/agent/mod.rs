@@ -14,6 +14,7 @@ pub mod import;
 mod moving;
 pub mod placement;
 pub mod pools;
+mod rebuild;
 mod rescan;
 pub mod resume;
 pub mod rows;

@@ -6,7 +6,7 @@
 //! before the first label goes.
 use super::Agent;
 use super::space::Space;
-use crate::catalogue::{DriveRecord, DriveState, Life, PoolRecord, Severity, Versioned, records};
+use crate::catalogue::{DriveRecord, DriveState, Life, PoolRecord, Severity, Txn, Versioned, records};
 use crate::drives::{Identity, LabelState, Media, find_signature, label as labels, read_label, write_label};
 use crate::error::{Error, Kind, Result};
 use crate::params::{AddDrives, CreatePool, Labels};
@@ -64,7 +64,7 @@ impl Agent {
             spares: 0,
             spare_delay_seconds: records::DEFAULT_SPARE_DELAY,
             rebalancing: false,
-            imported: false,
+            left_out: Vec::new(),
         };
         let (pool, drives) = announce(pool, &candidates, &params.labels)?;
         if dry {
@@ -327,6 +327,12 @@ impl Agent {
                 Error::new(Kind::Refused, name, message).hint("delete them first, or use plinth pool export")
             );
         }
+        if let Some(left) = pool.left_out.first() {
+            let message = format!("pool {name} has group {}, which could not be imported", left.group);
+            return Err(Error::new(Kind::Refused, name, message).hint(
+                "plinth pool status tells why; plinth pool export forgets the pool and keeps what it has",
+            ));
+        }
         if dry {
             return Ok(());
         }
@@ -338,7 +344,7 @@ impl Agent {
         for drive in &drives {
             self.forget_label(&pool, drive);
         }
-        self.remove_pool(&mut space, &pool, &drives)?;
+        self.remove_pool(&mut space, self.store.txn(), &pool, &drives)?;
         let message = format!("pool {name} was deleted");
         self.events.history(&pool.id, &format!("pool delete {name}"), &message);
         self.events.record(Severity::Info, "pool_delete", name, &message);
@@ -364,14 +370,15 @@ impl Agent {
         }
     }
 
-    /// Takes a pool and its drives out of the catalogue.
+    /// Takes a pool and its drives out of the catalogue, together with what else the transaction does.
     pub(super) fn remove_pool(
         &self,
         space: &mut Space,
+        txn: Txn<'_>,
         pool: &Versioned<PoolRecord>,
         drives: &[Versioned<DriveRecord>],
     ) -> Result<()> {
-        let mut txn = self.store.txn().remove(records::pool_key(&pool.name), pool);
+        let mut txn = txn.remove(records::pool_key(&pool.name), pool);
         for drive in drives {
             txn = txn.remove(records::drive_key(&drive.id), drive);
             for key in self.store.keys(&format!("extents/{}/", drive.id))? {

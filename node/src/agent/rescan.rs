@@ -1,10 +1,12 @@
 //! Finding the drives of the catalogue again: by label, wherever they are now.
 use super::Agent;
+use super::drive_states::doubled;
 use super::space::Space;
-use crate::catalogue::{DriveRecord, ExtentRecord, Life, Severity, Versioned, records};
+use crate::catalogue::{DriveRecord, Life, Severity, Versioned, records};
 use crate::drives;
 use crate::error::Result;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::PoisonError;
 
 impl Agent {
@@ -16,26 +18,21 @@ impl Agent {
         let records_now = self.store.list::<DriveRecord>("drives/")?;
         let known: Vec<_> = records_now.iter().map(|drive| drive.path.clone()).collect();
         let scan = drives::scan(&known, self.options.scan_devices, true);
-        let before = self.healing.note_doubled(scan.doubled.keys().cloned().collect());
-        for (id, paths) in &scan.doubled {
-            // Said once, as long as it lasts.
-            if records_now.iter().any(|drive| drive.id == *id) && !before.contains(id) {
-                let paths: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
-                let message = format!("drive {id} is there more than once: {}", paths.join(" "));
-                self.events.record(Severity::Warning, "drive_doubled", id, &message);
-            }
-        }
+        let were_doubled = self.note_doubled(&records_now, &scan);
         let mut unseen = BTreeSet::new();
+        let mut found: BTreeMap<String, Vec<&drives::Seen>> = BTreeMap::new();
         for drive in records_now {
             let Some(seen) = scan.seen.get(&drive.id) else {
-                if drive.life == Life::Ready {
+                // A drive that is in use is what it was, whatever else has its label.
+                let used = scan.doubled.contains_key(&drive.id) && self.supervisor.has_open(&drive.id);
+                if drive.life == Life::Ready && !used {
                     self.note_missing(&drive);
                     unseen.insert(drive.record.id);
                 }
                 continue;
             };
             if drive.blocks == 0 {
-                self.complete(space, &drive, seen)?;
+                found.entry(drive.record.pool).or_default().push(seen);
                 continue;
             }
             if let Some(copy) = seen.bad_copy {
@@ -51,11 +48,39 @@ impl Agent {
                 self.forgive_failure(&moved.id)?;
             }
         }
-        self.note_unseen(unseen, &scan)
+        for (pool, seen) in found {
+            self.complete(space, &pool, &seen)?;
+        }
+        self.note_unseen(unseen, &scan, &were_doubled)
+    }
+
+    /// Keeps which drives are there more than once, and says so, once as long as it lasts.
+    /// Returns which were before.
+    fn note_doubled(
+        &self,
+        known: &[Versioned<DriveRecord>],
+        scan: &drives::scan::Scan,
+    ) -> BTreeMap<String, Vec<PathBuf>> {
+        let paths = |copies: &Vec<drives::Seen>| copies.iter().map(|seen| seen.path.clone()).collect();
+        let now: BTreeMap<String, Vec<PathBuf>> =
+            scan.doubled.iter().map(|(id, copies)| (id.clone(), paths(copies))).collect();
+        let before = self.healing.note_doubled(now.clone());
+        for (id, paths) in now {
+            if known.iter().any(|drive| drive.id == id) && !before.contains_key(&id) {
+                let message = doubled(&id, paths.iter().map(PathBuf::as_path)).message;
+                self.events.record(Severity::Warning, "drive_doubled", &id, &message);
+            }
+        }
+        before
     }
 
     /// Says which drives are back, and keeps those that are not, also for the next agent.
-    fn note_unseen(&self, unseen: BTreeSet<String>, scan: &drives::scan::Scan) -> Result<()> {
+    fn note_unseen(
+        &self,
+        unseen: BTreeSet<String>,
+        scan: &drives::scan::Scan,
+        were_doubled: &BTreeMap<String, Vec<PathBuf>>,
+    ) -> Result<()> {
         let before = self.unseen.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if before == unseen {
             return Ok(());
@@ -67,7 +92,9 @@ impl Agent {
             {
                 let message = format!("drive {id} is back, at {}", seen.path.display());
                 self.events.record(Severity::Info, "drive_back", id, &message);
-                self.forgive_failure(id)?;
+                if !were_doubled.contains_key(id) {
+                    self.forgive_failure(id)?;
+                }
                 self.healing.look_now();
             }
         }
@@ -107,19 +134,15 @@ impl Agent {
         }
     }
 
-    /// A drive that an import only knew by name is there: its label says the rest.
-    fn complete(&self, space: &mut Space, drive: &Versioned<DriveRecord>, seen: &drives::Seen) -> Result<()> {
-        let mut found = super::import::drive_of(&drive.pool, seen);
-        found.state = drive.state;
-        found.leaving.clone_from(&drive.leaving);
-        let complete = Versioned { version: drive.version, record: found };
-        self.store.txn().update(records::drive_key(&drive.id), &complete).commit()?;
-        space.add_drive(&complete.id, complete.extents);
-        for taken in self.store.list::<ExtentRecord>(&format!("extents/{}/", drive.id))? {
-            space.take(&drive.id, taken.extent);
+    /// Drives that an import only knew by name are there: they may know more of the groups, and have others.
+    fn complete(&self, space: &mut Space, pool: &str, seen: &[&drives::Seen]) -> Result<()> {
+        let pool = self.pool(&self.pool_name(pool)?)?;
+        let name = pool.name.clone();
+        match self.rebuild(space, pool, seen, None, false) {
+            Ok(rebuilt) => self.note_import(&rebuilt, false),
+            // They stay what they were; the next look tries again.
+            Err(error) => tracing::warn!("the import of pool {name} does not go on: {error}"),
         }
-        let message = format!("drive {} is there, at {}", drive.id, complete.path.display());
-        self.events.record(Severity::Info, "drive_found", &drive.id, &message);
         Ok(())
     }
 }

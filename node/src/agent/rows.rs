@@ -78,35 +78,24 @@ impl Agent {
         Ok(RowRecord { row, extents: extents.collect(), grant: group.grants })
     }
 
-    /// Of a pool that was imported nobody knows what lies on the drives that are missing.
+    /// Of a pool that was imported and is not all there nobody knows what lies where.
     pub(super) fn refuse_incomplete(
         &self,
         pool: &PoolRecord,
         drives: &[Versioned<DriveRecord>],
     ) -> Result<()> {
-        if pool.imported && drives.iter().any(|drive| !self.is_there(drive)) {
-            let message = format!("pool {} was imported and a drive of it is missing", pool.name);
-            return Err(Error::new(Kind::NoSpace, pool.name.clone(), message)
-                .hint("nothing new is handed out until all of its drives are there"));
-        }
-        Ok(())
+        let Some(lacks) = super::rebuild::incomplete(pool, drives) else { return Ok(()) };
+        let name = &pool.name;
+        let message =
+            format!("pool {name} was imported and is not all there, so nothing new is handed out: {lacks}");
+        Err(Error::new(Kind::NoSpace, name.clone(), message).hint(super::rebuild::way_out(name)))
     }
 
     /// Adds to a transaction that a group takes these extents.
     pub(super) fn take_row<'a>(txn: Txn<'a>, group: &GroupRecord, row: &RowRecord) -> Txn<'a> {
-        let mut txn = txn.create(records::row_key(&group.id, row.row), row);
-        for (index, (drive, extent)) in row.extents.iter().enumerate() {
-            let record = ExtentRecord {
-                drive: drive.clone(),
-                extent: *extent,
-                group: group.id.clone(),
-                row: row.row,
-                leg: (index / usize::from(group.columns)) as u8,
-                column: (index % usize::from(group.columns)) as u8,
-            };
-            txn = txn.create(records::extent_key(drive, *extent), &record);
-        }
-        txn
+        let txn = txn.create(records::row_key(&group.id, row.row), row);
+        extents_of(group, row)
+            .fold(txn, |txn, extent| txn.create(records::extent_key(&extent.drive, extent.extent), &extent))
     }
 
     /// Hands a group its next row, or the one that it was handed before and did not hear of. If that one was
@@ -188,6 +177,12 @@ impl Agent {
         self.store.list(&format!("rows/{group}/"))
     }
 
+    /// Extents of a drive that an import found in use and could not tell the row of.
+    pub(super) fn unbacked_on(&self, drive: &str) -> Result<Vec<ExtentRecord>> {
+        let extents = self.store.list::<ExtentRecord>(&format!("extents/{drive}/"))?;
+        Ok(extents.into_iter().map(|extent| extent.record).filter(|extent| extent.unbacked).collect())
+    }
+
     /// Opens the drives of a row, each checked to be the one it should be.
     pub(super) fn open_drives(&self, row: &RowRecord) -> Result<BTreeMap<String, Media>> {
         let mut opened = BTreeMap::new();
@@ -199,8 +194,11 @@ impl Agent {
         Ok(opened)
     }
 
-    /// Opens a drive of a pool and checks its label.
+    /// Opens a drive of a pool and checks its label, and that there is one of it.
     pub(super) fn open_drive(&self, drive: &DriveRecord) -> Result<Media> {
+        if let Some(error) = self.is_doubled(drive) {
+            return Err(error);
+        }
         let media = Media::open(&drive.path)?;
         match read_label(&media)? {
             LabelState::Ours { label, .. }
@@ -279,6 +277,13 @@ impl Agent {
         for (drive, extent) in &group.unwiped {
             per_drive.entry(drive.clone()).or_default().push((*extent, true));
         }
+        // What an import could not tell the row of.
+        for drive in &pool.drives {
+            let of_group = self.unbacked_on(drive)?.into_iter().filter(|extent| extent.group == group.id);
+            for extent in of_group {
+                per_drive.entry(extent.drive).or_default().push((extent.extent, true));
+            }
+        }
         let moving = self.store.get::<MoveRecord>(&moves::key(&group.id))?;
         for place in moving.iter().flat_map(|moving| &moving.places) {
             let other =
@@ -307,6 +312,19 @@ impl Agent {
         }
         Ok(())
     }
+}
+
+/// The records of a row's extents.
+pub(super) fn extents_of(group: &GroupRecord, row: &RowRecord) -> impl Iterator<Item = ExtentRecord> {
+    row.extents.iter().enumerate().map(|(index, (drive, extent))| ExtentRecord {
+        drive: drive.clone(),
+        extent: *extent,
+        group: group.id.clone(),
+        row: row.row,
+        leg: (index / usize::from(group.columns)) as u8,
+        column: (index % usize::from(group.columns)) as u8,
+        unbacked: false,
+    })
 }
 
 /// Wipes superblock slots of home extents, flushes, then headers, flushes.

@@ -50,6 +50,21 @@ impl Space {
         entry.bits.resize(extents.div_ceil(64) as usize, 0);
     }
 
+    /// Reads anew what of these drives is taken.
+    ///
+    /// # Errors
+    /// The catalogue's.
+    pub fn reload(&mut self, store: &Store, drives: &[Versioned<DriveRecord>]) -> Result<()> {
+        for drive in drives {
+            self.remove_drive(&drive.id);
+            self.add_drive(&drive.id, drive.extents);
+            for extent in store.list::<ExtentRecord>(&format!("extents/{}/", drive.id))? {
+                self.take(&drive.id, extent.extent);
+            }
+        }
+        Ok(())
+    }
+
     /// Forgets a drive.
     pub fn remove_drive(&mut self, drive: &str) {
         self.drives.remove(drive);

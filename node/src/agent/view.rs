@@ -65,7 +65,8 @@ impl Agent {
         let spare = super::moving::spare_extents(&pool, &records, |id| space.taken(id));
         let reserved = pool.reserve_bytes.saturating_add(spare * extent_bytes);
         let free = (size - allocated).saturating_sub(reserved);
-        let (health, status, action) = judge_pool(&pool, &drives, free);
+        let lacks = super::rebuild::incomplete(&pool, &records);
+        let (health, status, action) = judge_pool(&pool, &drives, free, lacks);
         Ok(Pool {
             name: pool.name.clone(),
             id: pool.id.clone(),
@@ -309,6 +310,7 @@ fn judge_pool(
     pool: &PoolRecord,
     drives: &[Drive],
     free_bytes: u64,
+    lacks: Option<String>,
 ) -> (Health, Option<String>, Option<String>) {
     let name = &pool.name;
     match pool.life {
@@ -321,6 +323,14 @@ fn judge_pool(
             return (Health::Suspended, Some(format!("pool {name} is being deleted")), Some(action));
         }
         Life::Ready => {}
+    }
+    if let Some(lacks) = lacks {
+        let status = format!("pool {name} is not all there, and nothing new is handed out: {lacks}");
+        return (Health::Degraded, Some(status), Some(super::rebuild::way_out(name)));
+    }
+    if let Some(left) = pool.left_out.first() {
+        let status = format!("group {} of pool {name} could not be imported: it {}", left.group, left.why);
+        return (Health::Degraded, Some(status), Some(format!("plinth pool import {name} tries again")));
     }
     let out = |drive: &&Drive| !matches!(drive.state, DriveState::Online | DriveState::Evacuating);
     let absent: Vec<&Drive> = drives.iter().filter(out).collect();

@@ -100,6 +100,7 @@ impl Agent {
             legs_wanted: None,
             unwiped: Vec::new(),
             imported: false,
+            uncertain: false,
         };
         let row = self.choose_row(space, pool, &group, 0, &[], &[])?;
         let leaving: Vec<String> =

@@ -110,10 +110,20 @@ pub struct PoolRecord {
     /// Its volumes are to be spread evenly over its drives.
     #[serde(default)]
     pub rebalancing: bool,
-    /// It was rebuilt from its drives: while one is missing, nobody knows what lies there, and nothing new is
-    /// handed out.
+    /// Groups that an import found on its drives and could not rebuild.
     #[serde(default)]
-    pub imported: bool,
+    pub left_out: Vec<LeftOut>,
+}
+
+/// A group that is on the drives of a pool and not in the catalogue. Its extents stay taken.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// Its identity; where that is not known, `of extent E of drive D`.
+    pub group: String,
+    /// Why, in a sentence that follows its name.
+    pub why: String,
+    /// Not all of its extents are known: nothing new is handed out until they are.
+    pub blocks: bool,
 }
 
 const fn default_resync_rate() -> u64 {
@@ -230,6 +240,13 @@ pub struct DriveRecord {
     pub lost_since: Option<String>,
 }
 
+impl DriveRecord {
+    /// Whether it is known only from what other drives say of it, and was not given up.
+    pub fn is_lacking(&self) -> bool {
+        self.blocks == 0 && self.state != DriveState::Failed
+    }
+}
+
 /// An extent that is not free.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ExtentRecord {
@@ -245,6 +262,10 @@ pub struct ExtentRecord {
     pub leg: u8,
     /// The column.
     pub column: u8,
+    /// An import found that it is in use, and has no row that says for what: its group was left out, or more may be
+    /// known of it elsewhere. It stays taken.
+    #[serde(default)]
+    pub unbacked: bool,
 }
 
 /// The state of one copy: what one drive holds of a group.
@@ -323,6 +344,9 @@ pub struct GroupRecord {
     /// once, it opens only with all copies that its newest superblock calls current.
     #[serde(default)]
     pub imported: bool,
+    /// When it was rebuilt, a copy that may know of more rows was not there or could not be read.
+    #[serde(default)]
+    pub uncertain: bool,
 }
 
 /// Through what a volume is attached.

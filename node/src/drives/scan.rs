@@ -1,8 +1,9 @@
 //! Finding drives by their labels, whatever their paths.
 //!
 //! Looked at: the paths where drives were last found, every block device that the kernel lists, and, for
-//! drives that are files, the other files of the same folders. One drive seen by two paths counts once; two
-//! different drives with one label (a copied drive) are both refused unless one is at its last known path.
+//! drives that are files, the other files of the same folders. One drive seen by two paths counts once, also one that
+//! another device of the kernel stands for (multipath). Of two different drives with one label (a copied drive)
+//! nobody knows which is the right one: names of the kernel move, so that not even the last known path tells.
 use super::{Identity, LabelState, Media, read_label};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -31,8 +32,8 @@ pub struct Seen {
 pub struct Scan {
     /// Drives by id.
     pub seen: BTreeMap<String, Seen>,
-    /// Drives of which several copies were found, with the paths.
-    pub doubled: BTreeMap<String, Vec<PathBuf>>,
+    /// Drives of which several copies were found; none of them is in `seen`.
+    pub doubled: BTreeMap<String, Vec<Seen>>,
     /// Paths that were asked for by name and could not be used, with the reason.
     pub unreadable: Vec<(PathBuf, crate::error::Error)>,
 }
@@ -59,15 +60,31 @@ pub fn scan(known: &[PathBuf], devices: bool, folders: bool) -> Scan {
         }
     }
     for (id, mut copies) in found {
+        leave_out_parts(&mut copies, Path::new("/sys/class/block"));
         if copies.len() > 1 {
-            scan.doubled.insert(id.clone(), copies.iter().map(|seen| seen.path.clone()).collect());
-            copies.retain(|seen| known.contains(&seen.path));
-        }
-        if copies.len() == 1 {
-            scan.seen.insert(id, copies.remove(0));
+            scan.doubled.insert(id, copies);
+        } else if let Some(only) = copies.pop() {
+            scan.seen.insert(id, only);
         }
     }
     scan
+}
+
+/// Leaves out devices of which another one that was found is made: the paths under a multipath device are the drive
+/// itself.
+fn leave_out_parts(copies: &mut Vec<Seen>, devices: &Path) {
+    let name = |seen: &Seen| {
+        let path = seen.path.canonicalize().unwrap_or_else(|_| seen.path.clone());
+        path.file_name().map(std::ffi::OsStr::to_owned)
+    };
+    let names: Vec<_> = copies.iter().filter_map(name).collect();
+    copies.retain(|seen| {
+        let is_part = |part: &std::ffi::OsStr| {
+            let made_of = |other| devices.join(other).join("slaves").join(part).exists();
+            names.iter().any(made_of)
+        };
+        !(seen.path.starts_with("/dev") && name(seen).is_some_and(|name| is_part(&name)))
+    });
 }
 
 fn look(path: &Path, looked_at: &mut BTreeSet<Identity>) -> crate::error::Result<Option<Seen>> {
@@ -105,4 +122,40 @@ fn neighbours(known: &[PathBuf]) -> Vec<PathBuf> {
     }
     files.sort();
     files
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A drive behind two paths is three devices to the kernel, all with one label.
+    #[test]
+    fn the_paths_of_a_multipath_device_are_no_copies_of_it() {
+        let seen = |path: &str| Seen {
+            path: path.into(),
+            label: Label {
+                pool: base::Uuid([1; 16]),
+                pool_name: "p".into(),
+                drive: base::Uuid([2; 16]),
+                blocks: base::Blocks::new(65_536),
+                extent_blocks: 64,
+                written: 1,
+                node: String::new(),
+                rack: String::new(),
+                zone: String::new(),
+                class: String::new(),
+            },
+            bad_copy: None,
+            blocks: 65_536,
+        };
+        let devices = tempfile::tempdir().expect("a folder");
+        for part in ["sdy-of-a-test", "sdz-of-a-test"] {
+            let slaves = devices.path().join("dm-of-a-test/slaves");
+            std::fs::create_dir_all(slaves.join(part)).expect("made");
+        }
+        let mut copies =
+            ["/dev/sdy-of-a-test", "/dev/sdz-of-a-test", "/dev/dm-of-a-test", "/dev/copy"].map(seen).to_vec();
+        leave_out_parts(&mut copies, devices.path());
+        assert_eq!(copies, ["/dev/dm-of-a-test", "/dev/copy"].map(seen));
+    }
 }

@@ -189,8 +189,8 @@ fn volumes(page: &mut Page, volumes: &[Volume]) {
     });
     each("plinth_volume_legs", "gauge", "Copies that it should have.", |v| Some(u64::from(v.leg_count)));
     each("plinth_volume_legs_current", "gauge", "Copies that are complete.", |v| Some(current_legs(v)));
-    each("plinth_volume_seq", "counter", "Last Seq handed out.", |v| v.seq);
-    each("plinth_volume_durable_seq", "counter", "Seq up to which all is durable.", |v| v.durable_seq);
+    each("plinth_volume_seq_total", "counter", "Last Seq handed out.", |v| v.seq);
+    each("plinth_volume_durable_seq_total", "counter", "Seq up to which all is durable.", |v| v.durable_seq);
     each("plinth_volume_resync_left_bytes", "gauge", "What a resync has still to copy.", |v| {
         v.resync.as_ref().map_or(Some(0), |resync| resync.bytes_left)
     });
@@ -207,7 +207,7 @@ fn volumes(page: &mut Page, volumes: &[Volume]) {
     each("plinth_volume_lost_bytes", "gauge", "What a scrub found that no leg has right.", |v| {
         Some(v.scrub.as_ref()?.lost_bytes)
     });
-    each("plinth_target_restarts", "counter", "Targets started in place of dead ones.", |v| {
+    each("plinth_target_restarts_total", "counter", "Targets started in place of dead ones.", |v| {
         Some(v.target.as_ref()?.restarts)
     });
     each("plinth_target_memory_bytes", "gauge", "Resident memory of the target.", |v| {

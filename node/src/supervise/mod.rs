@@ -5,7 +5,9 @@
 //! control connection, which the kernel closes with the process, whether it is our child or not.
 //!
 //! A target that has served once is started anew when it dies, after a pause (see `pauses`), for as long as its
-//! volume is to be attached; one that never served reports why, and the attachment is undone.
+//! volume is to be attached; one that never served reports why, and the attachment is undone. A detach of a volume
+//! whose targets do not come to serve any more (its last complete copy is gone) needs none: its group is closed by
+//! nobody, and recovered when it is attached again.
 mod exchange;
 mod link;
 mod pauses;
@@ -88,6 +90,8 @@ pub struct Slot {
     pool: String,
     live: watch::Sender<Live>,
     commands: mpsc::Sender<Command>,
+    /// Ends the pause before the next target.
+    hurry: Notify,
 }
 
 /// All supervised groups, by name of the volume.
@@ -108,6 +112,15 @@ impl Supervisor {
         self.slots().get(volume).map(|slot| slot.live.borrow().clone())
     }
 
+    /// Whether a target has a drive open, or had when it was last seen: it held it, so no name of the kernel can have
+    /// gone to another one.
+    pub fn has_open(&self, drive: &str) -> bool {
+        self.slots().values().any(|slot| {
+            let live = slot.live.borrow();
+            live.status.iter().flat_map(|status| &status.drives).any(|seen| seen.id == drive && seen.open)
+        })
+    }
+
     /// Supervises a volume from now on, unless it is supervised already.
     pub fn start(&self, agent: &Arc<crate::agent::Agent>, volume: &str, pool: &str) {
         let mut slots = self.slots();
@@ -115,7 +128,8 @@ impl Supervisor {
             return;
         }
         let (commands, inbox) = mpsc::channel(MAX_COMMANDS);
-        let slot = Arc::new(Slot { pool: pool.to_owned(), live: watch::Sender::new(Live::START), commands });
+        let live = watch::Sender::new(Live::START);
+        let slot = Arc::new(Slot { pool: pool.to_owned(), live, commands, hurry: Notify::new() });
         slots.insert(volume.to_owned(), slot.clone());
         tokio::spawn(run::supervise(agent.clone(), volume.to_owned(), slot, inbox));
     }
@@ -154,7 +168,15 @@ impl Supervisor {
         let slot = self.slot(volume)?;
         let gone = || Error::new(Kind::Failed, volume, format!("the supervision of volume {volume} ended"));
         slot.commands.send(Command::Detach(reply)).await.map_err(|_| gone())?;
+        slot.hurry.notify_one();
         answer.await.map_err(|_| gone())?
+    }
+
+    /// Something changed that lets a target serve that could not: it is tried at once.
+    pub fn hurry(&self, volume: &str) {
+        if let Ok(slot) = self.slot(volume) {
+            slot.hurry.notify_one();
+        }
     }
 
     /// Has a volume's target replaced by the one that is announced in the catalogue; returns when a target serves

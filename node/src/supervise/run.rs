@@ -24,8 +24,9 @@ pub(super) const EXIT_DEADLINE: Duration = Duration::from_secs(120);
 
 /// How a connection ended.
 enum End {
-    /// The target is gone without being told to; how long it had served, if it had.
-    Died { why: Option<Error>, served_for: Option<Duration> },
+    /// The target is gone without being told to; how long it had served, if it had, and who waits for a detach
+    /// all the same.
+    Died { why: Option<Error>, served_for: Option<Duration>, detaching: Callers },
     /// It was told to detach and did.
     Detached(Callers),
     /// It made room for another one.
@@ -48,23 +49,75 @@ pub async fn supervise(
         match end {
             End::Detached(reply) => break Ok(reply),
             End::Left => {}
-            End::Died { why, served_for: None } if trial => {
+            End::Died { why, served_for: None, detaching } if trial => {
+                let mut detaching = detaching;
+                tell(&mut detaching, &died_closing(&volume, why.as_ref()));
                 let why =
                     why.unwrap_or_else(|| Error::new(Kind::Failed, &volume, "it was killed or crashed"));
                 give_up(&agent, &volume, &why).await;
                 exchange.failed(exchange::went_back(&volume, &why));
             }
-            End::Died { why, served_for } => {
+            End::Died { why, served_for, mut detaching } => {
                 let served = agent.has_served(&volume);
                 report_death(&agent, &volume, &slot, served, why.clone());
                 if !served {
+                    tell(&mut detaching, &died_closing(&volume, why.as_ref()));
                     break Err(why);
                 }
-                tokio::time::sleep(pauses.next(served_for)).await;
+                let pause = tokio::time::sleep(pauses.next(served_for));
+                if served_for.is_some() {
+                    pause.await;
+                } else if let Some(callers) = rest(&agent, &volume, &slot, &mut inbox, detaching, pause).await
+                {
+                    break Ok(callers);
+                }
             }
         }
     };
     finish(&agent, &volume, &slot, outcome).await;
+}
+
+/// Waits for the next attempt behind a target that could not serve. A detach that is asked for needs no other one: no
+/// process has the group, and the device goes if nobody uses it. Returns who waits for that.
+async fn rest(
+    agent: &Arc<Agent>,
+    volume: &str,
+    slot: &Slot,
+    inbox: &mut mpsc::Receiver<Command>,
+    mut detaching: Callers,
+    pause: tokio::time::Sleep,
+) -> Option<Callers> {
+    tokio::pin!(pause);
+    loop {
+        let (this, name) = (agent.clone(), volume.to_owned());
+        match blocking(move || this.detach_without_target(&name)).await {
+            Ok(false) => {}
+            Ok(true) => {
+                take_detaches(slot, inbox, &mut detaching);
+                return Some(detaching);
+            }
+            Err(error) => {
+                take_detaches(slot, inbox, &mut detaching);
+                tell(&mut detaching, &error);
+            }
+        }
+        tokio::select! {
+            () = &mut pause => return None,
+            () = slot.hurry.notified() => {}
+        }
+    }
+}
+
+/// Takes who waits for a detach out of the inbox; whatever else is there stays, in order.
+fn take_detaches(slot: &Slot, inbox: &mut mpsc::Receiver<Command>, detaching: &mut Callers) {
+    for _ in 0..inbox.len() {
+        match inbox.try_recv() {
+            Ok(Command::Detach(reply)) => detaching.push(reply),
+            // Should somebody else take its place in the queue, its caller hears that nobody answers.
+            Ok(other) => drop(slot.commands.try_send(other)),
+            Err(_) => return,
+        }
+    }
 }
 
 /// One target, from its start to its end; and whether it was one on trial.
@@ -75,7 +128,7 @@ async fn turn(
     inbox: &mut mpsc::Receiver<Command>,
     exchange: &mut Exchange,
 ) -> (End, bool) {
-    let died = |error| End::Died { why: Some(error), served_for: None };
+    let died = |error| End::Died { why: Some(error), served_for: None, detaching: Callers::new() };
     let (this, name) = (agent.clone(), volume.to_owned());
     let chosen = match blocking(move || this.program_of(&name)).await {
         Ok(chosen) => chosen,
@@ -279,8 +332,11 @@ impl Served<'_> {
                         return End::Left;
                     }
                     None => {
-                        tell(&mut detaching, &died_closing(volume, error.as_ref()));
-                        return End::Died { why: error, served_for: served_since.map(|since| since.elapsed()) };
+                        let served_for = served_since.map(|since| since.elapsed());
+                        if served_for.is_some() {
+                            tell(&mut detaching, &died_closing(volume, error.as_ref()));
+                        }
+                        return End::Died { why: error, served_for, detaching };
                     }
                 },
                 Some(command) = inbox.recv() => match command {
@@ -288,9 +344,11 @@ impl Served<'_> {
                     Command::Detach(reply) => {
                         detaching.push(reply);
                         slot.live.send_modify(|live| live.phase = Phase::Detaching);
-                        // A target that died at this instant is started anew and told again by the caller.
+                        // A target that died at this instant is started anew and told again by the caller; one that
+                        // never served is not missed.
                         if detaching.len() == 1
                             && let Err(failure) = link.send_detach().await
+                            && served_since.is_some()
                         {
                             tell(&mut detaching, &failure);
                         }

@@ -8,6 +8,7 @@ use super::control::{Control, Ending, Note, Notes, Serving};
 use super::drives::{OpenDrive, OpenDrives, grant};
 use super::open::{Opened, open_drive, open_group};
 use crate::catalogue::CopyState;
+use crate::device::{owner, ublk_error};
 use crate::error::{Error, Kind, Result};
 use crate::figures;
 use crate::moves::{Holds, MoveOrder, TargetMove};
@@ -20,7 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use ublk_target::ublk::{UblkDevice, UblkError, UblkQueue, harden_process};
+use ublk_target::ublk::{UblkDevice, UblkQueue, harden_process};
 use ublk_target::{Drive, Handle, NbdServer, Notice, Target, TargetError};
 use volume::{CopyHealth, DriveView, Stats};
 
@@ -121,7 +122,8 @@ impl Front {
                 Ok(Self { queue: None, nbd: Some(server), device: None, stays: Arc::default() })
             }
             FrontEndSpec::Ublk { .. } => {
-                let (device, queue) = UblkDevice::prepare(owner(spec)?, volume).map_err(ublk_error)?;
+                let (device, queue) =
+                    UblkDevice::prepare(owner(&spec.volume.id)?, volume).map_err(ublk_error)?;
                 let device = Some(Arc::new(device));
                 Ok(Self { queue: Some(queue), nbd: None, device, stays: Arc::default() })
             }
@@ -167,24 +169,6 @@ fn judge_end(engine: &Engine) -> Ending {
         None => Ending::Closed,
         Some(refusal) => Ending::Failed(super::open::refused(refusal)),
     }
-}
-
-/// The number that identifies the volume among the ublk devices of this machine.
-fn owner(spec: &TargetSpec) -> Result<u64> {
-    let id = crate::agent::parse_id(&spec.volume.id)?;
-    let number = u64::from_le_bytes(id.0[..8].try_into().expect("eight bytes"));
-    Ok(number.max(1))
-}
-
-fn ublk_error(error: UblkError) -> Error {
-    let kind = match &error {
-        UblkError::NoDriver | UblkError::TooOld { .. } | UblkError::NotSupported { .. } => Kind::NotSupported,
-        UblkError::Permission => Kind::Permission,
-        UblkError::InUse { .. } => Kind::Refused,
-        UblkError::Timeout { .. } => Kind::Timeout,
-        _ => Kind::Failed,
-    };
-    Error::general(kind, error.to_string())
 }
 
 /// Hears the loop, on its thread: everything is handed on without waiting.

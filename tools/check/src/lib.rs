@@ -34,5 +34,5 @@ pub use fsck::{Options, fsck, fsck_drives};
 pub use inspect::{inspect, to_text};
 pub use media::{FileMedia, Media, MemoryMedia, open_media};
 pub use report::{Counts, Finding, Object, Report, Severity, Where};
-pub use scan::{GroupHomes, Scan, find_groups};
-pub use summary::{Group, groups};
+pub use scan::{Doubt, GroupHomes, Scan, find_groups};
+pub use summary::{Group, Held, LeftOut, Summary, groups};

@@ -31,6 +31,19 @@ pub struct Scan {
     pub names: BTreeMap<(usize, u32), Option<Names>>,
     /// Headers with bytes set that this version does not know.
     pub unknown: BTreeSet<(usize, u32)>,
+    /// Headers that cannot be read, although there is or may be one.
+    pub doubtful: BTreeMap<(usize, u32), Doubt>,
+}
+
+/// Why a header cannot be read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Doubt {
+    /// The drive does not read it.
+    Unreadable,
+    /// It begins like one and is none.
+    Damaged,
+    /// A newer version wrote it.
+    Newer,
 }
 
 /// Reads the header of every extent of every drive.
@@ -45,6 +58,7 @@ pub fn find_groups(drives: &[Drive<'_>], report: &mut Report) -> Scan {
                 Err(error) => {
                     let what = format!("cannot be read: {error}");
                     report.add(Severity::Repairable, Object::Header(extent.get()), what, vec![drive.at(at)]);
+                    scan.doubtful.insert((index, extent.get()), Doubt::Unreadable);
                     Box::new([u8::MAX; BLOCK_BYTES])
                 }
             };
@@ -56,9 +70,14 @@ pub fn find_groups(drives: &[Drive<'_>], report: &mut Report) -> Scan {
                 Err(Bad::Newer(version)) => {
                     let what = format!("format version {version}: use a newer program");
                     report.add(Severity::Damage, Object::Header(extent.get()), what, vec![drive.at(at)]);
+                    scan.doubtful.insert((index, extent.get()), Doubt::Newer);
                     None
                 }
                 Err(_) if is_zero(&block) => None,
+                Err(Bad::Check | Bad::Content) => {
+                    scan.doubtful.insert((index, extent.get()), Doubt::Damaged);
+                    home_without_header(drive, extent)
+                }
                 Err(_) => home_without_header(drive, extent),
             };
             if let Some(group) = home {

@@ -1,13 +1,20 @@
-//! What an import needs to know of the groups on drives: superblocks and rows, no maps, no log.
+//! What an import needs to know of the groups on drives: superblocks, rows and names, no maps, no log.
+//!
+//! Crash story: a drive that holds only later rows of a group has no superblock of it. If the group's home drives are
+//! away, all that says that those extents are in use is their headers; taken for free, the next row of somebody else
+//! goes over them. So whatever is not known to be nobody's is told as held.
+use crate::drive::Drive;
 use crate::fsck::{Options, identify};
+use crate::group::GroupView;
 use crate::home::{self, HomePages};
 use crate::media::Media;
 use crate::report::Report;
-use crate::scan::find_groups;
-use crate::supers;
-use base::{Extent, Gen, Uuid};
+use crate::scan::{Doubt, GroupHomes, Scan, find_groups};
+use crate::supers::{self, SlotState, Unusable};
+use base::{Extent, ExtentNo, Gen, RowNo, Uuid};
 use fence::CopyEntry;
-use volume::Geometry;
+use std::collections::BTreeSet;
+use volume::{Bad, Geometry, Header, Names};
 
 /// A group as its newest superblock and its row pages describe it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -24,29 +31,185 @@ pub struct Group {
     pub drives: Vec<CopyEntry>,
     /// Its rows: per row the extents, ordered by leg, then column.
     pub rows: Vec<Vec<Extent>>,
+    /// The newest names in the headers of its home row.
+    pub names: Option<Names>,
+    /// No drive can know better: every home extent on a drive that counts was read.
+    pub certain: bool,
 }
 
-/// The groups on these drives, and in sentences what could not be read.
-pub fn groups(drives: &[(&str, &dyn Media)]) -> (Vec<Group>, Vec<String>) {
+/// A group that cannot be described.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LeftOut {
+    /// The group.
+    pub group: Uuid,
+    /// Why not, in a sentence that follows its name.
+    pub why: String,
+}
+
+/// An extent that has or may have something of a group that is not described, or of which more may be known elsewhere.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Held {
+    /// The drive.
+    pub drive: Uuid,
+    /// The extent.
+    pub extent: ExtentNo,
+    /// What its header says, if it can be read.
+    pub header: Option<Header>,
+    /// Its header is of a newer format: whose it is nobody knows.
+    pub newer: bool,
+}
+
+/// What is on drives.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Summary {
+    /// The drives that were read: those with a label, each once.
+    pub drives: Vec<Uuid>,
+    /// The groups that were found and can be described.
+    pub groups: Vec<Group>,
+    /// Those that were found and cannot.
+    pub left_out: Vec<LeftOut>,
+    /// Extents that are in use all the same, or may be.
+    pub held: Vec<Held>,
+}
+
+/// What became of the groups, by identity.
+#[derive(Default)]
+struct Known {
+    certain: BTreeSet<Uuid>,
+    /// Its creation was not finished, or its deletion was: the extents that are its home are nobody's.
+    never: BTreeSet<Uuid>,
+    /// Index of the drive, extent: in the rows of a group.
+    backed: BTreeSet<(usize, u32)>,
+}
+
+/// What is on these drives.
+pub fn groups(drives: &[(&str, &dyn Media)]) -> Summary {
     let mut report = Report::default();
-    let known = identify(drives, &mut report);
-    let scan = find_groups(&known, &mut report);
-    let mut groups = Vec::new();
+    let drives = identify(drives, &mut report);
+    let scan = find_groups(&drives, &mut report);
+    let mut summary =
+        Summary { drives: drives.iter().map(|drive| drive.uuid).collect(), ..Summary::default() };
+    let mut known = Known::default();
     for homes in &scan.groups {
-        report.enter_group(Some(homes.group.to_string()));
-        if let Some(mut view) = supers::read(&known, homes, &Options::default(), &mut report) {
-            home::read_rows(&mut view, &mut HomePages::default(), &mut report);
-            let per_row = view.superblock.geometry.row_extents();
-            groups.push(Group {
-                group: view.group,
-                pool: view.superblock.pool,
-                generation: view.superblock.generation,
-                geometry: view.superblock.geometry,
-                drives: view.table.entries().to_vec(),
-                rows: view.rows.chunks_exact(per_row).map(<[Extent]>::to_vec).collect(),
-            });
+        let homes = own_homes(&drives, &scan, homes);
+        if homes.homes.is_empty() {
+            continue;
         }
-        report.enter_group(None);
+        match describe(&drives, &scan, &homes, &mut known, &mut report) {
+            Ok(group) => {
+                if group.certain {
+                    known.certain.insert(group.group);
+                }
+                summary.groups.push(group);
+            }
+            Err(Unusable::Never) => drop(known.never.insert(homes.group)),
+            Err(Unusable::Faults(why)) => summary.left_out.push(LeftOut { group: homes.group, why }),
+        }
     }
-    (groups, report.problems().map(ToString::to_string).collect())
+    summary.held = held(&drives, &scan, &known);
+    let mut told: BTreeSet<Uuid> = summary.groups.iter().map(|group| group.group).collect();
+    told.extend(summary.left_out.iter().map(|left| left.group));
+    for header in summary.held.iter().filter_map(|held| held.header) {
+        if told.insert(header.group) {
+            let why = "has extents here, and its superblock is on no drive that is at hand".to_owned();
+            summary.left_out.push(LeftOut { group: header.group, why });
+        }
+    }
+    summary
+}
+
+/// A header that was written to this drive in this life of it: the extents of a drive are not wiped when it joins
+/// another pool.
+fn is_own(drive: &Drive<'_>, header: &Header) -> bool {
+    drive.pool == Some(header.pool) && drive.uuid == header.drive
+}
+
+/// Home extents without those that a group had when the drive was another one.
+fn own_homes(drives: &[Drive<'_>], scan: &Scan, homes: &GroupHomes) -> GroupHomes {
+    let own = |(drive, extent): &&(usize, ExtentNo)| {
+        scan.headers.get(&(*drive, extent.get())).is_none_or(|header| is_own(&drives[*drive], header))
+    };
+    GroupHomes { group: homes.group, homes: homes.homes.iter().filter(own).copied().collect() }
+}
+
+fn describe<'a>(
+    drives: &'a [Drive<'a>],
+    scan: &Scan,
+    homes: &GroupHomes,
+    known: &mut Known,
+    report: &mut Report,
+) -> Result<Group, Unusable> {
+    let Some(mut view) = supers::read(drives, homes, &Options::default(), report) else {
+        return Err(supers::why_none(drives, homes).0);
+    };
+    let newer = view.slots.iter().find_map(|slot| match slot.state {
+        SlotState::Bad(Bad::Newer(version), _) => Some(version),
+        _ => None,
+    });
+    if let Some(version) = newer {
+        return Err(Unusable::Faults(format!("has format version {version}: use a newer program")));
+    }
+    home::read_rows(&mut view, &mut HomePages::default(), report);
+    let per_row = view.geometry().row_extents();
+    if view.rows.len() != view.superblock.rows as usize * per_row {
+        return Err(Unusable::Faults("has rows that cannot be read".to_owned()));
+    }
+    let names = view.superblock.home.iter().filter_map(|extent| {
+        let drive = view.handles[usize::from(extent.drive.get())]?;
+        scan.names.get(&(drive, extent.extent.get()))?.as_ref()
+    });
+    let names = names.max_by_key(|names| names.written).cloned();
+    for extent in &view.rows {
+        if let Some(drive) = view.handles[usize::from(extent.drive.get())] {
+            known.backed.insert((drive, extent.extent.get()));
+        }
+    }
+    Ok(Group {
+        group: view.group,
+        pool: view.superblock.pool,
+        generation: view.superblock.generation,
+        geometry: view.geometry(),
+        drives: view.table.entries().to_vec(),
+        rows: view.rows.chunks_exact(per_row).map(<[Extent]>::to_vec).collect(),
+        names,
+        certain: is_certain(&view),
+    })
+}
+
+/// Whether each copy that counts was asked what it knows. A version is in a slot of every one of them before anything
+/// depends on it, and the other slot has the version before.
+fn is_certain(view: &GroupView<'_>) -> bool {
+    let current = view.table.current();
+    let counts = |home: &volume::superblock::Home| current.contains(home.extent.drive);
+    let asked = |home: volume::superblock::Home| {
+        let drive = view.handles[usize::from(home.extent.drive.get())];
+        let here = |slot: &&supers::Slot| Some(slot.drive) == drive && slot.extent == home.extent.extent;
+        view.slots.iter().filter(here).any(|slot| slot.newness().is_some())
+    };
+    view.superblock.homes().any(|home| counts(&home)) && view.superblock.homes().filter(counts).all(asked)
+}
+
+/// Extents that are not in the rows of a group that was described, and not known to be nobody's.
+fn held(drives: &[Drive<'_>], scan: &Scan, known: &Known) -> Vec<Held> {
+    let mut held = Vec::new();
+    for ((drive, extent), header) in &scan.headers {
+        // A header that no superblock names is of a row on its way in or out, if the newest superblock is known.
+        let nobodys = known.certain.contains(&header.group)
+            || (known.never.contains(&header.group) && header.row == RowNo::ZERO);
+        if is_own(&drives[*drive], header) && !nobodys && !known.backed.contains(&(*drive, *extent)) {
+            held.push((*drive, *extent, Some(*header), false));
+        }
+    }
+    for ((drive, extent), doubt) in &scan.doubtful {
+        if !known.backed.contains(&(*drive, *extent)) {
+            held.push((*drive, *extent, None, *doubt == Doubt::Newer));
+        }
+    }
+    let told = |(drive, extent, header, newer): (usize, u32, _, _)| Held {
+        drive: drives[drive].uuid,
+        extent: ExtentNo::new(extent),
+        header,
+        newer,
+    };
+    held.into_iter().map(told).collect()
 }

@@ -127,10 +127,18 @@ pub(crate) fn read<'a>(
     Some(GroupView { drives, group, superblock, slots, table, handles, current, rows })
 }
 
+/// Why a group has home extents and no superblock that can be used.
+pub(crate) enum Unusable {
+    /// It was being made or deleted: the extents go back.
+    Never,
+    /// What is wrong with its slots.
+    Faults(String),
+}
+
 /// A group has home extents and no superblock: its creation was not finished, or every slot is damaged. The slots of
 /// an extent that was never used may hold anything; then no commit of the group is on its ring, for nothing was
-/// ever written to it.
-pub(crate) fn report_none(drives: &[Drive<'_>], homes: &GroupHomes, report: &mut Report) {
+/// ever written to it. Also told is where the slots are.
+pub(crate) fn why_none(drives: &[Drive<'_>], homes: &GroupHomes) -> (Unusable, Vec<Where>) {
     let mut slots = Vec::new();
     for home in &homes.homes {
         read_slots(drives, homes.group, *home, &mut slots);
@@ -140,12 +148,20 @@ pub(crate) fn report_none(drives: &[Drive<'_>], homes: &GroupHomes, report: &mut
     let never =
         |slot: &Slot| matches!(slot.state, SlotState::Zero | SlotState::Bad(Bad::Magic | Bad::Check, _));
     if zero || (slots.iter().all(never) && !was_written(drives, homes)) {
-        let what = "has headers and no superblock: it was being made or deleted, and its extents go back";
-        report.add(Severity::Note, Object::Group, what, at);
-    } else {
-        let faults: Vec<String> = slots.iter().filter_map(Slot::fault).collect();
-        let what = format!("has no superblock that can be used: {}", faults.join(", "));
-        report.add(Severity::Damage, Object::Group, what, at);
+        return (Unusable::Never, at);
+    }
+    let faults: Vec<String> = slots.iter().filter_map(Slot::fault).collect();
+    (Unusable::Faults(format!("has no superblock that can be used: {}", faults.join(", "))), at)
+}
+
+/// Tells of a group that has home extents and no superblock.
+pub(crate) fn report_none(drives: &[Drive<'_>], homes: &GroupHomes, report: &mut Report) {
+    match why_none(drives, homes) {
+        (Unusable::Never, at) => {
+            let what = "has headers and no superblock: it was being made or deleted, and its extents go back";
+            report.add(Severity::Note, Object::Group, what, at);
+        }
+        (Unusable::Faults(what), at) => report.add(Severity::Damage, Object::Group, what, at),
     }
 }
 

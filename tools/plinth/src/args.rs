@@ -263,11 +263,14 @@ pub enum Pool {
         #[arg(value_name = "KEY=VALUE")]
         property: String,
     },
-    /// Take over a pool from its drives; without arguments, list what could be
+    /// Take over a pool from its drives, or what is found of it later; without arguments, list what could be
     Import {
         /// A pool by name, or drives by path.
         #[arg(value_name = "POOL|DRIVE")]
         what: Vec<String>,
+        /// Give up groups of which only parts are there: what they have is wiped, and its space is free.
+        #[arg(long)]
+        force: bool,
     },
     /// Forget a pool; its drives keep everything
     Export {

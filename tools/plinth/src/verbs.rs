@@ -163,7 +163,7 @@ impl Call<'_> {
                 let path = self.path(&pool_path(&pool));
                 changed(output, &self.client()?.patch(&path, &Set { key, value })?, &pool)
             }
-            Pool::Import { what } => self.import(what),
+            Pool::Import { what, force } => self.import(what, force),
             Pool::Export { pool } => {
                 self.post(&format!("{}/export", pool_path(&pool)), &json!({}), "exporting")?;
                 changed(output, &json!({ "name": pool }), &pool)
@@ -180,12 +180,16 @@ impl Call<'_> {
         }
     }
 
-    fn import(&self, what: Vec<String>) -> Result<()> {
+    fn import(&self, what: Vec<String>, force: bool) -> Result<()> {
         let output = self.global.output;
         if what.is_empty() {
             return output::list(output, &self.client()?.get("/v1/import")?, "name", output::IMPORTABLE);
         }
-        let mut body = ImportPool::default();
+        if force {
+            let named = what.join(" ");
+            confirm(self.global, &named, &format!("give up what could not be rebuilt of {named}"))?;
+        }
+        let mut body = ImportPool { force, ..ImportPool::default() };
         for text in what {
             if text.contains('/') || Path::new(&text).exists() {
                 body.drives.push(absolute(Path::new(&text))?);

@@ -405,3 +405,59 @@ fn a_stale_copy_alone_serves_only_by_the_operators_word() {
     agent.plinth("volume detach v").ok();
     agent.plinth("fsck @d1 @d2").ok();
 }
+
+/// The last complete copy dies under a served volume: its targets refuse, one after the other.
+fn lose_the_last_copy(agent: &Agent) {
+    let pid = show(agent)["target"]["pid"].as_u64().expect("a target");
+    away(agent, "d1");
+    back(agent, "d2");
+    assert!(signal("KILL", &pid.to_string()), "the target lives");
+    wait_until(agent, "refused", |shown| shown["state"] == "recovering");
+    while !events(agent, "target_restarted").iter().any(|message| message.contains("no complete copy")) {
+        std::thread::yield_now();
+    }
+}
+
+/// A volume that counts as attached and is not served any more: the operator's word was taken for a repetition that
+/// changes nothing, and a detach waited for a target that never came.
+#[test]
+fn a_volume_whose_last_complete_copy_died_is_forced_or_detached() {
+    let mut agent = Agent::start();
+    agent.volume();
+    let mut contents = Contents::new(64);
+    let mut nbd = attach(&agent);
+    contents.write(&mut nbd, 0, 1);
+    drop(nbd);
+    agent.plinth("volume detach v").ok();
+    for round in 0..2 {
+        away(&agent, "d2");
+        let mut nbd = attach(&agent);
+        contents.clone().write(&mut nbd, 0, 3);
+        drop(nbd);
+        lose_the_last_copy(&agent);
+        if round == 1 {
+            break;
+        }
+        agent.kill();
+        agent.run();
+        agent.plinth("volume detach v --timeout 60s").ok();
+        assert_eq!(show(&agent)["state"], "detached");
+        agent.plinth("volume detach v").ok();
+        agent.plinth("volume attach v --nbd @n").fails(6, &["no complete copy", "--force-stale"]);
+        back(&agent, "d1");
+    }
+    let before = agent.plinth("pool history p").ok();
+    agent.plinth("--dry-run volume attach v --nbd @n --force-stale --yes").ok();
+    agent.plinth("volume attach v --nbd @n --force-stale --read-only --yes").fails(2, &["without writing"]);
+    assert_eq!(agent.plinth("pool history p").ok(), before);
+    agent.plinth("volume attach v --nbd @n --force-stale --yes --timeout 60s").ok();
+    let mut nbd = Nbd::connect(&agent.path("n"));
+    contents.check(&mut nbd);
+    drop(nbd);
+    // It is served: said again, the word has nothing to give up and is not kept for later.
+    agent.plinth("volume attach v --nbd @n --force-stale --yes").ok();
+    assert_eq!(events(&agent, "volume_forced").len(), 1);
+    let history = agent.plinth("pool history p").ok();
+    assert_eq!(history.matches("--force-stale").count(), 1, "{history}");
+    agent.plinth("volume detach v").ok();
+}

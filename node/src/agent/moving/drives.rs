@@ -94,6 +94,10 @@ impl Agent {
             }
             unwiped += group.unwiped.iter().filter(|(id, _)| *id == drive.id).count();
         }
+        // What an import could not rebuild is lost with a drive that is not there.
+        if !self.is_there(drive) {
+            unwiped += self.unbacked_on(&drive.id)?.len();
+        }
         Ok(space.taken(&drive.id) as usize <= unwiped)
     }
 

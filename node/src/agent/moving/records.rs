@@ -155,6 +155,7 @@ impl Agent {
                 row: row.row,
                 leg: (place / usize::from(group.columns)) as u8,
                 column: (place % usize::from(group.columns)) as u8,
+                unbacked: false,
             };
             txn = txn.create(records::extent_key(to, extent), &taken);
             if group.copies.iter().all(|copy| copy.drive != *to) {

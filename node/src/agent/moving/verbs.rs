@@ -172,6 +172,7 @@ impl Agent {
         drive: &DriveRecord,
         new: Option<Choice>,
     ) -> Result<()> {
+        self.refuse_left_out(pool, drive)?;
         let mut choices = self.choices(space, pool)?;
         choices.extend(new);
         for (volume, group) in self.groups_of(&pool.name)? {
@@ -193,8 +194,26 @@ impl Agent {
         Ok(())
     }
 
+    /// Refuses a drive that has something of a group that was not imported: nobody can move that.
+    fn refuse_left_out(&self, pool: &PoolRecord, drive: &DriveRecord) -> Result<()> {
+        let Some(extent) = self.unbacked_on(&drive.id)?.into_iter().next() else { return Ok(()) };
+        if !self.is_there(drive) {
+            return Ok(());
+        }
+        let path = drive.path.display().to_string();
+        let message = format!(
+            "drive {path} cannot be emptied: group {} was not imported and has extents there",
+            extent.group
+        );
+        Err(Error::new(Kind::Refused, path, message)
+            .hint(format!("plinth pool status {} tells why it was not", pool.name)))
+    }
+
     /// The volumes of a pool with their groups.
-    pub(super) fn groups_of(&self, pool: &str) -> Result<Vec<(VolumeRecord, Versioned<GroupRecord>)>> {
+    pub(in crate::agent) fn groups_of(
+        &self,
+        pool: &str,
+    ) -> Result<Vec<(VolumeRecord, Versioned<GroupRecord>)>> {
         let volumes = self.store.list::<VolumeRecord>("volumes/")?;
         let of_pool = volumes.into_iter().filter(|volume| volume.pool == pool);
         of_pool.map(|volume| Ok((volume.record.clone(), self.group(&volume.group)?))).collect()
