@@ -1,8 +1,8 @@
 //! Development commands: `cargo xtask COMMAND`.
 //!
 //! Needs nothing but Rust and a linker, because it is what installs the rest. Each command ends with a
-//! closing line that other programs read, writes `target/xtask/COMMAND.json`, and exits 1 on any failure,
-//! 2 on words it does not know, 3 when a tool or package is missing, 130 when it was interrupted.
+//! closing line that other programs read, writes `target/xtask/COMMAND.json`, also when it ends with an error, and
+//! exits 1 on any failure, 2 on words it does not know, 3 when a tool or package is missing, 130 when it was interrupted.
 
 mod bench;
 mod build;
@@ -49,19 +49,20 @@ fn run(words: &[String]) -> Result<ExitCode> {
     let (command, rest) = words.split_first().ok_or_else(|| Error::invalid(USAGE))?;
     let workspace = Workspace::find()?;
     children::handle_interrupts()?;
-    let code = match command.as_str() {
-        "setup" => setup::command(&workspace, rest)?,
-        "tidy" => tidy::command(&workspace, rest)?,
-        "test" => test::command(&workspace, rest)?,
-        "vm" => vm::command(&workspace, rest)?,
-        "demo" => demo::command(&workspace, rest)?,
-        "bench" => bench::command(&workspace, rest)?,
-        "power-cut" => vm::power_cut(&workspace, rest)?,
+    let outcome = match command.as_str() {
+        "setup" => setup::command(&workspace, rest),
+        "tidy" => tidy::command(&workspace, rest),
+        "test" => test::command(&workspace, rest),
+        "vm" => vm::command(&workspace, rest),
+        "demo" => demo::command(&workspace, rest),
+        "bench" => bench::command(&workspace, rest),
+        "power-cut" => vm::power_cut(&workspace, rest),
         "help" | "--help" | "-h" => {
             println!("{USAGE}");
-            0
+            return Ok(ExitCode::SUCCESS);
         }
-        other => commands::run(&workspace, other, rest)?,
+        other => commands::run(&workspace, commands::find(other)?, rest),
     };
-    Ok(ExitCode::from(code))
+    workspace.write_down(words, &outcome)?;
+    outcome.map(|ended| ExitCode::from(ended.code))
 }
