@@ -25,7 +25,8 @@ const USAGE: &str = "cargo xtask COMMAND
   tidy                                        the rules of the source tree
   demo [--planted BUG]                        watch a volume survive three blows
   demo --here                                 two of them on this host, if its kernel has ublk
-  sim [...] | fuzz TARGET                     the simulator, the fuzzers
+  sim [...]                                   the simulator
+  fuzz [TARGET | --replay]                    the fuzzers; without a word, what they are
   kills [--kills N]                           kills of the serving process
   vm [--list] [SCENARIO...] [--kernel 6.12|newest] [--full]   scenarios in virtual machines
   power-cut --cuts N                          power cuts of a virtual machine

@@ -37,6 +37,7 @@ const PACKAGES: &[Package] = &[
     package("libnbd-bin", "nbdcopy and nbdinfo, clients of the NBD server", Some("nbdcopy")),
     package("e2fsprogs", "ext4 on a volume", Some("mkfs.ext4")),
     package("xfsprogs", "xfs on a volume", Some("mkfs.xfs")),
+    package("dmsetup", "a drive that hangs", Some("dmsetup")),
     package("util-linux", "lsblk, and a child that dies with its parent", Some("setpriv")),
 ];
 

@@ -14,6 +14,7 @@ pub(crate) mod memory;
 mod power_cut;
 mod resync;
 mod scrub;
+mod slow_drive;
 mod unit;
 mod upgrade;
 mod verify;
@@ -33,6 +34,7 @@ const STEPS: &[(&str, Step)] = &[
     ("fs-xfs", files::xfs),
     ("drive-loss", faults::drive_loss),
     ("resync", resync::run),
+    ("slow-drive", slow_drive::run),
     ("scrub", scrub::run),
     ("full-pool", full_pool::run),
     ("memory", memory::run),
