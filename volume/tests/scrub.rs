@@ -128,37 +128,74 @@ fn names_in_headers_are_no_damage_and_are_repaired_too() {
     }
 }
 
-/// Damage in the log is named; a checkpoint makes it superfluous.
+/// One bad superblock slot on each leg: the version that repairs the first overwrites all, and each is named nevertheless.
 #[test]
-fn a_damaged_log_is_found_on_the_leg_that_has_it() {
-    let mut world = World::new(Shape::MIRROR);
-    some_writes(&mut world, 100);
-    assert_eq!(scrub(&mut world), []);
-    // The scrub's own checkpoint comes first, so the log rots once that is behind it.
-    world.engine.set_scrub_rate(200);
-    assert!(world.engine.start_scrub(0));
-    while scrub_stats(&world).walked_blocks == 0 {
-        world.step();
+fn bad_slots_of_several_legs_are_all_named() {
+    for legs in [2, 3] {
+        let mut world = World::new(Shape { legs, ..Shape::MIRROR });
+        some_writes(&mut world, 50);
+        assert_eq!(scrub(&mut world), []);
+        for leg in 0..usize::from(legs) {
+            let slot = extent::SUPERBLOCKS[leg % 2];
+            spoil(&mut world, leg, FIRST_EXTENT_BLOCK + u64::from(slot));
+        }
+        let findings = scrub(&mut world);
+        assert!(findings.iter().all(|f| f.what == What::Superblock && f.outcome == Outcome::Repaired));
+        let drives: BTreeSet<_> = findings.iter().map(|f| f.drive).collect();
+        assert_eq!((drives.len(), findings.len()), (legs.into(), legs.into()), "{findings:?}");
+        assert_eq!(scrub(&mut world), []);
     }
-    for n in 0..6 {
-        world.write(n * 64, 8).expect("written");
-    }
-    assert!(!scrub_stats(&world).finished, "it is still under way");
-    let first = FIRST_EXTENT_BLOCK + u64::from(extent::RING_FIRST);
-    for at in first..first + u64::from(world.shape.ring) {
-        spoil(&mut world, 1, at);
-    }
-    let mut findings = Vec::new();
-    while !scrub_stats(&world).finished {
-        world.step();
+}
+
+/// Damage in the log is named, of every commit on the leg that has it; a checkpoint makes it superfluous, and each leg alone has
+/// everything.
+#[test]
+fn a_damaged_log_is_found_on_the_legs_that_have_it() {
+    const WRITES: u64 = 24;
+    for legs in [2, 3] {
+        let mut world = World::new(Shape { legs, ..Shape::MIRROR });
+        some_writes(&mut world, 100);
+        assert_eq!(scrub(&mut world), []);
+        // The scrub's own checkpoint comes first, so the log rots once that is behind it.
+        world.engine.set_scrub_rate(200);
+        assert!(world.engine.start_scrub(0));
+        while scrub_stats(&world).walked_blocks == 0 {
+            world.step();
+        }
+        // One commit each, of one block.
+        for n in 0..WRITES {
+            world.write(n * 64, 8).expect("written");
+        }
+        assert!(!scrub_stats(&world).finished, "it is still under way");
+        // Of each block of the ring one copy, on the legs in turns.
+        let first = FIRST_EXTENT_BLOCK + u64::from(extent::RING_FIRST);
+        for at in first..first + u64::from(world.shape.ring) {
+            spoil(&mut world, (at % u64::from(legs)) as usize, at);
+        }
+        let mut findings = Vec::new();
+        while !scrub_stats(&world).finished {
+            world.step();
+            world.engine.take_findings(&mut findings);
+        }
         world.engine.take_findings(&mut findings);
+        let commits: Vec<_> = findings.iter().filter(|f| matches!(f.what, What::Commit(_))).collect();
+        assert!(commits.len() as u64 >= WRITES, "{} of {WRITES}", commits.len());
+        let places: BTreeSet<_> = commits.iter().map(|f| f.at).collect();
+        assert_eq!(places.len(), commits.len(), "each is named once");
+        let right = |f: &&&Finding| {
+            f.outcome == Outcome::Repaired && f.at.get() % u64::from(legs) == f.drive.get().into()
+        };
+        assert_eq!(commits.iter().filter(right).count(), commits.len(), "{commits:?}");
+        world.cut_power();
+        for leg in 0..legs {
+            let (drives, catalogue) = (world.drives.clone(), world.catalogue.clone());
+            world.absent = !(1 << leg);
+            world.reopen();
+            world.check_all();
+            world.kill();
+            (world.drives, world.catalogue, world.absent) = (drives, catalogue, 0);
+        }
     }
-    world.engine.take_findings(&mut findings);
-    assert!(findings.iter().any(|f| matches!(f.what, What::Commit(_)) && f.drive.get() == 1), "{findings:?}");
-    world.cut_power();
-    world.absent = 1;
-    world.reopen();
-    world.check_all();
 }
 
 /// What no leg has is named by its block of the volume, on each leg, and read as an error; everything else is right.

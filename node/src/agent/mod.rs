@@ -39,6 +39,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 pub(crate) use upgrade::{Chosen, over_nbd};
+pub use watch::Seen;
 
 /// Version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

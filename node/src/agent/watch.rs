@@ -30,7 +30,7 @@ const MISSING: &str = "watch/missing";
 
 /// What the last look saw. Identities, not names: a renamed volume is the same.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
-struct Seen {
+pub struct Seen {
     /// Health of the volumes that are complete.
     #[serde(default)]
     volumes: BTreeMap<String, Health>,

@@ -31,6 +31,11 @@ pub fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     result.map_err(|_| place)
 }
 
+/// Within `caught`: where something panicked on this thread that somebody else caught.
+pub fn seen() -> Option<String> {
+    PLACE.with_borrow(|place| place.clone().filter(|place| !place.is_empty()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -38,6 +43,12 @@ mod tests {
     #[test]
     fn a_panic_says_where() {
         assert_eq!(caught(|| 4), Ok(4));
+        let inner = || {
+            assert_eq!(seen(), None);
+            catch_unwind(|| panic!("within")).expect_err("it panics");
+            seen()
+        };
+        assert!(caught(inner).expect("it was caught").is_some_and(|place| place.contains("within")));
         let place = caught(|| panic!("on purpose")).expect_err("it panics");
         assert!(place.contains("panics.rs") && place.contains("on purpose"), "{place}");
     }

@@ -7,7 +7,7 @@
 //! A row without a bar (`-`) counts as met. No row has one yet: bars are set once there are figures to hold.
 
 use crate::build;
-use crate::context::Workspace;
+use crate::context::{Ended, Workspace};
 use crate::setup;
 use crate::vm::{self, Wish};
 use serde_json::{Value, json};
@@ -70,7 +70,7 @@ impl Row {
 ///
 /// # Errors
 /// Unknown words, or something fails: a bench that measured nothing is no result.
-pub fn command(workspace: &Workspace, words: &[String]) -> Result<u8> {
+pub fn command(workspace: &Workspace, words: &[String]) -> Result<Ended> {
     let (what, rest) = match words.split_first() {
         Some((word, rest)) if !word.starts_with('-') => (word.as_str(), rest),
         _ => ("", words),
@@ -98,16 +98,12 @@ pub fn command(workspace: &Workspace, words: &[String]) -> Result<u8> {
     }
     let met = rows.iter().filter(|row| row.meets_its_bar()).count();
     let kernel = machine.then(|| wish.kernel.unwrap_or(Which::Newest).name());
-    workspace.report(
-        "bench",
-        &json!({"rows": rows.iter().map(Row::json).collect::<Vec<_>>(), "met": met,
-            "commit": workspace.commit(), "kernel": kernel}),
-    )?;
-    match what {
-        "compare" => println!("compare: {met} of {} rows meet their bar", rows.len()),
-        _ => println!("bench: {} rows", rows.len()),
-    }
-    Ok(u8::from(met < rows.len() || rows.is_empty()))
+    let facts = json!({"rows": rows.iter().map(Row::json).collect::<Vec<_>>(), "met": met, "kernel": kernel});
+    let closing = match what {
+        "compare" => format!("compare: {met} of {} rows meet their bar", rows.len()),
+        _ => format!("bench: {} rows", rows.len()),
+    };
+    Ok(Ended::said(u8::from(met < rows.len() || rows.is_empty()), closing, facts))
 }
 
 fn parse(words: &[String]) -> Result<Wish> {

@@ -6,7 +6,7 @@
 //! own kernel, which must have ublk (exit 10 before anything is touched); the power cut is left out.
 
 use crate::build;
-use crate::context::Workspace;
+use crate::context::{Ended, Workspace};
 use crate::setup;
 use crate::vm::{self, Wish};
 use serde_json::json;
@@ -25,7 +25,7 @@ use vm_tests::scenario::{Check, Report};
 ///
 /// # Errors
 /// Unknown words, or something that the machine needs is missing.
-pub fn command(workspace: &Workspace, words: &[String]) -> Result<u8> {
+pub fn command(workspace: &Workspace, words: &[String]) -> Result<Ended> {
     let mut wish =
         Wish { names: vec!["demo".into()], kernel: Some(Which::Newest), tells: true, ..Wish::default() };
     let (mut on_this_host, mut inside) = (false, false);
@@ -65,31 +65,25 @@ pub fn command(workspace: &Workspace, words: &[String]) -> Result<u8> {
     let (row, which) = runs[0];
     let report = bench.run(row, which)?;
     drop(beat);
-    close(workspace, &wish, bench.seed, &report)
+    Ok(close(&wish, bench.seed, &report))
 }
 
-/// The report and the closing line.
-fn close(workspace: &Workspace, wish: &Wish, seed: u64, report: &Report) -> Result<u8> {
+/// What came of it, and the closing line.
+fn close(wish: &Wish, seed: u64, report: &Report) -> Ended {
     let passed = report.checks.iter().filter(|(_, outcome)| outcome.is_ok()).count();
     let first = report.checks.iter().find(|(_, outcome)| outcome.is_err()).map(|(name, _)| name.clone());
-    workspace.report(
-        "demo",
-        &json!({"passed": passed, "ok": report.failure.is_none(), "failure": report.failure,
-            "planted": wish.planted, "seed": seed, "seconds": report.took.as_secs(),
-            "log": report.log.to_string_lossy()}),
-    )?;
-    match &report.failure {
-        None => {
-            println!("demo: {passed} checks passed");
-            Ok(0)
-        }
+    let facts = json!({"passed": passed, "ok": report.failure.is_none(), "failure": report.failure,
+        "planted": wish.planted, "seed": seed, "log": report.log.to_string_lossy()});
+    let chosen = wish.seed.is_none().then_some(seed);
+    let ended = match &report.failure {
+        None => Ended::said(0, format!("demo: {passed} checks passed"), facts),
         Some(why) => {
             eprintln!("  {why}");
             let at = first.unwrap_or_else(|| "the run itself".to_owned());
-            println!("demo: FAILED at {at}, log {}", report.log.display());
-            Ok(1)
+            Ended::said(1, format!("demo: FAILED at {at}, log {}", report.log.display()), facts)
         }
-    }
+    };
+    ended.with_seed(chosen)
 }
 
 fn fixed() -> Error {
@@ -98,7 +92,7 @@ fn fixed() -> Error {
 
 /// The demonstration without a machine. It runs in a process of its own: when a person interrupts it, that one is
 /// killed with all it started, holds nothing open any more, and then mount and device can be taken back.
-fn demo_here(workspace: &Workspace, wish: &Wish) -> Result<u8> {
+fn demo_here(workspace: &Workspace, wish: &Wish) -> Result<Ended> {
     here::ensure_possible()?;
     let _lock = workspace.lock("demo")?;
     setup::ensure(workspace)?;
@@ -119,7 +113,8 @@ fn demo_here(workspace: &Workspace, wish: &Wish) -> Result<u8> {
     let mut command = Command::new(program);
     command.args(["demo", "--here", "--inside", "--seed", &seed.to_string(), "--product"]).arg(&plinth);
     let status = Running::start(&command, Outputs::Inherited)?.wait()?;
-    Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+    // That process has written the report.
+    Ok(Ended::quiet(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
 }
 
 fn plan(workspace: &Workspace, plinth: &Path, seed: u64) -> Plan {
@@ -127,7 +122,7 @@ fn plan(workspace: &Workspace, plinth: &Path, seed: u64) -> Plan {
 }
 
 /// The demonstration itself; whoever started this process holds the lock.
-fn demo_inside(workspace: &Workspace, wish: &Wish) -> Result<u8> {
+fn demo_inside(workspace: &Workspace, wish: &Wish) -> Result<Ended> {
     let missing = || Error::invalid("--inside is for --here alone");
     let (product, seed) = (wish.product.as_ref().ok_or_else(missing)?, wish.seed.ok_or_else(missing)?);
     let plan = plan(workspace, Path::new(product), seed);
@@ -143,7 +138,7 @@ fn demo_inside(workspace: &Workspace, wish: &Wish) -> Result<u8> {
         log: plan.folder.join("agent/agent.log"),
         took: start.elapsed(),
     };
-    close(workspace, wish, plan.seed, &report)
+    Ok(close(wish, plan.seed, &report))
 }
 
 /// Prints what happens, and keeps the checks.

@@ -1,8 +1,8 @@
 //! Development commands: `cargo xtask COMMAND`.
 //!
 //! Needs nothing but Rust and a linker, because it is what installs the rest. Each command ends with a
-//! closing line that other programs read, writes `target/xtask/COMMAND.json`, and exits 1 on any failure,
-//! 2 on words it does not know, 3 when a tool or package is missing, 130 when it was interrupted.
+//! closing line that other programs read, writes `target/xtask/COMMAND.json`, also when it ends with an error, and
+//! exits 1 on any failure, 2 on words it does not know, 3 when a tool or package is missing, 130 when it was interrupted.
 
 mod bench;
 mod build;
@@ -25,7 +25,8 @@ const USAGE: &str = "cargo xtask COMMAND
   tidy                                        the rules of the source tree
   demo [--planted BUG]                        watch a volume survive three blows
   demo --here                                 two of them on this host, if its kernel has ublk
-  sim [...] | fuzz TARGET                     the simulator, the fuzzers
+  sim [...]                                   the simulator
+  fuzz [TARGET | --replay]                    the fuzzers; without a word, what they are
   kills [--kills N]                           kills of the serving process
   vm [--list] [SCENARIO...] [--kernel 6.12|newest] [--full]   scenarios in virtual machines
   power-cut --cuts N                          power cuts of a virtual machine
@@ -49,19 +50,20 @@ fn run(words: &[String]) -> Result<ExitCode> {
     let (command, rest) = words.split_first().ok_or_else(|| Error::invalid(USAGE))?;
     let workspace = Workspace::find()?;
     children::handle_interrupts()?;
-    let code = match command.as_str() {
-        "setup" => setup::command(&workspace, rest)?,
-        "tidy" => tidy::command(&workspace, rest)?,
-        "test" => test::command(&workspace, rest)?,
-        "vm" => vm::command(&workspace, rest)?,
-        "demo" => demo::command(&workspace, rest)?,
-        "bench" => bench::command(&workspace, rest)?,
-        "power-cut" => vm::power_cut(&workspace, rest)?,
+    let outcome = match command.as_str() {
+        "setup" => setup::command(&workspace, rest),
+        "tidy" => tidy::command(&workspace, rest),
+        "test" => test::command(&workspace, rest),
+        "vm" => vm::command(&workspace, rest),
+        "demo" => demo::command(&workspace, rest),
+        "bench" => bench::command(&workspace, rest),
+        "power-cut" => vm::power_cut(&workspace, rest),
         "help" | "--help" | "-h" => {
             println!("{USAGE}");
-            0
+            return Ok(ExitCode::SUCCESS);
         }
-        other => commands::run(&workspace, other, rest)?,
+        other => commands::run(&workspace, commands::find(other)?, rest),
     };
-    Ok(ExitCode::from(code))
+    workspace.write_down(words, &outcome)?;
+    outcome.map(|ended| ExitCode::from(ended.code))
 }

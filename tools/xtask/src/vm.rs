@@ -1,10 +1,9 @@
 //! `cargo xtask vm`: scenarios in virtual machines.
 
 use crate::build;
-use crate::commands::LONG_RUN;
-use crate::context::Workspace;
+use crate::context::{Ended, Workspace};
 use crate::setup;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::time::{SystemTime, UNIX_EPOCH};
 use vm_tests::error::{Context, Error, Result};
 use vm_tests::kernel::Which;
@@ -104,27 +103,28 @@ pub fn runs(wish: &Wish) -> Result<Vec<Run>> {
 ///
 /// # Errors
 /// Unknown words, or something that every scenario needs is missing.
-pub fn command(workspace: &Workspace, words: &[String]) -> Result<u8> {
+pub fn command(workspace: &Workspace, words: &[String]) -> Result<Ended> {
     let wish = parse(words)?;
     if wish.list {
         for row in scenario::ALL {
             let smoke: Vec<&str> = row.smoke.iter().map(|w| w.name()).collect();
             println!("{:<14} {} [smoke: {}]", row.name, row.about, smoke.join(", "));
         }
-        return Ok(0);
+        return Ok(Ended::quiet(0));
     }
     let _lock = workspace.lock("vm")?;
     setup::ensure(workspace)?;
     let tally = run(workspace, &runs(&wish)?, &wish)?;
-    println!("vm: {} passed, {} failed", tally.passed, tally.failed);
-    Ok(u8::from(tally.failed > 0 || tally.passed == 0))
+    let closing = format!("vm: {} passed, {} failed", tally.passed, tally.failed);
+    let code = u8::from(tally.failed > 0 || tally.passed == 0);
+    Ok(Ended::said(code, closing, tally.facts).with_seed(wish.seed.is_none().then_some(tally.seed)))
 }
 
 /// `cargo xtask power-cut --cuts N`: the scenario of that name with a count of its own.
 ///
 /// # Errors
 /// Unknown words, or something that the machine needs is missing.
-pub fn power_cut(workspace: &Workspace, words: &[String]) -> Result<u8> {
+pub fn power_cut(workspace: &Workspace, words: &[String]) -> Result<Ended> {
     let mut wish = Wish { names: vec!["power-cut".into()], rounds: Some(20), ..Wish::default() };
     let mut rest = Vec::new();
     let mut words = words.iter();
@@ -154,17 +154,10 @@ pub fn power_cut(workspace: &Workspace, words: &[String]) -> Result<u8> {
     }
     let failed = wrong.len().max(usize::from(report.failure.is_some()));
     let closing = format!("power-cut: {} cuts, {} images, {failed} failed", report.rounds, report.images);
-    let command = format!("cargo xtask power-cut --cuts {} --seed {}", report.rounds, bench.seed);
-    workspace.report(
-        "power-cut",
-        &json!({"cuts": report.rounds, "images": report.images, "failed": failed, "kernel": which.name(),
-            "seed": bench.seed, "failure": report.failure, "log": report.log.to_string_lossy()}),
-    )?;
-    if report.took >= LONG_RUN {
-        workspace.append_ledger(&command, &closing)?;
-    }
-    println!("{closing}");
-    Ok(u8::from(failed > 0))
+    let facts = json!({"cuts": report.rounds, "images": report.images, "failed": failed, "kernel": which.name(),
+        "seed": bench.seed, "failure": report.failure, "log": report.log.to_string_lossy()});
+    let chosen = wish.seed.is_none().then_some(bench.seed);
+    Ok(Ended::said(u8::from(failed > 0), closing, facts).with_seed(chosen))
 }
 
 /// The smoke set, for `test`; the caller holds the lock.
@@ -183,13 +176,17 @@ pub struct Tally {
     pub passed: u32,
     /// All others.
     pub failed: u32,
+    /// What a report says of them.
+    pub facts: Value,
+    /// What their random choices started from.
+    pub seed: u64,
 }
 
 fn run(workspace: &Workspace, runs: &[Run], wish: &Wish) -> Result<Tally> {
     vm_tests::machine::require_qemu()?;
     let bench = bench(workspace, runs, wish)?;
     scenario::clear_leftovers(&bench.work);
-    let mut tally = Tally::default();
+    let mut tally = Tally { seed: bench.seed, ..Tally::default() };
     let mut rows = Vec::new();
     for (row, which) in runs {
         let report = bench.run(row, *which)?;
@@ -216,10 +213,8 @@ fn run(workspace: &Workspace, runs: &[Run], wish: &Wish) -> Result<Tally> {
             "log": report.log.to_string_lossy(),
         }));
     }
-    workspace.report(
-        "vm",
-        &json!({"passed": tally.passed, "failed": tally.failed, "full": wish.full, "seed": bench.seed, "runs": rows}),
-    )?;
+    tally.facts = json!({"passed": tally.passed, "failed": tally.failed, "full": wish.full, "seed": bench.seed,
+        "runs": rows});
     Ok(tally)
 }
 

@@ -8,12 +8,12 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
-const SECTOR: usize = 512;
+pub(super) const SECTOR: usize = 512;
 const SG_IO: libc::c_ulong = 0x2285;
 /// As long as the kernel gives a disk's ordinary commands, and more: at its end the kernel resets the link of a drive
 /// that may be merely slow.
 const PATIENCE_MS: u32 = 60_000;
-const SENSE: usize = 64;
+pub(super) const SENSE: usize = 64;
 
 const PASS_THROUGH_16: u8 = 0x85;
 const SMART: u8 = 0xb0;
@@ -66,7 +66,7 @@ pub(super) fn read(device: &File) -> io::Result<Smart> {
     send(device, [4 << 1, 0x0e, READ_DATA], Some(&mut data))?;
     // Protocol 3 (no data); the registers are wanted back.
     let sense = send(device, [3 << 1, 0x20, RETURN_STATUS], None)?;
-    decode(&data, registers(&sense)).ok_or_else(|| io::Error::other("the drive's SMART data does not add up"))
+    super::of_ata(&data, &sense).ok_or_else(|| io::Error::other("the drive's SMART data does not add up"))
 }
 
 /// Sends a SMART command; returns what the drive's adapter says about its end.
@@ -127,7 +127,7 @@ fn send(
 
 /// The middle and high byte of the block address that a command left, from its sense: with descriptors, or of fixed
 /// format.
-fn registers(sense: &[u8; SENSE]) -> Option<(u8, u8)> {
+pub(super) fn registers(sense: &[u8; SENSE]) -> Option<(u8, u8)> {
     const ATA_STATUS: u8 = 0x09;
     match sense[0] & 0x7f {
         0x72 => {
@@ -147,7 +147,7 @@ fn registers(sense: &[u8; SENSE]) -> Option<(u8, u8)> {
 }
 
 /// `None`: the data's sum is wrong.
-fn decode(data: &[u8; SECTOR], registers: Option<(u8, u8)>) -> Option<Smart> {
+pub(super) fn decode(data: &[u8; SECTOR], registers: Option<(u8, u8)>) -> Option<Smart> {
     if data.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte)) != 0 {
         return None;
     }

@@ -67,6 +67,18 @@ pub fn read(path: &Path) -> io::Result<Option<Smart>> {
     }
 }
 
+/// What the health page of an NVMe drive says.
+#[must_use]
+pub fn of_nvme(page: &[u8; nvme::PAGE]) -> Smart {
+    nvme::decode(page)
+}
+
+/// What the SMART data of a SATA drive and the sense that its status came with say; `None`: the data's sum is wrong.
+#[must_use]
+pub fn of_ata(data: &[u8; ata::SECTOR], sense: &[u8; ata::SENSE]) -> Option<Smart> {
+    ata::decode(data, ata::registers(sense))
+}
+
 /// What the kernel knows of a device: an NVMe controller's, directly or (where the kernel joins several paths to a drive)
 /// a subsystem's of them; a disk whose vendor is ATA, as the kernel names all that speak it.
 fn kind(device: u64) -> Option<Kind> {

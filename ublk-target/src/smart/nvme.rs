@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 
 /// Bytes of the page.
-const PAGE: usize = 512;
+pub(super) const PAGE: usize = 512;
 /// Get Log Page, an admin command.
 const GET_LOG_PAGE: u8 = 0x02;
 /// The page, and how many words of four bytes less one, as command word 10 wants them.
@@ -45,7 +45,7 @@ const _: () = assert!(size_of::<Command>() == 72);
 /// # Errors
 /// The drive does not answer the command.
 pub(super) fn read(file: &File) -> io::Result<Smart> {
-    Ok(decode(&page(file)?))
+    Ok(super::of_nvme(&page(file)?))
 }
 
 fn page(device: &File) -> io::Result<[u8; PAGE]> {
@@ -68,7 +68,7 @@ fn page(device: &File) -> io::Result<[u8; PAGE]> {
     }
 }
 
-fn decode(page: &[u8; PAGE]) -> Smart {
+pub(super) fn decode(page: &[u8; PAGE]) -> Smart {
     let counter = |at: usize| -> u64 {
         let number = u128::from_le_bytes(page[at..at + 16].try_into().expect("sixteen bytes"));
         u64::try_from(number).unwrap_or(u64::MAX)

@@ -7,6 +7,9 @@ use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+/// Where it runs, and leaves its logs.
+pub(super) const FOLDER: &str = "/tmp";
+
 /// A fio job. Everything that a scenario does not set has the value that makes a good general load.
 #[derive(Clone, Debug)]
 pub struct Fio {
@@ -46,6 +49,16 @@ impl Fio {
         self.with("--verify=crc32c").with("--verify_fatal=1").with("--do_verify=1")
     }
 
+    /// Keeps the longest completions in a log called `name` ([`Latencies::read`]), at a time of the day so that what
+    /// happened meanwhile can be told apart.
+    #[must_use]
+    pub fn logged(self, name: &str) -> Fio {
+        self.with(format!("--write_lat_log={name}"))
+            .with("--log_avg_msec=50")
+            .with("--log_max_value=1")
+            .with("--log_unix_epoch=1")
+    }
+
     /// Starts it in the background.
     ///
     /// # Errors
@@ -54,7 +67,7 @@ impl Fio {
         let child = Command::new("fio")
             .args(&self.words)
             .args(["--output-format=normal", "--eta=never"])
-            .current_dir("/tmp")
+            .current_dir(FOLDER)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

@@ -10,6 +10,7 @@
 mod drives;
 mod fsx;
 mod init;
+pub mod latency;
 mod load;
 mod memory;
 mod product;

@@ -115,6 +115,14 @@ pub const ALL: &[Scenario] = &[
         ..USUAL
     },
     Scenario {
+        name: "slow-drive",
+        about: "a drive hangs under load, is put out, answers late, and gets what it missed",
+        modules: &["ublk_drv", "dm_mod"],
+        programs: &["fio", "dmsetup"],
+        smoke: NEWEST,
+        ..USUAL
+    },
+    Scenario {
         name: "scrub",
         about: "thousands of blocks of one leg are spoiled under load; a scrub names and repairs them",
         drive_mib: 512,

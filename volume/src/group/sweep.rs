@@ -23,7 +23,7 @@ use super::{Group, Turn};
 use crate::ops::Job;
 use crate::planted::Planted;
 use alloc::vec::Vec;
-use base::{Check, CkptNo, CommitNo, DriveIx, Fault, Instant, Memory, NewDrive, Pba, Seq};
+use base::{Check, CkptNo, CommitNo, DriveIx, Fault, Instant, Memory, NewDrive, Pba, Phase, Seq};
 use cow::space_layout::CUTS_MAX;
 use cow::{PAGE_REFS, Ref, Walk};
 
@@ -379,6 +379,11 @@ impl Group {
             return;
         }
         self.end_unit();
+        // A group that closes writes both anyway.
+        if self.phase == Phase::Serving && self.halt.is_none() {
+            self.leave_slots();
+            self.leave_log();
+        }
         self.sweep.verify = verify::Verify::Read;
         (self.sweep.stage, self.sweep.errand) = (Stage::Idle, Errand::None);
         self.again = true;

@@ -5,10 +5,12 @@
 use crate::signature::Signature;
 
 mod drives;
+mod http;
 mod image;
 mod log;
 mod nbd;
 mod pages;
+mod smart;
 mod text;
 
 /// A reader under test.
@@ -43,6 +45,8 @@ pub const ALL: &[&Target] = &[
     &text::CONTROL,
     &text::RECORDS,
     &nbd::NBD,
+    &http::HTTP,
+    &smart::SMART,
     &image::IMAGE,
 ];
 

@@ -3,16 +3,18 @@
 //! What was understood is written again and understood the same; what people type never panics.
 use super::Target;
 use crate::signature::Signature;
-use node::catalogue::records;
+use node::agent::Seen;
+use node::catalogue::{MoveRecord, ScrubRecord, records};
 use node::{TargetSpec, error, model, params, protocol, text};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 
 /// The protocol between agent and target.
 pub const LINES: Target = Target {
     name: "lines",
-    about: "lines between agent and target, and target specs",
+    about: "lines between agent and target, target specs, and what a binary says of itself",
     seeds: line_seeds,
     words: &[
         b"\"status\"",
@@ -21,6 +23,8 @@ pub const LINES: Target = Target {
         b"{\"notice\":",
         b"{\"answer\":",
         b"\"detached\"",
+        b"\"avoid\":[",
+        b"\"change\":",
         b"[",
         b"}",
         b"-1",
@@ -98,11 +102,34 @@ fn line_seeds() -> Vec<Vec<u8>> {
         r#"{"row":{"row":1,"extents":[{"drive":"a","path":"/d","blocks":65536,"extent":3}]}}"#,
         r#"{"no_row":{"row":2}}"#,
         r#""space_added""#,
+        r#""hand_over""#,
+        r#"{"return_drive":{"drive":"d","path":"/p"}}"#,
+        r#"{"take_out":{"drive":"d"}}"#,
+        r#"{"release_drive":{"drive":"d"}}"#,
+        r#"{"resync_rate":{"bytes":1}}"#,
+        r#"{"scrub_rate":{"bytes":0}}"#,
+        r#"{"scrub":{"order":{"run":2,"from_block":3},"seen":{"gen_number":4,"batch":5}}}"#,
+        r#"{"holds":{"drive":"d","avoid":["d","e"]}}"#,
+        concat!(
+            r#"{"move":{"order":{"id":7,"change":{"leave":{"drive":"d"}},"legs":2,"#,
+            r#""to":[{"id":"e","path":"/e"}],"extents":[{"old":4,"to":0,"new":5}],"dropped":["f"]},"avoid":[]}}"#
+        ),
+        r#"{"move":{"order":{"id":8,"change":{"drop_leg":{"leg":2}},"legs":3,"to":[],"extents":[]},"avoid":["d"]}}"#,
         r#"{"hello":{"protocol":1,"pid":4,"version":"0.1.0","group":"g","gen_number":2}}"#,
         r#"{"notice":{"serving":{"device_number":null}}}"#,
         r#"{"notice":{"stale":{"drives":["a"],"version":9}}}"#,
+        r#"{"notice":{"stale":{"drives":["a"],"version":9,"since":[[3,1]],"failed":["a"]}}}"#,
+        r#"{"notice":{"current":{"drive":"a","version":9,"copied_blocks":4}}}"#,
+        r#"{"notice":{"want_row":{"row":1,"refused":4}}}"#,
         r#"{"notice":{"event":{"severity":"warning","kind":"k","message":"m"}}}"#,
         r#"{"answer":"done"}"#,
+        r#"{"answer":{"holds":{"extents":[3,1],"state":"resyncing","open":true}}}"#,
+        r#"{"answer":{"move":{"id":7,"state":{"given_up":{"not_opened":"why"}},"copied_bytes":1,"walked_bytes":2}}}"#,
+        concat!(
+            r#"{"answer":{"scrub":{"gen_number":1,"begun":2,"run":3,"finished":false,"stands_aside":true,"position":4,"#,
+            r#""copies":{"checked":5,"repaired":1,"lost":0},"batch":6,"found":[{"kind":"map_page","lba":null,"#,
+            r#""blocks":512,"drive":"d","drive_block":7,"outcome":"drive_out"}]}}}"#
+        ),
         r#"{"answer":{"failed":{"kind":"damage","object":null,"message":"m","hint":null}}}"#,
         concat!(
             r#"{"answer":{"status":{"phase":"serving","seq":1,"durable_seq":1,"gen_number":1,"rows":1,"#,
@@ -117,6 +144,8 @@ fn line_seeds() -> Vec<Vec<u8>> {
             r#""stale_marks":"/m"}"#
         ),
         r#"{"drives":["a"],"version":3}"#,
+        r#"{"version":"0.1.0","formats":[1,2],"protocol":1}"#,
+        r#"{"version":"0.0.9"}"#,
     ])
 }
 
@@ -126,6 +155,7 @@ fn run_lines(input: &[u8]) -> Signature {
     try_as::<protocol::FromTarget>(input, &mut signature);
     try_as::<TargetSpec>(input, &mut signature);
     try_as::<node::target::marks::Mark>(input, &mut signature);
+    try_as::<node::program::Facts>(input, &mut signature);
     signature
 }
 
@@ -141,6 +171,9 @@ fn control_seeds() -> Vec<Vec<u8>> {
         r#"{"name":"w"}"#,
         r#"{"nbd":"/run/s","read_only":true}"#,
         r#"{"all":true}"#,
+        r#"{"new":"/dev/sdc","force":true}"#,
+        r#"{"binary":"/usr/bin/plinth"}"#,
+        r#"{"dry_run":true}"#,
         "10GiB",
         "64k",
         "15E",
@@ -162,6 +195,9 @@ fn run_control(input: &[u8]) -> Signature {
     try_as::<params::ResizeVolume>(input, &mut signature);
     try_as::<params::RenameVolume>(input, &mut signature);
     try_as::<params::AttachVolume>(input, &mut signature);
+    try_as::<params::ReplaceDrive>(input, &mut signature);
+    try_as::<params::UpgradeVolume>(input, &mut signature);
+    try_loosely::<params::Dry>(input, &mut signature);
     try_as::<params::StopAgent>(input, &mut signature);
     try_as::<params::EventsQuery>(input, &mut signature);
     if let Ok(words) = std::str::from_utf8(input) {
@@ -191,6 +227,21 @@ fn record_seeds() -> Vec<Vec<u8>> {
         r#"{"error":{"kind":"not_found","object":"v1","message":"m","hint":null,"exit_code":5}}"#,
         r#"{"drive":"d","extent":0,"group":"g","row":0,"leg":0,"column":0}"#,
         r#"{"name":"p","id":"i","drives":["/a"]}"#,
+        concat!(
+            r#"{"group":"g","id":7,"change":{"shift":{"drive":"d"}},"places":[{"row":1,"place":0,"old":["d",4],"#,
+            r#""new":["e",5]}],"stage":"switched","started_at":"2026-11-20T09:40:00.000Z"}"#
+        ),
+        concat!(
+            r#"{"volume":"v","run":2,"want":"run","in_turn":true,"started_at":"t","ended_at":null,"position":5,"#,
+            r#""begun":[1,2],"before":{"checked":5,"repaired":1,"lost":0},"copies":{"checked":9,"repaired":1,"lost":1},"#,
+            r#""seen":{"gen_number":1,"batch":2},"last_findings":[{"kind":"data","lba":3,"blocks":1,"drive":"d","#,
+            r#""drive_block":7,"outcome":"lost"}],"lost":[{"kind":"data","lba":3,"blocks":1,"place":null}],"#,
+            r#""lost_before":[{"kind":"superblock","lba":null,"blocks":null,"place":["d",4]}]}"#
+        ),
+        r#"{"id":"d","path":"/a","to":null}"#,
+        r#"{"at":"2026-11-20T09:40:00.000Z","command":"pool add p","message":"m"}"#,
+        r#"{"volumes":{"v":"degraded"},"pools":{"p":2},"counted":{"v":{"pid":3,"drives":{"d":{"errors":1,"repaired":1}}}}}"#,
+        r#"["d","e"]"#,
     ])
 }
 
@@ -204,9 +255,39 @@ fn run_records(input: &[u8]) -> Signature {
     try_loosely::<records::VolumeRecord>(input, &mut signature);
     try_loosely::<records::RowRecord>(input, &mut signature);
     try_loosely::<records::EventRecord>(input, &mut signature);
+    try_loosely::<records::LeftRecord>(input, &mut signature);
+    try_loosely::<records::HistoryRecord>(input, &mut signature);
+    try_loosely::<MoveRecord>(input, &mut signature);
+    try_loosely::<ScrubRecord>(input, &mut signature);
+    try_loosely::<Seen>(input, &mut signature);
+    try_loosely::<BTreeSet<String>>(input, &mut signature);
     try_loosely::<model::Status>(input, &mut signature);
     try_loosely::<model::Volume>(input, &mut signature);
     try_loosely::<model::Importable>(input, &mut signature);
     try_loosely::<error::ErrorBody>(input, &mut signature);
     signature
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A seed that no reader takes tries nothing but the refusal.
+    #[test]
+    fn every_line_and_record_among_the_seeds_is_one() {
+        fn is<T: DeserializeOwned>(text: &[u8]) -> bool {
+            serde_json::from_slice::<T>(text).is_ok()
+        }
+        for seed in line_seeds() {
+            let known = is::<protocol::Request>(&seed)
+                || is::<protocol::FromTarget>(&seed)
+                || is::<TargetSpec>(&seed)
+                || is::<node::target::marks::Mark>(&seed)
+                || is::<node::program::Facts>(&seed);
+            assert!(known, "{}", String::from_utf8_lossy(&seed));
+        }
+        let count = |taken: fn(&[u8]) -> bool| record_seeds().iter().filter(|seed| taken(seed)).count();
+        assert!(count(is::<MoveRecord>) > 0 && count(is::<ScrubRecord>) > 0);
+        assert!(count(is::<records::LeftRecord>) > 0 && count(is::<records::HistoryRecord>) > 0);
+    }
 }

@@ -7,8 +7,9 @@
 mod apt;
 mod host;
 
-use crate::context::Workspace;
+use crate::context::{Ended, Workspace};
 use host::{Distribution, Host};
+use serde_json::json;
 use vm_tests::children::find_program;
 use vm_tests::error::{Error, Result};
 
@@ -36,6 +37,7 @@ const PACKAGES: &[Package] = &[
     package("libnbd-bin", "nbdcopy and nbdinfo, clients of the NBD server", Some("nbdcopy")),
     package("e2fsprogs", "ext4 on a volume", Some("mkfs.ext4")),
     package("xfsprogs", "xfs on a volume", Some("mkfs.xfs")),
+    package("dmsetup", "a drive that hangs", Some("dmsetup")),
     package("util-linux", "lsblk, and a child that dies with its parent", Some("setpriv")),
 ];
 
@@ -43,18 +45,19 @@ const PACKAGES: &[Package] = &[
 ///
 /// # Errors
 /// As [`ensure`].
-pub fn command(workspace: &Workspace, words: &[String]) -> Result<u8> {
+pub fn command(workspace: &Workspace, words: &[String]) -> Result<Ended> {
     match words {
         [] => {
             ensure(workspace)?;
-            println!("setup: {} packages are there", PACKAGES.len());
-            Ok(0)
+            let names: Vec<&str> = PACKAGES.iter().map(|package| package.name).collect();
+            let closing = format!("setup: {} packages are there", names.len());
+            Ok(Ended::said(0, closing, json!({"packages": names})))
         }
         [flag] if flag == "--list" => {
             for package in PACKAGES {
                 println!("{}", package.name);
             }
-            Ok(0)
+            Ok(Ended::quiet(0))
         }
         _ => Err(Error::invalid("setup takes no words but --list")),
     }

@@ -3,6 +3,7 @@
 //! A reader is given the whole output and whether the program exited with 0. A reader that finds nothing
 //! returns zeros, and an empty suite fails: a closing line that changed its form is noticed at once.
 
+use serde_json::{Value, json};
 use std::fmt;
 
 /// How many passed, failed and were skipped.
@@ -98,6 +99,30 @@ pub fn inputs(text: &str, _: bool) -> Counts {
     counts
 }
 
+/// What a line `NAME: N this, N that` or `NAME: N` counts, under its name; `N of M this` counts M as `all`.
+pub fn said(line: &str) -> Option<(String, Value)> {
+    let (name, rest) = line.trim().split_once(": ")?;
+    if let Some(number) = number(rest) {
+        return Some((name.to_owned(), json!(number)));
+    }
+    let mut counts = serde_json::Map::new();
+    for part in rest.split(", ") {
+        let words: Vec<&str> = part.split_whitespace().collect();
+        let (Some(count), [_, what @ ..]) = (words.first().and_then(|word| number(word)), &words[..]) else {
+            continue;
+        };
+        let what = match what {
+            ["of", all, what @ ..] => {
+                counts.insert("all".to_owned(), json!(number(all)?));
+                what
+            }
+            what => what,
+        };
+        counts.insert(what.join("_").replace('/', "_per_"), json!(count));
+    }
+    (!counts.is_empty()).then(|| (name.to_owned(), Value::Object(counts)))
+}
+
 /// The last line that has a number before `word`.
 fn closing_line<'a>(text: &'a str, word: &str) -> Option<&'a str> {
     text.lines().rev().find(|line| find_number_before(line, word).is_some())
@@ -109,7 +134,11 @@ fn number_before(line: &str, word: &str) -> u64 {
 
 fn find_number_before(line: &str, word: &str) -> Option<u64> {
     let words: Vec<&str> = line.split_whitespace().map(|w| w.trim_matches([',', ';', '.', ':'])).collect();
-    words.windows(2).filter(|pair| pair[1] == word).find_map(|pair| pair[0].replace('_', "").parse().ok())
+    words.windows(2).filter(|pair| pair[1] == word).find_map(|pair| number(pair[0]))
+}
+
+fn number(word: &str) -> Option<u64> {
+    word.replace('_', "").parse().ok()
 }
 
 #[cfg(test)]
@@ -139,6 +168,21 @@ mod tests {
             inputs("fuzz a: 10 inputs, 0 crashes\nfuzz b: 5 inputs, 1 crashes\n", false),
             of(14, 1, 0)
         );
+    }
+
+    #[test]
+    fn what_lines_say_is_kept_by_name() {
+        let is =
+            |line: &str, name: &str, counts: Value| assert_eq!(said(line), Some((name.to_owned(), counts)));
+        let sim = "sim: 20 seeds, 3 failed, 9 crashes, 12 faults, 40 seeds/s, trace 1f";
+        let counts = json!({"seeds": 20, "failed": 3, "crashes": 9, "faults": 12, "seeds_per_s": 40});
+        is(sim, "sim", counts);
+        is("fault lost write: 17", "fault lost write", json!(17));
+        is("planted: 28 of 29 caught", "planted", json!({"caught": 28, "all": 29}));
+        let kills = "kills of 2 leg: 5 passed, 0 failed, 70 writes acknowledged, slowest start 9 ms";
+        is(kills, "kills of 2 leg", json!({"passed": 5, "failed": 0, "writes_acknowledged": 70}));
+        assert_eq!(said("seed 5 failed: C1: block 3 is wrong"), None);
+        assert_eq!(said("all good"), None);
     }
 
     #[test]

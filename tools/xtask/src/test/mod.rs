@@ -4,11 +4,11 @@
 //! last line adds them up. Three things fail a run beside a failed test: a suite in which nothing ran, a
 //! skip that `--allow-skip` does not name, and a suite that ended badly though its counts look good.
 
-mod counts;
+pub mod counts;
 mod suites;
 
 use crate::build;
-use crate::context::Workspace;
+use crate::context::{Ended, Workspace};
 use crate::setup;
 use counts::Counts;
 use serde_json::json;
@@ -51,13 +51,14 @@ fn parse(words: &[String]) -> Result<Wish> {
 ///
 /// # Errors
 /// Unknown words, or what every suite needs is missing.
-pub fn command(workspace: &Workspace, words: &[String]) -> Result<u8> {
+pub fn command(workspace: &Workspace, words: &[String]) -> Result<Ended> {
     let wish = parse(words)?;
     let _lock = workspace.lock("test")?;
     setup::ensure(workspace)?;
     let mut total = Counts::default();
     let mut bad = 0;
     let mut rows = Vec::new();
+    let mut facts = json!({});
     for suite in SUITES.iter().filter(|s| wish.only.is_empty() || wish.only.iter().any(|n| n == s.name)) {
         eprintln!("{}: {}", suite.name, suite.about);
         let start = Instant::now();
@@ -75,13 +76,11 @@ pub fn command(workspace: &Workspace, words: &[String]) -> Result<u8> {
             "skipped": counts.skipped, "seconds": seconds, "complaint": complaint,
         }));
         // After each suite, so that a run that is cut short still says how far it came.
-        workspace.report(
-            "test",
-            &json!({"passed": total.passed, "failed": total.failed, "skipped": total.skipped, "suites": rows}),
-        )?;
+        facts =
+            json!({"passed": total.passed, "failed": total.failed, "skipped": total.skipped, "suites": rows});
+        workspace.report("test", &facts)?;
     }
-    println!("{total}");
-    Ok(u8::from(bad > 0 || total.failed > 0))
+    Ok(Ended::said(u8::from(bad > 0 || total.failed > 0), total.to_string(), facts))
 }
 
 /// What a suite's outcome counts, and why it is not good, if it is not.

@@ -136,11 +136,13 @@ const fn fuzz(program: &'static str, words: &'static [&'static str]) -> Work {
 
 fn tidy_rules(workspace: &Workspace) -> Result<Counts> {
     let verdict = tidy::run(workspace)?;
+    workspace.report("tidy", &verdict.facts())?;
     Ok(Counts { passed: u64::from(verdict.passed), failed: u64::from(verdict.failed), skipped: 0 })
 }
 
 fn smoke(workspace: &Workspace) -> Result<Counts> {
     let tally = vm::smoke(workspace)?;
+    workspace.report("vm", &tally.facts)?;
     Ok(Counts { passed: u64::from(tally.passed), failed: u64::from(tally.failed), skipped: 0 })
 }
 

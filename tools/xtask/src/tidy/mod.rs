@@ -9,8 +9,8 @@ mod sizes;
 mod text;
 mod tree;
 
-use crate::context::Workspace;
-use serde_json::json;
+use crate::context::{Ended, Workspace};
+use serde_json::{Value, json};
 use tree::{Finding, Tree};
 use vm_tests::error::{Error, Result};
 
@@ -33,35 +33,42 @@ pub struct Verdict {
     pub passed: u32,
     /// Rules with one or more.
     pub failed: u32,
+    found: Vec<Value>,
+}
+
+impl Verdict {
+    /// What a report says of it.
+    pub fn facts(&self) -> Value {
+        json!({"passed": self.passed, "failed": self.failed, "findings": self.found})
+    }
 }
 
 /// Runs the command. `--pin` writes the present hashes into the documents instead of checking.
 ///
 /// # Errors
 /// Unknown words, or the tree cannot be read.
-pub fn command(workspace: &Workspace, words: &[String]) -> Result<u8> {
+pub fn command(workspace: &Workspace, words: &[String]) -> Result<Ended> {
     match words {
         [] => {}
         [flag] if flag == "--pin" => {
             let written = pins::write(&Tree::read(&workspace.root)?, &workspace.root)?;
             println!("tidy: {written} pins written");
-            return Ok(0);
+            return Ok(Ended::quiet(0));
         }
         _ => return Err(Error::invalid("tidy takes no words but --pin")),
     }
     let verdict = run(workspace)?;
-    println!("tidy: {} passed, {} failed", verdict.passed, verdict.failed);
-    Ok(u8::from(verdict.failed > 0))
+    let closing = format!("tidy: {} passed, {} failed", verdict.passed, verdict.failed);
+    Ok(Ended::said(u8::from(verdict.failed > 0), closing, verdict.facts()))
 }
 
 /// Runs every rule and prints its findings.
 ///
 /// # Errors
-/// The tree cannot be read, or the report cannot be written.
+/// The tree cannot be read.
 pub fn run(workspace: &Workspace) -> Result<Verdict> {
     let tree = Tree::read(&workspace.root)?;
-    let mut verdict = Verdict { passed: 0, failed: 0 };
-    let mut found = Vec::new();
+    let mut verdict = Verdict { passed: 0, failed: 0, found: Vec::new() };
     for (name, rule) in RULES {
         let findings = rule(&tree);
         if findings.is_empty() {
@@ -71,10 +78,9 @@ pub fn run(workspace: &Workspace) -> Result<Verdict> {
         }
         for finding in findings {
             eprintln!("tidy {name}: {finding}");
-            found.push(json!({"rule": name, "path": finding.path, "line": finding.line, "why": finding.why}));
+            let found = json!({"rule": name, "path": finding.path, "line": finding.line, "why": finding.why});
+            verdict.found.push(found);
         }
     }
-    let report = json!({"passed": verdict.passed, "failed": verdict.failed, "findings": found});
-    workspace.report("tidy", &report)?;
     Ok(verdict)
 }

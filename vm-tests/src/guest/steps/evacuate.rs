@@ -1,65 +1,48 @@
 //! `evacuate`: a drive is emptied while its volume is read and written at depth 32; what that costs the guest is a
 //! number of milliseconds, and no byte.
+//!
+//! Held to: the longest completion of the load during the evacuation, as fio measures it, is at most a second
+//! (`guest::latency` says how that is judged on a machine that is translated and shares its host). The control is the
+//! same load in the seconds before.
 
-use super::faults::{read_direct, verified_load, written_sectors};
+use super::faults::{verified_load, written_sectors};
 use crate::error::{Context, Error, Result};
 use crate::guest::Guest;
+use crate::guest::latency::{ATTEMPTS, LATE, Latencies, Measured, now};
 use crate::guest::product::{POOL, VOLUME};
 use serde_json::Value;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 const VOLUME_MIB: u64 = 256;
-/// The longest completion. On a processor that is not translated it is below a second; here the host is busy too.
-const PAUSE: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(300);
 /// How long one load takes; the evacuation takes as many as it needs.
-const LOAD_SECONDS: u64 = 10;
+const LOAD_SECONDS: u64 = 20;
+/// How long the load is watched before.
+const CONTROL: Duration = Duration::from_secs(3);
 
 /// One of three drives is evacuated under a verified load: no error, no long pause; then it holds nothing and leaves its
-/// pool, and everything is there.
+/// pool, and everything is there. If the pause was too long, the next drive is emptied onto the one that is empty now.
 pub(super) fn run(guest: &mut Guest) -> Result<()> {
     let drives = guest.drives()?;
     guest.start_agent()?;
     let device = guest.new_device(&drives, VOLUME_MIB, &[])?;
-    let left = drive_in_use(guest)?;
     let target = guest.target_pid()?;
-    let stop = Arc::new(AtomicBool::new(false));
-    let load = {
-        let (device, stop) = (device.clone(), stop.clone());
-        std::thread::spawn(move || load_until(&device, &stop))
-    };
-    let before = written_sectors(&device)?;
-    guest.wait_until("the load writes", Duration::from_secs(60), || {
-        written_sectors(&device).is_ok_and(|now| now > before + 8192)
-    })?;
-    let longest = Arc::new(AtomicU64::new(0));
-    let watcher = {
-        let (device, stop, longest) = (device.clone(), stop.clone(), longest.clone());
-        std::thread::spawn(move || watch(&device, &stop, &longest))
-    };
-    std::thread::sleep(Duration::from_secs(2));
-    let usual = longest.swap(0, Ordering::Relaxed);
-    let started = Instant::now();
-    guest.plinth_ok(&["drive", "evacuate", POOL, &left, "--wait"])?;
-    let took = started.elapsed();
-    let during = longest.swap(0, Ordering::Relaxed);
-    let under_load = !load.is_finished();
-    stop.store(true, Ordering::Relaxed);
-    guest.note(format!(
-        "{} was emptied in {} ms at depth 32; the longest read took {during} ms, {usual} ms before",
-        left,
-        took.as_millis()
-    ));
-    guest.check("reads", watcher.join().unwrap_or_else(|_| Err("the reader panicked".to_owned())));
-    guest.check_that("emptied-under-load", under_load, || "the load ended before".into());
-    guest.check_that("pause", Duration::from_millis(during) <= PAUSE, || format!("{during} ms"));
-    let loaded = load.join().unwrap_or_else(|_| Err(Error::failed("the load panicked")));
-    guest.check("load", loaded.map_err(|e| e.to_string()));
-    let now = guest.target_pid()?;
-    guest.check_that("same-target", now == target, || format!("process {target}, then {now}"));
+    let mut left = drive_in_use(guest)?;
+    let mut measured = empty_under_load(guest, &device, &left)?;
+    for _ in 1..ATTEMPTS {
+        if measured.is_kept() {
+            break;
+        }
+        guest.plinth_ok(&["drive", "online", POOL, &left])?;
+        left = drive_in_use(guest)?;
+        measured = empty_under_load(guest, &device, &left)?;
+    }
+    guest.check_pauses(&[measured]);
+    let same = guest.target_pid()?;
+    guest.check_that("same-target", same == target, || format!("process {target}, then {same}"));
     let on_it = used(guest, &left)?;
     guest.check_that("nothing-is-left-on-it", on_it == 0, || format!("{on_it} bytes"));
     guest.plinth_ok(&["drive", "remove", POOL, &left, "--wait", "--yes"])?;
@@ -74,23 +57,48 @@ pub(super) fn run(guest: &mut Guest) -> Result<()> {
     guest.stop_and_fsck(&others)
 }
 
-/// One verified load after the other, until it is told to stop.
-fn load_until(device: &Path, stop: &AtomicBool) -> Result<()> {
-    while !stop.load(Ordering::Relaxed) {
-        verified_load(device, LOAD_SECONDS).with("--iodepth=32").run()?;
-    }
-    Ok(())
+/// Empties a drive under load, which must see no error and go on to its end.
+fn empty_under_load(guest: &mut Guest, device: &Path, left: &str) -> Result<Measured> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let load = {
+        let (device, stop) = (device.to_owned(), stop.clone());
+        std::thread::spawn(move || load_until(&device, &stop))
+    };
+    let before = written_sectors(device)?;
+    guest.wait_until("the load writes", Duration::from_secs(60), || {
+        written_sectors(device).is_ok_and(|now| now > before + 8192)
+    })?;
+    let watched = now();
+    std::thread::sleep(CONTROL);
+    let (begun, started) = (now(), Instant::now());
+    guest.plinth_ok(&["drive", "evacuate", POOL, left, "--wait"])?;
+    let (ended, took) = (now(), started.elapsed());
+    let under_load = !load.is_finished();
+    stop.store(true, Ordering::Relaxed);
+    guest.check_that("emptied-under-load", under_load, || "the load ended before".into());
+    let loaded = load.join().unwrap_or_else(|_| Err(Error::failed("the load panicked")));
+    guest.check("load", loaded.as_ref().map(|_| ()).map_err(ToString::to_string));
+    let log = loaded?;
+    let within = |from, to: Duration| {
+        log.longest(from, to + LATE).ok_or_else(|| Error::failed("the load completed nothing"))
+    };
+    let measured = Measured { longest: within(begun, ended)?, control: within(watched, begun - LATE)? };
+    guest.note(format!(
+        "{left} was emptied in {} ms at depth 32; the longest completion took {}",
+        took.as_millis(),
+        measured.text()
+    ));
+    Ok(measured)
 }
 
-/// Reads one block after the other past the page cache, and keeps how many milliseconds the longest took.
-fn watch(device: &Path, stop: &AtomicBool, longest: &AtomicU64) -> std::result::Result<(), String> {
+/// One verified load after the other, until it is told to stop.
+fn load_until(device: &Path, stop: &AtomicBool) -> Result<Latencies> {
+    let mut log = Latencies::default();
     while !stop.load(Ordering::Relaxed) {
-        let begun = Instant::now();
-        read_direct(device).map_err(|e| e.to_string())?;
-        let took = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        longest.fetch_max(took, Ordering::Relaxed);
+        verified_load(device, LOAD_SECONDS).with("--iodepth=32").logged("evacuate").run()?;
+        log.add(Latencies::read("evacuate")?);
     }
-    Ok(())
+    Ok(log)
 }
 
 /// The path of a drive that the volume uses.

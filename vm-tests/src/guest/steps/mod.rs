@@ -15,6 +15,7 @@ mod power_cut;
 mod reset;
 mod resync;
 mod scrub;
+mod slow_drive;
 mod unit;
 mod upgrade;
 mod verify;
@@ -35,6 +36,7 @@ const STEPS: &[(&str, Step)] = &[
     ("drive-loss", faults::drive_loss),
     ("reset", reset::run),
     ("resync", resync::run),
+    ("slow-drive", slow_drive::run),
     ("scrub", scrub::run),
     ("full-pool", full_pool::run),
     ("memory", memory::run),

@@ -1,57 +1,25 @@
 //! `live-upgrade`: another binary takes over under load, again and again; and one that cannot.
+//!
+//! Held to: at each upgrade the longest completion of a load of depth 32, as fio measures it, is at most a second
+//! (`guest::latency` says how that is judged on a machine that is translated and shares its host). An upgrade starts a
+//! process, so the control is the longer of two: how long the same load waits in the second before, and how long the
+//! binary takes to say its version under that load.
 
-use super::faults::{read_direct, verified_load, written_sectors};
+use super::faults::{verified_load, written_sectors};
 use crate::error::{Context, Error, Result};
 use crate::guest::Guest;
+use crate::guest::latency::{ATTEMPTS, LATE, Latencies, Measured, now};
 use crate::guest::product::{POOL, VOLUME, block_name};
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 const PRODUCT: &str = "/usr/bin/plinth";
 const VOLUME_MIB: u64 = 256;
-/// The longest pause. On a processor that is not translated it is well below a second; here a start of a process and
-/// a recovery take seconds when the host is busy.
-const PAUSE: Duration = Duration::from_secs(10);
-
-/// Reads one block after the other past the page cache and remembers how long the longest took.
-struct Reader {
-    stop: Arc<AtomicBool>,
-    longest_ms: Arc<AtomicU64>,
-    thread: JoinHandle<Result<()>>,
-}
-
-impl Reader {
-    fn start(device: &Path) -> Reader {
-        let (stop, longest_ms) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let (device, stopped, longest) = (device.to_owned(), stop.clone(), longest_ms.clone());
-        let thread = std::thread::spawn(move || {
-            while !stopped.load(Ordering::Relaxed) {
-                let begun = Instant::now();
-                read_direct(&device)?;
-                let took = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-                longest.fetch_max(took, Ordering::Relaxed);
-            }
-            Ok(())
-        });
-        Reader { stop, longest_ms, thread }
-    }
-
-    /// The longest read since the last call.
-    fn longest(&self) -> Duration {
-        Duration::from_millis(self.longest_ms.swap(0, Ordering::Relaxed))
-    }
-
-    fn finish(self) -> Result<()> {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap_or_else(|_| Err(Error::failed("the reader panicked")))
-    }
-}
+/// How long the load is watched before an upgrade.
+const CONTROL: Duration = Duration::from_secs(1);
 
 /// The volume is handed to and fro between two copies of the product while it is written, read and verified: no
 /// error is seen, the device never goes away, no pause is longer than promised, and what serves is what was asked
@@ -60,55 +28,20 @@ pub(super) fn run(guest: &mut Guest) -> Result<()> {
     let drives = guest.drives()?;
     guest.start_agent()?;
     let device = guest.new_device(&drives, VOLUME_MIB, &[])?;
-    let present = Path::new("/sys/block").join(block_name(&device)?);
     let binaries = [copy("/tmp/plinth-a")?, copy("/tmp/plinth-b")?];
-    let rounds = guest.number("rounds")?;
-    let mut load = verified_load(&device, 20 + rounds * 4).with("--iodepth=32").start()?;
-    let reader = Reader::start(&device);
-    let (mut pauses, mut wrong) = (Vec::new(), Vec::new());
-    for round in 0..rounds {
-        let before = written_sectors(&device)?;
-        guest.wait_until("the load writes", Duration::from_secs(60), || {
-            load.has_ended() || written_sectors(&device).is_ok_and(|now| now > before + 512)
-        })?;
-        if load.has_ended() {
+    let mut upgrades = guest.number("rounds")?;
+    let mut measured = upgrade_under_load(guest, &device, &binaries, upgrades)?;
+    for _ in 1..ATTEMPTS {
+        let broken = measured.iter().filter(|one| !one.is_kept()).count() as u64;
+        if broken == 0 {
             break;
         }
-        let binary = &binaries[usize::try_from(round % 2).expect("0 or 1")];
-        let usual = reader.longest();
-        guest.plinth_ok(&["volume", "upgrade", VOLUME, "--binary", &binary.to_string_lossy()])?;
-        let after = written_sectors(&device)?;
-        guest.wait_until("the load goes on", Duration::from_secs(60), || {
-            load.has_ended() || written_sectors(&device).is_ok_and(|now| now > after + 512)
-        })?;
-        pauses.push(reader.longest());
-        if round == 0 {
-            guest.note(format!("the longest read before was {} ms", usual.as_millis()));
-        }
-        let runs = fs::read_link(format!("/proc/{}/exe", guest.target_pid()?)).unwrap_or_default();
-        if runs != *binary || !present.exists() {
-            wrong.push(format!("round {round}: {} serves", runs.display()));
-        }
+        upgrades += broken;
+        measured = upgrade_under_load(guest, &device, &binaries, broken)?;
     }
-    pauses.sort_unstable();
-    let longest = pauses.last().copied().unwrap_or_default();
-    let usual = pauses.get(pauses.len() / 2).copied().unwrap_or_default();
-    guest.note(format!(
-        "{} upgrades at depth 32, half of the pauses below {} ms, the longest {} ms",
-        pauses.len(),
-        usual.as_millis(),
-        longest.as_millis()
-    ));
-    let all = pauses.len() as u64 == rounds;
-    check_requests_kept(guest, rounds)?;
-    guest.check_that("all-rounds", all, || format!("{} of {rounds}: the load ended", pauses.len()));
-    guest.check_that("what-was-asked-for-serves", wrong.is_empty(), || wrong.join(", "));
-    guest.check_that("pause", longest <= PAUSE, || format!("{} ms", longest.as_millis()));
-    let serving = goes_back(guest)?;
-    guest.check("goes-back", serving);
+    guest.check_pauses(&measured);
+    check_requests_kept(guest, upgrades)?;
     guest.check("drives-say-how-they-are", drives_speak(guest).map_err(|e| e.to_string()));
-    guest.check("load", load.finish().map_err(|e| e.to_string()));
-    guest.check("reads", reader.finish().map_err(|e| e.to_string()));
     let restarts = guest.volume_json()?["target"]["restarts"].as_u64();
     guest.check_that("no-restart-counted", restarts == Some(0), || format!("{restarts:?}"));
     let before = guest.checksum(&device)?;
@@ -118,6 +51,65 @@ pub(super) fn run(guest: &mut Guest) -> Result<()> {
     guest.check_that("same-after-attach", before == after, || format!("{before} before, {after} after"));
     guest.detach()?;
     guest.stop_and_fsck(&drives)
+}
+
+/// Some upgrades under one load, and then one to a binary that does not come up; how long each upgrade made it wait.
+fn upgrade_under_load(
+    guest: &mut Guest,
+    device: &Path,
+    binaries: &[PathBuf; 2],
+    rounds: u64,
+) -> Result<Vec<Measured>> {
+    let load = verified_load(device, 25 + rounds * 7).with("--iodepth=32").logged("upgrade");
+    let mut load = load.start()?;
+    let present = Path::new("/sys/block").join(block_name(device)?);
+    let (mut moments, mut wrong) = (Vec::new(), Vec::new());
+    for round in 0..rounds {
+        let before = written_sectors(device)?;
+        guest.wait_until("the load writes", Duration::from_secs(60), || {
+            load.has_ended() || written_sectors(device).is_ok_and(|now| now > before + 512)
+        })?;
+        if load.has_ended() {
+            break;
+        }
+        let serves = fs::read_link(format!("/proc/{}/exe", guest.target_pid()?)).unwrap_or_default();
+        let binary = if serves == binaries[0] { &binaries[1] } else { &binaries[0] };
+        let name = binary.to_string_lossy();
+        let watched = now();
+        std::thread::sleep(CONTROL);
+        let asked = Instant::now();
+        guest.run(&name, &["version", "-o", "json"])?;
+        let (start, begun) = (asked.elapsed(), now());
+        guest.plinth_ok(&["volume", "upgrade", VOLUME, "--binary", &name])?;
+        let after = written_sectors(device)?;
+        guest.wait_until("the load goes on", Duration::from_secs(60), || {
+            load.has_ended() || written_sectors(device).is_ok_and(|now| now > after + 512)
+        })?;
+        moments.push((watched, begun, now(), start));
+        let runs = fs::read_link(format!("/proc/{}/exe", guest.target_pid()?)).unwrap_or_default();
+        if runs != *binary || !present.exists() {
+            wrong.push(format!("round {round}: {} serves", runs.display()));
+        }
+    }
+    let all = moments.len() as u64 == rounds;
+    guest.check_that("all-rounds", all, || format!("{} of {rounds}: the load ended", moments.len()));
+    guest.check_that("what-was-asked-for-serves", wrong.is_empty(), || wrong.join(", "));
+    let serving = goes_back(guest)?;
+    guest.check("goes-back", serving);
+    guest.check("load", load.finish().map_err(|e| e.to_string()));
+    let log = Latencies::read("upgrade")?;
+    let within = |from, to: Duration| {
+        log.longest(from, to + LATE).ok_or_else(|| Error::failed("the load completed nothing"))
+    };
+    let mut measured = Vec::new();
+    for (watched, begun, ended, start) in moments {
+        let control = within(watched, begun - LATE)?.max(start);
+        measured.push(Measured { longest: within(begun, ended)?, control });
+    }
+    measured.sort_by_key(|one| one.longest);
+    let told: Vec<String> = measured.iter().map(Measured::text).collect();
+    guest.note(format!("{rounds} upgrades at depth 32; the longest completions took {}", told.join(", ")));
+    Ok(measured)
 }
 
 /// Where the driver can, it has kept new requests to itself at every hand-over.

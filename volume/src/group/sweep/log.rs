@@ -2,7 +2,8 @@
 //!
 //! The log moves: commits are added, and a checkpoint gives the oldest up. So the look goes as far as the log reached
 //! when it began, and whatever was given up while it was being read does not count. A commit that is wrong on a leg
-//! is not written again: a checkpoint is made, behind which nobody needs it.
+//! is not written again: a checkpoint is made, behind which nobody needs it. That comes last, for it would give up
+//! commits that were not looked at yet, and what is wrong with those would never be named.
 use super::Stage;
 use crate::group::scrub::{Finding, Outcome, What};
 use crate::group::{Group, Turn};
@@ -23,6 +24,8 @@ pub(super) struct LogWalk {
     wrong: u8,
     /// What a right copy says: check and length.
     found: Option<(Check, u32)>,
+    /// Something was wrong so far.
+    damaged: bool,
     /// The checkpoint that makes what was wrong superfluous.
     mends: Option<CkptNo>,
 }
@@ -36,10 +39,10 @@ impl Group {
     }
 
     fn log_from_tail(&mut self) {
-        let mends = self.sweep.log.mends;
+        let (damaged, mends) = (self.sweep.log.damaged, self.sweep.log.mends);
         let (no, previous) = (self.superblock.next_commit, self.superblock.previous);
         let positions = self.superblock.ring_start;
-        self.sweep.log = LogWalk { no, previous, positions, mends, ..LogWalk::default() };
+        self.sweep.log = LogWalk { no, previous, positions, damaged, mends, ..LogWalk::default() };
     }
 
     /// Looks at the next copy of a commit.
@@ -119,7 +122,7 @@ impl Group {
             let at = self.geometry.drive_block(extent, block);
             let what = What::Commit(log.no);
             self.note(Finding { what, drive: extent.drive, at, outcome: Outcome::Repaired });
-            self.sweep.log.mends = Some(self.next_checkpoint());
+            self.sweep.log.damaged = true;
         }
         let Some((check, blocks)) = log.found else {
             // What comes behind cannot be found; a checkpoint makes all of it superfluous.
@@ -128,15 +131,26 @@ impl Group {
         };
         let mut positions = log.positions;
         positions.0[usize::from(column.get())] = self.log.ring.shape().advance(offset, blocks);
-        let mends = self.sweep.log.mends;
+        let damaged = self.sweep.log.damaged;
         self.sweep.log =
-            LogWalk { no: log.no.next(), previous: check, positions, mends, ..LogWalk::default() };
+            LogWalk { no: log.no.next(), previous: check, positions, damaged, ..LogWalk::default() };
         // So that it rests now and then.
         self.unit_done(blocks as usize);
     }
 
+    /// A scrub ends where it is: what it called right is right only behind a checkpoint.
+    pub(super) fn leave_log(&mut self) {
+        let log = core::mem::take(&mut self.sweep.log);
+        if log.damaged && log.mends.is_none() {
+            self.next_checkpoint();
+        }
+    }
+
     /// The look is over once nobody needs what was wrong.
     fn end_log(&mut self) {
+        if self.sweep.log.damaged && self.sweep.log.mends.is_none() {
+            self.sweep.log.mends = Some(self.next_checkpoint());
+        }
         if self.sweep.log.mends.is_some_and(|number| !self.checkpointed(number)) {
             return;
         }

@@ -1,7 +1,8 @@
 //! A scrub's look at superblock slots: both of every home extent must hold the newest version.
 //!
 //! A version may be written at any time, so a slot counts as wrong only if none was from before the read until after
-//! it. One that is wrong is overwritten by the next version, which is asked for.
+//! it. One that is wrong is overwritten by the next version, which is asked for when all were looked at: it is
+//! written to every slot, and what was wrong with those behind would never be named.
 use super::Stage;
 use crate::group::scrub::{Finding, Outcome, What};
 use crate::group::{Group, Turn};
@@ -18,6 +19,8 @@ pub(super) struct SlotsRead {
     /// The version that its slots must hold; they are being read, or were.
     version: Option<u64>,
     right: [bool; 2],
+    /// A slot was wrong so far.
+    damaged: bool,
     /// The version that overwrites what was wrong.
     mends: Option<u64>,
 }
@@ -26,6 +29,10 @@ impl Group {
     /// Looks at the next home extent.
     pub(super) fn visit_slots<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
         let Some(home) = self.superblock.homes().nth(self.sweep.slots.home) else {
+            if self.sweep.slots.damaged && self.sweep.slots.mends.is_none() {
+                self.sweep.slots.mends = Some(self.writer.want());
+                self.again = true;
+            }
             let mended = self.sweep.slots.mends.is_none_or(|version| self.writer.is_durable(version));
             if mended {
                 self.begin_log();
@@ -82,9 +89,17 @@ impl Group {
             let at = self.geometry.drive_block(home.extent, fixed::SUPERBLOCKS[i]);
             let drive = home.extent.drive;
             self.note(Finding { what: What::Superblock, drive, at, outcome: Outcome::Repaired });
-            self.sweep.slots.mends = Some(self.writer.want());
+            self.sweep.slots.damaged = true;
         }
         self.next_home();
+    }
+
+    /// A scrub ends where it is: what it called right is right only behind the next version.
+    pub(super) fn leave_slots(&mut self) {
+        let slots = core::mem::take(&mut self.sweep.slots);
+        if slots.damaged && slots.mends.is_none() {
+            self.writer.want();
+        }
     }
 
     /// The slots begin from the first.

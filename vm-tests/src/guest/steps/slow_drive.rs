@@ -1,0 +1,119 @@
+//! `slow-drive`: a drive does not answer for a while, and answers all at once later.
+//!
+//! The drive is a linear device of the device mapper over an NVMe drive: suspended, it keeps every operation to itself
+//! and loses none, and no cancellation reaches them; resumed, it sends them on. That is the worst a drive can do: what it was told
+//! long ago lands when everybody counts on it no more.
+//!
+//! What is shown to wait: writes. The kernel holds the memory of the operations on that drive, the driver answers none
+//! before it lets go (`ublk-target/src/ops.rs`), and writes are acknowledged in order, so those that are new wait for those that were
+//! in flight. Whether they do is told with the result; that all of them are answered, without an error, is checked.
+
+use super::faults::{read_direct, verified_load, written_sectors};
+use crate::error::{Context, Result};
+use crate::guest::Guest;
+use crate::guest::drives::NvmeDrive;
+use crate::guest::load::Fio;
+use crate::guest::product::POOL;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+const VOLUME_MIB: u64 = 256;
+/// How long the load goes on: longer than the drive hangs.
+const LOAD_SECONDS: u64 = 60;
+/// A drive that does not answer for 10 s is put out; as much again for a busy machine to see it and store it.
+const PUT_OUT: Duration = Duration::from_secs(20);
+/// How long new writes are watched.
+const WATCHED: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(240);
+/// Left free at both ends of the drive below, so that no label of the drive above is also one of the drive below.
+const MARGIN_SECTORS: u64 = 16 << 11;
+const NAME: &str = "slow";
+
+/// One of two drives hangs under load: it is put out within the bound, and what is there is read while it hangs. When it
+/// answers again, its late writes land, no request has failed, and it is brought up to date; then it alone has
+/// everything, and both drives are alike.
+pub(super) fn run(guest: &mut Guest) -> Result<()> {
+    let below = guest.drives()?;
+    guest.start_agent()?;
+    let drives = [below[0].clone(), layered(guest, &below[1])?];
+    let device = guest.new_device(&drives, VOLUME_MIB, &[])?;
+    let mut load = verified_load(&device, LOAD_SECONDS).with("--iodepth=32").start()?;
+    let before = written_sectors(&device)?;
+    guest.wait_until("the load writes", Duration::from_secs(60), || {
+        written_sectors(&device).is_ok_and(|now| now > before + 8192)
+    })?;
+    let pid = guest.target_pid()?;
+    dmsetup(guest, &["suspend", "--noflush", "--nolockfs", NAME])?;
+    let hung = Instant::now();
+    let waited = guest.wait_volume("the drive is put out", PATIENCE, |json| json["health"] == "degraded")?;
+    guest.note(format!("the drive hangs, and was put out after {} ms", waited.as_millis()));
+    guest.check_that("put-out-in-time", waited <= PUT_OUT, || format!("after {} ms", waited.as_millis()));
+    guest.check("new-reads", read_direct(&device).map_err(|e| e.to_string()));
+    let mut writes = elsewhere(&device).start()?;
+    std::thread::sleep(WATCHED);
+    let done = if writes.has_ended() { "were answered" } else { "waited" };
+    guest.note(format!("new writes {done} for the {} ms that they were watched", WATCHED.as_millis()));
+    let states = copies(guest)?;
+    guest.check_that("stale", states == ["current", "stale"], || format!("{states:?}"));
+    let refused = guest.plinth(&["drive", "offline", POOL, &drives[0].name()]);
+    guest.check_that("the-last-copy-stays", refused.code == 6, || refused.text());
+    let early = load.has_ended();
+    guest.check_that("hung-under-load", !early, || "the load ended before".into());
+    dmsetup(guest, &["resume", NAME])?;
+    guest.note(format!("the drive answers again after {} ms", hung.elapsed().as_millis()));
+    guest.plinth_ok(&["drive", "online", POOL, &drives[1].name()])?;
+    let healed =
+        guest.wait_volume("the drive has everything", PATIENCE, |json| json["health"] == "online")?;
+    guest.note(format!("it had everything {} ms later", healed.as_millis()));
+    guest.check("new-writes", writes.finish().map_err(|e| e.to_string()));
+    guest.check("load", load.finish().map_err(|e| e.to_string()));
+    let now = guest.target_pid()?;
+    guest.check_that("same-target", now == pid, || format!("process {pid}, then {now}"));
+    guest.plinth_ok(&["drive", "offline", POOL, &drives[0].name()])?;
+    let before = guest.checksum(&device)?;
+    guest.detach()?;
+    let device = guest.attach()?;
+    let after = guest.checksum(&device)?;
+    guest.check_that("same-from-that-drive-alone", before == after, || {
+        format!("{before} before, {after} after")
+    });
+    guest.plinth_ok(&["drive", "online", POOL, &drives[0].name()])?;
+    guest.wait_volume("both are alike", PATIENCE, |json| json["health"] == "online")?;
+    guest.detach()?;
+    guest.stop_and_fsck(&drives)
+}
+
+/// A linear device over the middle of a drive.
+fn layered(guest: &Guest, below: &NvmeDrive) -> Result<NvmeDrive> {
+    let sectors = below.size_bytes / 512 - 2 * MARGIN_SECTORS;
+    let table = format!("0 {sectors} linear {} {MARGIN_SECTORS}", below.name());
+    dmsetup(guest, &["create", NAME, "--table", &table])?;
+    // The one device of the mapper.
+    let path = PathBuf::from("/dev/dm-0");
+    guest.wait_until("the device appears", Duration::from_secs(30), || path.exists())?;
+    Ok(NvmeDrive { path, size_bytes: sectors * 512, ..below.clone() })
+}
+
+/// There is no udev to wait for.
+fn dmsetup(guest: &Guest, words: &[&str]) -> Result<()> {
+    let words: Vec<&str> = words.iter().copied().chain(["--noudevsync", "--noudevrules"]).collect();
+    guest.run("dmsetup", &words).doing(|| "drive the device mapper".into()).map(|_| ())
+}
+
+/// A verified load beside the one that hangs.
+fn elsewhere(device: &Path) -> Fio {
+    Fio::on(device, "elsewhere")
+        .with("--rw=randwrite")
+        .with("--bs=4k")
+        .with("--offset=128m")
+        .with("--size=8m")
+        .verified()
+}
+
+/// States of the copies, by leg.
+fn copies(guest: &Guest) -> Result<Vec<String>> {
+    let json = guest.volume_json()?;
+    let legs = json["legs"].as_array().into_iter().flatten();
+    let drives = legs.flat_map(|leg| leg["drives"].as_array().into_iter().flatten());
+    Ok(drives.map(|drive| drive["state"].as_str().unwrap_or("none").to_owned()).collect())
+}
