@@ -64,7 +64,7 @@ impl Open for VolumeGroup {
 /// What the catalogue says of the copies.
 fn view(drives: &[SimDrive], catalogue: &Catalogue) -> Vec<CopyEntry> {
     let entry = |(i, drive): (usize, &SimDrive)| {
-        let stale = CopyState::Stale { seq: Seq::ZERO, ckpt: CkptNo::ZERO };
+        let stale = CopyState::stale(Seq::ZERO, CkptNo::ZERO);
         let (state, version) = match catalogue.is_stale(i) {
             true => (stale, catalogue.stale[i]),
             false => (CopyState::Current, catalogue.current[i].max(1)),

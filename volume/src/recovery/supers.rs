@@ -70,7 +70,8 @@ impl Recovery {
             return None;
         }
         let of = |one: &Found| one.superblock.drives[usize::from(one.home.extent.drive.get())].drive;
-        let current = |one: &&Found| self.table.find(of(one)).is_some_and(|drive| self.current.contains(drive));
+        let current =
+            |one: &&Found| self.table.find(of(one)).is_some_and(|drive| self.current.contains(drive));
         let newest = found.iter().filter(current).max_by_key(|one| one.superblock.newness())?;
         (newest.superblock.newness() < self.superblock().newness()).then(|| newest.superblock.clone())
     }

@@ -6,7 +6,7 @@
 #![allow(dead_code, reason = "each test program uses a part of the world")]
 use base::{
     Action, Actions, Blocks, BufId, DriveIx, DriveOp, Engine, Extent, ExtentNo, Fault, Gen, Instant, Memory,
-    NewDrive, Op, Phase, Reply, Request, RowGrant, SECTOR_BYTES, Sector, Sectors, Segment, Seq, SlotId, Uuid,
+    NewDrive, Op, Phase, Reply, Request, RowGrant, SECTOR_BYTES, Sector, Sectors, Segment, SlotId, Uuid,
     VecMemory,
 };
 use drive::Drive;
@@ -625,10 +625,11 @@ impl World {
     /// The catalogue stores what it was asked to store, and says so.
     pub fn store_marks(&mut self) {
         for (drives, version) in core::mem::take(&mut self.marks) {
-            for index in (0..32).filter(|d| drives >> d & 1 == 1) {
-                let drive = self.engine.drive(DriveIx::new(index)).expect("a drive of the table");
+            for index in (0..32).filter(|d| drives >> d & 1 == 1).map(DriveIx::new) {
+                let drive = self.engine.drive(index).expect("a drive of the table");
                 self.catalogue.retain(|entry| entry.drive != drive);
-                let state = CopyState::Stale { seq: Seq::ZERO, ckpt: base::CkptNo::ZERO };
+                let (seq, ckpt) = self.engine.stale_since(index).unwrap_or_default();
+                let state = CopyState::stale(seq, ckpt);
                 self.catalogue.push(CopyEntry { drive, state, version });
             }
             inside(|| self.engine.reply(Reply::StaleStored { version }));
