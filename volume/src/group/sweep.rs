@@ -198,6 +198,8 @@ pub(crate) struct Sweep {
     pub scrub_rate: u64,
     /// The last resync that made its drive current.
     pub last: Option<ResyncStats>,
+    /// The guest waited for something since the last unit ended.
+    guest_waits: bool,
     /// Blocks of a unit that ended and was not paced yet.
     ended: Option<u64>,
     /// Blocks of the volume that the walk of the map has passed.
@@ -237,6 +239,7 @@ impl Sweep {
             resync_rate: 0,
             scrub_rate: 0,
             last: None,
+            guest_waits: false,
             ended: None,
             walked: 0,
             scrub: super::scrub::Scrub::new(),
@@ -305,8 +308,9 @@ impl Group {
         if self.halt.is_some() || self.config.read_only || self.closing {
             self.give_up_sweep();
         }
+        self.sweep.guest_waits |= self.slots.order.iter().any(|id| !self.slots.get(*id).finished);
         if let Some(blocks) = self.sweep.ended.take() {
-            let waits = self.slots.order.iter().any(|id| !self.slots.get(*id).finished);
+            let waits = core::mem::take(&mut self.sweep.guest_waits);
             let rate = match self.sweep.errand {
                 Errand::Scrub => self.sweep.scrub_rate,
                 _ => self.sweep.resync_rate,

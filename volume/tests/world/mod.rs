@@ -643,8 +643,13 @@ impl World {
         let mut ended = false;
         let mut later = Vec::new();
         for _ in 0..most {
-            let at = if self.shuffle { self.random() as usize % self.pending.len() } else { 0 };
-            let pending = self.pending.swap_remove_back(at).expect("in flight");
+            let pending = if self.shuffle {
+                let at = self.random() as usize % self.pending.len();
+                self.pending.swap_remove_back(at)
+            } else {
+                self.pending.pop_front()
+            };
+            let pending = pending.expect("in flight");
             let verdict = (self.verdict)(&pending.io);
             if verdict == Verdict::Later {
                 later.push(pending);
