@@ -4,8 +4,10 @@
 pub const E_DRIVE: usize = 0;
 /// Entry: state, u8: one of the `STATE_` values.
 pub const E_STATE: usize = 16;
-/// Entry: first of three unused bytes.
-pub const E_UNUSED: usize = 17;
+/// Entry: flags, u8: `FLAG_UNPROVEN` or 0; 0 when current.
+pub const E_FLAGS: usize = 17;
+/// Entry: first of two unused bytes.
+pub const E_UNUSED: usize = 18;
 /// Entry: C, u32; 0 when current.
 pub const E_CKPT: usize = 20;
 /// Entry: S, u64; 0 when current.
@@ -22,5 +24,8 @@ pub const STATE_STALE: u8 = 2;
 /// The copy is being resynced.
 pub const STATE_RESYNCING: u8 = 3;
 
-const _: () = assert!(E_UNUSED + 3 == E_CKPT && E_CKPT + 4 == E_SEQ);
+/// What the copy has of what is not newer than S and C is not known.
+pub const FLAG_UNPROVEN: u8 = 1;
+
+const _: () = assert!(E_FLAGS + 1 == E_UNUSED && E_UNUSED + 2 == E_CKPT && E_CKPT + 4 == E_SEQ);
 const _: () = assert!(E_SEQ + 8 == E_VERSION && E_VERSION + 8 == ENTRY_BYTES);

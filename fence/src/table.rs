@@ -206,8 +206,8 @@ impl CopyTable {
     /// What is stale by the table was being brought up to date: the drive says so itself. It is a mixture of two times.
     pub fn is_unfinished(&mut self, drive: DriveIx) {
         let entry = &mut self.entries[usize::from(drive.get())];
-        if let CopyState::Stale { seq, ckpt } = entry.state {
-            entry.state = CopyState::Resyncing { seq, ckpt };
+        if let CopyState::Stale { seq, ckpt, unproven } = entry.state {
+            entry.state = CopyState::Resyncing { seq, ckpt, unproven };
         }
     }
 

@@ -93,6 +93,8 @@ pub struct Volume {
     pub legs: Vec<Leg>,
     /// Progress of a resync.
     pub resync: Option<Resync>,
+    /// The last resync that came to its end since the volume was attached, or its target was started anew.
+    pub last_resync: Option<LastResync>,
     /// Progress of a scrub.
     pub scrub: Option<Scrub>,
     /// Encryption.
@@ -165,12 +167,27 @@ pub struct Resync {
     pub bytes_copied: Option<u64>,
     /// To do.
     pub bytes_left: Option<u64>,
+    /// What the drive was found to have right, and was not copied: it could not say itself what it has.
+    pub bytes_kept: u64,
     /// What no leg has right: those blocks read as errors, as before.
     pub bytes_lost: u64,
     /// Speed.
     pub bytes_per_second: Option<u64>,
     /// Time left at this speed.
     pub eta_seconds: Option<u64>,
+}
+
+/// What a resync has done.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct LastResync {
+    /// The drive.
+    pub drive: String,
+    /// What was copied to it.
+    pub bytes_copied: u64,
+    /// See `Resync`.
+    pub bytes_kept: u64,
+    /// See `Resync`.
+    pub bytes_lost: u64,
 }
 
 /// State of a scrub.

@@ -242,6 +242,9 @@ pub struct TargetStatus {
     /// The drive that is being brought up to date.
     #[serde(default)]
     pub resync: Option<TargetResync>,
+    /// The last one that came to its end since the group was opened.
+    #[serde(default)]
+    pub last_resync: Option<TargetResync>,
     /// The drive that was last handed back.
     #[serde(default)]
     pub returned: Option<ReturnedDrive>,
@@ -254,6 +257,9 @@ pub struct TargetResync {
     pub drive: String,
     /// Copied so far.
     pub copied_bytes: u64,
+    /// What the drive was found to have right, though it could not say so itself; earlier builds compare nothing.
+    #[serde(default)]
+    pub kept_bytes: u64,
     /// What no leg has right.
     pub lost_bytes: u64,
     /// How much of the volume was looked at, from its beginning, whether or not it had to be copied.

@@ -9,7 +9,7 @@
 //! The path of a commit: [`CommitBuilder`] collects the records of one round, [`Ring::place`] gives them room,
 //! [`CommitBuilder::seal`] makes the bytes. The way back: [`Scan`] is fed every block of the ring of every current
 //! leg, [`Scan::chain`] finds the commits that follow the checkpoint, [`replay::decide`] says of each what becomes
-//! of it.
+//! of it. [`Witness`] is fed the ring of a drive that was away, and says what had been flushed there.
 #![no_std]
 #![forbid(unsafe_code)]
 extern crate alloc;
@@ -23,6 +23,7 @@ pub mod layout;
 pub mod replay;
 pub mod ring;
 pub mod scan;
+pub mod witness;
 
 pub use base::LegSet;
 
@@ -32,3 +33,4 @@ pub use history::{History, Line};
 pub use layout::MAX_COMMIT_BLOCKS;
 pub use ring::{Piece, Positions, Ring, RingPos, RingShape};
 pub use scan::{Candidate, Chain, ChainStart, Ignored, Scan};
+pub use witness::Witness;

@@ -102,6 +102,35 @@ pub enum Ignored {
     Voids,
 }
 
+/// What begins at a block of the ring.
+pub(crate) enum Begins<'a> {
+    /// A commit that says that it lies here.
+    Commit(CommitView<'a>),
+    /// A commit, it seems, that goes on behind the bytes that are there.
+    GoesOn,
+    /// Nothing that looks like a commit.
+    Nothing,
+    /// So many blocks that look like one and are none, or lie where they do not belong.
+    Unreadable(u32),
+}
+
+/// Looks at the first block of these bytes, which lie at `offset` of a column's ring.
+pub(crate) fn begins<'a>(shape: &RingShape, column: Column, offset: u32, bytes: &'a [u8]) -> Begins<'a> {
+    let left = shape.left_in_piece(offset);
+    match Commit::parse(bytes) {
+        Ok(commit) => {
+            let fields = commit.fields();
+            let elsewhere =
+                fields.offset != offset || shape.column_of(fields.no) != column || commit.blocks() > left;
+            if elsewhere { Begins::Unreadable(commit.blocks()) } else { Begins::Commit(commit) }
+        }
+        // A length that would leave the piece was never written: the header is not one.
+        Err(Bad::Short(blocks)) if blocks <= left => Begins::GoesOn,
+        Err(Bad::NotACommit) => Begins::Nothing,
+        Err(_) => Begins::Unreadable(1),
+    }
+}
+
 /// Collects what is on the ring.
 pub struct Scan {
     #[cfg(feature = "planted")]
@@ -158,19 +187,16 @@ impl Scan {
         let mut at = 0;
         while at < count {
             let here = offset + at as u32;
-            let left = self.shape.left_in_piece(here);
-            let rest = &bytes[at * BLOCK_BYTES..];
-            match Commit::parse(rest) {
-                Ok(commit) => {
+            match begins(&self.shape, column, here, &bytes[at * BLOCK_BYTES..]) {
+                Begins::Commit(commit) => {
                     at += commit.blocks() as usize;
                     self.note(leg, column, here, &commit);
                 }
-                // A length that would leave the piece was never written: the header is not one.
-                Err(Bad::Short(blocks)) if blocks <= left => return at,
-                Err(Bad::NotACommit) => at += 1,
-                Err(_) => {
+                Begins::GoesOn => return at,
+                Begins::Nothing => at += 1,
+                Begins::Unreadable(blocks) => {
                     self.unreadable += 1;
-                    at += 1;
+                    at += blocks as usize;
                 }
             }
         }
@@ -179,10 +205,7 @@ impl Scan {
 
     fn note(&mut self, leg: LegId, column: Column, offset: u32, commit: &CommitView<'_>) {
         let fields = *commit.fields();
-        let elsewhere = fields.offset != offset
-            || self.shape.column_of(fields.no) != column
-            || commit.blocks() > self.shape.left_in_piece(offset);
-        if elsewhere || fields.group != self.group {
+        if fields.group != self.group {
             self.unreadable += 1;
             return;
         }

@@ -206,6 +206,8 @@ pub struct Stats {
     pub drives: Vec<DriveView>,
     /// The resync that is under way.
     pub resync: Option<crate::group::sweep::ResyncStats>,
+    /// The last resync since the group was opened that made its drive current.
+    pub last_resync: Option<crate::group::sweep::ResyncStats>,
     /// The scrub that is under way, or the last one since the group was opened.
     pub scrub: crate::group::scrub::ScrubStats,
     /// The move off a drive that is under way, or the last one since the group was opened.

@@ -445,6 +445,7 @@ impl Group {
             limbo_blocks: self.space.limbo().get(),
             drives: self.drives.views(self.superblock.drives.len()),
             resync: self.sweep.resync_stats(),
+            last_resync: self.sweep.last,
             scrub: self.scrub_stats(),
             moving: self.move_stats(),
             home: self.superblock.home.clone(),

@@ -121,6 +121,8 @@ planted! {
     ResyncUnbounded = "resync-unbounded",
     /// A drive that comes back may show the superblocks of another one.
     ResyncNotItsOwn = "resync-not-its-own",
+    /// What a drive shows that cannot say what it has counts without a look at its check.
+    ResyncUncompared = "resync-uncompared",
     /// A resync copies what is on its list; what is written meanwhile does not go to the drive.
     ResyncListOnce = "resync-list-once",
     /// A drive that was left is not made stale.

@@ -126,7 +126,8 @@ fn a_forced_open_that_is_cut_short_gives_up_the_other_copy_all_the_same() {
         world.forget_to(model);
         world.reopen();
         world.forced = false;
-        assert_eq!((mark(&world, 0), mark(&world, 1)), (Some(CopyState::EMPTY), Some(CopyState::Current)));
+        assert!(mark(&world, 0).is_some_and(|state| !state.is_current()));
+        assert_eq!(mark(&world, 1), Some(CopyState::Current));
         world.check_all();
         (0..8).for_each(|i| world.write(i * 512 + 64, 8).expect("written"));
         world.flush().expect("flushed");

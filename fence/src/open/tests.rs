@@ -6,8 +6,8 @@ use base::{CkptNo, DriveIx, Seq, Uuid};
 
 const STATES: [CopyState; 3] = [
     CopyState::Current,
-    CopyState::Stale { seq: Seq::new(4), ckpt: CkptNo::new(2) },
-    CopyState::Resyncing { seq: Seq::new(4), ckpt: CkptNo::new(2) },
+    CopyState::stale(Seq::new(4), CkptNo::new(2)),
+    CopyState::Resyncing { seq: Seq::new(4), ckpt: CkptNo::new(2), unproven: false },
 ];
 
 fn table(states: &[CopyState]) -> CopyTable {

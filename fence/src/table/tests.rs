@@ -49,7 +49,7 @@ fn a_drive_leaves_and_returns() {
     table.begin_resync(one, 3).expect("stale");
     let later = (Seq::new(99), CkptNo::new(9));
     table.fail(one, later, 4, place).expect("not current");
-    assert_eq!(table.get(one).state, CopyState::Stale { seq: AT.0, ckpt: AT.1 });
+    assert_eq!(table.get(one).state, CopyState::stale(AT.0, AT.1));
     table.begin_resync(one, 5).expect("stale");
     table.finish_resync(one, 6).expect("resyncing");
     assert_eq!(table.current(), set(0b11));
@@ -89,8 +89,9 @@ fn the_newer_view_is_believed() {
 
 #[test]
 fn a_copy_is_not_current_before_the_catalogue_agrees() {
-    let stale = CopyEntry { drive: drive(0), state: CopyState::Stale { seq: AT.0, ckpt: AT.1 }, version: 3 };
-    let resyncing = CopyEntry { state: CopyState::Resyncing { seq: AT.0, ckpt: AT.1 }, version: 4, ..stale };
+    let stale = CopyEntry { drive: drive(0), state: CopyState::stale(AT.0, AT.1), version: 3 };
+    let state = CopyState::Resyncing { seq: AT.0, ckpt: AT.1, unproven: false };
+    let resyncing = CopyEntry { state, version: 4, ..stale };
     let current = CopyEntry { state: CopyState::Current, version: 5, ..stale };
     let merged = |mine, theirs| {
         let mut table = CopyTable::from_entries(&[mine]).expect("one");

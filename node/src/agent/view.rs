@@ -11,7 +11,7 @@ use crate::device;
 use crate::error::Result;
 use crate::figures;
 use crate::model::{
-    AgentInfo, Drive, Health, Leg, LegDrive, Pool, Resync, Status, Target, Volume, VolumeState,
+    AgentInfo, Drive, Health, LastResync, Leg, LegDrive, Pool, Resync, Status, Target, Volume, VolumeState,
 };
 use crate::protocol::{TargetDriveStatus, TargetPhase, TargetResync, TargetStatus};
 use crate::supervise::{Live, Phase};
@@ -394,6 +394,12 @@ fn view_live(view: &mut Volume, record: &VolumeRecord, live: Option<&Live>) {
     view.durable_seq = Some(status.durable_seq);
     view.gen_number = status.gen_number;
     view.resync = status.resync.as_ref().map(|resync| view_resync(resync, status));
+    view.last_resync = status.last_resync.as_ref().map(|resync| LastResync {
+        drive: resync.drive.clone(),
+        bytes_copied: resync.copied_bytes,
+        bytes_kept: resync.kept_bytes,
+        bytes_lost: resync.lost_bytes,
+    });
 }
 
 /// What is left to copy. How much that will be is not known before it is through: it is taken that what was looked at is
@@ -414,6 +420,7 @@ fn view_resync(resync: &TargetResync, status: &TargetStatus) -> Resync {
         bytes_total: left.map(|left| resync.copied_bytes + left),
         bytes_copied: Some(resync.copied_bytes),
         bytes_left: left,
+        bytes_kept: resync.kept_bytes,
         bytes_lost: resync.lost_bytes,
         bytes_per_second: speed,
         eta_seconds: left.zip(speed).filter(|(_, speed)| *speed > 0).map(|(left, speed)| left / speed),
@@ -539,6 +546,7 @@ pub(super) fn planned_volume(pool: &PoolRecord, group: &GroupRecord, volume: &Vo
         target: None,
         legs: Vec::new(),
         resync: None,
+        last_resync: None,
         scrub: None,
         encryption: None,
         qos: None,

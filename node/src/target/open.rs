@@ -231,7 +231,7 @@ fn catalogue_entry(drive: &TargetDrive) -> Result<CopyEntry> {
         Some(version) => {
             // Of a mark without it nothing may be said: the drive gets everything anew.
             let (seq, ckpt) = drive.stale_since.unwrap_or_default();
-            (CopyState::Stale { seq: Seq::new(seq), ckpt: CkptNo::new(ckpt) }, version)
+            (CopyState::stale(Seq::new(seq), CkptNo::new(ckpt)), version)
         }
         None => (CopyState::Current, 1),
     };

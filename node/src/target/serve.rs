@@ -392,6 +392,7 @@ impl Serving for Glue {
             figures: Some(figures::of_target(self.handle.figures(), stats.as_ref())),
             drives: self.drive_status(stats.as_ref()),
             resync: stats.as_ref().and_then(|stats| self.resync_status(stats)),
+            last_resync: stats.as_ref().and_then(|stats| returns::show_resync(stats, stats.last_resync?)),
             returned: None,
         }
     }

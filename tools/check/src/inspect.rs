@@ -155,6 +155,7 @@ fn copies(view: &GroupView<'_>) -> Vec<Value> {
             "version": entry.version,
             "since_seq": since.map(|(seq, _)| seq.get()),
             "since_checkpoint": since.map(|(_, ckpt)| ckpt.get()),
+            "unproven": entry.state.is_unproven(),
         })
     };
     view.table.entries().iter().enumerate().map(one).collect()

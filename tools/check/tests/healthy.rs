@@ -107,7 +107,7 @@ fn drives_without_labels_and_a_catalogue() {
     };
     let given = [known(0), known(1)];
     assert!(!fsck_drives(&given, &Options::default()).is_clean());
-    let state = CopyState::Stale { seq: Seq::ZERO, ckpt: CkptNo::ZERO };
+    let state = CopyState::stale(Seq::ZERO, CkptNo::ZERO);
     let stale = CopyEntry { drive: given[1].uuid, state, version: 1 };
     let options = Options { catalogue: [(world::GROUP, vec![stale])].into() };
     let report = fsck_drives(&given, &options);

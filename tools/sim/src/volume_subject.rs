@@ -70,7 +70,7 @@ impl Open for VolumeGroup {
 fn view(drives: &[SimDrive], catalogue: &Catalogue) -> Vec<CopyEntry> {
     let entry = |(i, drive): (usize, &SimDrive)| {
         let (seq, ckpt) = catalogue.since[i];
-        let stale = CopyState::Stale { seq, ckpt };
+        let stale = CopyState::stale(seq, ckpt);
         let (state, version) = match catalogue.is_stale(i) {
             true => (stale, catalogue.stale[i]),
             false => (CopyState::Current, catalogue.current[i].max(1)),

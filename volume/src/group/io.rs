@@ -218,9 +218,21 @@ impl Group {
     ) {
         let place = self.geometry.place(pba);
         let extent = self.extent(place.row, leg, place.column);
+        self.read_extent(turn, purpose, extent, place.block, memory);
+    }
+
+    /// Reads blocks of one extent.
+    pub fn read_extent<M: Memory>(
+        &mut self,
+        turn: &mut Turn<'_, M>,
+        purpose: Purpose,
+        extent: Extent,
+        block: u32,
+        memory: Segment,
+    ) {
         let token = self.ops.start(purpose, extent.drive, false);
         self.drives.get_mut(extent.drive).reads_in_flight += 1;
-        let at = self.geometry.drive_block(extent, place.block);
+        let at = self.geometry.drive_block(extent, block);
         turn.out.drive(token, self.drives.get(extent.drive).handle, DriveOp::Read, at, &[memory]);
     }
 

@@ -263,7 +263,7 @@ impl Group {
         self.moving.over_since = None;
         (self.moving.places, self.moving.switched) = (places, false);
         self.sweep.errand = Errand::Move;
-        (self.sweep.seq, self.sweep.ckpt) = (Seq::ZERO, CkptNo::ZERO);
+        (self.sweep.seq, self.sweep.ckpt, self.sweep.shows) = (Seq::ZERO, CkptNo::ZERO, None);
         self.sweep.began = Seq::new(self.log.next_seq.get() - 1);
         (self.sweep.copied, self.sweep.lost, self.sweep.walked) = (0, 0, 0);
         self.sweep.pace.rewind();
@@ -317,7 +317,7 @@ impl Group {
     pub(super) fn resume_move(&mut self) -> bool {
         let Some(was) = self.moving.paused.take() else { return false };
         self.sweep.errand = Errand::Move;
-        (self.sweep.seq, self.sweep.ckpt) = (Seq::ZERO, CkptNo::ZERO);
+        (self.sweep.seq, self.sweep.ckpt, self.sweep.shows) = (Seq::ZERO, CkptNo::ZERO, None);
         (self.sweep.began, self.sweep.fresh) = (was.began, was.fresh);
         self.walk_from(was.from);
         (self.sweep.copied, self.sweep.lost, self.sweep.walked) = (was.copied, was.lost, was.walked);

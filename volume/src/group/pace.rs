@@ -1,8 +1,10 @@
 //! How fast a background walk goes: a bound that the operator sets, and a floor for the guest.
 //!
-//! A walk works in units. While requests of the guest are under way, the walk rests after a unit for as long as the
-//! unit took, so that the guest has the drives for itself at least half of the time; a rest is bounded, so that the
-//! walk goes on under any load. With nobody waiting it goes as fast as the bound allows.
+//! A walk works in units. If a request of the guest was under way at any time during a unit, the walk rests behind it for
+//! as long as the unit took, so that the guest has the drives for itself at least half of the time; a rest is bounded, so
+//! that the walk goes on under any load. With nobody waiting it goes as fast as the bound allows. To look only at the end
+//! of a unit was not enough: a guest that asks for one thing at a time has nothing under way at many an instant, and kept
+//! less than half (`tests/resync_pace.rs`).
 use base::{Duration, Instant};
 
 /// The longest rest for the guest's sake.

@@ -1,11 +1,10 @@
 //! Resync: a drive that missed writes gets what it lacks while the group goes on.
 //!
 //! The drive's entry says S and C: what it has is everything up to Seq S and pages up to checkpoint C. It is asked
-//! for what it says itself first (`Probe`): superblocks that lie elsewhere by what they say are another drive's; a drive
-//! that is older than C, or of an activation that is not in the group's history, was rolled back or has gone another way;
-//! nothing on it counts then, and S and C are 0. Else it has no more than its own newest superblock says, whatever the
-//! entry says: everything up to that superblock's D, if that calls it current. A drive that was rolled back to a
-//! moment after C, and before the flush that S is of, has that superblock too.
+//! for what it says itself first (`probe.rs`), and has no more than that. Where it cannot say that it is what the group
+//! thinks, it is unproven: the walk visits everything then, and of what is not newer than S and C it reads the drive's own
+//! block first and writes only what does not pass its check (`sweep/copy.rs`). It need not look again at what was
+//! right: nobody but this engine writes to the drive, and what was read out of its cache the flush behind the walk covers.
 //!
 //! Steps:
 //! 1. A superblock version that calls it resyncing. From the moment that it is asked for, everything that is
@@ -24,20 +23,14 @@
 //! then on it fails like a current drive: what it misses waits until its mark is durable.
 //!
 //! Row pages lie where growth writes new ones, so the two take turns (`holds_growth`).
-use super::scrub::What;
-use super::sweep::{Errand, Item, Stage};
+mod probe;
+
+use super::sweep::{Errand, Stage};
 use super::{Group, Turn};
 use crate::drives::Health;
-use crate::header::Header;
-use crate::layout::extent as fixed;
-use crate::ops::Purpose;
 use crate::planted::Planted;
-use crate::superblock::{Home, Superblock};
-use base::{Action, Check, CkptNo, DriveIx, DriveOp, Memory, NewDrive, Pba, RowNo, Segment, Seq, Uuid};
-use fence::Event;
-
-/// What a drive that comes back is asked for: superblock slots, and the header of its extent of the home row.
-const PROBED: [u32; 3] = [fixed::SUPERBLOCKS[0], fixed::SUPERBLOCKS[1], fixed::HEADER];
+use base::{Action, CkptNo, DriveIx, Memory, NewDrive, Seq, Uuid};
+use fence::{CopyState, Event};
 
 impl Group {
     /// A drive of the group that is not current can be used again. Ignored while another one is resynced, and while a
@@ -81,110 +74,24 @@ impl Group {
         self.sweep.drive = drive;
         self.sweep.errand = Errand::Resync;
         self.sweep.asked = Some(asked);
-        (self.sweep.copied, self.sweep.lost, self.sweep.walked) = (0, 0, 0);
+        (self.sweep.copied, self.sweep.kept, self.sweep.lost, self.sweep.walked) = (0, 0, 0, 0);
         self.sweep.pace.rewind();
         self.sweep_to(Stage::Quiet);
         true
     }
 
-    /// Reads what the drive says of itself, once nothing of its former life is in flight.
-    pub(super) fn probe<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+    /// The drive is in this state, and a resync begins.
+    fn bring_up(&mut self, stale: CopyState) {
         let drive = self.sweep.drive;
-        let lands_late = self.config.bug(Planted::LateLands) && self.ops.given_up().contains(drive);
-        if (self.ops.busy_on(drive) && !lands_late) || !self.room(turn, PROBED.len()) {
-            return;
-        }
-        let asked = self.sweep.asked.take().expect("a drive that returned");
-        let place = self.drives.get_mut(drive);
-        place.handle = asked.handle;
-        (place.info.volatile, place.info.blocks) = (asked.volatile, asked.blocks);
-        assert!(place.reads_in_flight == 0, "a drive without operations has no reads in flight");
-        self.sweep.unit.clear();
-        let home = self.superblock.homes().map(|home| home.extent).find(|extent| extent.drive == drive);
-        if let Some(home) = home {
-            for (i, block) in PROBED.iter().enumerate() {
-                let purpose = Purpose::Copy { first: i as u8, count: 1, leg: u8::MAX };
-                let memory = [Segment { buf: self.unit_buffer(i), blocks: 1 }];
-                let token = self.ops.start(purpose, drive, false);
-                self.drives.get_mut(drive).reads_in_flight += 1;
-                turn.out.drive(
-                    token,
-                    asked.handle,
-                    DriveOp::Read,
-                    self.geometry.drive_block(home, *block),
-                    &memory,
-                );
-                self.sweep.reading += 1;
-                self.sweep.unit.push(Item::new(Pba::ZERO, Check::NONE, What::Unknown));
-            }
-        }
-        self.sweep_to(Stage::Probe);
-    }
-
-    /// Up to where what the drive has is the group's, by its own word; `None` if nothing is. A drive without superblocks
-    /// cannot say.
-    fn probe_says<M: Memory>(&self, turn: &Turn<'_, M>, ckpt: CkptNo) -> Option<(Seq, CkptNo)> {
-        let drive = self.superblock.drives[usize::from(self.sweep.drive.get())].drive;
-        let slots = 0..self.sweep.unit.len().min(fixed::SUPERBLOCKS.len());
-        let read = slots.filter(|i| self.sweep.unit[*i].ready);
-        let found = read.filter_map(|i| Superblock::decode(turn.memory.block(self.unit_buffer(i))).ok());
-        let own = |(superblock, home): (Superblock, Home)| {
-            let entry = superblock.drives.get(usize::from(home.extent.drive.get()))?;
-            let here = self
-                .superblock
-                .home
-                .iter()
-                .any(|extent| extent.drive == self.sweep.drive && extent.extent == home.extent.extent);
-            let any = self.config.bug(Planted::ResyncNotItsOwn);
-            (any || (entry.drive == drive && here)).then_some((entry.state, superblock))
-        };
-        let (state, newest) = found.filter_map(own).max_by_key(|(_, superblock)| superblock.newness())?;
-        let ours = |line: rlog::Line| {
-            let now = self.superblock.line;
-            now.iter()
-                .chain(&self.history)
-                .any(|known| (known.generation, known.id) == (line.generation, line.id))
-        };
-        let same = newest.group == self.superblock.group && newest.ckpt >= ckpt;
-        let said = state.since().unwrap_or((newest.durable, newest.ckpt));
-        (same && newest.line.is_some_and(ours)).then_some(said)
-    }
-
-    /// Whether the header of its extent of the home row is not the one that it should be, but for the names.
-    fn probe_lacks_header<M: Memory>(&self, turn: &Turn<'_, M>) -> bool {
-        let Some(item) = self.sweep.unit.get(PROBED.len() - 1) else { return false };
-        let mut homes = self.superblock.homes();
-        let Some(home) = homes.find(|home| home.extent.drive == self.sweep.drive) else { return false };
-        let wanted = self.header_at(home.extent, RowNo::ZERO, home.leg, home.column);
-        let block = turn.memory.block(self.unit_buffer(PROBED.len() - 1));
-        !item.ready || Header::decode(block) != Ok(wanted)
-    }
-
-    pub(super) fn judge_probe<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
-        let drive = self.sweep.drive;
-        let at = usize::from(drive.get());
-        let entry = self.superblock.drives[at];
-        let (_, ckpt) = entry.state.since().expect("a drive that is not current");
-        let known = match self.probe_says(turn, ckpt) {
-            _ if self.config.bug(Planted::ResyncUnprobed) => Ok(entry.state),
-            // Believed alone, a mark that says too much does no harm: what the drive says itself bounds it.
-            Some(_)
-                if self.config.bug(Planted::ResyncUnbounded) || self.config.bug(Planted::StaleSinceAcked) =>
-            {
-                Ok(entry.state)
-            }
-            Some((seq, ckpt)) => Ok(entry.state.at_most(seq, ckpt)),
-            None => entry.state.after(Event::Diverge),
-        };
-        self.sweep.header_lost = self.probe_lacks_header(turn) && !self.config.bug(Planted::ResyncUnprobed);
-        self.sweep.unit.clear();
-        let state = known.and_then(|state| state.after(Event::BeginResync)).expect("a stale copy");
-        let (seq, ckpt) = state.since().expect("a copy that is resynced");
+        let state = stale.after(Event::BeginResync).expect("a stale copy");
         let version = self.writer.want();
-        let entry = &mut self.superblock.drives[at];
+        let entry = &mut self.superblock.drives[usize::from(drive.get())];
         (entry.state, entry.version) = (state, version);
         self.drives.get_mut(drive).health = Health::Resyncing;
-        (self.sweep.seq, self.sweep.ckpt) = (seq, ckpt);
+        let since = state.since().expect("a copy that is resynced");
+        self.sweep.shows = state.is_unproven().then_some(since);
+        (self.sweep.seq, self.sweep.ckpt) =
+            if state.is_unproven() { (Seq::ZERO, CkptNo::ZERO) } else { since };
         self.sweep.began = Seq::new(self.log.next_seq.get() - 1);
         self.sweep_to(Stage::Announce(version));
     }
@@ -199,7 +106,7 @@ impl Group {
         let fail = Event::Fail { seq: Seq::ZERO, ckpt: CkptNo::ZERO };
         (entry.state, entry.version) = (entry.state.after(fail).expect("a copy may fail"), version);
         if self.config.bug(Planted::ResyncFailureCounts) {
-            entry.state = fence::CopyState::Stale { seq: self.durable, ckpt: self.superblock.ckpt };
+            entry.state = CopyState::stale(self.durable, self.superblock.ckpt);
         }
         self.sweep_to(Stage::Leaving);
     }
@@ -207,7 +114,7 @@ impl Group {
     pub(super) fn give_up_resync(&mut self) {
         match self.sweep.stage {
             Stage::Leaving => {}
-            Stage::Quiet | Stage::Probe => {
+            Stage::Quiet | Stage::Probe | Stage::ProbeRing(_) => {
                 self.sweep.asked = None;
                 self.sweep_to(Stage::Leaving);
             }
@@ -253,6 +160,7 @@ impl Group {
         let place = self.drives.get_mut(self.sweep.drive);
         if place.health == Health::Returning {
             place.health = Health::Current;
+            self.sweep.last = Some(self.sweep.resync_so_far());
         }
         self.sweep_to(Stage::Leaving);
     }

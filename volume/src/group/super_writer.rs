@@ -128,7 +128,7 @@ impl Group {
         }
         let version = self.writer.want();
         let entry = &mut self.superblock.drives[usize::from(drive.get())];
-        entry.state = CopyState::Stale { seq, ckpt };
+        entry.state = CopyState::stale(seq, ckpt);
         entry.version = version;
         self.again = true;
     }

@@ -31,6 +31,9 @@ use cow::{PAGE_REFS, Ref, Walk};
 pub(crate) const UNIT_BLOCKS: u32 = PAGE_REFS as u32 + 8;
 const _: () = assert!(rlog::MAX_COMMIT_BLOCKS <= UNIT_BLOCKS);
 
+/// In place of a leg: the drive itself that a resync is for.
+pub(super) const OWN: u8 = u8::MAX;
+
 /// What a sweep is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Errand {
@@ -55,13 +58,33 @@ pub(super) struct Item {
     pub ready: bool,
     /// No leg has it.
     pub lost: bool,
+    /// Resync: the drive itself may have it, and is read first.
+    pub shown: bool,
+    /// Resync: the drive itself has it right.
+    pub kept: bool,
     /// What it is.
     pub what: What,
 }
 
 impl Item {
     pub fn new(pba: Pba, check: Check, what: What) -> Self {
-        Self { pba, check, tried: 0, wrong: 0, alone: false, ready: false, lost: false, what }
+        Self {
+            pba,
+            check,
+            tried: 0,
+            wrong: 0,
+            alone: false,
+            ready: false,
+            lost: false,
+            shown: false,
+            kept: false,
+            what,
+        }
+    }
+
+    /// Whether nobody knows yet what becomes of it.
+    pub fn is_open(&self) -> bool {
+        !(self.ready || self.lost || self.kept)
     }
 }
 
@@ -73,6 +96,8 @@ pub(super) enum Stage {
     Quiet,
     /// Resync: the drive says what it is.
     Probe,
+    /// Resync: its ring, from here on, says how much had been flushed there.
+    ProbeRing(u32),
     /// Resync: this superblock version calls the drive resyncing.
     Announce(u64),
     /// Commits before this one must complete.
@@ -129,6 +154,8 @@ pub struct ResyncStats {
     pub drive: DriveIx,
     /// Blocks copied so far.
     pub copied_blocks: u64,
+    /// Blocks that the drive was found to have right, so far: it could not say itself what it has.
+    pub kept_blocks: u64,
     /// Blocks that no leg has right.
     pub lost_blocks: u64,
     /// Blocks of the volume that were looked at, with or without need to copy them.
@@ -145,6 +172,11 @@ pub(crate) struct Sweep {
     pub(super) drive: DriveIx,
     pub(super) seq: Seq,
     pub(super) ckpt: CkptNo,
+    /// Resync of an unproven copy: its S and C. What is not newer is read there first.
+    pub(super) shows: Option<(Seq, CkptNo)>,
+    /// Resync, while the drive's ring is read: the state of its copy but for that, and what was found.
+    pub(super) believed: fence::CopyState,
+    pub(super) witness: Option<rlog::Witness>,
     /// Resync: the drive has not the header of its extent of the home row.
     pub(super) header_lost: bool,
     /// Last Seq handed out when it began: what is newer reached the drive by itself.
@@ -159,11 +191,16 @@ pub(crate) struct Sweep {
     pub(super) writing: bool,
     pub(super) batch: Option<u64>,
     pub(super) copied: u64,
+    pub(super) kept: u64,
     pub(super) lost: u64,
     pub(super) pace: Pace,
     /// Bounds in blocks a second, of either errand; 0 is none.
     pub resync_rate: u64,
     pub scrub_rate: u64,
+    /// The last resync that made its drive current.
+    pub last: Option<ResyncStats>,
+    /// The guest waited for something since the last unit ended.
+    guest_waits: bool,
     /// Blocks of a unit that ended and was not paced yet.
     ended: Option<u64>,
     /// Blocks of the volume that the walk of the map has passed.
@@ -183,6 +220,9 @@ impl Sweep {
             drive: DriveIx::ZERO,
             seq: Seq::ZERO,
             ckpt: CkptNo::ZERO,
+            shows: None,
+            believed: fence::CopyState::EMPTY,
+            witness: None,
             header_lost: false,
             began: Seq::ZERO,
             fresh: CkptNo::ZERO,
@@ -194,10 +234,13 @@ impl Sweep {
             writing: false,
             batch: None,
             copied: 0,
+            kept: 0,
             lost: 0,
             pace: Pace::new(),
             resync_rate: 0,
             scrub_rate: 0,
+            last: None,
+            guest_waits: false,
             ended: None,
             walked: 0,
             scrub: super::scrub::Scrub::new(),
@@ -215,13 +258,18 @@ impl Sweep {
     /// The resync that is under way.
     pub fn resync_stats(&self) -> Option<ResyncStats> {
         let under_way = self.errand == Errand::Resync && self.stage != Stage::Leaving;
-        let stats = ResyncStats {
+        under_way.then_some(self.resync_so_far())
+    }
+
+    /// What the resync of this drive has done.
+    pub(super) fn resync_so_far(&self) -> ResyncStats {
+        ResyncStats {
             drive: self.drive,
             copied_blocks: self.copied,
+            kept_blocks: self.kept,
             lost_blocks: self.lost,
             walked_blocks: self.walked,
-        };
-        under_way.then_some(stats)
+        }
     }
 
     /// Whether it goes from unit to unit.
@@ -261,8 +309,9 @@ impl Group {
         if self.halt.is_some() || self.config.read_only || self.closing {
             self.give_up_sweep();
         }
+        self.sweep.guest_waits |= self.slots.order.iter().any(|id| !self.slots.get(*id).finished);
         if let Some(blocks) = self.sweep.ended.take() {
-            let waits = self.slots.order.iter().any(|id| !self.slots.get(*id).finished);
+            let waits = core::mem::take(&mut self.sweep.guest_waits);
             let rate = match self.sweep.errand {
                 Errand::Scrub => self.sweep.scrub_rate,
                 _ => self.sweep.resync_rate,
@@ -285,6 +334,7 @@ impl Group {
         match stage {
             Stage::Quiet => self.probe(turn),
             Stage::Probe => self.judge_probe(turn),
+            Stage::ProbeRing(offset) => self.probe_ring(turn, offset),
             Stage::Announce(version) if self.writer.is_durable(version) => {
                 self.sweep_to(Stage::Commits(self.log.next_commit()));
             }
@@ -426,6 +476,9 @@ impl Group {
             (Stage::Leaving, _) => {}
             // Of the probe: the content is its own check.
             (Stage::Probe, _) => self.sweep.unit[usize::from(first)].ready = result.is_ok(),
+            (Stage::ProbeRing(offset), _) => {
+                self.probe_ring_read(turn, (offset, u32::from(count)), result);
+            }
             (Stage::Slots, _) => self.slot_read_ended(turn, usize::from(first), result),
             (Stage::Log(_), _) => self.log_read_ended(turn, (count, leg), result),
             (_, Errand::Scrub) => self.verify_read_ended(turn, (first, count, leg), result),

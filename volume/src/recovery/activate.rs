@@ -131,7 +131,7 @@ impl Recovery {
             self.current.remove(drive);
         }
         // By the operator's word the group goes on from copies that lack something. Whoever has that is another
-        // group from here on: nothing on it counts when it comes back.
+        // group from here on: what it has is compared when it comes back.
         let forked = !self.promoted.is_empty() || (self.request.catalogue.is_none() && !failed.is_empty());
         if self.request.forced && forked && !self.config.bug(Planted::ForcedNotForked) {
             self.fork(version);
@@ -192,16 +192,23 @@ impl Recovery {
         self.table.merge(&[fence::CopyEntry { state, version: version - 1, ..entry }]);
     }
 
-    /// The copies that were opened are current; no other has anything that counts.
+    /// The copies that were opened are current; any other is unproven.
     ///
     /// Crash story: the missing copy served alone up to Seq 200 and its mate was left at 100. Were the missing one stale
-    /// since 100, it would come back and keep what it has of 101 to 200, which are other writes in this history now.
+    /// since 100, it would come back and keep what it has of 101 to 200, which are other writes in this history now,
+    /// also where it lies over what was written before 100 and replaced then.
     fn fork(&mut self, version: u64) {
         let current = self.current_drives();
+        let at_most = (self.chain.as_ref().expect("a chain").durable, self.superblock().ckpt);
         for at in 0..self.table.entries().len() {
             let drive = base::DriveIx::new(at as u8);
-            let state = if current.contains(drive) { CopyState::Current } else { CopyState::EMPTY };
             let entry = *self.table.get(drive);
+            let state = if current.contains(drive) {
+                CopyState::Current
+            } else {
+                let parted = entry.state.after(Event::Diverge).expect("any copy may diverge");
+                parted.at_most(at_most.0, at_most.1)
+            };
             self.table.merge(&[fence::CopyEntry { state, version: version - 1, ..entry }]);
         }
     }

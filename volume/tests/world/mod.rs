@@ -649,11 +649,11 @@ impl World {
     /// The catalogue stores what it was asked to store, and says so.
     pub fn store_marks(&mut self) {
         for (drives, version) in core::mem::take(&mut self.marks) {
-            for index in (0..32).filter(|d| drives >> d & 1 == 1) {
-                let drive = self.engine.drive(DriveIx::new(index)).expect("a drive of the table");
+            for index in (0..32).filter(|d| drives >> d & 1 == 1).map(DriveIx::new) {
+                let drive = self.engine.drive(index).expect("a drive of the table");
                 self.catalogue.retain(|entry| entry.drive != drive);
-                let (seq, ckpt) = self.engine.stale_since(DriveIx::new(index)).unwrap_or_default();
-                let state = CopyState::Stale { seq, ckpt };
+                let (seq, ckpt) = self.engine.stale_since(index).unwrap_or_default();
+                let state = CopyState::stale(seq, ckpt);
                 self.catalogue.push(CopyEntry { drive, state, version });
             }
             inside(|| self.engine.reply(Reply::StaleStored { version }));
@@ -667,8 +667,13 @@ impl World {
         let mut ended = false;
         let mut later = Vec::new();
         for _ in 0..most {
-            let at = if self.shuffle { self.random() as usize % self.pending.len() } else { 0 };
-            let pending = self.pending.swap_remove_back(at).expect("in flight");
+            let pending = if self.shuffle {
+                let at = self.random() as usize % self.pending.len();
+                self.pending.swap_remove_back(at)
+            } else {
+                self.pending.pop_front()
+            };
+            let pending = pending.expect("in flight");
             let verdict = (self.verdict)(&pending.io);
             if verdict == Verdict::Later {
                 later.push(pending);

@@ -16,12 +16,15 @@ pub fn broken(world: &mut World) -> Rc<Cell<u32>> {
 }
 
 pub fn some_writes(world: &mut World, count: u64) {
+    some_writes_below(world, count, world.shape.sectors);
+}
+
+/// The same below this sector.
+pub fn some_writes_below(world: &mut World, count: u64, end: u64) {
     for _ in 0..count {
-        let sector = world.random() % (world.shape.sectors - 512);
+        let sector = world.random() % (end - 512);
         match world.random() % 10 {
-            0 => world
-                .ask(Op::Discard, sector, 1 + sector % 4000 % (world.shape.sectors - sector))
-                .expect("done"),
+            0 => world.ask(Op::Discard, sector, 1 + sector % 4000 % (end - sector)).expect("done"),
             1 => world.flush().expect("flushed"),
             _ => world.write(sector, 1 + sector % 64).expect("written"),
         }

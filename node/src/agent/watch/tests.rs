@@ -71,6 +71,7 @@ fn volume(health: Health, pid: u32, drives: Vec<LegDrive>) -> Volume {
         target: Some(Target { pid, version: None, binary: None, restarts: 0, memory_bytes: None }),
         legs: vec![Leg { leg: 0, drives }],
         resync: None,
+        last_resync: None,
         scrub: None,
         encryption: None,
         qos: None,

@@ -201,19 +201,24 @@ impl Glue {
 
     /// The resync that is under way.
     pub(super) fn resync_status(&self, stats: &Stats) -> Option<TargetResync> {
-        let resync = stats.resync?;
-        let drive = stats.drives.get(usize::from(resync.drive.get()))?.uuid.to_string();
-        let copied_bytes = resync.copied_blocks * BLOCK_BYTES as u64;
+        let shown = show_resync(stats, stats.resync?)?;
         let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
-        let bytes_per_second = progress.sample(&drive, Instant::now(), copied_bytes);
-        Some(TargetResync {
-            drive,
-            copied_bytes,
-            lost_bytes: resync.lost_blocks * BLOCK_BYTES as u64,
-            walked_bytes: resync.walked_blocks * BLOCK_BYTES as u64,
-            bytes_per_second,
-        })
+        let bytes_per_second = progress.sample(&shown.drive, Instant::now(), shown.copied_bytes);
+        Some(TargetResync { bytes_per_second, ..shown })
     }
+}
+
+/// What a resync has done, but for its speed.
+pub(super) fn show_resync(stats: &Stats, resync: volume::ResyncStats) -> Option<TargetResync> {
+    let bytes = |blocks: u64| blocks.saturating_mul(BLOCK_BYTES as u64);
+    Some(TargetResync {
+        drive: stats.drives.get(usize::from(resync.drive.get()))?.uuid.to_string(),
+        copied_bytes: bytes(resync.copied_blocks),
+        kept_bytes: bytes(resync.kept_blocks),
+        lost_bytes: bytes(resync.lost_blocks),
+        walked_bytes: bytes(resync.walked_blocks),
+        bytes_per_second: None,
+    })
 }
 
 #[cfg(test)]

@@ -128,7 +128,7 @@ pub const ROWS: &[Row] = &[
     }),
     damage("slot, the same version with other states of drives", Closed, TWO, |d| {
         one(d, 1, 1, |s| {
-            s.drives[0].state = CopyState::Stale { seq: Seq::new(5), ckpt: CkptNo::new(1) };
+            s.drives[0].state = CopyState::stale(Seq::new(5), CkptNo::new(1));
             s.drives[0].version -= 1;
         });
         "has another table of drives".into()
@@ -159,11 +159,11 @@ pub const ROWS: &[Row] = &[
         },
     ),
     damage("a drive with the only copies is not current", Striped, "no current copy of", |d| {
-        let stale = CopyState::Stale { seq: Seq::new(5), ckpt: CkptNo::new(1) };
+        let stale = CopyState::stale(Seq::new(5), CkptNo::new(1));
         supers(d, |s| [1, 3].iter().for_each(|i| s.drives[*i].state = stale))
     }),
     damage("a drive with the only copies is being resynced", Striped, "no current copy of", |d| {
-        let state = CopyState::Resyncing { seq: Seq::new(5), ckpt: CkptNo::new(1) };
+        let state = CopyState::Resyncing { seq: Seq::new(5), ckpt: CkptNo::new(1), unproven: false };
         supers(d, |s| [0, 2].iter().for_each(|i| s.drives[*i].state = state))
     }),
     damage("a home extent of another group", Two, "as well", |d| {

@@ -331,7 +331,7 @@ fn extents_that_are_not_what_the_rows_say() {
 fn stale_drives_are_told_and_not_compared() {
     let mut drives = closed(2, 1);
     let mut superblock = superblock(&drives);
-    superblock.drives[1].state = CopyState::Stale { seq: Seq::new(5), ckpt: CkptNo::new(1) };
+    superblock.drives[1].state = CopyState::stale(Seq::new(5), CkptNo::new(1));
     superblock.version += 1;
     superblock.drives[1].version = superblock.version;
     for home in superblock.homes().take(1) {

@@ -380,7 +380,7 @@ pub const ROWS: &[Row] = &[
         "superblock slot 1 of leg 1 column 0".into()
     }),
     damage("drive table, no copy is current", Closed, "no current copy of", |d| {
-        let stale = CopyState::Stale { seq: Seq::new(5), ckpt: CkptNo::new(1) };
+        let stale = CopyState::stale(Seq::new(5), CkptNo::new(1));
         supers(d, |s| s.drives.iter_mut().for_each(|drive| drive.state = stale))
     }),
     damage("drive table, another drive's identity", Closed, "is another's: the drive is a copy", |d| {

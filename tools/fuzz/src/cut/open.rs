@@ -54,8 +54,11 @@ pub fn opening<M: Media>(drives: &[M], number: u8) -> Result<Opening, String> {
 fn groups_of<M: Media>(names: &[String], drives: &[M]) -> Result<plinth_check::Group, String> {
     let named: Vec<(&str, &dyn Media)> =
         names.iter().map(String::as_str).zip(drives.iter().map(|drive| drive as &dyn Media)).collect();
-    let (mut found, problems) = groups(&named);
-    found.pop().ok_or_else(|| format!("no group can be read: {}", problems.join("; ")))
+    let mut found = groups(&named);
+    let why = |found: &plinth_check::Summary| {
+        found.left_out.iter().map(|left| left.why.as_str()).collect::<Vec<_>>().join("; ")
+    };
+    found.groups.pop().ok_or_else(|| format!("no group can be read: {}", why(&found)))
 }
 
 /// Rows of extents that nothing uses, shaped like the first row.

@@ -1,7 +1,12 @@
 //! A resync's unit: its blocks are read from current legs, checked, and written to the drive.
-use super::{Item, Stage};
+//!
+//! What an unproven drive may have is read there first; what passes its check is not written. The unit holds its blocks,
+//! so that each stays what it is until its read has ended; from then on it changes by a write only, which
+//! goes to the drive too.
+use super::{Item, OWN, Stage};
 use crate::group::{Group, Turn};
 use crate::ops::{JobKind, Purpose};
+use crate::planted::Planted;
 use base::{Check, Fault, LegId, Memory, Segment};
 
 impl Group {
@@ -29,13 +34,22 @@ impl Group {
         let mut at = 0;
         while at < self.sweep.unit.len() {
             let item = self.sweep.unit[at];
-            if item.ready || item.lost {
+            if !item.is_open() {
                 at += 1;
                 continue;
             }
             // After a failure each block is read alone.
-            let fresh = |other: &Item| !other.ready && !other.lost && !other.alone && other.tried == 0;
+            let fresh = |other: &Item| {
+                other.is_open() && !other.alone && other.tried == 0 && other.shown == item.shown
+            };
             let count = if fresh(&item) { self.run_from(at, fresh) } else { 1 };
+            if item.shown {
+                let extent = self.copied_to(item.pba).expect("a block that the drive has a place for");
+                let block = self.geometry.place(item.pba).block;
+                self.read_own(turn, (at, count as u32), extent, block);
+                at += count;
+                continue;
+            }
             match self.pick_leg(item.pba, item.tried) {
                 Some(leg) => {
                     let purpose = Purpose::Copy { first: at as u8, count: count as u8, leg: leg.get() };
@@ -54,6 +68,27 @@ impl Group {
         }
     }
 
+    /// The drive's own blocks were read: those that are right stay.
+    fn own_read_ended<M: Memory>(
+        &mut self,
+        turn: &mut Turn<'_, M>,
+        (first, count): (u8, u8),
+        result: Result<(), Fault>,
+    ) {
+        for i in usize::from(first)..usize::from(first) + usize::from(count) {
+            let block = turn.memory.block(self.unit_buffer(i));
+            let item = &mut self.sweep.unit[i];
+            item.alone = result.is_err() && count > 1;
+            if item.alone {
+                continue;
+            }
+            item.shown = false;
+            item.kept = result.is_ok()
+                && (Check::of(block) == item.check || self.config.bug(Planted::ResyncUncompared));
+            self.sweep.kept += u64::from(item.kept);
+        }
+    }
+
     /// A read for a unit ended: each block is checked, and read from the next leg if it is not right.
     pub(super) fn copy_read_ended<M: Memory>(
         &mut self,
@@ -61,6 +96,9 @@ impl Group {
         (first, count, leg): (u8, u8, u8),
         result: Result<(), Fault>,
     ) {
+        if leg == OWN {
+            return self.own_read_ended(turn, (first, count), result);
+        }
         for i in usize::from(first)..usize::from(first) + usize::from(count) {
             // One bad sector fails the whole read: which one it is, reads of single blocks tell.
             if result.is_err() && count > 1 {

@@ -36,6 +36,17 @@ impl Group {
         Some(self.add_anyway(pba, check, what))
     }
 
+    /// The same for what a Ref leads to: an unproven drive may have it already, if it is not newer than its S and C.
+    fn add_ref(&mut self, to: &Ref, what: What) -> Option<BufId> {
+        let buf = self.add(to.pba, to.check, what)?;
+        if let Some((seq, ckpt)) = self.sweep.shows.filter(|_| self.sweep.errand == Errand::Resync) {
+            let data = matches!(what, What::Data(_));
+            let shown = if data { to.when <= seq } else { to.ckpt() <= ckpt };
+            self.sweep.unit.last_mut().expect("just added").shown = shown;
+        }
+        Some(buf)
+    }
+
     /// The same whether or not the drive has a leg of it.
     fn add_anyway(&mut self, pba: Pba, check: Check, what: What) -> BufId {
         assert!(self.sweep.unit.len() < UNIT_BLOCKS as usize, "a unit is bounded");
@@ -132,11 +143,14 @@ impl Group {
         }
         let what = self.what_page(at.0, at.1);
         if self.wants(page)
-            && let Some(to) = self.add(page.pba, page.check, what)
+            && let Some(to) = self.add_ref(page, what)
             && self.sweep.errand != Errand::Scrub
         {
-            turn.memory.copy_block(buf, to);
-            self.sweep.unit.last_mut().expect("just added").ready = true;
+            let item = self.sweep.unit.last_mut().expect("just added");
+            if !item.shown {
+                item.ready = true;
+                turn.memory.copy_block(buf, to);
+            }
         }
     }
 
@@ -251,7 +265,7 @@ impl Group {
             let what = if map { What::Data(Lba::new(at)) } else { What::Bitmap(at) };
             let scrubs = self.sweep.errand == Errand::Scrub;
             if scrubs || (map && to.when > seq && to.when <= began) || (!map && self.wants(&to)) {
-                self.add(to.pba, to.check, what);
+                self.add_ref(&to, what);
             }
         }
     }
@@ -261,7 +275,7 @@ impl Group {
         let (root, at) = (&self.directory.root, self.directory.at);
         for page in [at, root.volumes, root.cuts] {
             if !page.is_absent() && self.wants(&page) {
-                self.add(page.pba, page.check, What::Directory);
+                self.add_ref(&page, What::Directory);
             }
         }
         self.sweep_to(Stage::Rows(0));
