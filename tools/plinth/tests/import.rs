@@ -104,6 +104,46 @@ fn rows_of_a_group_that_is_not_there_are_not_handed_out() {
     assert!(told[1].starts_with("more of pool p was imported: 1 drive found, 3 volumes rebuilt"), "{told:?}");
 }
 
+/// A copy that missed rows is found first, and the one that knows them later: what it knows is the catalogue's then.
+#[test]
+fn rows_that_only_a_missing_drive_knows_are_learnt_when_it_is_found() {
+    let mut agent = Agent::start();
+    for drive in ["d1", "d2", "d3"] {
+        agent.drive(drive, 256);
+    }
+    agent.plinth("pool create p @d1 @d2 --extent-size 8MiB").ok();
+    agent.plinth("volume create v --pool p --size 512MiB").ok();
+    let mut contents = Contents::new(CHUNKS / 2);
+    let mut nbd = attach(&agent);
+    contents.write(&mut nbd, 0, 7);
+    drop(nbd);
+    agent.plinth("volume detach v").ok();
+    away(&agent, "d2");
+    agent.plinth("pool add p @d3").ok();
+    let mut nbd = attach(&agent);
+    contents.write(&mut nbd, 0, 1);
+    drop(nbd);
+    agent.plinth("volume detach v").ok();
+    forget(&mut agent);
+    back(&agent, "d2");
+    away(&agent, "d1");
+    agent.run();
+    agent.plinth("pool import @d2 @d3").ok();
+    agent.plinth("volume attach v --nbd @n").fails(6, &["no complete copy"]);
+    agent.plinth("volume create w --pool p --size 1MiB --legs 1").fails(7, &["missing is drive"]);
+    back(&agent, "d1");
+    let mut nbd = attach(&agent);
+    contents.check(&mut nbd);
+    agent.plinth("volume create w --pool p --size 1MiB --legs 1").ok();
+    agent.plinth("volume show v --watch").ok();
+    // It knows where everything of the volume is.
+    agent.plinth("drive evacuate p @d3 --wait").ok();
+    contents.check(&mut nbd);
+    drop(nbd);
+    agent.plinth("volume detach v").ok();
+    agent.plinth("fsck @d1 @d2 @d3").ok();
+}
+
 /// What never comes back is given up by the operator's word, on the record.
 #[test]
 fn groups_of_which_only_parts_are_there_are_given_up() {
