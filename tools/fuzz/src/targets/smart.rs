@@ -37,14 +37,17 @@ fn seeds() -> Vec<Vec<u8>> {
         input.to_vec()
     };
     let descriptor = [0x72, 1, 0, 0x1d, 0, 0, 0, 14, 9, 12, 0, 0, 0, 0, 0, 0, 0, 0xf4, 0, 0x2c, 0, 0x50];
-    // Another descriptor before it, and a length that leads beyond the end.
+    // Another descriptor before it.
     let second =
         [0x72, 1, 0, 0, 0, 0, 0, 56, 2, 6, 0, 0, 0, 0, 0, 0, 9, 12, 0, 0, 0, 0, 0, 0, 0, 0x4f, 0, 0xc2];
+    // Both lengths lead beyond the end.
+    let beyond = [0x72, 1, 0, 0, 0, 0, 0, 0xf0, 2, 60];
     let fixed = [0x70, 0, 1, 0, 0, 0, 0, 10, 0, 0, 0x4f, 0xc2];
     vec![
         nvme.to_vec(),
         with_sense(&descriptor),
         with_sense(&second),
+        with_sense(&beyond),
         with_sense(&fixed),
         with_sense(&[0x72; 64]),
     ]
