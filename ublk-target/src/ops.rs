@@ -9,15 +9,18 @@
 //!   flush is complete when it is the list's head;
 //! - a flush during which, or before which, the drive was reset with writes in its cache has failed, whatever the
 //!   drive says (`resets`);
-//! - a token is answered exactly once, and only when the kernel has let go of the memory: a deadline never
-//!   completes an operation, it only makes it known, and asks the kernel to give it up.
+//! - a token is answered exactly once. A read is answered only when the kernel has let go of the memory: a deadline never
+//!   completes it, it only makes it known, and asks the kernel to give it up. Writes and flushes of a drive that the
+//!   engine gives up are answered at once, whatever the kernel still holds: nobody counts on that drive any more, and
+//!   what lands there later, be it what the memory holds by then, lies where its next life copies anew. That life
+//!   begins when the kernel has let go of everything (`is_busy`).
 use base::limits::MAX_DRIVES;
 use base::{BLOCK_BYTES, Blocks, DriveBlock, DriveIx, DriveOp, Duration, Fault, Instant, IoToken, Segment};
 use std::collections::VecDeque;
 
-/// Operations in flight at most: as many as an engine may have, and a full list of actions more, because the
-/// engine is not polled while less than that is free.
-pub const MAX_DRIVE_OPS: usize = base::limits::MAX_DRIVE_OPS + base::limits::MAX_POLL_ACTIONS;
+/// Operations in flight at most: as many as an engine may have, a full list of actions more, because the engine is not
+/// polled while less than that is free, and as many again as were given up and are still the kernel's.
+pub const MAX_DRIVE_OPS: usize = 2 * base::limits::MAX_DRIVE_OPS + base::limits::MAX_POLL_ACTIONS;
 /// Pieces of memory for which an operation has room from the start; one that needs more keeps what it got.
 const SEGMENTS_KEPT: usize = 32;
 /// How often EAGAIN and EINTR are answered by submitting again.
@@ -73,6 +76,8 @@ struct DriveIo {
     reported: bool,
     expired: bool,
     active: bool,
+    /// It was answered when its drive was given up; the kernel still has it.
+    given_up: bool,
     segments: Vec<Segment>,
     before: u32,
     after: u32,
@@ -125,6 +130,7 @@ impl DriveOps {
             reported: false,
             expired: false,
             active: false,
+            given_up: false,
             segments: Vec::with_capacity(SEGMENTS_KEPT),
             before: NONE,
             after: NONE,
@@ -152,10 +158,32 @@ impl DriveOps {
             || self.finished.iter().any(|finished| finished.drive == drive)
     }
 
-    /// What is in flight on a drive.
-    pub(crate) fn on_drive(&self, drive: DriveIx) -> impl Iterator<Item = OpIx> + '_ {
-        let ops = self.ops.iter().enumerate().filter(move |(_, io)| io.active && io.drive == drive);
-        ops.map(|(ix, _)| OpIx(ix as u32))
+    /// The engine gives a drive up: its writes and flushes are answered now. Returns what the kernel has of it, which is
+    /// to be cancelled.
+    pub(crate) fn give_up(&mut self, drive: DriveIx) -> Vec<OpIx> {
+        let mut held = Vec::new();
+        for ix in 0..self.ops.len() as u32 {
+            let DriveIo { active, given_up, op, drive: of, .. } = self.ops[ix as usize];
+            if !active || given_up || of != drive {
+                continue;
+            }
+            let in_order = op == DriveOp::Write
+                || (op == DriveOp::Flush && !self.orders[drive.get() as usize].volatile_cache);
+            if in_order {
+                self.unlink(ix);
+            }
+            if op == DriveOp::Flush && in_order {
+                // It only waited for others, and the kernel knows nothing of it.
+                self.retire(ix, Err(Fault::Timeout), 0);
+                continue;
+            }
+            if op != DriveOp::Read {
+                self.answer(ix, Err(Fault::Timeout), 0);
+                self.ops[ix as usize].given_up = true;
+            }
+            held.push(OpIx(ix));
+        }
+        held
     }
 
     /// A drive's number is nobody's from now on.
@@ -227,7 +255,7 @@ impl DriveOps {
         (io.token, io.drive, io.op, io.issued) = (token, drive, op, now);
         (io.at_bytes, io.total_bytes) = (bytes(at - DriveBlock::ZERO), bytes(Blocks::new(blocks)));
         (io.done_bytes, io.retries, io.reported, io.expired) = (0, 0, false, false);
-        io.active = true;
+        (io.active, io.given_up) = (true, false);
         let order = &mut self.orders[drive.get() as usize];
         order.issued += u64::from(op == DriveOp::Write);
         let (oldest, issued) = (order.head, order.issued);
@@ -254,6 +282,11 @@ impl DriveOps {
     pub(crate) fn answered(&mut self, op: OpIx, result: i32) -> Next {
         let io = &mut self.ops[op.0 as usize];
         assert!(io.active, "the kernel answered an operation twice");
+        if io.given_up {
+            (io.active, io.given_up) = (false, false);
+            self.free.push(op.0);
+            return Next::Nothing;
+        }
         if result < 0 {
             if matches!(-result, libc::EAGAIN | libc::EINTR) && io.retries < MAX_RETRIES && !io.expired {
                 io.retries += 1;
@@ -323,7 +356,7 @@ impl DriveOps {
         deadline: Duration,
         mut report: impl FnMut(Slow),
     ) {
-        for (ix, io) in self.ops.iter_mut().enumerate().filter(|(_, io)| io.active) {
+        for (ix, io) in self.ops.iter_mut().enumerate().filter(|(_, io)| io.active && !io.given_up) {
             let age = now - io.issued;
             let newly_slow = age >= slow && !io.reported;
             let newly_expired = age >= deadline && !io.expired;
@@ -389,11 +422,15 @@ impl DriveOps {
     }
 
     fn retire(&mut self, ix: u32, result: Result<(), Fault>, errno: i32) {
-        let io = &mut self.ops[ix as usize];
-        io.active = false;
+        self.answer(ix, result, errno);
+        self.ops[ix as usize].active = false;
+        self.free.push(ix);
+    }
+
+    fn answer(&mut self, ix: u32, result: Result<(), Fault>, errno: i32) {
+        let io = &self.ops[ix as usize];
         let (token, drive, op, bytes, issued) = (io.token, io.drive, io.op, io.total_bytes, io.issued);
         self.finished.push_back(Finished { token, drive, op, bytes, issued, result, errno });
-        self.free.push(ix);
     }
 }
 

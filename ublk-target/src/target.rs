@@ -377,11 +377,13 @@ impl<E: Engine + Allocation> Loop<E> {
         }
     }
 
-    /// Asks the kernel to end what is in flight on a drive.
+    /// Ends what can be ended of a drive at once, and asks the kernel to end the rest.
     fn give_up(&mut self, drive: DriveIx) -> io::Result<()> {
         self.given_up.insert(drive);
-        let ops: Vec<OpIx> = self.ops.on_drive(drive).collect();
-        ops.into_iter().try_for_each(|op| self.ring.cancel(Source::Drive, u64::from(op.0)))
+        self.ops
+            .give_up(drive)
+            .into_iter()
+            .try_for_each(|op| self.ring.cancel(Source::Drive, u64::from(op.0)))
     }
 
     fn follow(&mut self, next: Next) -> io::Result<()> {

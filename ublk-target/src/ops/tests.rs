@@ -228,3 +228,42 @@ fn a_write_that_a_flush_does_not_cover_can_be_lost() {
     assert!(ops.was_reset(DriveIx::ZERO));
     assert_eq!(flush(&mut ops, 5), Err(Fault::Gone));
 }
+
+/// A drive hangs: the kernel holds a read, two writes and a flush of it. The engine gives it up, and everything goes on
+/// but the read, whose memory the kernel may still fill.
+#[test]
+fn what_is_given_up_is_answered_once_and_keeps_its_drive_busy() {
+    let mut ops = DriveOps::new([true].into_iter());
+    let read = index(start(&mut ops, 1, READ, &[seg(0, 1)]));
+    let write = index(start(&mut ops, 2, WRITE, &[seg(1, 1)]));
+    let late = index(start(&mut ops, 3, WRITE, &[seg(2, 1)]));
+    let flush = index(start(&mut ops, 4, FLUSH, &[]));
+    assert_eq!(ops.give_up(DriveIx::ZERO), [read, write, late, flush]);
+    let lost = Err(Fault::Timeout);
+    assert_eq!(finished(&mut ops), [(2, lost), (3, lost), (4, lost)]);
+    assert_eq!(ops.give_up(DriveIx::ZERO), [read], "nothing is answered twice");
+    ops.watch(Instant::from_nanos(u64::MAX / 2), Duration::ZERO, Duration::ZERO, |slow| {
+        assert_eq!(slow.op, read)
+    });
+    for (op, result) in [(write, 4096), (read, -libc::ECANCELED), (late, 512), (flush, -libc::EAGAIN)] {
+        assert!(ops.is_busy(DriveIx::ZERO));
+        assert_eq!(ops.answered(op, result), Next::Nothing);
+    }
+    assert_eq!(finished(&mut ops), [(1, lost)]);
+    assert!(!ops.is_busy(DriveIx::ZERO) && ops.in_flight() == 0);
+}
+
+/// Without a volatile cache a flush waits for writes that hang. It has not succeeded because they were given up.
+#[test]
+fn a_flush_behind_what_is_given_up_has_failed() {
+    let mut ops = DriveOps::new([false, false].into_iter());
+    let write = index(start(&mut ops, 1, WRITE, &[seg(0, 1)]));
+    assert_eq!(start(&mut ops, 2, FLUSH, &[]), Next::Nothing);
+    assert_eq!(ops.give_up(DriveIx::ZERO), [write]);
+    assert_eq!(finished(&mut ops), [(1, Err(Fault::Timeout)), (2, Err(Fault::Timeout))]);
+    assert_eq!(ops.answered(write, 4096), Next::Nothing);
+    ops.release_drive(DriveIx::ZERO);
+    ops.reuse_drive(DriveIx::ZERO, false);
+    assert_eq!(start(&mut ops, 3, FLUSH, &[]), Next::Nothing);
+    assert_eq!(finished(&mut ops), [(3, Ok(()))]);
+}
