@@ -8,8 +8,11 @@
 //! moment after C, and before the flush that S is of, has that superblock too.
 //!
 //! Steps:
-//! 1. A superblock version that calls it resyncing. From the moment that it is asked for, everything that is
-//!    written (data, commits, pages, bitmaps, superblocks) goes to the drive too; nobody waits for what it misses.
+//! 1. A superblock version that calls it resyncing, on the drive too. From the moment that it is durable, everything that
+//!    is written (data, commits, pages, bitmaps, superblocks) goes to the drive too; nobody waits for what it misses. Not
+//!    before: the drive with everything may be lost now, and this one be opened by force. As long as its own superblock
+//!    calls it current it is what it was when it went stale; commits that were written over its log would cut off what
+//!    had been flushed. One that calls it resyncing is a mixture, and refused.
 //! 2. Once every commit that was issued before has completed, a checkpoint begins; when it is durable, what the
 //!    drive lacks is all below the directory, and the log behind the checkpoint is whole on it.
 //! 3. The walk: map, cut subtrees, bitmap tree with bitmaps, the directory's own pages, row and history pages,
@@ -72,7 +75,7 @@ impl Group {
         let out = matches!(self.drives.get(drive).health, Health::Stale | Health::Missing);
         let named = self.rows.iter().any(|extent| extent.drive == drive);
         if !out
-            || !(named || self.config.bug(Planted::RowlessReturns))
+            || !named
             || self.superblock.drives[at].state.is_current()
             || asked.blocks < self.drives.get(drive).info.blocks
         {
@@ -185,7 +188,6 @@ impl Group {
         (entry.state, entry.version) = (state, version);
         self.drives.get_mut(drive).health = Health::Resyncing;
         (self.sweep.seq, self.sweep.ckpt) = (seq, ckpt);
-        self.sweep.began = Seq::new(self.log.next_seq.get() - 1);
         self.sweep_to(Stage::Announce(version));
     }
 

@@ -21,7 +21,6 @@ use super::pace::Pace;
 use super::scrub::What;
 use super::{Group, Turn};
 use crate::ops::Job;
-use crate::planted::Planted;
 use alloc::vec::Vec;
 use base::{Check, CkptNo, CommitNo, DriveIx, Fault, Instant, Memory, NewDrive, Pba, Seq};
 use cow::space_layout::CUTS_MAX;
@@ -212,6 +211,11 @@ impl Sweep {
         matches!(self.stage, Stage::Rows(_) | Stage::History(_) | Stage::HistoryPage | Stage::Headers(_))
     }
 
+    /// Whether this drive is about to be called resyncing, and nobody has said so durably.
+    pub fn is_announced(&self, drive: DriveIx) -> bool {
+        self.errand == Errand::Resync && matches!(self.stage, Stage::Announce(_)) && self.drive == drive
+    }
+
     /// The resync that is under way.
     pub fn resync_stats(&self) -> Option<ResyncStats> {
         let under_way = self.errand == Errand::Resync && self.stage != Stage::Leaving;
@@ -286,6 +290,9 @@ impl Group {
             Stage::Quiet => self.probe(turn),
             Stage::Probe => self.judge_probe(turn),
             Stage::Announce(version) if self.writer.is_durable(version) => {
+                if self.sweep.errand == Errand::Resync {
+                    self.sweep.began = Seq::new(self.log.next_seq.get() - 1);
+                }
                 self.sweep_to(Stage::Commits(self.log.next_commit()));
             }
             Stage::Commits(commit) if self.log.complete_before(commit) => {
@@ -389,8 +396,7 @@ impl Group {
         match self.sweep.errand {
             Errand::Resync | Errand::Move => {
                 let number = self.next_checkpoint();
-                let early = self.config.bug(Planted::LegTooEarly) && self.moving.adds_leg();
-                self.sweep_to(Stage::Last(if early { CkptNo::ZERO } else { number }));
+                self.sweep_to(Stage::Last(number));
             }
             _ => self.scrub_ended(),
         }
