@@ -11,7 +11,7 @@ use std::path::Path;
 use ublk_target::linear::LinearEngine;
 use ublk_target::ublk::{UblkDevice, harden_process};
 use ublk_target::{
-    Access, Control, Drive, Handle, NbdServer, Options, SlowEvent, Target, TargetError, VolumeInfo,
+    Access, Control, Drive, Handle, NbdServer, Notice, Options, Target, TargetError, VolumeInfo,
 };
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -117,7 +117,7 @@ impl<E> Control<E> for Printing {
     fn store_current(&mut self, drive: DriveIx, version: u64, _engine: &E) {
         println!("{drive:?} current by version {version}");
     }
-    fn slow(&mut self, slow: SlowEvent) {
-        println!("slow: {slow:?}");
+    fn notice(&mut self, notice: Notice) {
+        println!("{notice:?}");
     }
 }

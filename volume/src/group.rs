@@ -237,8 +237,7 @@ impl Group {
         let since = self.unflushed_since.filter(|_| !self.flusher.running());
         let flush = since.map(|since| since + AUTO_FLUSH_AFTER);
         // Requests that a closing group still serves may need the row.
-        let asks = !self.closing || !(self.served() || self.config.bug(Planted::CloseWithoutRows));
-        let growth = self.growth.deadline().filter(|_| asks);
+        let growth = self.growth.deadline().filter(|_| !self.closing || !self.served());
         [flush, growth, self.sweep.rests_until(), overdue].into_iter().flatten().min()
     }
 
@@ -364,7 +363,7 @@ impl Group {
             self.phase = Phase::Closed;
         } else if !writes_nothing && self.log.idle() && self.checkpoint.idle() && !self.superblock.clean {
             let mapped = self.active.is_empty() && !self.directory.at.is_absent();
-            if mapped && (self.durable == self.completed || self.config.bug(Planted::CloseNotFlushed)) {
+            if mapped && self.durable == self.completed {
                 self.superblock.clean = true;
                 self.writer.want();
                 self.again = true;

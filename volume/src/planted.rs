@@ -115,6 +115,8 @@ planted! {
     MoveNotShadowed = "move-not-shadowed",
     /// The version that names the rows of a move may name a new directory too.
     MoveWithCheckpoint = "move-with-checkpoint",
+    /// The ring of a drive of another history is kept.
+    RingKept = "ring-kept",
     /// A drive that comes back is believed without being asked.
     ResyncUnprobed = "resync-unprobed",
     /// A drive that comes back is believed to have more than its own superblock says.
@@ -129,24 +131,12 @@ planted! {
     MoveNotRetired = "move-not-retired",
     /// A drive of a leg that was dropped is not made stale.
     LegNotRetired = "leg-not-retired",
-    /// What is written to a leg that is being dropped ends once the rows do.
-    LegForgotten = "leg-forgotten",
-    /// A leg that is added counts before the checkpoint behind its last copy.
-    LegTooEarly = "leg-too-early",
-    /// A drive that no row names is brought up to date and counts.
-    RowlessReturns = "rowless-returns",
     /// A drive that comes back while a leg is added gets the headers of that leg.
     HeaderOfNewLeg = "header-of-new-leg",
-    /// Where the newest superblock names nobody who counts, no older one is asked.
-    NewestOnly = "newest-only",
     /// What a stale copy lacks is given up without a history of its own.
     ForcedNotForked = "forced-not-forked",
     /// A new size of the volume counts before it is durable.
     SizeTooEarly = "size-too-early",
-    /// A group is closed without a flush.
-    CloseNotFlushed = "close-not-flushed",
-    /// A closing group asks no more for a row that its last requests need.
-    CloseWithoutRows = "close-without-rows",
     /// A FUA write is acknowledged like any other.
     FuaNotFlushed = "fua-not-flushed",
     /// A flush that failed is acknowledged.

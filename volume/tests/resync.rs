@@ -413,3 +413,34 @@ fn a_bad_sector_costs_one_block() {
     });
     assert_eq!(lost.get(), 1);
 }
+
+/// A drive that came back got commits before it said that it lacks something. When the others were lost then and it was
+/// opened by force, the commits that lay over its log cut off what had been flushed on it.
+#[test]
+fn a_drive_that_is_back_says_first_that_it_lacks_something() {
+    for steps in 0..16 {
+        let mut world = World::new(Shape::MIRROR);
+        let broken = broken(&mut world);
+        some_writes(&mut world, 50);
+        broken.set(2);
+        some_writes(&mut world, 50);
+        broken.set(0);
+        world.settle();
+        let home = world.engine.extents_on(world::uuid(1))[0];
+        let start = volume::label::extent_start(home, world.shape.extent).get();
+        world.log = Some(Vec::new());
+        world.shuffle = true;
+        world.back(1);
+        for _ in 0..steps {
+            world.step();
+        }
+        let slots: Vec<_> = (0..8).map(|i| world.begin(base::Op::Write, i * 1024, 8, false)).collect();
+        slots.into_iter().for_each(|slot| world.wait(slot).expect("written"));
+        world.run_until("the drive is current", |world| is_current(world, 1));
+        let slots = volume::layout::extent::SUPERBLOCKS.map(|slot| start + u64::from(slot));
+        let log = world.take_log();
+        let mut written = log.iter().filter(|io| io.drive == 1 && io.op == DriveOp::Write);
+        let before = written.position(|io| !slots.contains(&io.at)).expect("it got the rest too");
+        assert!(before >= 2, "{before} superblocks were written before anything else");
+    }
+}

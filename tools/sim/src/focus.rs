@@ -143,35 +143,8 @@ impl Focus {
                 shape.slow_control = *rng.pick(&[50, 500]);
                 shape.shifts = rng.chance(1, 2);
             }
-            Self::Legs => {
-                shape.legs = rng.between(1, 3) as u8;
-                shape.most_legs = *rng.pick(&[2, 3, 4]).max(&shape.legs);
-                // Leg 0 always stays: faults on it only where another one does.
-                let first = u64::from(shape.legs < 3);
-                shape.bad_leg = rng.between(first, u64::from(shape.most_legs) - 1) as u8;
-                shape.weather = *rng.pick(&[Weather::Crashes, Weather::Crashes, Weather::OneLeg]);
-                (shape.seesaw, shape.silent) = (false, rng.chance(1, 3));
-                shape.ends = shape.weather == Weather::Crashes && rng.chance(1, 2);
-                shape.fault_every = if shape.weather == Weather::OneLeg { *rng.pick(&[40, 150]) } else { 0 };
-                shape.crash_every = *rng.pick(&[0, 400, 800, 2500]);
-                (shape.spread, shape.tight) = (*rng.pick(&[ISLAND_BLOCKS, 128, 2048]), rng.chance(1, 4));
-                (shape.extent_blocks, shape.volume_blocks) = (256, shape.volume_blocks.min(256));
-                (shape.scrubs, shape.closes) = (rng.chance(1, 2), *rng.pick(&[0, 200, 800]));
-                shape.first_blocks = if rng.chance(1, 2) { 64 } else { 0 };
-                (shape.requests, shape.fua) = (shape.requests.max(300), *rng.pick(&[0, 30]));
-                shape.verify_first |= shape.ends;
-                shape.slow_control = *rng.pick(&[50, 500]);
-                return;
-            }
-            Self::Forced => {
-                (shape.legs, shape.weather, shape.seesaw) = (*rng.pick(&[2, 2, 3]), Weather::Crashes, false);
-                (shape.disasters, shape.verify_first, shape.fault_every) = (true, true, 0);
-                shape.crash_every = *rng.pick(&[150, 400]);
-                (shape.spread, shape.tight) = (*rng.pick(&[ISLAND_BLOCKS, 128]), rng.chance(1, 4));
-                (shape.extent_blocks, shape.volume_blocks) = (256, shape.volume_blocks.min(256));
-                (shape.scrubs, shape.closes) = (rng.chance(1, 2), *rng.pick(&[0, 0, 400]));
-                shape.requests = shape.requests.max(300);
-            }
+            Self::Legs => return bend_to_legs(shape, rng),
+            Self::Forced => bend_to_disasters(shape, rng),
             Self::Resets => {
                 Self::Healing.bend(shape, rng);
                 (shape.only, shape.fault_every) = (&[FaultKind::Reset], *rng.pick(&[30, 100]));
@@ -193,6 +166,36 @@ impl Focus {
         }
         shape.bad_leg %= shape.legs;
     }
+}
+
+fn bend_to_legs(shape: &mut Shape, rng: &mut Rng) {
+    shape.legs = rng.between(1, 3) as u8;
+    shape.most_legs = *rng.pick(&[2, 3, 4]).max(&shape.legs);
+    // Leg 0 always stays: faults on it only where another one does.
+    let first = u64::from(shape.legs < 3);
+    shape.bad_leg = rng.between(first, u64::from(shape.most_legs) - 1) as u8;
+    shape.weather = *rng.pick(&[Weather::Crashes, Weather::Crashes, Weather::OneLeg]);
+    (shape.seesaw, shape.silent) = (false, rng.chance(1, 3));
+    shape.ends = shape.weather == Weather::Crashes && rng.chance(1, 2);
+    shape.fault_every = if shape.weather == Weather::OneLeg { *rng.pick(&[40, 150]) } else { 0 };
+    shape.crash_every = *rng.pick(&[0, 400, 800, 2500]);
+    (shape.spread, shape.tight) = (*rng.pick(&[ISLAND_BLOCKS, 128, 2048]), rng.chance(1, 4));
+    (shape.extent_blocks, shape.volume_blocks) = (256, shape.volume_blocks.min(256));
+    (shape.scrubs, shape.closes) = (rng.chance(1, 2), *rng.pick(&[0, 200, 800]));
+    shape.first_blocks = if rng.chance(1, 2) { 64 } else { 0 };
+    (shape.requests, shape.fua) = (shape.requests.max(300), *rng.pick(&[0, 30]));
+    shape.verify_first |= shape.ends;
+    shape.slow_control = *rng.pick(&[50, 500]);
+}
+
+fn bend_to_disasters(shape: &mut Shape, rng: &mut Rng) {
+    (shape.legs, shape.weather, shape.seesaw) = (*rng.pick(&[2, 2, 3]), Weather::Crashes, false);
+    (shape.disasters, shape.verify_first, shape.fault_every) = (true, true, 0);
+    shape.crash_every = *rng.pick(&[150, 400]);
+    (shape.spread, shape.tight) = (*rng.pick(&[ISLAND_BLOCKS, 128]), rng.chance(1, 4));
+    (shape.extent_blocks, shape.volume_blocks) = (256, shape.volume_blocks.min(256));
+    (shape.scrubs, shape.closes) = (rng.chance(1, 2), *rng.pick(&[0, 0, 400]));
+    shape.requests = shape.requests.max(300);
 }
 
 #[cfg(test)]

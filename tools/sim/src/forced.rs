@@ -6,8 +6,8 @@
 //! at the moment when the leg was put out would have left: that is what may be lost, and nothing more. When the others
 //! turn up later they are drives of another history: nothing on them counts.
 //!
-//! A leg that was being brought up to date when the others were lost is a mixture of two times. Opened by force it may
-//! refuse, or answer with errors; what it answers is still something that was written there.
+//! A leg that was being brought up to date when the others were lost is a mixture of two times, and its drives say so
+//! themselves: it is refused, also by force, and nothing is changed by that.
 use crate::checks::Violation;
 use crate::model::Model;
 use crate::run::{Run, Turned};
@@ -20,8 +20,10 @@ use simkit::SimDrive;
 pub(crate) struct Disaster {
     /// What the guest knew when the leg was put out that lacks something since.
     before: Option<Box<Model>>,
-    /// It was being brought up to date at some time since.
-    mixed: bool,
+    /// It was about to be brought up to date at some time since: it may have everything.
+    returns: bool,
+    /// The group is opened by force, and must refuse.
+    mixture: bool,
     /// The operator has given his word, and the group is not served yet.
     pub(crate) forced: bool,
 }
@@ -59,7 +61,7 @@ impl<S: Subject> Run<S> {
 
     /// A drive that lacks something is brought up to date.
     pub(crate) fn copies_begin(&mut self) {
-        self.disaster.mixed = true;
+        self.disaster.returns = true;
     }
 
     /// After a power loss all copies that have everything may be lost; those that were lost may be found.
@@ -83,21 +85,22 @@ impl<S: Subject> Run<S> {
 
     /// The group refuses because drives are lost: they turn up, or the operator forces it.
     pub(crate) fn after_refusal(&mut self) -> Turned {
-        let Disaster { mixed, forced, .. } = self.disaster;
-        if forced && !mixed {
+        let Disaster { mixture, forced, .. } = self.disaster;
+        if forced && !mixture {
             let what = format!("forced, on a leg without damage: {}", S::refusal(self.world.engine()));
             return Err(Violation::new("C9", what));
         }
-        // The word was taken, and then something was found missing: the others do not count any more.
-        let kept = (0..self.world.drives.len()).filter(|drive| self.world.drives[*drive].is_dead());
-        self.errors_allowed |=
-            forced && kept.into_iter().any(|drive| self.world.control.catalogue.is_stale(drive));
-        let force = !forced && self.disaster.before.is_some() && self.verbs.chance(2, 3);
+        // Columns of which one has come back and another has not are of two times, and no superblock says so.
+        let apart = self.disaster.returns && self.shape.columns > 1;
+        let force = !forced && !apart && self.disaster.before.is_some() && self.verbs.chance(2, 3);
         self.give_word(force);
         if !force {
             self.all_come_back();
             return Ok(());
         }
+        let subject = self.world.opener().clone();
+        let mut behind = self.drives_put_out();
+        self.disaster.mixture = !behind.all(|drive| subject.says_current(&self.world.drives[drive]));
         self.world.crash_process();
         self.reopen();
         Ok(())
@@ -109,16 +112,19 @@ impl<S: Subject> Run<S> {
     }
 
     /// The group is served by the operator's word: from here on it has the history of the leg that was left.
-    pub(crate) fn served_by_force(&mut self) {
-        if !std::mem::take(&mut self.disaster.forced) {
-            return;
+    pub(crate) fn served_by_force(&mut self) -> Turned {
+        if !self.disaster.forced {
+            return Ok(());
         }
         self.give_word(false);
-        let Disaster { before, mixed, .. } = std::mem::take(&mut self.disaster);
-        self.model.fork(&before.expect("forced only if a leg fell behind"), mixed);
-        self.errors_allowed |= mixed;
-        self.untouched &= !mixed;
+        let Disaster { before, returns, mixture, .. } = std::mem::take(&mut self.disaster);
+        if mixture {
+            return Err(Violation::new("D17", "a mixture of two times is opened by force"));
+        }
+        self.model.fork(&before.expect("forced only if a leg fell behind"), returns);
+        self.untouched &= !returns;
         self.shape.bad_leg = (self.shape.bad_leg + 1) % self.shape.legs;
+        Ok(())
     }
 
     /// The end of a run is not the moment for a disaster: every drive is there.

@@ -404,13 +404,13 @@ impl Model {
     }
 
     /// The volume goes on from what a copy had that fell behind when `before` was all that there was: what a crash at
-    /// that moment would have left. A copy that was being brought up to date since (`mixed`) may have what is newer.
-    pub fn fork(&mut self, before: &Self, mixed: bool) {
+    /// that moment would have left. One that was brought up to date since (`returns`) may have what is newer.
+    pub fn fork(&mut self, before: &Self, returns: bool) {
         for (history, before) in self.blocks.iter_mut().zip(&before.blocks) {
             let known = before.states.len();
             history.states[..known].copy_from_slice(&before.states);
             for state in &mut history.states[known..] {
-                state.void = if mixed { None } else { Some(Void::Lost) };
+                state.void = if returns { None } else { Some(Void::Lost) };
             }
             (history.acked, history.durable) = (before.acked, before.durable);
             (history.unsettled, history.doubt) = (before.unsettled, before.doubt);

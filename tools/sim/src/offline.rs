@@ -10,7 +10,7 @@
 //! readers of one format that were written apart also find each other's mistakes.
 use crate::checks::Violation;
 use crate::checks::c5::{AtRest, Places};
-use base::{Blocks, Check, DriveBlock, DriveIx, Extent, Pba, RegionNo, Seq};
+use base::{Blocks, Check, DriveBlock, DriveIx, Extent, ExtentNo, Pba, RegionNo, Seq};
 use cow::bitmap::Bitmap;
 use cow::directory::{decode_cuts, decode_volumes};
 use cow::tree::page_covers;
@@ -338,19 +338,27 @@ pub fn promised(drives: &[SimDrive], home: &[Extent], extent_blocks: u32) -> Seq
 
 /// The newest valid superblock on any drive.
 fn newest(drives: &[SimDrive], home: &[Extent], extent_blocks: u32) -> Result<Superblock, Violation> {
-    let mut best: Option<Superblock> = None;
-    for extent in home {
+    let found = home.iter().filter_map(|extent| {
         let drive = &drives[usize::from(extent.drive.get())];
-        let start = extent_start(extent.extent, extent_blocks);
-        for slot in volume::layout::extent::SUPERBLOCKS {
-            let block = drive.peek(start + Blocks::new(u64::from(slot)));
-            if let Ok((found, _)) = Superblock::decode(&block)
-                && !drive.is_dead()
-                && best.as_ref().is_none_or(|b| found.newness() > b.newness())
-            {
-                best = Some(found);
-            }
-        }
-    }
-    best.ok_or_else(|| wrong("no superblock can be read"))
+        newest_on(drive, [extent.extent].into_iter(), extent_blocks).filter(|_| !drive.is_dead())
+    });
+    found.reduce(newer).ok_or_else(|| wrong("no superblock can be read"))
+}
+
+fn newer(one: Superblock, other: Superblock) -> Superblock {
+    if other.newness() > one.newness() { other } else { one }
+}
+
+/// The newest valid superblock at these places of a drive.
+pub fn newest_on(
+    drive: &SimDrive,
+    extents: impl Iterator<Item = ExtentNo>,
+    extent_blocks: u32,
+) -> Option<Superblock> {
+    let slots = |extent| {
+        let start = extent_start(extent, extent_blocks);
+        volume::layout::extent::SUPERBLOCKS.map(|slot| drive.peek(start + Blocks::new(u64::from(slot))))
+    };
+    let found = extents.flat_map(slots).filter_map(|block| Superblock::decode(&block).ok());
+    found.map(|(superblock, _)| superblock).reduce(newer)
 }

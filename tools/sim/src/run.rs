@@ -109,6 +109,8 @@ pub struct Run<S: Subject> {
     pub(crate) regrow: bool,
     /// The size of the volume that is known to be durable.
     pub(crate) durable_sectors: u64,
+    /// Nothing is asked of the drives by chance.
+    pub(crate) scripted: bool,
     /// Legs of the group when that was looked at last.
     pub(crate) legs: u8,
     /// What the copies were when some of them began to lack something, where they are lost in earnest (`disasters`).
@@ -151,6 +153,7 @@ impl<S: Subject> Run<S> {
             size: shape.blocks_at_first(),
             regrow: false,
             durable_sectors: 0,
+            scripted: false,
             legs: shape.legs,
             disaster: Disaster::default(),
             shape,
@@ -305,7 +308,7 @@ impl<S: Subject> Run<S> {
 
     /// Submits something, or lets the world make a step and judges what ended.
     pub(crate) fn turn(&mut self, work: bool) -> Turned {
-        if work {
+        if work && !self.scripted {
             self.join_a_drive();
             self.drives_come_and_go();
             self.legs_come_and_go();
@@ -363,7 +366,7 @@ impl<S: Subject> Run<S> {
                 self.recovery_left = None;
             }
             if phase == Phase::Serving {
-                self.served_by_force();
+                self.served_by_force()?;
             }
         }
         if matches!(phase, Phase::Refused | Phase::ReadOnly) {

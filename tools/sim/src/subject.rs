@@ -64,6 +64,10 @@ pub trait Subject: Open + Clone {
     fn grow(_: &mut Self::Engine, _: u64) -> bool {
         false
     }
+    /// Whether a drive's own newest superblock says that its copy has everything.
+    fn says_current(&self, _: &SimDrive) -> bool {
+        false
+    }
     /// From now on engines are opened with the operator's word that what stale copies lack is given up, or without.
     fn force(&mut self, _: bool) {}
     /// Whether a drive is current though no row names it.

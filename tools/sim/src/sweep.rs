@@ -1,14 +1,18 @@
 //! Fault sweep: the k-th drive operation of a workload fails, once or that drive's operations from then on, for
 //! every k.
 //!
+//! In a quarter of the workloads, on three legs, a drive goes out and comes back, another one moves, a leg is added and the
+//! last one dropped, one after the other, while the guest goes on.
+//!
 //! A mirror must serve on without an error; on a single leg errors are allowed, wrong answers are not. Each run
 //! ends like any other (see `run`), after one more power loss.
 use crate::campaign::{guarded, on_threads};
 use crate::checks::Violation;
 use crate::everywhere::Tally;
 use crate::run::Run;
-use crate::shape::{Shape, Weather};
+use crate::shape::{ISLAND_BLOCKS, Shape, Weather};
 use crate::subject::Subject;
+use base::Phase;
 use simkit::{Armed, CrashMode, FaultKind};
 
 /// Sweeps over so many workloads.
@@ -61,13 +65,82 @@ fn shape_of(seed: u64) -> Shape {
     shape.bad_leg = 0;
     shape.volume_blocks = shape.volume_blocks.min(256);
     shape.requests = shape.requests.min(80);
+    if has_verbs(seed) {
+        // One leg that is away, one on which the operation fails, and one that has everything.
+        (shape.legs, shape.columns, shape.most_legs) = (3, 1, 4);
+        (shape.weather, shape.bad_leg, shape.twins) = (Weather::Crashes, 1, true);
+        (shape.spares, shape.tight, shape.closes, shape.first_blocks) = (0, false, 0, 0);
+        (shape.ends, shape.disasters, shape.ghosts, shape.pauses, shape.shifts) =
+            (false, false, false, 0, false);
+        (shape.spread, shape.extent_blocks, shape.volume_blocks) = (ISLAND_BLOCKS, 256, 128);
+        (shape.extents_per_drive, shape.requests) = (6, 40);
+    }
     shape
+}
+
+/// Whether something is asked of the drives of this workload.
+fn has_verbs(seed: u64) -> bool {
+    seed % 4 == 1
+}
+
+/// What is asked for, in this order; each waits for the end of the one before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Verb {
+    TakeOut,
+    Return,
+    Move,
+    AddLeg,
+    DropLeg,
+}
+
+/// Turns in which a verb must come to its end, or to nothing.
+const MOST_TURNS: u64 = 4_000;
+
+/// Plays the verbs, and the guest's requests meanwhile. Where an operation has failed a verb may come to nothing.
+fn play_verbs<S: Subject>(run: &mut Run<S>) -> Result<(), Violation> {
+    let drive = run.shape.drives_of_leg(1).start;
+    let uuid = run.world.drives[drive].uuid;
+    for verb in [Verb::TakeOut, Verb::Return, Verb::Move, Verb::AddLeg, Verb::DropLeg] {
+        let mut asked = false;
+        for turn in 0..MOST_TURNS {
+            run.turn(true)?;
+            if run.is_over() || run.world.phase() != Phase::Serving || S::moving(run.world.engine()) {
+                continue;
+            }
+            match verb {
+                _ if !std::mem::replace(&mut asked, true) => ask(run, verb, drive),
+                Verb::TakeOut if S::is_out(run.world.engine(), uuid) => break,
+                Verb::Return if S::is_current(run.world.engine(), uuid) => break,
+                Verb::Return if turn % 64 == 0 => ask(run, verb, drive),
+                Verb::TakeOut | Verb::Return => {}
+                Verb::Move | Verb::AddLeg | Verb::DropLeg => break,
+            }
+        }
+    }
+    Ok(())
+}
+
+fn ask<S: Subject>(run: &mut Run<S>, verb: Verb, drive: usize) {
+    match verb {
+        Verb::TakeOut => {
+            let uuid = run.world.drives[drive].uuid;
+            S::take_out(run.world.engine_mut(), uuid);
+        }
+        Verb::Return => run.bring_drives_back(),
+        Verb::Move => run.move_a_drive(),
+        Verb::AddLeg => run.add_a_leg(),
+        Verb::DropLeg => run.drop_a_leg(),
+    }
 }
 
 /// Plays the workload; says how many drive operations it had.
 fn play<S: Subject>(shape: &Shape, fault: Option<(u64, Armed)>, verbose: bool) -> Result<u64, Violation> {
     let mut run = Run::<S>::new(shape.clone(), None, verbose);
     run.world.fail_at = fault;
+    if shape.most_legs > 0 {
+        run.scripted = true;
+        play_verbs(&mut run)?;
+    }
     run.play()?;
     run.settle_down()?;
     let operations = run.world.issued;

@@ -211,6 +211,14 @@ impl Subject for VolumeGroup {
         engine.grow(Sectors::new(sectors))
     }
 
+    fn says_current(&self, drive: &SimDrive) -> bool {
+        // Without spares and moves each drive begins with the extent of its home row.
+        let found = offline::newest_on(drive, [ExtentNo::ZERO].into_iter(), self.extent_blocks);
+        found.is_some_and(|superblock| {
+            superblock.drives.iter().any(|entry| entry.drive == drive.uuid && entry.state.is_current())
+        })
+    }
+
     fn force(&mut self, forced: bool) {
         self.forced = forced;
     }

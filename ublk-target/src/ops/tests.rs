@@ -242,7 +242,7 @@ fn what_is_given_up_is_answered_once_and_keeps_its_drive_busy() {
     let lost = Err(Fault::Timeout);
     assert_eq!(finished(&mut ops), [(2, lost), (3, lost), (4, lost)]);
     assert_eq!(ops.give_up(DriveIx::ZERO), [read], "nothing is answered twice");
-    ops.watch(Instant::from_nanos(u64::MAX / 2), Duration::ZERO, Duration::ZERO, |slow| {
+    ops.watch(Instant::from_nanos(u64::MAX / 2), Duration::from_nanos(0), Duration::from_nanos(0), |slow| {
         assert_eq!(slow.op, read)
     });
     for (op, result) in [(write, 4096), (read, -libc::ECANCELED), (late, 512), (flush, -libc::EAGAIN)] {

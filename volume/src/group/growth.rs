@@ -201,7 +201,7 @@ impl Group {
     fn write_row<M: Memory>(&mut self, turn: &mut Turn<'_, M>, mut grant: RowGrant) {
         let extents = self.geometry.row_extents();
         let added = if self.moving.adds_leg() { usize::from(self.geometry.columns) } else { 0 };
-        if self.moving.gave_up_leg() && grant.extents.len() == extents + usize::from(self.geometry.columns) {
+        if self.moving.brings_more() && grant.extents.len() == extents + usize::from(self.geometry.columns) {
             // They go back with the others of the leg. A write must not wait for a drive that hangs until then.
             grant.extents.truncate(extents);
         }

@@ -158,10 +158,14 @@ impl Group {
         block: u32,
         memory: &[Segment],
     ) {
+        let kind = self.ops.job_mut(job).kind;
         match self.drives.get(extent.drive).health {
+            // A drive that is back gets nothing before it says itself that it is no copy of any moment (`resync.rs`).
             Health::Resyncing
-                if self.config.bug(Planted::ResyncListOnce)
-                    && matches!(self.ops.job_mut(job).kind, JobKind::Commit(_)) => {}
+                if self.sweep.is_announced(extent.drive)
+                    && !matches!(kind, JobKind::Superblock | JobKind::Copy) => {}
+            Health::Resyncing
+                if self.config.bug(Planted::ResyncListOnce) && matches!(kind, JobKind::Commit(_)) => {}
             Health::Current | Health::Joining | Health::Resyncing | Health::Returning => {
                 let token = self.ops.start(Purpose::Job(job), extent.drive, true);
                 let at = self.geometry.drive_block(extent, block);

@@ -194,10 +194,14 @@ impl Moving {
         self.active() && self.change == Some(Change::AddLeg)
     }
 
-    /// Whether rows that are granted may bring extents of a leg that is not added after all: something may still be on its
-    /// way to its drives, so nobody was told yet.
-    pub fn gave_up_leg(&self) -> bool {
-        self.given_up.is_some() && self.change == Some(Change::AddLeg)
+    /// Whether rows that are granted may bring extents of a leg that the rows do not have: it is not added after all, or
+    /// it is dropped, and nobody was told yet, because something may still be on its way to its drives.
+    pub fn brings_more(&self) -> bool {
+        match self.change {
+            Some(Change::AddLeg) => self.given_up.is_some(),
+            Some(Change::DropLeg(_)) => self.switched,
+            _ => false,
+        }
     }
 
     /// A row was added, and these are its extents of the leg that is being added; `first` is the index of its first.

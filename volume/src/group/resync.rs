@@ -7,8 +7,11 @@
 //! right: nobody but this engine writes to the drive, and what was read out of its cache the flush behind the walk covers.
 //!
 //! Steps:
-//! 1. A superblock version that calls it resyncing. From the moment that it is asked for, everything that is
-//!    written (data, commits, pages, bitmaps, superblocks) goes to the drive too; nobody waits for what it misses.
+//! 1. A superblock version that calls it resyncing, on the drive too. From the moment that it is durable, everything that
+//!    is written (data, commits, pages, bitmaps, superblocks) goes to the drive too; nobody waits for what it misses. Not
+//!    before: the drive with everything may be lost now, and this one be opened by force. As long as its own superblock
+//!    calls it current it is what it was when it went stale; commits that were written over its log would cut off what
+//!    had been flushed. One that calls it resyncing is a mixture, and refused.
 //! 2. Once every commit that was issued before has completed, a checkpoint begins; when it is durable, what the
 //!    drive lacks is all below the directory, and the log behind the checkpoint is whole on it.
 //! 3. The walk: map, cut subtrees, bitmap tree with bitmaps, the directory's own pages, row and history pages,
@@ -25,11 +28,12 @@
 //! Row pages lie where growth writes new ones, so the two take turns (`holds_growth`).
 mod probe;
 
-use super::sweep::{Errand, Stage};
+use super::sweep::{Errand, Stage, UNIT_BLOCKS};
 use super::{Group, Turn};
 use crate::drives::Health;
+use crate::ops::JobKind;
 use crate::planted::Planted;
-use base::{Action, CkptNo, DriveIx, Memory, NewDrive, Seq, Uuid};
+use base::{Action, CkptNo, DriveIx, Memory, NewDrive, Segment, Seq, Uuid};
 use fence::{CopyState, Event};
 
 impl Group {
@@ -65,7 +69,7 @@ impl Group {
         let out = matches!(self.drives.get(drive).health, Health::Stale | Health::Missing);
         let named = self.rows.iter().any(|extent| extent.drive == drive);
         if !out
-            || !(named || self.config.bug(Planted::RowlessReturns))
+            || !named
             || self.superblock.drives[at].state.is_current()
             || asked.blocks < self.drives.get(drive).info.blocks
         {
@@ -92,8 +96,41 @@ impl Group {
         self.sweep.shows = state.is_unproven().then_some(since);
         (self.sweep.seq, self.sweep.ckpt) =
             if state.is_unproven() { (Seq::ZERO, CkptNo::ZERO) } else { since };
-        self.sweep.began = Seq::new(self.log.next_seq.get() - 1);
         self.sweep_to(Stage::Announce(version));
+    }
+
+    /// The version that calls the drive resyncing is durable: it gets what is written from here on.
+    pub(super) fn resync_announced(&mut self) {
+        self.sweep.began = Seq::new(self.log.next_seq.get() - 1);
+        self.sweep_to(Stage::Commits(self.log.next_commit()));
+    }
+
+    /// Whether nothing of what is in the drive's ring may be the group's.
+    pub(super) fn wipes_ring(&self) -> bool {
+        (self.sweep.seq, self.sweep.ckpt) == (Seq::ZERO, CkptNo::ZERO) && !self.config.bug(Planted::RingKept)
+    }
+
+    /// Writes zeroes over the drive's ring from this offset on, before the first commit goes there.
+    ///
+    /// Crash story: after a forced import the lost drive came back. It was compared and copied, and became current. Its ring
+    /// still had the commits of its own history, which named superblock versions that nobody else had ever heard of: at the
+    /// next open it had to be believed that versions were lost, and the group was refused for ever.
+    pub(super) fn wipe_ring<M: Memory>(&mut self, turn: &mut Turn<'_, M>, offset: u32) {
+        let home = self.home_of_drive().filter(|_| offset < self.log.ring.shape().len());
+        let Some(home) = home else { return self.resync_announced() };
+        if !self.room_beside_writes(turn, 1) {
+            return;
+        }
+        let (row, block, left) = self.geometry.ring_place(offset);
+        let count = left.min(UNIT_BLOCKS);
+        turn.memory.blocks_mut(self.buffers.sweep, count).fill(0);
+        let extent = self.extent(row, home.leg, home.column);
+        let job = self.ops.open_job(JobKind::Copy);
+        let memory = [Segment { buf: self.buffers.sweep, blocks: count }];
+        self.write_just_extent(turn, job, extent, block, &memory);
+        self.sweep.writing = true;
+        self.ops.seal_job(job);
+        self.sweep_to(Stage::WipeRing(offset + count));
     }
 
     /// The drive failed: what it has is what it had.

@@ -21,7 +21,6 @@ use super::pace::Pace;
 use super::scrub::What;
 use super::{Group, Turn};
 use crate::ops::Job;
-use crate::planted::Planted;
 use alloc::vec::Vec;
 use base::{Check, CkptNo, CommitNo, DriveIx, Fault, Instant, Memory, NewDrive, Pba, Phase, Seq};
 use cow::space_layout::CUTS_MAX;
@@ -100,6 +99,8 @@ pub(super) enum Stage {
     ProbeRing(u32),
     /// Resync: this superblock version calls the drive resyncing.
     Announce(u64),
+    /// Resync: the ring of a drive that is new or unproven is wiped from this offset on.
+    WipeRing(u32),
     /// Commits before this one must complete.
     Commits(CommitNo),
     Checkpoint(CkptNo),
@@ -255,6 +256,12 @@ impl Sweep {
         matches!(self.stage, Stage::Rows(_) | Stage::History(_) | Stage::HistoryPage | Stage::Headers(_))
     }
 
+    /// Whether this drive is about to be called resyncing, and nobody has said so durably, or its ring is not ready.
+    pub fn is_announced(&self, drive: DriveIx) -> bool {
+        let early = matches!(self.stage, Stage::Announce(_) | Stage::WipeRing(_));
+        self.errand == Errand::Resync && early && self.drive == drive
+    }
+
     /// The resync that is under way.
     pub fn resync_stats(&self) -> Option<ResyncStats> {
         let under_way = self.errand == Errand::Resync && self.stage != Stage::Leaving;
@@ -335,9 +342,12 @@ impl Group {
             Stage::Quiet => self.probe(turn),
             Stage::Probe => self.judge_probe(turn),
             Stage::ProbeRing(offset) => self.probe_ring(turn, offset),
-            Stage::Announce(version) if self.writer.is_durable(version) => {
-                self.sweep_to(Stage::Commits(self.log.next_commit()));
-            }
+            Stage::Announce(version) if self.writer.is_durable(version) => match self.sweep.errand {
+                Errand::Resync if self.wipes_ring() => self.sweep_to(Stage::WipeRing(0)),
+                Errand::Resync => self.resync_announced(),
+                _ => self.sweep_to(Stage::Commits(self.log.next_commit())),
+            },
+            Stage::WipeRing(offset) => self.wipe_ring(turn, offset),
             Stage::Commits(commit) if self.log.complete_before(commit) => {
                 let number = self.next_checkpoint();
                 self.sweep_to(Stage::Checkpoint(number));
@@ -444,8 +454,7 @@ impl Group {
         match self.sweep.errand {
             Errand::Resync | Errand::Move => {
                 let number = self.next_checkpoint();
-                let early = self.config.bug(Planted::LegTooEarly) && self.moving.adds_leg();
-                self.sweep_to(Stage::Last(if early { CkptNo::ZERO } else { number }));
+                self.sweep_to(Stage::Last(number));
             }
             _ => self.scrub_ended(),
         }

@@ -115,8 +115,7 @@ impl Recovery {
         let known = self.superblock.as_ref()?;
         // Nothing was decided if no row of the newest has a copy that counts.
         let counts = |drive: DriveIx| {
-            let asked = !self.config.bug(Planted::NewestOnly);
-            let here = asked && self.handles[usize::from(drive.get())].is_some();
+            let here = self.handles[usize::from(drive.get())].is_some();
             self.current.contains(drive) || (here && self.table.get(drive).state.is_current())
         };
         let current = |one: &&Found| self.table.find(drive_of(one)).is_some_and(counts);

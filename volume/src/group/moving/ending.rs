@@ -51,9 +51,6 @@ impl Group {
                 let dropped = drives_of(self.moving.places.iter().map(|place| &place.old));
                 let kept = drives_of(self.rows.iter());
                 (self.moving.left, self.moving.shed) = (dropped.without(kept), dropped.and(kept));
-                if self.config.bug(Planted::LegForgotten) {
-                    self.moving.places.clear();
-                }
             }
         }
         self.moving.switched = true;

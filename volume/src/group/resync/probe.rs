@@ -30,7 +30,7 @@ const PROBED: [u32; 3] = [fixed::SUPERBLOCKS[0], fixed::SUPERBLOCKS[1], fixed::H
 
 impl Group {
     /// Where the drive has its superblocks and its ring, if it has any.
-    fn home_of_drive(&self) -> Option<Home> {
+    pub(super) fn home_of_drive(&self) -> Option<Home> {
         self.superblock.homes().find(|home| home.extent.drive == self.sweep.drive)
     }
 
