@@ -181,3 +181,22 @@ fn a_drive_of_another_history_is_not_believed_when_it_comes_back() {
         assert_each_leg_is_whole(&mut world);
     }
 }
+
+/// It comes back while the group is served, and gets everything. Its log still had commits of its own history, which name
+/// versions that the group does not have: at the next open they would say that versions were lost.
+#[test]
+fn the_log_of_another_history_is_wiped_before_its_drive_counts() {
+    for activations in 1..4 {
+        let mut world = imported(activations);
+        world.settle();
+        world.back(0);
+        world.run_until("the drive has everything", |world| is_current(world, 0));
+        world.write(0, 8).expect("written");
+        world.flush().expect("flushed");
+        world.kill();
+        world.absent = 0;
+        assert!(opens(&mut world), "{activations}: {:?}", world.engine.refusal());
+        world.check_all();
+        assert_each_leg_is_whole(&mut world);
+    }
+}
