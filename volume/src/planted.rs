@@ -91,12 +91,6 @@ planted! {
     LineNotDurable = "line-not-durable",
     /// Recovery takes the first valid superblock instead of the newest.
     OldSuperblock = "old-superblock",
-    /// What a mark says of a stale copy is believed, though the group itself has less.
-    StaleUnbounded = "stale-unbounded",
-    /// Recovery believes what drives of another history say.
-    HistoryMixed = "history-mixed",
-    /// Recovery takes the newest superblock of all, also from a drive that does not count.
-    StaleSuperblock = "stale-superblock",
     /// A copy whose resync was cut short is taken by the operator's word like any stale one.
     MixtureForced = "mixture-forced",
     /// Blocks named by replayed records are not marked used.
@@ -113,10 +107,6 @@ planted! {
     ResyncFailureCounts = "resync-failure-counts",
     /// What is written while a drive is left does not go to its successor.
     MoveNotShadowed = "move-not-shadowed",
-    /// The version that names the rows of a move may name a new directory too.
-    MoveWithCheckpoint = "move-with-checkpoint",
-    /// The ring of a drive of another history is kept.
-    RingKept = "ring-kept",
     /// A drive that comes back is believed without being asked.
     ResyncUnprobed = "resync-unprobed",
     /// A drive that comes back is believed to have more than its own superblock says.

@@ -308,7 +308,9 @@ impl Agent {
         // A row that is granted only is none yet, and goes back.
         let mut rows = self.rows_of(&group.id)?;
         rows.retain(|row| row.row < group.rows_used);
-        Ok(drive.leaving.is_some() && !has_rows(&rows, &drive.id))
+        // What is still to be wiped there says what the group was.
+        let unwiped = group.unwiped.iter().any(|(id, _)| *id == drive.id);
+        Ok((drive.leaving.is_some() || unwiped) && !has_rows(&rows, &drive.id))
     }
 }
 

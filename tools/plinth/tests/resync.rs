@@ -241,7 +241,7 @@ fn a_resync_that_is_cut_short_is_begun_anew() {
 /// else has another one. Neither is taken.
 #[test]
 fn a_copied_or_foreign_drive_is_refused() {
-    let agent = Agent::start();
+    let mut agent = Agent::start();
     agent.volume();
     let mut contents = Contents::new(64);
     let mut nbd = attach(&agent);
@@ -257,9 +257,11 @@ fn a_copied_or_foreign_drive_is_refused() {
     std::fs::copy(agent.path("d3"), agent.path("d2")).expect("copies");
     agent.plinth("status").ok();
     std::fs::remove_file(agent.path("d2")).expect("removes");
-    // The drive itself, and a copy of it.
+    // The drive itself, and a copy of it. Nobody looks until both are whole.
+    agent.kill();
     std::fs::copy(agent.path("state/d2"), agent.path("copy")).expect("copies");
     back(&agent, "d2");
+    agent.run();
     agent.plinth("status").ok();
     let start = Instant::now();
     let names = |message: &String, name: &str| message.contains(&agent.path(name).display().to_string());

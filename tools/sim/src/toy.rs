@@ -114,6 +114,8 @@ impl Subject for Toy {
         shape.volume_blocks = shape.volume_blocks.min(96);
         shape.requests = shape.requests.min(150);
         (shape.ends, shape.ghosts, shape.pauses) = (false, false, 0);
+        (shape.most_legs, shape.first_blocks, shape.closes) = (0, 0, 0);
+        (shape.disasters, shape.scrubs) = (false, false);
         shape.fault_every = 0;
         shape.recovery_faults = 0;
         shape.weather = Weather::Crashes;

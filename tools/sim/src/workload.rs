@@ -206,6 +206,16 @@ impl<S: Subject> Run<S> {
             if self.shape.ghosts {
                 self.haunt(drive);
             }
+            // Whoever hands back a drive that has no row has seen to it that nothing of the group is on it.
+            let engine = self.world.engine();
+            let rowless = S::extents_on(engine, self.world.drives[drive].uuid).is_empty();
+            if rowless && S::legs(engine).is_some() {
+                if !self.world.drives[drive].is_idle() || self.world.drives[drive].is_dead() {
+                    continue;
+                }
+                let subject = self.world.opener().clone();
+                subject.wipe(&mut self.world.drives[drive]);
+            }
             if self.world.drive_back(drive) {
                 self.copies_begin();
             }

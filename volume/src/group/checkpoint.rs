@@ -435,9 +435,7 @@ impl Group {
 
     fn flush_step(&mut self, ticket: u64) -> bool {
         // A version that names other rows names no other directory (`moving.rs`).
-        if !self.flusher.is_done(ticket)
-            || (self.names_rows() && !self.config.bug(Planted::MoveWithCheckpoint))
-        {
+        if !self.flusher.is_done(ticket) || self.names_rows() {
             return false;
         }
         let mark = self.checkpoint.mark.expect("a checkpoint under way");

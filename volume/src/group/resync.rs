@@ -41,9 +41,17 @@ impl Group {
     /// move leaves this one: the caller sees that in the figures and asks again.
     pub fn drive_returned(&mut self, drive: NewDrive) {
         if self.sweep.errand != Errand::Resync && !self.moves_concern(drive.uuid) {
+            self.sweep.asked_named = self.names(drive.uuid);
             self.sweep.asked = Some(drive);
         }
         self.again = true;
+    }
+
+    /// Whether a row has an extent on this drive.
+    fn names(&self, drive: Uuid) -> bool {
+        let on =
+            |extent: &base::Extent| self.superblock.drives[usize::from(extent.drive.get())].drive == drive;
+        self.rows.iter().any(on)
     }
 
     /// A drive that was handed back goes again. Returns whether it did: one that is being brought up to date stays.
@@ -59,7 +67,8 @@ impl Group {
     ///
     /// Crash story: it came back while its leg was being dropped, and its turn came when no row named it any more. There was
     /// nothing to copy, and the catalogue heard that it is current. Found alone later, it opened with the superblock that
-    /// it had, and nobody had a mark against it.
+    /// it had, and nobody had a mark against it. (For a drive that has no row when it is handed back, whoever does that
+    /// vouches that nothing of the group is on it.)
     pub(super) fn begin_resync(&mut self) -> bool {
         let Some(asked) = self.sweep.asked.take().filter(|_| self.opening.is_none()) else { return false };
         let Some(at) = self.superblock.drives.iter().position(|entry| entry.drive == asked.uuid) else {
@@ -67,9 +76,9 @@ impl Group {
         };
         let drive = DriveIx::new(at as u8);
         let out = matches!(self.drives.get(drive).health, Health::Stale | Health::Missing);
-        let named = self.rows.iter().any(|extent| extent.drive == drive);
+        let unnamed = self.sweep.asked_named && !self.names(asked.uuid);
         if !out
-            || !named
+            || unnamed
             || self.superblock.drives[at].state.is_current()
             || asked.blocks < self.drives.get(drive).info.blocks
         {
@@ -107,7 +116,7 @@ impl Group {
 
     /// Whether nothing of what is in the drive's ring may be the group's.
     pub(super) fn wipes_ring(&self) -> bool {
-        (self.sweep.seq, self.sweep.ckpt) == (Seq::ZERO, CkptNo::ZERO) && !self.config.bug(Planted::RingKept)
+        (self.sweep.seq, self.sweep.ckpt) == (Seq::ZERO, CkptNo::ZERO)
     }
 
     /// Writes zeroes over the drive's ring from this offset on, before the first commit goes there.

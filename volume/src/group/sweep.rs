@@ -169,6 +169,8 @@ pub(crate) struct Sweep {
     pub(super) errand: Errand,
     pub(super) stage: Stage,
     pub(super) asked: Option<NewDrive>,
+    /// It had a row when it was handed back.
+    pub(super) asked_named: bool,
     /// Resync: the drive, and what it has.
     pub(super) drive: DriveIx,
     pub(super) seq: Seq,
@@ -218,6 +220,7 @@ impl Sweep {
             errand: Errand::None,
             stage: Stage::Idle,
             asked: None,
+            asked_named: false,
             drive: DriveIx::ZERO,
             seq: Seq::ZERO,
             ckpt: CkptNo::ZERO,

@@ -146,9 +146,7 @@ impl Recovery {
         // first, whose flush then failed: stale since that checkpoint, the catalogue heard. Power failed, and the
         // second drive lost its slot. The next activation began at the checkpoint before, and its own first one had
         // the same number. The first drive came back, was believed to have everything of that number, and got nothing.
-        if !self.config.bug(Planted::StaleUnbounded) {
-            self.table.bound(durable, ckpt);
-        }
+        self.table.bound(durable, ckpt);
         self.table.restamp(version);
         let drives = self.table.entries().to_vec();
         let superblock = self.superblock.as_mut().expect("a superblock");

@@ -83,7 +83,7 @@ impl Recovery {
         let against = |entries: &[fence::CopyEntry], one: &Found| {
             entries.iter().any(|entry| entry.drive == drive_of(one) && !entry.state.is_current())
         };
-        if self.config.bug(Planted::CatalogueIgnored) || self.config.bug(Planted::HistoryMixed) {
+        if self.config.bug(Planted::CatalogueIgnored) {
             return;
         }
         let unmarked = found.iter().filter(|one| !against(catalogue, one));
@@ -109,9 +109,6 @@ impl Recovery {
     /// had everything, and the catalogue had heard that the others are stale when power failed again. Then all are there,
     /// and the group was refused for ever.
     fn counted_on(&self, found: &[Found]) -> Option<Superblock> {
-        if self.config.bug(Planted::StaleSuperblock) {
-            return None;
-        }
         let known = self.superblock.as_ref()?;
         // Nothing was decided if no row of the newest has a copy that counts.
         let counts = |drive: DriveIx| {

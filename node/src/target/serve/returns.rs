@@ -118,10 +118,20 @@ impl Glue {
     fn wait_begun(&self, id: &str, drive: NewDrive) -> Result<()> {
         let start = Instant::now();
         let mut told: Option<Instant> = None;
+        let mut had_rows: Option<bool> = None;
         loop {
             if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
                 told = Some(Instant::now());
-                self.handle.reply(Reply::Returned(drive));
+                // A drive whose last row went meanwhile still says what the group was: it is not handed back again.
+                let had = had_rows;
+                let tell = move |engine: &mut Engine| {
+                    let has = !engine.volume().extents_on(drive.uuid).is_empty();
+                    if had.is_none_or(|had| had == has) {
+                        base::Engine::reply(engine, Reply::Returned(drive));
+                    }
+                    had.unwrap_or(has)
+                };
+                had_rows = self.look(tell).or(had_rows);
             }
             let seen = self.look_at(id)?;
             let begun = matches!(seen.health, Some(CopyHealth::Current | CopyHealth::Resyncing(_)));

@@ -4,7 +4,6 @@ use crate::drives::Health;
 use crate::group::sweep::{Errand, Stage};
 use crate::group::{Group, Turn};
 use crate::ops::{JobKind, Run};
-use crate::planted::Planted;
 use crate::superblock::Home;
 use alloc::vec::Vec;
 use base::{Action, Change, Extent, Memory};
@@ -110,7 +109,7 @@ impl Group {
 
     /// The version that names the successors is asked for, once it says of nothing else that is new.
     pub(in crate::group) fn name_moved(&mut self) {
-        if self.checkpoint.names_directory() && !self.config.bug(Planted::MoveWithCheckpoint) {
+        if self.checkpoint.names_directory() {
             return;
         }
         if !self.successors_well() {
