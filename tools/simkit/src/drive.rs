@@ -421,10 +421,14 @@ impl SimDrive {
                 let to = memory.block_mut(segment.buf.plus(i));
                 match flight.fault {
                     Some(FaultKind::GarbageRead) => rng.fill(to),
-                    Some(FaultKind::StaleRead) => copy_or_zero(
-                        to,
-                        self.older.as_ref().and_then(|o| o.get(&block)).or_else(|| self.visible(block)),
-                    ),
+                    Some(FaultKind::StaleRead) => {
+                        let stale = self.older.as_ref().and_then(|older| older.get(&block)).cloned();
+                        copy_or_zero(to, stale.as_ref().or_else(|| self.visible(block)));
+                        // It may be what the block should hold, and lost: whoever read it takes the drive at its word.
+                        if let Some(stale) = stale.filter(|stale| *stale != or_zeroes(self.visible(block))) {
+                            self.doubts.owed(block, stale);
+                        }
+                    }
                     _ => copy_or_zero(to, self.racing(rng, block).or_else(|| self.visible(block))),
                 }
             }
