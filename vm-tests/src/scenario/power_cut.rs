@@ -356,11 +356,17 @@ fn take(message: Message, oracle: &mut Oracle, sum: &mut Option<String>) -> Resu
     Ok(())
 }
 
-/// The drives as they are before the machine writes to them: the ground on which its log is laid.
+/// Where the drives as they were are kept.
+const BASES: &str = "bases";
+
+/// The drives as they are before the machine writes to them: the ground on which its log is laid. In a folder of their own,
+/// for an agent that looks beside a drive takes one with the same identity for a copied drive, and neither is used.
 pub(super) fn copy_bases(drives: &[Drive]) -> Result<Vec<PathBuf>> {
     let mut bases = Vec::new();
     for drive in drives {
-        let base = drive.image.with_extension("base");
+        let folder = drive.image.with_file_name(BASES);
+        fs::create_dir_all(&folder).doing(|| format!("make {}", folder.display()))?;
+        let base = folder.join(drive.image.file_name().expect("an image has a name"));
         copy_sparse(&drive.image, &base)?;
         bases.push(base);
     }
@@ -397,7 +403,8 @@ fn keep(session: &Session<'_>, cut: u64) -> Result<()> {
     let folder = session.folder.join(format!("failed-cut-{cut}"));
     fs::create_dir_all(&folder).doing(|| format!("make {}", folder.display()))?;
     for entry in fs::read_dir(&session.folder).into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().starts_with("drive-") {
+        let name = entry.file_name();
+        if name == BASES || name.to_string_lossy().starts_with("drive-") {
             let _ = fs::rename(entry.path(), folder.join(entry.file_name()));
         }
     }
