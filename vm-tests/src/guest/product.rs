@@ -202,6 +202,19 @@ impl Guest {
         self.plinth_ok(&["volume", "detach", VOLUME]).map(|_| ())
     }
 
+    /// Detaches the volume and attaches it again; a check of this name says whether it holds what it held.
+    ///
+    /// # Errors
+    /// A command fails, or the device cannot be read.
+    pub fn attach_again(&mut self, name: &str, device: &Path) -> Result<PathBuf> {
+        let before = self.checksum(device)?;
+        self.detach()?;
+        let device = self.attach()?;
+        let after = self.checksum(&device)?;
+        self.check_that(name, before == after, || format!("{before} before, {after} after"));
+        Ok(device)
+    }
+
     /// Waits until a volume's JSON satisfies `is_so`.
     ///
     /// # Errors
