@@ -95,6 +95,9 @@ pub struct Volume {
     pub resync: Option<Resync>,
     /// The last resync that came to its end since the volume was attached, or its target was started anew.
     pub last_resync: Option<LastResync>,
+    /// Drives that are there again, or that the operator brought back, and that are brought up to date in their turn.
+    #[serde(default)]
+    pub returning: Vec<String>,
     /// Progress of a scrub.
     pub scrub: Option<Scrub>,
     /// Encryption.

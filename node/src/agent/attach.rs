@@ -4,6 +4,7 @@
 //! only when the target's process is gone; an agent that starts goes on where the last one was. Each start of a
 //! target has a Gen of its own, taken by compare-and-swap before the process exists.
 use super::Agent;
+use super::moving::has_rows;
 use super::space::Space;
 use crate::catalogue::{
     Attachment, CopyState, DriveRecord, DriveState, FrontendKind, GroupRecord, MoveRecord, Severity,
@@ -391,12 +392,14 @@ impl Agent {
             return Ok(());
         }
         self.store.txn().update(records::group_key(&group.name), &group).commit()?;
+        let rows = self.rows_of(&group.id)?;
         for id in &mark.drives {
             let drive = self.drive(id);
             let path = drive.as_ref().map_or_else(|_| id.clone(), |drive| drive.path.display().to_string());
             let left = drive.as_ref().is_ok_and(|drive| self.is_left(&group, drive).unwrap_or(false));
-            if left && !mark.failed.contains(id) {
-                // It takes over in a move, or was left by one: the move is told.
+            let lacks_nothing = left || !has_rows(&rows, id);
+            if lacks_nothing && !mark.failed.contains(id) {
+                // It takes over in a move, or was left by one: the move is told. Or nothing of the group is on it.
                 continue;
             }
             let asked = drive.is_ok_and(|drive| drive.state != DriveState::Online);

@@ -315,6 +315,25 @@ impl Agent {
         }
     }
 
+    /// The drives that a volume lacks and that are there: each is handed back in its turn, if not now.
+    pub(super) fn returning(
+        &self,
+        volume: &VolumeRecord,
+        group: &GroupRecord,
+        live: Option<&Live>,
+    ) -> Vec<String> {
+        let attached = volume.attachment.as_ref().is_some_and(|a| a.served && !a.detaching && !a.read_only);
+        let Some(status) = live.and_then(serving).filter(|_| attached) else { return Vec::new() };
+        let awaited = |copy: &&CopyRecord| {
+            let seen = status.drives.iter().find(|seen| seen.id == copy.drive);
+            let out = seen.is_some_and(|seen| matches!(seen.state, CopyState::Stale | CopyState::Missing));
+            let Ok(drive) = self.drive(&copy.drive) else { return false };
+            let usable = drive.state == DriveState::Online && self.is_there(&drive);
+            out && usable && !copy.failed && !self.is_left(group, &drive).unwrap_or(true)
+        };
+        group.copies.iter().filter(awaited).map(|copy| copy.drive.clone()).collect()
+    }
+
     /// Whether a drive that a group misses is to be handed back now.
     fn may_return(&self, volume: &str, drive: &DriveRecord, failed: bool) -> Result<bool> {
         let there = self.is_there(drive) && self.open_drive(drive).is_ok();

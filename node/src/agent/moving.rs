@@ -315,7 +315,7 @@ impl Agent {
 }
 
 /// Whether any row has an extent on a drive.
-fn has_rows(rows: &[Versioned<RowRecord>], drive: &str) -> bool {
+pub(super) fn has_rows(rows: &[Versioned<RowRecord>], drive: &str) -> bool {
     rows.iter().any(|row| row.extents.iter().any(|(id, _)| id == drive))
 }
 

@@ -146,6 +146,7 @@ impl Agent {
             }
         }
         view_live(&mut view, &volume, live.as_ref());
+        view.returning = self.returning(&volume, &group, live.as_ref());
         let used = live.as_ref().and_then(|live| live.status.as_ref()).map(|status| status.used_bytes);
         view.scrub = Some(self.view_scrub(&volume, &view.legs, used));
         if let (Some(target), Some(attachment)) = (&mut view.target, &volume.attachment) {
@@ -547,6 +548,7 @@ pub(super) fn planned_volume(pool: &PoolRecord, group: &GroupRecord, volume: &Vo
         legs: Vec::new(),
         resync: None,
         last_resync: None,
+        returning: Vec::new(),
         scrub: None,
         encryption: None,
         qos: None,

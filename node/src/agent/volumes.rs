@@ -7,14 +7,13 @@ use super::Agent;
 use super::pools::unknown_property;
 use super::space::Space;
 use crate::catalogue::{
-    CopyRecord, CopyState, GroupRecord, Life, PoolRecord, RowRecord, Severity, Versioned, VolumeRecord,
-    records,
+    CopyRecord, CopyState, GroupRecord, Life, PoolRecord, Severity, Versioned, VolumeRecord, records,
 };
 use crate::error::{Error, Kind, Result};
 use crate::params::{CreateVolume, ResizeVolume};
 use crate::{files, model, text};
 use base::BLOCK_BYTES;
-use base::limits::{MAX_COLUMNS, MAX_DRIVES, MAX_LEGS};
+use base::limits::{MAX_COLUMNS, MAX_LEGS};
 use volume::Geometry;
 
 /// Copies in all unless said otherwise.
@@ -103,9 +102,8 @@ impl Agent {
             uncertain: false,
         };
         let row = self.choose_row(space, pool, &group, 0, &[], &[])?;
-        let leaving: Vec<String> =
-            self.leaving_drives(&pool.name)?.into_iter().map(|d| d.record.id).collect();
-        group.copies = drive_table(pool, &row, &leaving).iter().map(|drive| current_copy(drive)).collect();
+        // Other drives join with the first row that lies on them.
+        group.copies = row.extents.iter().map(|(drive, _)| current_copy(drive)).collect();
         let volume = VolumeRecord {
             id: files::random_id()?.to_string(),
             name: params.name.clone(),
@@ -332,16 +330,6 @@ impl Agent {
         self.events.record(Severity::Info, "volume_delete", &volume.name, &message);
         Ok(())
     }
-}
-
-/// The drives of a new group: those of its home row, then the pool's others, on which it may grow.
-fn drive_table(pool: &PoolRecord, home: &RowRecord, leaving: &[String]) -> Vec<String> {
-    let mut table: Vec<String> = home.extents.iter().map(|(drive, _)| drive.clone()).collect();
-    let stays = |drive: &&String| !table.contains(drive) && !leaving.contains(drive);
-    let others = pool.drives.iter().filter(stays).cloned().collect::<Vec<_>>();
-    table.extend(others);
-    table.truncate(MAX_DRIVES);
-    table
 }
 
 /// The record of a copy that has everything.

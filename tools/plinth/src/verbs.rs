@@ -241,7 +241,7 @@ impl Call<'_> {
         changed(self.global.output, &changed_drive, &id)
     }
 
-    /// Waits until no drive of a volume is being brought up to date; returns the volume then.
+    /// Waits until no drive of a volume is being brought up to date, or about to be; returns the volume then.
     fn watch_resync(&self, volume: &str) -> Result<Value> {
         // Each look is short; `--timeout` bounds the whole.
         let client = self.client()?;
@@ -249,10 +249,12 @@ impl Call<'_> {
         let mut bar = ProgressBar::new(self.global, "resync");
         loop {
             let shown = client.get(&volume_path(volume))?;
-            if shown["resync"].is_null() {
+            let awaited = shown["returning"].as_array().is_some_and(|drives| !drives.is_empty());
+            if !shown["resync"].is_null() {
+                bar.show(&shown["resync"], "bytes_copied");
+            } else if !awaited {
                 return Ok(shown);
             }
-            bar.show(&shown["resync"], "bytes_copied");
             if end.is_some_and(|end| std::time::Instant::now() >= end) {
                 let message = format!("the resync of volume {volume} is not at its end");
                 return Err(Error::new(Kind::Timeout, volume, message).hint("it goes on"));

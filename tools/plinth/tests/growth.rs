@@ -200,3 +200,26 @@ fn a_drive_that_joined_may_be_lost() {
     agent.plinth("volume attach v --nbd @n").ok();
     check(&mut Nbd::connect(&agent.path("n")), full + 1);
 }
+
+/// A drive of the first row is away: the mirror grows onto the drives that are there, also onto one that it has not
+/// used yet.
+#[test]
+fn a_mirror_without_one_drive_grows_onto_the_others() {
+    let agent = Agent::start();
+    let nbd = attached(&agent, &["d1", "d2", "d3"], 2);
+    drop(nbd);
+    let events = agent.plinth("events").out;
+    assert!(!events.contains("drive_stale"), "nothing is on the third drive: {events}");
+    let shown = show(&agent);
+    let first = shown["legs"][0]["drives"][0]["id"].as_str().expect("an id").to_owned();
+    agent.plinth("volume detach v").ok();
+    let pool = agent.plinth("pool status p -o json").json();
+    let drives = pool["drives"].as_array().expect("drives");
+    let path = drives.iter().find(|drive| drive["id"] == first.as_str()).expect("the drive")["path"].clone();
+    std::fs::rename(path.as_str().expect("a path"), agent.path("state/away")).expect("moves");
+    agent.plinth("volume attach v --nbd @n").ok();
+    let mut nbd = Nbd::connect(&agent.path("n"));
+    let full = fill(&mut nbd, 0);
+    assert!(full > 192, "two drives of 256 MiB took {full} MiB: {}", agent.plinth("events").out);
+    check_some(&mut nbd, full, 16);
+}

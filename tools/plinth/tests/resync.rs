@@ -129,7 +129,8 @@ fn only_what_is_lacking_is_copied() {
     }
     back(&agent, "d2");
     let mut nbd = attach(&agent);
-    wait_healthy(&agent);
+    agent.plinth("--timeout 60s volume show v --watch").ok();
+    assert_eq!(show(&agent)["health"], "online");
     contents.check(&mut nbd);
     let last = &show(&agent)["last_resync"];
     let blocks = last["bytes_copied"].as_u64().expect("copied") / 4096;

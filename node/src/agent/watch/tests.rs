@@ -72,6 +72,7 @@ fn volume(health: Health, pid: u32, drives: Vec<LegDrive>) -> Volume {
         legs: vec![Leg { leg: 0, drives }],
         resync: None,
         last_resync: None,
+        returning: Vec::new(),
         scrub: None,
         encryption: None,
         qos: None,
