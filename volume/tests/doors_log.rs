@@ -305,3 +305,39 @@ fn a_commit_that_was_there_a_moment_ago_is_not_cut() {
         world.check_all();
     }
 }
+
+/// A mirror loses its process while a write is under way, so that its commit may be on one drive only. The scan finds it;
+/// then that drive says nothing any more. The group opens with the other one, which has all that was acknowledged.
+#[test]
+fn a_drive_that_dies_while_the_log_is_read_is_left() {
+    let in_log = |io: &DriveIo| (264..328).contains(&io.at);
+    for round in 0..12 {
+        let mut world = World::new(Shape::MIRROR);
+        world.random ^= round << 20;
+        (0..20).for_each(|i| world.write(i * 64, 8).expect("written"));
+        world.flush().expect("flushed");
+        let written = Rc::new(Cell::new(false));
+        let wrote = written.clone();
+        world.verdict = Box::new(move |io| {
+            wrote.set(wrote.get() || (io.op == DriveOp::Write && io.drive == 0 && in_log(io)));
+            if io.op == DriveOp::Write && io.drive == 1 { Verdict::Later } else { Verdict::Do }
+        });
+        world.begin(Op::Write, 0, 8, false);
+        while !written.get() {
+            world.step();
+        }
+        world.kill();
+        let died = Rc::new(Cell::new(false));
+        let dies = died.clone();
+        world.verdict = Box::new(move |io| {
+            let again = io.op == DriveOp::Read && io.drive == 0 && io.blocks == 1 && in_log(io);
+            dies.set(dies.get() || again);
+            if dies.get() && io.drive == 0 { Verdict::Silent } else { Verdict::Do }
+        });
+        let config = world.shape.config;
+        world.open_with(config);
+        assert!(died.get(), "the commit was read again");
+        assert_eq!(world.engine.phase(), Phase::Serving, "round {round}: {:?}", world.engine.refusal());
+        world.check_all();
+    }
+}

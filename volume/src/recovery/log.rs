@@ -23,7 +23,8 @@ pub(super) struct Verified {
     silent_rings: BTreeSet<(LegId, Column)>,
 }
 
-const SILENT: Refusal = Refusal::Unreadable("the newest commits: the drives that have them do not answer");
+pub(super) const SILENT: Refusal =
+    Refusal::Unreadable("the newest commits: the drives that have them do not answer");
 
 /// Per commit: each block with the legs that have it right.
 type Blocks2 = Vec<(Pba, LegSet, LegSet)>;

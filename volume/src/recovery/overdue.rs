@@ -9,7 +9,9 @@
 //! As in a group that is served (`group/overdue.rs`) a drive goes only in favour of others that answer. Before the
 //! superblocks are read nobody knows who is needed: a drive that does not answer then is forsaken if another one does,
 //! and if the group does not open without it, it is waited for after all.
+use super::log::SILENT;
 use super::{OpenRequest, Recovery, Stage};
+use crate::config::Refusal;
 use crate::group::Turn;
 use crate::group::overdue::Overdue;
 use crate::ops::Ops;
@@ -63,6 +65,28 @@ impl Recovery {
         self.forsaken.drives = self.forsaken.drives.without(unasked);
         (self.forsaken.patient, self.forsaken.again) = (true, true);
         true
+    }
+
+    /// The log cannot be judged, because drives were silent when they were asked for what only they have. Where each of
+    /// them has a current mate that answers, the recovery begins again without them: whether it does.
+    ///
+    /// Crash story: power failed with a commit on one drive of a mirror only. That drive was read, and died before the
+    /// commit was read again. It may not be cut as long as the drive counts as current and at hand, or what an absent
+    /// mate never got would be lost; and the group was refused, with a drive beside it that had all that was ever
+    /// acknowledged. As a drive that is absent from the start it is stale before anything is served, and if it is the
+    /// only one that is current, the group does not open.
+    pub(super) fn forsakes_silent(&mut self, refusal: &Refusal) -> bool {
+        let silent = self.script.silent.without(self.forsaken.drives);
+        if *refusal != SILENT || self.config.bug(Planted::SlowKept) {
+            return false;
+        }
+        for drive in silent.iter() {
+            if self.opens_without(drive, silent) {
+                self.forsaken.drives.insert(drive);
+                self.forsaken.again = true;
+            }
+        }
+        self.forsaken.again
     }
 
     fn forsake_overdue<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {

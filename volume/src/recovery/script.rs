@@ -9,7 +9,7 @@ use crate::ops::{Ops, Purpose};
 use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
-use base::{Blocks, DriveBlock, DriveIx, DriveOp, Fault, Memory, Segment};
+use base::{Blocks, DriveBlock, DriveIx, DriveOp, DriveSet, Fault, Memory, Segment};
 
 /// What a read brought.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -56,6 +56,8 @@ pub(crate) struct Script {
     pub results: Vec<Data>,
     /// Drives on which a write or flush failed.
     pub failed: Vec<DriveIx>,
+    /// Drives that said nothing to some read, of this batch or one before.
+    pub silent: DriveSet,
 }
 
 impl Script {
@@ -131,7 +133,10 @@ impl Script {
             }
             (Task::Read { id, first }, Err(fault)) if piece.blocks == 1 => {
                 self.results[id].bad.push(first);
-                self.results[id].silent |= matches!(fault, Fault::Timeout | Fault::Gone);
+                if matches!(fault, Fault::Timeout | Fault::Gone) {
+                    self.results[id].silent = true;
+                    self.silent.insert(piece.drive);
+                }
             }
             (Task::Read { id, first }, Err(_)) => {
                 for i in 0..piece.blocks {
