@@ -54,6 +54,16 @@ enum Durable {
     Write(WriteId),
 }
 
+/// What was known at a crash beyond the fault budget.
+#[derive(Clone)]
+struct AtCrash {
+    /// Before anything unconfirmed counted.
+    model: Model,
+    what: Vec<(Seq, Durable)>,
+    /// D, as far as the drives said it.
+    promised: Seq,
+}
+
 pub(crate) struct Pending {
     pub(crate) request: Request,
     /// The guest's first sector; the request says where it lies in the volume.
@@ -91,6 +101,8 @@ pub struct Run<S: Subject> {
     /// the next crash, for the log may rot on every leg: a damaged commit above the D that they say cannot be told
     /// from one that was never completed.
     unconfirmed: Vec<(Seq, Durable)>,
+    /// The last crash, while a recovery has not come to its end: rot may still take away what the drives said then.
+    at_crash: Option<Box<AtCrash>>,
     /// Turns until a recovery is cut short.
     recovery_left: Option<u64>,
     /// At the end: drives that no row names.
@@ -169,6 +181,7 @@ impl<S: Subject> Run<S> {
             untouched: false,
             opened: 0,
             unconfirmed: Vec::new(),
+            at_crash: None,
             recovery_left: None,
             rowless: Vec::new(),
             joined: 0,
@@ -217,6 +230,7 @@ impl<S: Subject> Run<S> {
             let often = if hears { self.shape.recovery_faults } else { 0 };
             if [often, self.shape.fault_every].iter().any(|every| *every != 0 && self.rng.chance(1, *every)) {
                 self.strike();
+                self.confirm_again();
             }
             let crash = self.shape.crash_every != 0 && self.rng.chance(1, self.shape.crash_every);
             if crash
@@ -363,7 +377,7 @@ impl<S: Subject> Run<S> {
             self.slots.iter_mut().flatten().for_each(|pending| pending.since = now);
             self.progress = Progress::new(self.world.steps, self.world.now());
             if phase != Phase::Recovering {
-                self.recovery_left = None;
+                (self.recovery_left, self.at_crash) = (None, None);
             }
             if phase == Phase::Serving {
                 self.served_by_force()?;
@@ -496,16 +510,33 @@ impl<S: Subject> Run<S> {
 
     /// What the drives still say of flushes counts.
     fn confirm(&mut self) {
-        if self.unconfirmed.is_empty() {
+        let what = std::mem::take(&mut self.unconfirmed);
+        if what.is_empty() {
             return;
         }
+        let promised = self.said_by_drives();
+        let model = self.model.clone();
+        what.iter().filter(|(durable, _)| *durable <= promised).for_each(|(_, what)| self.durable(*what));
+        self.at_crash = Some(Box::new(AtCrash { model, what, promised }));
+    }
+
+    fn said_by_drives(&mut self) -> Seq {
         let subject = self.world.opener().clone();
-        let promised = subject.promised(&self.world.drives);
-        for (durable, what) in std::mem::take(&mut self.unconfirmed) {
-            if durable <= promised {
-                self.durable(what);
-            }
+        subject.promised(&self.world.drives)
+    }
+
+    /// Something struck. What a recovery has not read yet the drives may not say any more: then nobody can know it.
+    pub(crate) fn confirm_again(&mut self) {
+        if self.world.phase() != Phase::Recovering || self.at_crash.is_none() {
+            return;
         }
+        let promised = self.said_by_drives();
+        let Some(at) = self.at_crash.as_mut().filter(|at| promised < at.promised) else { return };
+        at.promised = promised;
+        self.model = at.model.clone();
+        let what = at.what.clone();
+        what.iter().filter(|(durable, _)| *durable <= promised).for_each(|(_, what)| self.durable(*what));
+        self.model.crash();
     }
 
     fn judge_read(&mut self, request: &Request, sector: u64, floors: &[u32]) -> Turned {

@@ -177,7 +177,9 @@ impl Subject for VolumeGroup {
     fn is_out(engine: &Volume, drive: Uuid) -> bool {
         let Some(stats) = engine.stats() else { return false };
         let out = |health| matches!(health, CopyHealth::Stale(_) | CopyHealth::Missing);
-        stats.drives.iter().any(|view| view.uuid == drive && out(view.health))
+        // One that is asked what it has is stale still.
+        let asked = stats.resync.map(|resync| stats.drives[usize::from(resync.drive.get())].uuid);
+        asked != Some(drive) && stats.drives.iter().any(|view| view.uuid == drive && out(view.health))
     }
 
     fn is_current(engine: &Volume, drive: Uuid) -> bool {

@@ -216,7 +216,8 @@ impl<S: Subject> Run<S> {
                 let subject = self.world.opener().clone();
                 subject.wipe(&mut self.world.drives[drive]);
             }
-            if self.world.drive_back(drive) {
+            let out = S::is_out(self.world.engine(), self.world.drives[drive].uuid);
+            if self.world.drive_back(drive, out) {
                 self.copies_begin();
             }
         }

@@ -10,13 +10,16 @@
 //! damage count as the drive's, for a power loss may garble a sector that was right before.
 use crate::drive::SimDrive;
 use base::{BLOCK_BYTES, Block, DriveBlock};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 /// The blocks of a drive that were ever in doubt.
 #[derive(Clone, Default)]
 pub(crate) struct Doubts {
     expected: BTreeMap<u64, Rc<Block>>,
+    /// What a read said that returned something else than the block holds. It may be what the block should hold, or
+    /// nothing that anybody ever meant to be there; so it is kept beside what is expected for better reasons.
+    said: BTreeMap<u64, Rc<Block>>,
     /// Entries kept by the last `settle`, and faults since.
     risks: u64,
 }
@@ -35,19 +38,35 @@ impl Doubts {
         self.expected.insert(block, content);
     }
 
+    /// A read returned this instead of what the block holds: whoever asked takes the drive at its word.
+    pub(crate) fn told(&mut self, block: u64, content: Rc<Block>) {
+        self.risks += 1;
+        self.said.insert(block, content);
+    }
+
     /// Doubts of an earlier state that the drive is set back to.
     pub(crate) fn add(&mut self, earlier: &Self) {
         for (block, content) in &earlier.expected {
             self.risks += 1;
             self.expected.entry(*block).or_insert_with(|| content.clone());
         }
+        for (block, content) in &earlier.said {
+            self.risks += 1;
+            self.said.entry(*block).or_insert_with(|| content.clone());
+        }
     }
 
     /// A block was written: with other content than it should have had, it has begun a new life.
     pub(crate) fn written(&mut self, block: u64, content: &Rc<Block>) {
-        if self.expected.get(&block).is_some_and(|expected| expected != content) {
-            self.expected.remove(&block);
+        for known in [&mut self.expected, &mut self.said] {
+            if known.get(&block).is_some_and(|expected| expected != content) {
+                known.remove(&block);
+            }
         }
+    }
+
+    fn blocks(&self) -> BTreeSet<u64> {
+        self.expected.keys().chain(self.said.keys()).copied().collect()
     }
 }
 
@@ -59,30 +78,31 @@ pub(crate) fn or_zeroes(content: Option<&Rc<Block>>) -> Rc<Block> {
 impl SimDrive {
     /// Whether this block holds something else than it ought to, because the drive misbehaved.
     pub fn in_doubt(&self, at: DriveBlock) -> bool {
-        let expected = self.doubts.expected.get(&at.get());
-        expected.is_some_and(|expected| or_zeroes(self.visible(at.get())) != *expected)
+        let Doubts { expected, said, .. } = &self.doubts;
+        let content = || or_zeroes(self.visible(at.get()));
+        [expected, said].iter().filter_map(|known| known.get(&at.get())).any(|known| *known != content())
     }
 
     /// Whether any block may be in doubt.
     pub fn has_doubts(&self) -> bool {
-        !self.doubts.expected.is_empty()
+        !self.doubts.expected.is_empty() || !self.doubts.said.is_empty()
     }
 
     /// Forgets the blocks that hold what they should. Of use where nothing is in flight or volatile: else a crash
     /// can bring the damage back.
     pub fn settle_doubts(&mut self) {
-        let blocks: Vec<u64> = self.doubts.expected.keys().copied().collect();
-        for block in blocks {
+        for block in self.doubts.blocks() {
             if !self.in_doubt(DriveBlock::new(block)) {
                 self.doubts.expected.remove(&block);
+                self.doubts.said.remove(&block);
             }
         }
-        self.doubts.risks = self.doubts.expected.len() as u64;
+        self.doubts.risks = self.doubts.blocks().len() as u64;
     }
 
     /// How many blocks are in doubt, if all are that can have been since the last `settle_doubts`.
     pub fn all_in_doubt(&self) -> Option<u64> {
-        let blocks = self.doubts.expected.keys().map(|block| DriveBlock::new(*block));
+        let blocks = self.doubts.blocks().into_iter().map(DriveBlock::new);
         let doubtful = blocks.filter(|at| self.in_doubt(*at)).count() as u64;
         (doubtful == self.doubts.risks && doubtful > 0).then_some(doubtful)
     }

@@ -426,7 +426,7 @@ impl SimDrive {
                         copy_or_zero(to, stale.as_ref().or_else(|| self.visible(block)));
                         // It may be what the block should hold, and lost: whoever read it takes the drive at its word.
                         if let Some(stale) = stale.filter(|stale| *stale != or_zeroes(self.visible(block))) {
-                            self.doubts.owed(block, stale);
+                            self.doubts.told(block, stale);
                         }
                     }
                     _ => copy_or_zero(to, self.racing(rng, block).or_else(|| self.visible(block))),
@@ -537,12 +537,17 @@ impl SimDrive {
     /// A failed flush: what it should have made durable is lost, made durable or still volatile, block by block,
     /// and no later flush will say which.
     fn lose_some(&mut self, rng: &mut Rng, watermark: u64) {
-        let image = &mut self.image;
+        let (image, doubts) = (&mut self.image, &mut self.doubts);
         self.dirty.retain(|block, entries| {
             let fate = rng.below(3);
             let covered = entries.partition_point(|entry| entry.order <= watermark);
             if covered > 0 && fate == 1 {
                 image.set(*block, entries[covered - 1].content.clone());
+            }
+            // A flush before lied: what it covered was due already.
+            let due = entries[..covered].iter().rev().find(|entry| entry.promised);
+            if let Some(due) = due.filter(|_| fate == 0) {
+                doubts.owed(*block, due.content.clone());
             }
             if fate < 2 {
                 entries.drain(..covered);

@@ -229,14 +229,17 @@ impl<O: Open> World<O> {
     }
 
     /// Hands a drive of the group back to the engine. False if it cannot be used, or is still at work for the
-    /// engine that lost it; for the end of what was given up on it the engine waits itself.
-    pub fn drive_back(&mut self, drive: usize) -> bool {
+    /// engine that lost it; for the end of what was given up on it the engine waits itself. `anew`: the engine has let go
+    /// of it; one that it works with is not opened anew, and what a reset took from it is still to be told.
+    pub fn drive_back(&mut self, drive: usize, anew: bool) -> bool {
         if self.drives[drive].is_dead() || !self.drives[drive].is_given_up() {
             return false;
         }
         self.trace.event(b"db", [drive as u64, self.now.nanos(), 0, 0]);
         self.trace.say(|| format!("{:>12} drive {drive} is back", self.now.nanos()));
-        self.drives[drive].begin_anew();
+        if anew {
+            self.drives[drive].begin_anew();
+        }
         let new = new_drive(&self.drives[drive], handle_of(&mut self.at_hand, drive));
         self.engine_mut().reply(Reply::Returned(new));
         true
