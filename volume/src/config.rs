@@ -2,8 +2,10 @@
 use alloc::vec::Vec;
 use base::{Blocks, DriveIx, Extent, ExtentNo, Gen, Seq, Uuid, limits};
 
-/// Commits in flight at once.
-pub const MAX_COMMITS: usize = 16;
+/// Commits in flight at once, those that void others among them.
+pub const MAX_COMMITS: usize = 16 + VOID_COMMITS;
+/// Of those, so many are kept for commits that void others: as many as may fail one after the other.
+pub const VOID_COMMITS: usize = 4;
 /// Blocks of data in one commit at most: bounds the I/O that one unit of work can start.
 pub const MAX_COMMIT_DATA_BLOCKS: usize = 512;
 /// Blocks of one vectored I/O at most (1 MiB).

@@ -1,7 +1,8 @@
 //! Drives that err: what is acknowledged stays, what misses something is marked, and the group goes on.
 mod world;
 use base::{DriveOp, Engine, ExtentNo, Fault, Op, Phase};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::rc::Rc;
 use volume::{CopyHealth, Halt, Refusal};
 use world::{DriveIo, Shape, Verdict, World};
@@ -519,4 +520,40 @@ fn voids_hold_over_crashes() {
         world.check_all();
     }
     assert!(voided > 20, "only {voided} voided commits were found");
+}
+
+/// A deep queue of writes to the last copy: all that may be in flight is, then all of it fails at once. Every write hears
+/// of that, and the log goes on behind it.
+#[test]
+fn a_pipeline_full_of_commits_that_fail_is_emptied() {
+    let mut world = World::new(Shape { legs: 1, ..Shape::MIRROR });
+    (0..28).for_each(|i| world.write(i * 8, 8).expect("written"));
+    world.flush().expect("flushed");
+    let (fails, seen) = switch();
+    let held = RefCell::new(HashSet::new());
+    // What is held back fails; what is asked for later is done.
+    world.verdict = Box::new(move |io| match io.op {
+        DriveOp::Write if !seen.get() && is_ring(io) => {
+            held.borrow_mut().insert(io.at);
+            Verdict::Later
+        }
+        DriveOp::Write if held.borrow_mut().remove(&io.at) => Verdict::Fail,
+        _ => Verdict::Do,
+    });
+    let depth = 28;
+    for i in 0..depth {
+        world.begin(Op::Write, i * 8, 8, false);
+        world.step();
+    }
+    fails.set(true);
+    let answers = world.wait_all();
+    let failed = answers.iter().filter(|answer| **answer == Err(Fault::Io)).count();
+    assert!(
+        failed >= 16 && answers.iter().all(|answer| matches!(answer, Ok(()) | Err(Fault::Io))),
+        "{answers:?}"
+    );
+    world.write(0, 8).expect("written");
+    world.check_all();
+    world.kill_and_reopen();
+    world.check_all();
 }

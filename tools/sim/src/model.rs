@@ -219,9 +219,10 @@ impl History {
         })
     }
 
-    /// Learns from a look that was allowed: what it rules out is lost for ever.
-    fn learn(&mut self, look: &Look, index: u32) {
-        if self.acked < self.doubt || !look.shows(&self.states[index as usize].content) {
+    /// Learns from a look that was allowed: what it rules out is lost for ever. One that began while nobody knew what
+    /// a failed write had done teaches nothing, even if a later write has been acknowledged since.
+    fn learn(&mut self, look: &Look, index: u32, floor: u32) {
+        if floor.min(self.acked) < self.doubt || !look.shows(&self.states[index as usize].content) {
             return;
         }
         self.acked = self.acked.max(index);
@@ -420,8 +421,8 @@ impl Model {
     }
 
     /// A read returned this for a block.
-    pub fn learn(&mut self, block: u64, look: &Look, index: u32) {
-        self.blocks[block as usize].learn(look, index);
+    pub fn learn(&mut self, block: u64, look: &Look, index: u32, floor: u32) {
+        self.blocks[block as usize].learn(look, index, floor);
     }
 }
 

@@ -552,7 +552,7 @@ impl<S: Subject> Run<S> {
             let found = history.find(&look, *floor);
             checks::read(&Sight { block, history, floor: *floor, look: &look, found })?;
             let Found::Allowed(index) = found else { unreachable!("some checker objects to {found:?}") };
-            self.model.learn(block, &look, index);
+            self.model.learn(block, &look, index, *floor);
         }
         Ok(())
     }

@@ -8,10 +8,11 @@
 //! A commit that cannot complete on any leg (its block or its data cannot be written on the last current copy)
 //! is followed by a *void*, a record in a later commit that names it, so that the chain goes on across it;
 //! nothing behind it is acknowledged before the void is complete. Its writes are answered with an error. Its
-//! blocks stay taken until the next checkpoint, for its record may still be found by a recovery.
+//! blocks stay taken until the next checkpoint, for its record may still be found by a recovery. The pipeline keeps
+//! places that only voids may take: were it full of commits that failed, nothing could ever take them out of it.
 use super::{AUTO_FLUSH_BYTES, Group, Halt, Turn};
 use crate::buffers::Buffers;
-use crate::config::{MAX_COMMIT_DATA_BLOCKS, MAX_COMMITS, MAX_UNIT_OPS};
+use crate::config::{MAX_COMMIT_DATA_BLOCKS, MAX_COMMITS, MAX_UNIT_OPS, VOID_COMMITS};
 use crate::ops::{JobKind, Run};
 use crate::planted::Planted;
 use crate::slots::{Parts, State};
@@ -35,7 +36,7 @@ pub(crate) const HOLE_CHANGES: u64 = 1 << 18;
 /// which the subtrees below it are gathered.
 const RANGE_WEIGHT: usize = 3;
 /// Voids that may fail one after the other before the log is given up.
-const MAX_VOID_FAILURES: u32 = 4;
+const MAX_VOID_FAILURES: u32 = VOID_COMMITS as u32;
 
 /// Where a commit in flight stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -177,10 +178,11 @@ impl Group {
 
     /// Seals one commit. False when there is nothing to seal or something must come first.
     fn seal_one<M: Memory>(&mut self, turn: &mut Turn<'_, M>) -> bool {
-        if self.log.free.is_empty() || !self.room(turn, MAX_UNIT_OPS) {
+        let voids = self.log.needs_void();
+        let kept = if voids { 0 } else { VOID_COMMITS };
+        if self.log.free.len() <= kept || !self.room(turn, MAX_UNIT_OPS) {
             return false;
         }
-        let voids = self.log.needs_void();
         let only_voids = !self.ring_has_room();
         if only_voids && !voids {
             self.checkpoint.force |= self.any_ready();

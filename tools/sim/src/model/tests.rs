@@ -67,7 +67,7 @@ fn what_a_read_ruled_out_must_not_come_back() {
     let second = model.issue(0, 8, false, 0);
     model.crash();
     let Found::Allowed(index) = find(&model, [first; 8]) else { panic!("durable") };
-    model.learn(0, &look([first; 8]), index);
+    model.learn(0, &look([first; 8]), index, index);
     assert!(!model.needs_a_read(0, 1));
     model.crash();
     assert_eq!(find(&model, [second; 8]), Found::Voided(2));
@@ -83,7 +83,7 @@ fn a_partial_look_narrows_without_deciding() {
     let mut low = look([first; 8]);
     low.mask = 0x0f;
     assert_eq!(model.blocks[0].find(&low, 0), Found::Allowed(1));
-    model.learn(0, &low, 1);
+    model.learn(0, &low, 1, 1);
     assert!(model.needs_a_read(0, 1), "the upper half is still open");
     assert_eq!(find(&model, [0; 8]), Found::Voided(0));
     let (a, b) = (first, second);
@@ -109,7 +109,7 @@ fn a_failed_write_may_show_or_not_until_it_is_overwritten() {
     let mut model = Model::new(1, 1);
     let failed = model.issue(0, 8, false, 0);
     model.failed(failed);
-    model.learn(0, &look([0; 8]), 0);
+    model.learn(0, &look([0; 8]), 0, 0);
     assert_eq!(find(&model, [failed; 8]), Found::Allowed(1));
     let after = model.issue(0, 8, false, 0);
     model.acked(after, 1);
