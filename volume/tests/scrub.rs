@@ -1,7 +1,9 @@
 //! Scrubs: whatever was wrong on one leg is found, named and right again, while the group goes on.
 mod world;
-use base::{BLOCK_BYTES, Block, Engine, Fault, Op, Phase};
+use base::{BLOCK_BYTES, Block, DriveOp, Engine, Fault, Op, Phase};
+use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::rc::Rc;
 use volume::layout::{FIRST_EXTENT_BLOCK, extent};
 use volume::{CopyHealth, Finding, Names, Outcome, ScrubStats, What};
 use world::story::some_writes;
@@ -309,4 +311,25 @@ fn a_drive_that_takes_no_repair_goes_out() {
     }
     assert!(matches!(world.engine.stats().expect("served").drives[1].health, CopyHealth::Stale(_)));
     world.check_all();
+}
+
+/// A group closes while a scrub waits for a drive that takes its time: it waits as well, and does not ask again and again
+/// whether it has come to its end.
+#[test]
+fn a_group_that_closes_waits_quietly_for_a_scrub() {
+    let mut world = World::new(Shape::MIRROR);
+    (0..40).for_each(|i| world.write(i * 64, 8).expect("written"));
+    world.flush().expect("flushed");
+    let slow = Rc::new(Cell::new(true));
+    let seen = slow.clone();
+    world.verdict = Box::new(move |io| {
+        let waits = io.drive == 1 && io.op == DriveOp::Read && seen.get();
+        if waits { Verdict::Later } else { Verdict::Do }
+    });
+    assert!(world.engine.start_scrub(0));
+    world.settle();
+    world.engine.close();
+    assert!(world.is_quiet(), "a scrub that ends keeps the thread busy");
+    slow.set(false);
+    world.run_until("the group is closed", |w| w.engine.phase() == Phase::Closed);
 }

@@ -430,6 +430,8 @@ impl Group {
 
     fn give_up_sweep(&mut self) {
         match self.sweep.errand {
+            // It waits for what it has in flight.
+            _ if self.sweep.stage == Stage::Leaving => {}
             Errand::None => {}
             Errand::Resync => self.give_up_resync(),
             Errand::Move => self.give_up_move(),
