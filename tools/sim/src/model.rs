@@ -404,6 +404,18 @@ impl Model {
         self.blocks.iter_mut().for_each(History::crash);
     }
 
+    /// Less was durable at the last crash than was taken, no more than `less` says. Where that makes a difference nobody
+    /// knows what a block holds, until all of it is written again.
+    pub fn doubt_beyond(&mut self, less: &Self) {
+        for (history, less) in self.blocks.iter_mut().zip(&less.blocks) {
+            if less.durable < history.durable {
+                (history.durable, history.acked) = (less.durable, less.durable);
+                history.doubt = history.states.len() as u32;
+            }
+        }
+        self.cut.start = self.cut.start.min(less.durable_to);
+    }
+
     /// The volume goes on from what a copy had that fell behind when `before` was all that there was: what a crash at
     /// that moment would have left. One that was brought up to date since (`returns`) may have what is newer.
     pub fn fork(&mut self, before: &Self, returns: bool) {

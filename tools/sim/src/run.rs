@@ -54,6 +54,15 @@ enum Durable {
     Write(WriteId),
 }
 
+impl Durable {
+    fn enter(self, model: &mut Model) {
+        match self {
+            Self::Acks(acks) => model.flushed(acks),
+            Self::Write(id) => model.durable(id),
+        }
+    }
+}
+
 /// What was known at a crash beyond the fault budget.
 #[derive(Clone)]
 struct AtCrash {
@@ -502,10 +511,7 @@ impl<S: Subject> Run<S> {
     }
 
     fn durable(&mut self, what: Durable) {
-        match what {
-            Durable::Acks(acks) => self.model.flushed(acks),
-            Durable::Write(id) => self.model.durable(id),
-        }
+        what.enter(&mut self.model);
     }
 
     /// What the drives still say of flushes counts.
@@ -533,10 +539,11 @@ impl<S: Subject> Run<S> {
         let promised = self.said_by_drives();
         let Some(at) = self.at_crash.as_mut().filter(|at| promised < at.promised) else { return };
         at.promised = promised;
-        self.model = at.model.clone();
-        let what = at.what.clone();
-        what.iter().filter(|(durable, _)| *durable <= promised).for_each(|(_, what)| self.durable(*what));
-        self.model.crash();
+        let mut less = at.model.clone();
+        for (_, what) in at.what.iter().filter(|(durable, _)| *durable <= promised) {
+            what.enter(&mut less);
+        }
+        self.model.doubt_beyond(&less);
     }
 
     fn judge_read(&mut self, request: &Request, sector: u64, floors: &[u32]) -> Turned {

@@ -2,7 +2,9 @@
 //!
 //! It must show a superblock of its own: one that says that it lies there. One that is older than C, or of an activation
 //! that is not in the group's history, is that of a drive that was rolled back or has gone another way; a drive without
-//! superblocks, or whose superblocks cannot be read, cannot say anything. All of these are unproven.
+//! superblocks, or whose superblocks cannot be read, cannot say anything; and where the home extent begins with the header
+//! of another drive or group, what lies behind it may be theirs as well, around superblocks that nobody wrote over. All
+//! of these are unproven.
 //!
 //! Any other has no more than it says itself, whatever its entry says. Crash story: a drive was set back to a moment
 //! behind C, and before the flush that S is of: it shows the superblock that it had when it went, and lacks what was
@@ -102,11 +104,20 @@ impl Group {
         !item.ready || Header::decode(block) != Ok(wanted)
     }
 
+    /// Whether its extent of the home row says that it is another drive's, or another group's.
+    fn probe_shows_another<M: Memory>(&self, turn: &Turn<'_, M>) -> bool {
+        let Some(item) = self.sweep.unit.get(PROBED.len() - 1) else { return false };
+        let own = self.superblock.drives[usize::from(self.sweep.drive.get())].drive;
+        let found = Header::decode(turn.memory.block(self.unit_buffer(PROBED.len() - 1)));
+        let another = |header: Header| header.drive != own || header.group != self.superblock.group;
+        item.ready && found.is_ok_and(another) && !self.config.bug(Planted::ResyncNotItsOwn)
+    }
+
     /// Superblocks and header of the drive were read.
     pub(in crate::group) fn judge_probe<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
         let entry = self.superblock.drives[usize::from(self.sweep.drive.get())];
         let (seq, ckpt) = entry.state.since().expect("a drive that is not current");
-        let said = self.probe_says(turn, ckpt);
+        let said = self.probe_says(turn, ckpt).filter(|_| !self.probe_shows_another(turn));
         self.sweep.header_lost = self.probe_lacks_header(turn) && !self.config.bug(Planted::ResyncUnprobed);
         self.sweep.unit.clear();
         let unproven = entry.state.after(Event::Diverge).expect("any copy may diverge");
