@@ -181,7 +181,7 @@ impl Moving {
 
     /// Whether an extent of this drive may not be added to the group: it is being left.
     pub fn leaves(&self, drive: DriveIx) -> bool {
-        self.active() && self.left.contains(drive)
+        self.active() && self.given_up.is_none() && self.left.contains(drive)
     }
 
     /// Whether new row pages are being made.

@@ -440,10 +440,16 @@ impl Group {
     }
 
     fn leave_sweep(&mut self) {
+        // What was given up on a successor may still land there, and nowhere else: nobody else waits for that.
+        //
+        // Crash story: none, but a long one. A successor hung. The blocks that were to be copied to it stayed held, so the
+        // checkpoint could not release what it had freed; and the places of new row pages stayed taken, so no row could
+        // come. A guest's write waited for minutes for a drive that had nothing to do with it.
+        self.end_unit();
+        self.forget_successor_pages();
         if !self.move_over() {
             return;
         }
-        self.end_unit();
         // A group that closes writes both anyway.
         if self.phase == Phase::Serving && self.halt.is_none() {
             self.leave_slots();

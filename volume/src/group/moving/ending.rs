@@ -152,19 +152,22 @@ impl Group {
     }
 
     /// Whether a move that ends may be said to have ended. One that was given up has when no write can reach the
-    /// successors any more: their extents go back to the pool then, and a late write would land in another group. The
-    /// places of its row pages are free then, too.
+    /// successors any more: their extents go back to the pool then, and a late write would land in another group.
     pub(in crate::group) fn move_over(&mut self) -> bool {
         let Some((why, started)) = self.moving.given_up else { return true };
         if self.moving.to.iter().any(|drive| self.ops.busy_since(drive, started)) {
             return false;
         }
         self.moving.given_up = None;
+        self.end_move(MoveOutcome::GivenUp(why));
+        true
+    }
+
+    /// The row pages of a move that was given up are nobody's, once no write of them is under way but what was given up.
+    pub(in crate::group) fn forget_successor_pages(&mut self) {
         if core::mem::take(&mut self.moving.forget) {
             self.home_pages.forget_new();
         }
-        self.end_move(MoveOutcome::GivenUp(why));
-        true
     }
 
     /// The group takes no writes any more: a move that had not begun never does.
@@ -189,7 +192,7 @@ impl Group {
     /// Gives up before anything was named.
     pub(in crate::group) fn move_failed(&mut self, why: MoveRefusal) {
         self.unlist(self.moving.to);
-        // A page of them may be on its way: its place is free only when that has ended (`move_over`).
+        // A page of them may be on its way: its place is free only when that has ended (`leave_sweep`).
         self.moving.forget = self.moving.pages.is_some();
         self.give_up_places(why);
     }
