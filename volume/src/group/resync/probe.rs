@@ -113,8 +113,25 @@ impl Group {
         item.ready && found.is_ok_and(another) && !self.config.bug(Planted::ResyncNotItsOwn)
     }
 
+    /// The drive did not answer: it is left until it is handed back again. Whether it is so.
+    ///
+    /// Crash story: none. It was taken for one that cannot say what it has, and brought up; what it was then asked for
+    /// was behind what had been given up on it, and nobody gives that up again. A superblock version waited for minutes, and
+    /// every write that waited for a checkpoint with it.
+    fn probe_unanswered(&mut self) -> bool {
+        let silent = self.ops.given_up().contains(self.sweep.drive);
+        if silent {
+            self.sweep.unit.clear();
+            self.sweep_to(Stage::Leaving);
+        }
+        silent
+    }
+
     /// Superblocks and header of the drive were read.
     pub(in crate::group) fn judge_probe<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+        if self.probe_unanswered() {
+            return;
+        }
         let entry = self.superblock.drives[usize::from(self.sweep.drive.get())];
         let (seq, ckpt) = entry.state.since().expect("a drive that is not current");
         let said = self.probe_says(turn, ckpt).filter(|_| !self.probe_shows_another(turn));
@@ -168,6 +185,9 @@ impl Group {
         (offset, count): (u32, u32),
         result: Result<(), Fault>,
     ) {
+        if self.probe_unanswered() {
+            return;
+        }
         let column = self.home_of_drive().expect("a drive with a ring").column;
         let (Ok(()), Some(witness)) = (result, &mut self.sweep.witness) else {
             return self.sweep_to(Stage::ProbeRing(self.log.ring.shape().len()));
