@@ -316,7 +316,9 @@ pub fn promised(drives: &[SimDrive], home: &[Extent], extent_blocks: u32) -> Seq
     let mut promised = Seq::ZERO;
     for extent in home {
         let drive = &drives[usize::from(extent.drive.get())];
-        if drive.is_dead() || drive.is_armed() {
+        // What a copy says that is not current nobody hears.
+        let current = newest.drives.iter().any(|entry| entry.drive == drive.uuid && entry.state.is_current());
+        if drive.is_dead() || drive.is_armed() || !current {
             continue;
         }
         let start = extent_start(extent.extent, extent_blocks);
