@@ -336,3 +336,54 @@ fn a_recovery_waits_for_the_only_current_copy() {
     world.run_until("the group is served", |w| w.engine.phase() == Phase::Serving);
     world.check_all();
 }
+
+/// Writes that need many checkpoints, each of them answered.
+fn many_writes(world: &mut World) {
+    for at in 0..3000 {
+        world.write(at * 8 % 4096, 8).expect("written");
+    }
+}
+
+/// A drive that is handed back says nothing when it is asked what it has. It is left, and nobody waits for it.
+#[test]
+fn a_drive_that_hangs_when_it_is_asked_what_it_has_is_left() {
+    let mut world = World::new(Shape::MIRROR);
+    let hanging = hanging(&mut world);
+    some_writes(&mut world, 100);
+    world.engine.take_out(world::uuid(1)).expect("two copies");
+    some_writes(&mut world, 100);
+    world.settle();
+    hanging.set(2);
+    world.back(1);
+    world.run_until("it is given up", |w| given_up(w, 1) == 1);
+    many_writes(&mut world);
+    assert!(matches!(health(&world, 1), CopyHealth::Stale(_)));
+    hanging.set(0);
+    world.land(1);
+    come_back(&mut world, 1);
+    assert_whole_alone(&mut world, 1);
+}
+
+/// A drive that is to take over hangs. Its places are kept until it is quiet; the guest's writes, the checkpoints that
+/// they need and the space that those free wait for nothing.
+#[test]
+fn a_successor_that_hangs_keeps_nobody_waiting() {
+    let mut world = World::new(Shape::MIRROR);
+    let hanging = hanging(&mut world);
+    (0..500).for_each(|at| world.write(at * 8, 8).expect("written"));
+    let new = world.add_drive();
+    world.leave(1, &[new]);
+    world.run_until("it copies", |w| {
+        w.engine.stats().expect("served").moving.is_some_and(|moving| moving.copied_blocks > 0)
+    });
+    hanging.set(4);
+    many_writes(&mut world);
+    assert!(world.late(2) > 0, "it was given up");
+    let outcome = |world: &World| world.engine.stats().expect("served").moving.map(|moving| moving.outcome);
+    assert_eq!(outcome(&world), Some(volume::MoveOutcome::Copying), "its places may still be written to");
+    hanging.set(0);
+    world.land(2);
+    world.settle();
+    assert!(matches!(outcome(&world), Some(volume::MoveOutcome::GivenUp(_))));
+    world.check_all();
+}
