@@ -304,7 +304,7 @@ impl Recovery {
             let step =
                 if dropped && self.stage.is_composed() { self.compose_again() } else { self.next_step(turn) };
             if let Err(refusal) = step {
-                if self.waits_after_all() || self.forsakes_silent(&refusal) {
+                if self.waits_after_all() || self.forsakes_unreadable(&refusal) {
                     self.begins_again(turn);
                 } else {
                     self.refusal = Some(refusal);

@@ -110,7 +110,7 @@ impl<S: Subject> Run<S> {
             self.step()?;
         }
         S::scrub(self.world.engine_mut());
-        // What a drive spoiled may be wrong; everything else is the engine's own doing.
+        // What a drive spoiled may be wrong, and all of one that died unnoticed; everything else is the engine's own doing.
         let before = self.world.drives.clone();
         if !S::start_scrub(self.world.engine_mut()) {
             return Ok(false);
@@ -118,7 +118,8 @@ impl<S: Subject> Run<S> {
         for round in 0..3 {
             let wrong = self.one_scrub()?;
             let spoiled = |(drive, at): &(base::Uuid, DriveBlock)| {
-                before.iter().any(|before| before.uuid == *drive && before.in_doubt(*at))
+                let its = before.iter().find(|before| before.uuid == *drive);
+                its.is_some_and(|its| its.in_doubt(*at) || its.is_dead())
             };
             if let Some((drive, at)) = wrong.iter().find(|place| round == 2 || !spoiled(place)) {
                 let what = format!(

@@ -79,7 +79,7 @@ pub struct SimDrive {
     pub(crate) dirty: BTreeMap<u64, Vec<Dirty>>,
     pub(crate) in_flight: Vec<Option<InFlight>>,
     /// What blocks held before their last write, for stale reads; kept only when asked for.
-    older: Option<BTreeMap<u64, Rc<Block>>>,
+    pub(crate) older: Option<BTreeMap<u64, Rc<Block>>>,
     armed: Vec<Armed>,
     dead: bool,
     order: u64,

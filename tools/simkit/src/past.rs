@@ -46,7 +46,7 @@ impl SimDrive {
         }
         self.doubts.add(&memory.doubts);
         self.image = memory.image;
-        self.dirty.clear();
+        self.forget_life();
         self.counts.add(FaultKind::OldContent);
         true
     }
@@ -61,8 +61,16 @@ impl SimDrive {
             }
         }
         self.image = image;
-        self.dirty.clear();
+        self.forget_life();
         self.counts.add(FaultKind::ForeignContent);
+    }
+
+    /// What was in its cache, and what it held before, is nowhere in it any more: not even a stale read returns that.
+    fn forget_life(&mut self) {
+        self.dirty.clear();
+        if let Some(older) = &mut self.older {
+            older.clear();
+        }
     }
 }
 

@@ -10,12 +10,14 @@
 //! superblocks are read nobody knows who is needed: a drive that does not answer then is forsaken if another one does,
 //! and if the group does not open without it, it is waited for after all.
 use super::log::SILENT;
+use super::pages::NO_PAGE;
 use super::{OpenRequest, Recovery, Stage};
 use crate::config::Refusal;
 use crate::group::Turn;
 use crate::group::overdue::Overdue;
 use crate::ops::Ops;
 use crate::planted::Planted;
+use alloc::vec::Vec;
 use base::{Action, DriveIx, DriveSet, Duration, Memory, Uuid};
 use fence::CopyEntry;
 
@@ -67,26 +69,56 @@ impl Recovery {
         true
     }
 
-    /// The log cannot be judged, because drives were silent when they were asked for what only they have. Where each of
-    /// them has a current mate that answers, the recovery begins again without them: whether it does.
+    /// What some drives have cannot be read from them, and the group is refused as it stands. Where each of them has a
+    /// current mate that answers, the recovery begins again without them: whether it does. As drives that are absent
+    /// from the start they are stale before anything is served, and if one of them is the only one that is current, the
+    /// group does not open.
     ///
-    /// Crash story: power failed with a commit on one drive of a mirror only. That drive was read, and died before the
-    /// commit was read again. It may not be cut as long as the drive counts as current and at hand, or what an absent
-    /// mate never got would be lost; and the group was refused, with a drive beside it that had all that was ever
-    /// acknowledged. As a drive that is absent from the start it is stale before anything is served, and if it is the
-    /// only one that is current, the group does not open.
-    pub(super) fn forsakes_silent(&mut self, refusal: &Refusal) -> bool {
-        let silent = self.script.silent.without(self.forsaken.drives);
-        if *refusal != SILENT || self.config.bug(Planted::SlowKept) {
-            return false;
+    /// Crash story, of the log: power failed with a commit on one drive of a mirror only. That drive was read, and died
+    /// before the commit was read again. It may not be cut as long as the drive counts as current and at hand, or what an
+    /// absent mate never got would be lost; and the group was refused, with a drive beside it that had all that was ever
+    /// acknowledged.
+    ///
+    /// Crash story, of pages: a version that named a new row was on one drive of a mirror only when the power failed. A
+    /// recovery without that drive took the place of the version's row page for its history page, and was cut short. The
+    /// drive came back, its version was the newest, its row page could not be read on it, and nowhere else was it any more.
+    pub(super) fn forsakes_unreadable(&mut self, refusal: &Refusal) -> bool {
+        let mut out = DriveSet::EMPTY;
+        match *refusal {
+            _ if self.config.bug(Planted::SlowKept) => {}
+            SILENT => {
+                let silent = self.script.silent.without(self.forsaken.drives);
+                silent
+                    .iter()
+                    .filter(|drive| self.opens_without(*drive, silent))
+                    .for_each(|drive| out.insert(drive));
+            }
+            NO_PAGE => {
+                let newest = self.with_the_newest_superblock();
+                if newest.iter().all(|drive| self.opens_without(drive, newest)) {
+                    out = newest;
+                }
+            }
+            _ => {}
         }
-        for drive in silent.iter() {
-            if self.opens_without(drive, silent) {
-                self.forsaken.drives.insert(drive);
-                self.forsaken.again = true;
+        self.forsaken.drives = self.forsaken.drives.union(out);
+        self.forsaken.again = !out.is_empty();
+        self.forsaken.again
+    }
+
+    /// The current drives that have the newest version, if others do not. A version that is durable is on all that it
+    /// calls current; so no promise rests on one that is not.
+    fn with_the_newest_superblock(&self) -> DriveSet {
+        let homes: Vec<DriveIx> = self.superblock().homes().map(|home| home.extent.drive).collect();
+        let current = homes.iter().zip(&self.lagging).filter(|(drive, _)| self.current.contains(**drive));
+        let (behind, newest): (Vec<_>, Vec<_>) = current.partition(|(_, lagging)| **lagging);
+        let mut handles = DriveSet::EMPTY;
+        for (drive, _) in newest.iter().filter(|_| !behind.is_empty()) {
+            if let Some(handle) = self.handles[usize::from(drive.get())] {
+                handles.insert(handle);
             }
         }
-        self.forsaken.again
+        handles
     }
 
     fn forsake_overdue<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {

@@ -15,6 +15,9 @@ use base::{Block, Check, LegId};
 use cow::Ref;
 use rlog::history;
 
+/// No leg has a page that the newest superblock names.
+pub(super) const NO_PAGE: Refusal = Refusal::Unreadable("a row or history page");
+
 impl Recovery {
     /// Reads a page from every current leg; `page_result` then picks.
     fn read_page(&mut self, page: &Ref) -> Result<(), Refusal> {
@@ -37,7 +40,7 @@ impl Recovery {
         *id += legs.len();
         let right = |block: &&Block| Check::of(&block[..]) == page.check;
         let read = |data: &Data| data.block(0).filter(right).copied();
-        let found = results.iter().find_map(read).ok_or(Refusal::Unreadable("a row or history page"))?;
+        let found = results.iter().find_map(read).ok_or(NO_PAGE)?;
         let wrong = legs.iter().zip(results).filter(|(_, data)| read(data).is_none());
         let fill = |(leg, _): (&LegId, &Data)| Fill { leg: *leg, pba: page.pba, bytes: found.to_vec() };
         self.page_fills.extend(wrong.map(fill));
