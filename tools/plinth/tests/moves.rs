@@ -512,7 +512,7 @@ fn legs_are_added_and_dropped() {
         if turn % 2 == 0 {
             agent.run();
         }
-        target(&agent);
+        wait_until(&agent, "served by another target", || target(&agent) != pid);
         wait_legs(&agent, legs);
         let mut nbd = Nbd::connect(&agent.path("n"));
         contents.check(&mut nbd);
