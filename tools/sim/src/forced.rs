@@ -67,7 +67,8 @@ impl<S: Subject> Run<S> {
     /// After a power loss all copies that have everything may be lost; those that were lost may be found.
     pub(crate) fn disaster_after_crash(&mut self) {
         if self.disaster.forced {
-            return;
+            // What it says of itself may not have been flushed.
+            return self.look_for_mixture();
         }
         if self.are_some_away() {
             if self.verbs.chance(1, 2) {
@@ -98,12 +99,16 @@ impl<S: Subject> Run<S> {
             self.all_come_back();
             return Ok(());
         }
-        let subject = self.world.opener().clone();
-        let mut behind = self.drives_put_out();
-        self.disaster.mixture = !behind.all(|drive| subject.says_current(&self.world.drives[drive]));
+        self.look_for_mixture();
         self.world.crash_process();
         self.reopen();
         Ok(())
+    }
+
+    fn look_for_mixture(&mut self) {
+        let subject = self.world.opener().clone();
+        let mut behind = self.drives_put_out();
+        self.disaster.mixture = !behind.all(|drive| subject.says_current(&self.world.drives[drive]));
     }
 
     fn give_word(&mut self, forced: bool) {
