@@ -41,7 +41,9 @@ impl<S: Subject> Run<S> {
             self.step()?;
         }
         // A clean close promises what a flush does.
-        self.model.flushed(self.model.acks.len());
+        if !S::has_halted(self.world.engine()) {
+            self.model.flushed(self.model.acks.len());
+        }
         // What was given up on a drive that does not answer is nobody's any more.
         if !self.world.drives.iter().all(simkit::SimDrive::is_given_up) {
             return Err(Violation::new("C10", "the group is closed, but operations are in flight"));

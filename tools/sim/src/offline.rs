@@ -330,7 +330,14 @@ pub fn promised(drives: &[SimDrive], home: &[Extent], extent_blocks: u32) -> Seq
         let ring = (0..geometry.ring_blocks()).flat_map(|offset| block(geometry.ring_place(offset).1));
         let ring: Vec<u8> = ring.collect();
         for at in (0..ring.len()).step_by(base::BLOCK_BYTES) {
-            if let Ok(commit) = Commit::parse(&ring[at..]) {
+            // Seqs of a tail that was cut are taken again; what counts of older activations the superblock says.
+            let of_newest = |commit: &rlog::CommitView<'_>| {
+                let fields = commit.fields();
+                newest
+                    .line
+                    .is_some_and(|line| (line.generation, line.id) == (fields.generation, fields.history))
+            };
+            if let Some(commit) = Commit::parse(&ring[at..]).ok().filter(of_newest) {
                 promised = promised.max(commit.fields().durable);
             }
         }

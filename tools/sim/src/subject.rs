@@ -42,6 +42,10 @@ pub trait Subject: Open + Clone {
     fn is_current(_: &Self::Engine, _: Uuid) -> bool {
         false
     }
+    /// Whether it takes no writes any more, because something failed: a close of it promises nothing.
+    fn has_halted(_: &Self::Engine) -> bool {
+        false
+    }
     /// Puts a drive out, if the engine can do without it.
     fn take_out(_: &mut Self::Engine, _: Uuid) {}
     /// Whether a drive is being left.

@@ -148,7 +148,9 @@ impl<S: Subject> Run<S> {
             return Err(Violation::new("C10", "the group is closed, but operations are in flight"));
         }
         // A clean close promises what a flush does, even if power goes away now.
-        self.model.flushed(self.model.acks.len());
+        if !S::has_halted(self.world.engine()) {
+            self.model.flushed(self.model.acks.len());
+        }
         if self.verbs.chance(1, 2) {
             self.world.crash_node(CrashMode::Random);
             self.weather_after_crash();

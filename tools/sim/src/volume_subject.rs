@@ -187,6 +187,10 @@ impl Subject for VolumeGroup {
         stats.drives.iter().any(|view| view.uuid == drive && view.health == CopyHealth::Current)
     }
 
+    fn has_halted(engine: &Volume) -> bool {
+        engine.halted().is_some()
+    }
+
     fn take_out(engine: &mut Volume, drive: Uuid) {
         // Refused for the last copy; then it stays, and the run goes on.
         let _ = engine.take_out(drive);
