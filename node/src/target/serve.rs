@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use ublk_target::ublk::{UblkDevice, UblkQueue, harden_process};
 use ublk_target::{Drive, Handle, NbdServer, Notice, Target, TargetError};
-use volume::{CopyHealth, DriveView, Stats};
+use volume::{CopyHealth, DriveView, Halt, Stats};
 
 mod moves;
 mod returns;
@@ -104,6 +104,15 @@ fn warning(kind: &str, message: String) -> Note {
     Note::Event { severity: crate::catalogue::Severity::Warning, kind: kind.to_owned(), message }
 }
 
+/// A group that takes no writes any more is closed all the same, also if it was the close that failed.
+fn unflushed(halt: &Halt) -> Note {
+    let message = format!(
+        "the volume was closed, but what was written since its last flush may be lost: {halt}; check it when it is \
+         attached again"
+    );
+    Note::Event { severity: crate::catalogue::Severity::Error, kind: "closed_unflushed".to_owned(), message }
+}
+
 /// The front end, before its loop runs.
 struct Front {
     queue: Option<UblkQueue>,
@@ -138,10 +147,15 @@ impl Front {
             (None, Some(mut nbd)) => target.run(&mut nbd, &mut watcher),
             (None, None) => unreachable!("one of the two was prepared"),
         };
-        let ending = match outcome {
+        let ending = match &outcome {
             Ok(ended) => judge_end(&ended.engine),
-            Err(error) => Ending::Failed(Error::general(target_error(&error), error.to_string())),
+            Err(error) => Ending::Failed(Error::general(target_error(error), error.to_string())),
         };
+        if let Ok(ended) = &outcome
+            && let Some(halt) = ended.engine.volume().halted()
+        {
+            let _ = watcher.notes.send(unflushed(&halt));
+        }
         // The queue is dropped by now; the device was stopped before the loop was told to end.
         if ending == Ending::Closed
             && !stays.load(Ordering::Acquire)
