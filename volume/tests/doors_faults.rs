@@ -2,7 +2,7 @@
 mod world;
 use base::{DriveOp, Engine, ExtentNo, Fault, Op, Phase};
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::rc::Rc;
 use volume::{CopyHealth, Halt, Refusal};
 use world::{DriveIo, Shape, Verdict, World};
@@ -552,6 +552,46 @@ fn a_pipeline_full_of_commits_that_fail_is_emptied() {
         failed >= 16 && answers.iter().all(|answer| matches!(answer, Ok(()) | Err(Fault::Io))),
         "{answers:?}"
     );
+    world.write(0, 8).expect("written");
+    world.check_all();
+    world.kill_and_reopen();
+    world.check_all();
+}
+
+/// Commits fail one after the other, the newest first, while the oldest is still on its way, and that one last. What voids
+/// the newer ones must leave a place for what voids the oldest.
+#[test]
+fn commits_that_fail_one_by_one_behind_a_slow_one_are_voided() {
+    let mut world = World::new(Shape { legs: 1, ..Shape::MIRROR });
+    (0..28).for_each(|i| world.write(i * 8, 8).expect("written"));
+    world.flush().expect("flushed");
+    let held = Rc::new(RefCell::new(BTreeSet::new()));
+    let fails = Rc::new(Cell::new(u64::MAX));
+    let open = Rc::new(Cell::new(true));
+    let (holds, from, opens) = (held.clone(), fails.clone(), open.clone());
+    world.verdict = Box::new(move |io| {
+        if opens.get() && is_ring(io) {
+            holds.borrow_mut().insert(io.at);
+        }
+        match holds.borrow().contains(&io.at) && is_ring(io) {
+            true if io.at >= from.get() => Verdict::Fail,
+            true => Verdict::Later,
+            false => Verdict::Do,
+        }
+    });
+    for i in 0..28 {
+        world.begin(Op::Write, i * 8, 8, false);
+        world.settle();
+    }
+    open.set(false);
+    let places: Vec<u64> = held.borrow().iter().rev().copied().collect();
+    assert_eq!(places.len(), 16, "as many as may be in flight");
+    for at in places {
+        fails.set(at);
+        world.settle();
+    }
+    let answers = world.wait_all();
+    assert!(answers.iter().all(|answer| matches!(answer, Ok(()) | Err(Fault::Io))), "{answers:?}");
     world.write(0, 8).expect("written");
     world.check_all();
     world.kill_and_reopen();

@@ -61,6 +61,14 @@ fn assert_whole_alone(world: &mut World, drive: u8) {
     world.check_all();
 }
 
+/// The second drive answers again, and has everything in the end.
+fn ends_well(world: &mut World, hanging: &Cell<u32>) {
+    hanging.set(0);
+    world.land(1);
+    come_back(world, 1);
+    assert_whole_alone(world, 1);
+}
+
 #[test]
 fn a_drive_that_hangs_is_put_out_and_nobody_waits_for_it() {
     for columns in [1, 2] {
@@ -208,10 +216,7 @@ fn a_drive_that_hangs_while_it_is_brought_up_to_date_misses_it() {
     some_writes(&mut world, 100);
     world.run_until("it is given up", |w| given_up(w, 1) == 1);
     assert!(matches!(health(&world, 1), CopyHealth::Stale(_)));
-    hanging.set(0);
-    world.land(1);
-    come_back(&mut world, 1);
-    assert_whole_alone(&mut world, 1);
+    ends_well(&mut world, &hanging);
 }
 
 /// The pool must not hand the row's extents to another group while a header may still land in one of them.
@@ -358,10 +363,7 @@ fn a_drive_that_hangs_when_it_is_asked_what_it_has_is_left() {
     world.run_until("it is given up", |w| given_up(w, 1) == 1);
     many_writes(&mut world);
     assert!(matches!(health(&world, 1), CopyHealth::Stale(_)));
-    hanging.set(0);
-    world.land(1);
-    come_back(&mut world, 1);
-    assert_whole_alone(&mut world, 1);
+    ends_well(&mut world, &hanging);
 }
 
 /// A drive that is to take over hangs. Its places are kept until it is quiet; the guest's writes, the checkpoints that

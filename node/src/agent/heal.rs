@@ -328,7 +328,9 @@ impl Agent {
             let seen = status.drives.iter().find(|seen| seen.id == copy.drive);
             let out = seen.is_some_and(|seen| matches!(seen.state, CopyState::Stale | CopyState::Missing));
             let Ok(drive) = self.drive(&copy.drive) else { return false };
-            let usable = drive.state == DriveState::Online && self.is_there(&drive);
+            // One that is copied, or is another one by now, never is.
+            let there = self.is_there(&drive) && self.open_drive(&drive).is_ok();
+            let usable = drive.state == DriveState::Online && there;
             out && usable && !copy.failed && !self.is_left(group, &drive).unwrap_or(true)
         };
         group.copies.iter().filter(awaited).map(|copy| copy.drive.clone()).collect()

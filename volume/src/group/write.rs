@@ -127,8 +127,10 @@ impl Log {
         self.in_flight.is_empty()
     }
 
+    /// Whether the oldest commit failed and nothing voids it. Others wait until they are the oldest: then each void that
+    /// completes empties a place, and the places kept for voids are enough for those that fail before the log is given up.
     fn needs_void(&self) -> bool {
-        !self.poisoned && self.in_flight.iter().any(|c| c.stage == Stage::Lost { voided_by: None })
+        !self.poisoned && self.in_flight.front().is_some_and(|c| c.stage == Stage::Lost { voided_by: None })
     }
 
     fn stage_of(&self, no: CommitNo) -> Option<Stage> {
