@@ -128,6 +128,7 @@ impl Error {
             std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => Kind::Permission,
             std::io::ErrorKind::StorageFull => Kind::NoSpace,
             std::io::ErrorKind::ResourceBusy => Kind::Refused,
+            std::io::ErrorKind::TimedOut => Kind::Timeout,
             _ => Kind::Failed,
         };
         let path = path.display().to_string();

@@ -201,6 +201,12 @@ impl Machine {
     /// The machine ended, or said nothing in time.
     pub fn next(&mut self, deadline: Instant) -> Result<Message> {
         let message = self.next_before(deadline)?;
+        if message.is_none() {
+            let console = fs::read(self.log.with_extension("console")).unwrap_or_default();
+            for line in stuck_at(&String::from_utf8_lossy(&console)) {
+                eprintln!("    {line}");
+            }
+        }
         message.ok_or_else(|| Error::failed("the guest said nothing more before its time was over"))
     }
 
@@ -304,6 +310,25 @@ pub fn emulator_raced(log: &Path) -> bool {
     console.contains("Oops: int3") || clock_leapt(&console, &talk)
 }
 
+/// What the runner prints before it tells what every thread waits for.
+pub const STUCK_MARK: &str = "the scenario is not over; what every thread waits for:";
+/// A line of the agent's log behind that.
+pub const AGENT_MARK: &str = "agent: ";
+
+/// The part of a console that says why a machine does not go on: threads that the kernel keeps, each with what it is in,
+/// and the end of the agent's log.
+fn stuck_at(console: &str) -> Vec<&str> {
+    let told = console.lines().skip_while(|line| *line != STUCK_MARK);
+    let mut kept = false;
+    told.filter(|line| {
+        if line.starts_with("/proc/") {
+            kept = line.contains(" D (");
+        }
+        kept || line.starts_with(AGENT_MARK) || *line == STUCK_MARK
+    })
+    .collect()
+}
+
 /// What the runner writes into the kernel's log when it begins and when it is over, so that the machine's clock can be
 /// compared with that outside.
 pub const CLOCK_MARK: &str = "plinth: the scenario";
@@ -399,7 +424,20 @@ pub fn choose_accel(cache: &Path, probe: impl FnOnce() -> Result<()>) -> Result<
 
 #[cfg(test)]
 mod tests {
-    use super::clock_leapt;
+    use super::{AGENT_MARK, STUCK_MARK, clock_leapt, stuck_at};
+
+    #[test]
+    fn what_a_machine_is_stuck_at_is_picked_out_of_its_console() {
+        let thread = |state| format!("/proc/1/task/2 name {state} syscall 17\n    [<0>] frame of {state}\n");
+        let console = format!(
+            "[    1.0] before\n{STUCK_MARK}\n{}{}{AGENT_MARK}its last words\n",
+            thread("S (sleeping)"),
+            thread("D (disk sleep)")
+        );
+        let told = stuck_at(&console).join("\n");
+        assert!(told.contains("frame of D") && told.contains("its last words"), "{told}");
+        assert!(!told.contains("frame of S") && !told.contains("before"), "{told}");
+    }
 
     #[test]
     fn a_clock_that_goes_faster_than_the_world_has_leapt() {

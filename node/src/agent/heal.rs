@@ -76,6 +76,8 @@ pub(crate) struct Healing {
     busy: Mutex<BTreeSet<String>>,
     /// Identities of which the last scan found several drives, and where.
     doubled: Mutex<BTreeMap<String, Vec<PathBuf>>>,
+    /// Drives that were there at the last look, and did not answer, or were others.
+    unusable: Mutex<BTreeSet<String>>,
     wake: Notify,
 }
 
@@ -99,6 +101,20 @@ impl Healing {
     /// Where the last scan found a drive, if that was at several places.
     pub(super) fn doubled(&self, drive: &str) -> Option<Vec<PathBuf>> {
         self.doubled.lock().unwrap_or_else(PoisonError::into_inner).get(drive).cloned()
+    }
+
+    fn unusable(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.unusable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes what a look at a drive that is there has shown.
+    fn note_usable(&self, drive: &str, usable: bool) {
+        let mut unusable = self.unusable();
+        if usable {
+            unusable.remove(drive);
+        } else if !unusable.contains(drive) {
+            unusable.insert(drive.to_owned());
+        }
     }
 
     /// The operator wants this drive back: nothing that it did counts.
@@ -278,7 +294,11 @@ impl Agent {
             let Some(seen) = status.drives.iter().find(|seen| seen.id == copy.drive) else { continue };
             let drive = self.drive(&copy.drive)?;
             let out = matches!(seen.state, CopyState::Stale | CopyState::Missing);
-            self.remember(volume, &copy.drive, seen.state == CopyState::Current);
+            let well = seen.state == CopyState::Current;
+            self.remember(volume, &copy.drive, well);
+            if well {
+                self.healing.note_usable(&copy.drive, true);
+            }
             if drive.state != DriveState::Online {
                 // A copy that is being put out is not stale yet: it is asked again, which changes nothing.
                 match (out, seen.open) {
@@ -328,8 +348,8 @@ impl Agent {
             let seen = status.drives.iter().find(|seen| seen.id == copy.drive);
             let out = seen.is_some_and(|seen| matches!(seen.state, CopyState::Stale | CopyState::Missing));
             let Ok(drive) = self.drive(&copy.drive) else { return false };
-            // One that is copied, or is another one by now, never is.
-            let there = self.is_there(&drive) && self.open_drive(&drive).is_ok();
+            // Nothing is read here: one that hangs is no reason to wait. What the last look found counts.
+            let there = self.is_there(&drive) && !self.healing.unusable().contains(&drive.id);
             let usable = drive.state == DriveState::Online && there;
             out && usable && !copy.failed && !self.is_left(group, &drive).unwrap_or(true)
         };
@@ -339,6 +359,7 @@ impl Agent {
     /// Whether a drive that a group misses is to be handed back now.
     fn may_return(&self, volume: &str, drive: &DriveRecord, failed: bool) -> Result<bool> {
         let there = self.is_there(drive) && self.open_drive(drive).is_ok();
+        self.healing.note_usable(&drive.id, there);
         if failed {
             // A copy beside it does not mean that it was gone.
             if !there && self.healing.doubled(&drive.id).is_none() {

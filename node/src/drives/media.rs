@@ -1,7 +1,9 @@
 //! One drive, opened for labels and headers: a block device or a regular file.
 //!
 //! I/O is direct where the file system allows it, so that what is read is what the drive holds and not what a
-//! page cache remembers of it. Every write is followed by `flush` before the caller goes on.
+//! page cache remembers of it. Every write is followed by `flush` before the caller goes on. A drive that does not
+//! answer makes an operation fail; see module `worker` for what may still happen then.
+use super::worker::Worker;
 use crate::error::{Error, Kind, Result};
 use base::{BLOCK_BYTES, Block, Blocks, DriveBlock};
 use std::fs::{File, OpenOptions};
@@ -20,7 +22,7 @@ pub enum Identity {
 
 /// An open drive.
 pub struct Media {
-    file: File,
+    worker: Worker,
     path: PathBuf,
     identity: Identity,
     blocks: Blocks,
@@ -36,9 +38,7 @@ impl Media {
     /// # Errors
     /// `NotFound`, `Permission` (also for a read-only drive), `Invalid` when it is neither block device nor file.
     pub fn open(path: &Path) -> Result<Self> {
-        let media = Self::open_as(path, true)?;
-        media.check_writable()?;
-        Ok(media)
+        Self::open_as(path, true)
     }
 
     /// Opens for reading.
@@ -70,21 +70,11 @@ impl Media {
         .map_err(|source| fail(&source))?;
         let bytes = file.seek(SeekFrom::End(0)).map_err(|source| fail(&source))?;
         let blocks = Blocks::new(bytes / BLOCK_BYTES as u64);
-        Ok(Self { file, path: path.to_owned(), identity, blocks })
-    }
-
-    /// A drive that says that it is read-only is refused, although root could open the file.
-    fn check_writable(&self) -> Result<()> {
-        let about = self.file.metadata().map_err(|source| Error::io("examine", &self.path, &source))?;
-        let read_only = match self.identity {
-            Identity::File(..) => about.mode() & 0o222 == 0,
-            Identity::Device(number) => {
-                let number = (nix::sys::stat::major(number), nix::sys::stat::minor(number));
-                let flag = std::fs::read_to_string(format!("/sys/dev/block/{}:{}/ro", number.0, number.1));
-                flag.is_ok_and(|text| text.trim() == "1")
-            }
-        };
-        if read_only { Err(read_only_drive(&self.path)) } else { Ok(()) }
+        if write {
+            check_writable(&file, path, identity)?;
+        }
+        let worker = Worker::start(identity, file).map_err(|source| Error::io("watch", path, &source))?;
+        Ok(Self { worker, path: path.to_owned(), identity, blocks })
     }
 
     /// The path by which it was opened.
@@ -116,11 +106,12 @@ impl Media {
     /// # Errors
     /// The drive's error, with its path.
     pub fn read(&self, at: DriveBlock) -> Result<Box<Block>> {
-        let mut memory = Box::new(Aligned([0; BLOCK_BYTES]));
         let offset = at.get() * BLOCK_BYTES as u64;
-        self.file
-            .read_exact_at(&mut memory.0, offset)
-            .map_err(|source| Error::io(&format!("read block {at} of"), &self.path, &source))?;
+        let read = self.worker.run(move |file| {
+            let mut memory = Box::new(Aligned([0; BLOCK_BYTES]));
+            file.read_exact_at(&mut memory.0, offset).map(|()| memory)
+        });
+        let memory = read.map_err(|source| Error::io(&format!("read block {at} of"), &self.path, &source))?;
         Ok(Box::new(memory.0))
     }
 
@@ -131,9 +122,8 @@ impl Media {
     pub fn write(&self, at: DriveBlock, block: &Block) -> Result<()> {
         let memory = Box::new(Aligned(*block));
         let offset = at.get() * BLOCK_BYTES as u64;
-        self.file
-            .write_all_at(&memory.0, offset)
-            .map_err(|source| Error::io(&format!("write block {at} of"), &self.path, &source))
+        let written = self.worker.run(move |file| file.write_all_at(&memory.0, offset));
+        written.map_err(|source| Error::io(&format!("write block {at} of"), &self.path, &source))
     }
 
     /// Makes everything written durable. A failed flush is never retried as if nothing had been lost: the
@@ -142,8 +132,22 @@ impl Media {
     /// # Errors
     /// The drive's error, with its path.
     pub fn flush(&self) -> Result<()> {
-        self.file.sync_data().map_err(|source| Error::io("flush", &self.path, &source))
+        self.worker.run(File::sync_data).map_err(|source| Error::io("flush", &self.path, &source))
     }
+}
+
+/// A drive that says that it is read-only is refused, although root could open the file.
+fn check_writable(file: &File, path: &Path, identity: Identity) -> Result<()> {
+    let about = file.metadata().map_err(|source| Error::io("examine", path, &source))?;
+    let read_only = match identity {
+        Identity::File(..) => about.mode() & 0o222 == 0,
+        Identity::Device(number) => {
+            let number = (nix::sys::stat::major(number), nix::sys::stat::minor(number));
+            let flag = std::fs::read_to_string(format!("/sys/dev/block/{}:{}/ro", number.0, number.1));
+            flag.is_ok_and(|text| text.trim() == "1")
+        }
+    };
+    if read_only { Err(read_only_drive(path)) } else { Ok(()) }
 }
 
 fn read_only_drive(path: &Path) -> Error {

@@ -16,6 +16,7 @@ mod memory;
 mod product;
 mod runner;
 mod steps;
+mod stuck;
 
 pub use init::{is_init, run_as_init};
 pub use load::Fnv;

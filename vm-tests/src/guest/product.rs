@@ -13,6 +13,8 @@ const PLINTH: &str = "/usr/bin/plinth";
 /// How long the agent may take to answer after its start. Translated processors share the host with the
 /// rest of a test run.
 const START: Duration = Duration::from_secs(60);
+/// What the agent prints.
+pub(super) const AGENT_LOG: &str = "/tmp/agent.log";
 /// The pool and volume of a scenario.
 pub const POOL: &str = "pool";
 /// The volume of a scenario.
@@ -76,8 +78,8 @@ impl Guest {
     /// # Errors
     /// It ends, or does not answer in time; what it printed is in the message.
     pub fn start_agent(&self) -> Result<Agent> {
-        let path = "/tmp/agent.log";
-        let log = File::options().create(true).append(true).open(path).doing(|| format!("open {path}"))?;
+        let log = File::options().create(true).append(true).open(AGENT_LOG);
+        let log = log.doing(|| format!("open {AGENT_LOG}"))?;
         let twin = log.try_clone().doing(|| "share the agent's log".into())?;
         let mut command = Command::new(PLINTH);
         command.arg("node").stdout(log).stderr(twin);
@@ -91,7 +93,7 @@ impl Guest {
             ended = child.try_wait().ok().flatten();
             ended.is_some() || self.plinth(&["status"]).code == 0
         });
-        let tail = || fs::read_to_string(path).unwrap_or_default().trim().replace('\n', " | ");
+        let tail = || fs::read_to_string(AGENT_LOG).unwrap_or_default().trim().replace('\n', " | ");
         if let Some(status) = ended {
             return Err(Error::failed(format!("the agent ended at once ({status}): {}", tail())));
         }

@@ -165,6 +165,9 @@ pub fn run_scenario() -> Result<()> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     mark_clock("begins");
     guest.say(&Message::Hello(release.trim().to_owned()));
+    if let Ok(seconds) = guest.number("limit_s") {
+        super::stuck::watch(Duration::from_secs(seconds));
+    }
     let outcome = run_named(&mut guest);
     mark_clock("is over");
     guest.say(&Message::Result(outcome.map_err(|e| e.to_string())));

@@ -305,6 +305,7 @@ impl<'a> Session<'a> {
             own("accel", if self.accel == Accel::Kvm { "kvm" } else { "tcg" }.to_owned()),
             own("rounds", self.rounds().to_string()),
             own("seed", self.bench.seed.to_string()),
+            own("limit_s", self.scenario.limit.as_secs().to_string()),
         ];
         if let Some(bug) = &self.bench.planted {
             parameters.push(own("planted", bug.clone()));

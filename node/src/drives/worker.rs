@@ -1,0 +1,160 @@
+//! Operations on a drive that may never answer.
+//!
+//! The kernel waits for a drive without a bound, and nothing ends such a wait: not the drive's removal from its group,
+//! and no signal. So each open drive has a thread that waits in its caller's place, and the caller gives up after
+//! `PATIENCE`. What a caller gave up may still happen, much later. Until it has, every operation on that drive fails
+//! at once, whoever asks: so nothing late can land behind anything that was told to the drive after it.
+use super::Identity;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The longest that a caller waits: the bound within which a volume puts out a drive that does not answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// A thread only passes blocks on.
+const STACK_BYTES: usize = 128 << 10;
+
+type Job = Box<dyn FnOnce(&File) + Send>;
+type Ticket = (Identity, u64);
+
+/// Operations that no one waits for any more, and that have not ended.
+static ABANDONED: LazyLock<Mutex<BTreeMap<Ticket, Instant>>> = LazyLock::new(Mutex::default);
+static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+
+fn abandoned() -> MutexGuard<'static, BTreeMap<Ticket, Instant>> {
+    ABANDONED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How long ago the oldest operation began that a drive has not answered.
+fn hung_for(drive: Identity) -> Option<Duration> {
+    let abandoned = abandoned();
+    let of_it = abandoned.range((drive, 0)..=(drive, u64::MAX));
+    of_it.map(|(_, began)| began.elapsed()).max()
+}
+
+/// How an operation stands, between the one who waits and the one who does it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    UnderWay,
+    GivenUp,
+    Ended,
+}
+
+/// The thread that has a drive's file.
+pub(super) struct Worker {
+    drive: Identity,
+    jobs: Sender<Job>,
+}
+
+impl Worker {
+    /// Starts it. It ends with the value, or when the drive answers.
+    ///
+    /// # Errors
+    /// The kernel starts no thread.
+    pub(super) fn start(drive: Identity, file: File) -> io::Result<Self> {
+        let (jobs, queue) = mpsc::channel::<Job>();
+        let builder = std::thread::Builder::new().name("drive".to_owned()).stack_size(STACK_BYTES);
+        builder.spawn(move || queue.into_iter().for_each(|job| job(&file)))?;
+        Ok(Self { drive, jobs })
+    }
+
+    /// Has something done with the file, and waits for it.
+    ///
+    /// # Errors
+    /// The operation's; `TimedOut` if the drive does not answer, or has not answered another one.
+    pub(super) fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&File) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        self.run_within(PATIENCE, work)
+    }
+
+    fn run_within<T: Send + 'static>(
+        &self,
+        patience: Duration,
+        work: impl FnOnce(&File) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        if let Some(age) = hung_for(self.drive) {
+            return Err(no_answer(age));
+        }
+        let (ticket, began) =
+            ((self.drive, NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)), Instant::now());
+        let stage = std::sync::Arc::new(Mutex::new(Stage::UnderWay));
+        let (done, answer) = mpsc::sync_channel(1);
+        let theirs = stage.clone();
+        let job = move |file: &File| {
+            let outcome = work(file);
+            let mut stage = theirs.lock().unwrap_or_else(PoisonError::into_inner);
+            if *stage == Stage::GivenUp {
+                abandoned().remove(&ticket);
+            }
+            *stage = Stage::Ended;
+            // Nobody listens any more if it was given up.
+            let _ = done.send(outcome);
+        };
+        let gone = || io::Error::other("the thread that has its file has ended");
+        self.jobs.send(Box::new(job)).map_err(|_| gone())?;
+        match answer.recv_timeout(patience) {
+            Ok(outcome) => outcome,
+            Err(RecvTimeoutError::Disconnected) => Err(gone()),
+            Err(RecvTimeoutError::Timeout) => {
+                let mut stage = stage.lock().unwrap_or_else(PoisonError::into_inner);
+                if *stage == Stage::Ended {
+                    return answer.try_recv().map_err(|_| gone())?;
+                }
+                *stage = Stage::GivenUp;
+                abandoned().insert(ticket, began);
+                Err(no_answer(began.elapsed()))
+            }
+        }
+    }
+}
+
+fn no_answer(age: Duration) -> io::Error {
+    let message = format!("it does not answer, for {} s now", age.as_secs());
+    io::Error::new(io::ErrorKind::TimedOut, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A worker over a file of its own.
+    fn worker(number: u64) -> Worker {
+        let file = tempfile::tempfile().expect("a file");
+        Worker::start(Identity::File(u64::MAX, number), file).expect("starts")
+    }
+
+    #[test]
+    fn a_drive_that_hangs_fails_what_is_asked_until_it_has_answered() {
+        let (first, second, other) = (worker(1), worker(1), worker(2));
+        let (release, held) = mpsc::channel::<()>();
+        let hung = first.run_within(Duration::ZERO, move |_| held.recv().map_err(io::Error::other));
+        assert_eq!(hung.expect_err("given up").kind(), io::ErrorKind::TimedOut);
+        let asked = second.run(|_| Ok(()));
+        assert_eq!(asked.expect_err("the same drive").kind(), io::ErrorKind::TimedOut);
+        other.run(|_| Ok(())).expect("another drive answers");
+        release.send(()).expect("it still waits");
+        while hung_for(first.drive).is_some() {
+            std::thread::yield_now();
+        }
+        assert_eq!(second.run(|_| Ok(7)).expect("it has answered"), 7);
+    }
+
+    #[test]
+    fn what_was_given_up_ends_without_its_worker() {
+        let (release, held) = mpsc::channel::<()>();
+        let given_up = worker(3);
+        let drive = given_up.drive;
+        let hung = given_up.run_within(Duration::ZERO, move |_| held.recv().map_err(io::Error::other));
+        assert!(hung.is_err() && hung_for(drive).is_some());
+        drop(given_up);
+        drop(release);
+        while hung_for(drive).is_some() {
+            std::thread::yield_now();
+        }
+    }
+}
