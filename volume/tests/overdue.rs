@@ -5,6 +5,7 @@ use base::{DriveOp, Duration, Engine, Op, Phase};
 use std::cell::Cell;
 use std::rc::Rc;
 use volume::{CopyHealth, SLOW_BOUND};
+use world::story::{assert_each_leg_is_whole, end_of_move};
 use world::{Shape, Verdict, World};
 
 /// Drives that do not answer, a bit for each.
@@ -388,4 +389,42 @@ fn a_successor_that_hangs_keeps_nobody_waiting() {
     world.settle();
     assert!(matches!(outcome(&world), Some(volume::MoveOutcome::GivenUp(_))));
     world.check_all();
+}
+
+/// A leg was asked for, and a drive that is back went first: what it was told before it was put out may still land, so
+/// it waited, and every row that came meanwhile had an extent of the leg and was refused. The guest waited with them.
+#[test]
+fn a_leg_that_waits_behind_a_drive_that_hangs_keeps_no_row_waiting() {
+    for columns in [1, 2] {
+        let mut world = World::new(Shape { columns, ..Shape::MIRROR });
+        let hanging = hanging(&mut world);
+        some_writes(&mut world, 20);
+        hanging.set(2);
+        for at in 0..16 {
+            world.begin(Op::Write, at * 64, 40, false);
+        }
+        world.wait_all();
+        hanging.set(0);
+        world.settle();
+        let rows = world.engine.stats().expect("served").rows;
+        let drives = (2 * columns)..(3 * columns);
+        let new: Vec<u8> = drives.collect();
+        for _ in &new {
+            world.add_drive();
+        }
+        world.add_leg(&new);
+        world.back(1);
+        for sector in (0..world.shape.sectors - 512).step_by(512) {
+            world.write(sector, 512).expect("written");
+        }
+        assert!(
+            world.late(1) > 0 && world.engine.stats().expect("served").rows > rows,
+            "there are more rows"
+        );
+        world.land(1);
+        assert_eq!(end_of_move(&mut world), volume::MoveOutcome::Done);
+        world.leg_added();
+        world.settle();
+        assert_each_leg_is_whole(&mut world);
+    }
 }

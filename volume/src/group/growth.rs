@@ -9,6 +9,8 @@
 //! version names it, rather than that the group suffers from it: the pool is asked for the same row again, which
 //! says that the grant goes back. From the version on that names it, its places are protected like all others.
 //! Drives that join with a row: see `joining`.
+mod aside;
+
 use super::{Group, Turn};
 use crate::drives::Health;
 use crate::header::Header;
@@ -49,6 +51,8 @@ pub(crate) struct Growth {
     written: Option<bool>,
     /// The row's extents of a leg that is being added (`moving.rs`).
     added: Vec<Extent>,
+    /// The row's extents of a leg that is still to be added.
+    aside: Vec<aside::Aside>,
 }
 
 impl Growth {
@@ -62,6 +66,7 @@ impl Growth {
             rows_left,
             written: None,
             added: Vec::new(),
+            aside: Vec::new(),
         }
     }
 
@@ -171,6 +176,7 @@ impl Group {
             self.home_pages.forget_new();
         }
         self.give_up_joining();
+        self.growth.aside.clear();
         // A grant that was refused may name drives that are not.
         let known = |drive: &DriveIx| usize::from(drive.get()) < self.drives.list.len();
         let added = core::mem::take(&mut self.growth.added);
@@ -201,10 +207,7 @@ impl Group {
     fn write_row<M: Memory>(&mut self, turn: &mut Turn<'_, M>, mut grant: RowGrant) {
         let extents = self.geometry.row_extents();
         let added = if self.moving.adds_leg() { usize::from(self.geometry.columns) } else { 0 };
-        if self.moving.brings_more() && grant.extents.len() == extents + usize::from(self.geometry.columns) {
-            // They go back with the others of the leg. A write must not wait for a drive that hangs until then.
-            grant.extents.truncate(extents);
-        }
+        self.set_aside(&mut grant);
         let shaped = grant.extents.len() == extents + added;
         let fitting = grant.row.get() == self.superblock.rows
             && shaped
@@ -345,6 +348,7 @@ impl Group {
             let columns = usize::from(self.geometry.columns);
             self.moving.row_added(self.rows.len(), &grant.extents[..columns], &added);
         }
+        self.settle_aside();
         self.rows.extend_from_slice(&grant.extents);
         self.row_pages = self.new_row_pages.take().expect("row pages being named");
         self.home_pages.settle();

@@ -54,7 +54,7 @@ use crate::drives::Health;
 use crate::rows::RowPages;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use base::{Block, Change, CkptNo, DriveIx, Extent, MoveGrant, Pba, Seq};
+use base::{Block, Change, CkptNo, DriveIx, Extent, ExtentNo, MoveGrant, NewDrive, Pba, Seq};
 use fence::DriveSet;
 
 /// A place that moves.
@@ -201,6 +201,25 @@ impl Moving {
             Some(Change::AddLeg) => self.given_up.is_some(),
             Some(Change::DropLeg(_)) => self.switched,
             _ => false,
+        }
+    }
+
+    /// Whether a leg was asked for, and nothing is copied to it yet.
+    pub fn will_add_leg(&self) -> bool {
+        self.asked.as_ref().is_some_and(|grant| grant.change == Change::AddLeg)
+    }
+
+    /// A row was added before the leg that was asked for, and these are its successors in it. Nothing if it was refused
+    /// meanwhile.
+    pub fn add_to_asked(&mut self, successors: &[(ExtentNo, NewDrive, ExtentNo)]) {
+        let Some(grant) = self.asked.as_mut() else { return };
+        for (old, drive, new) in successors {
+            let known = grant.to.iter().position(|to| to.uuid == drive.uuid);
+            let to = known.unwrap_or(grant.to.len());
+            if known.is_none() {
+                grant.to.push(*drive);
+            }
+            grant.extents.push((*old, to, *new));
         }
     }
 

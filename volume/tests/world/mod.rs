@@ -629,17 +629,20 @@ impl World {
                 extent.drive = self.engine.index_of(uuid(*drive)).expect("a drive of the group");
             }
             let number = ExtentNo::new(self.next_extent);
-            for drive in &self.adding {
-                // One that was given up is in no row; the engine says so.
-                let Some(drive) = self.engine.index_of(uuid(*drive)) else { break };
-                extents.push(Extent { drive, extent: number });
+            let (known, mut joining) = (self.engine.stats().expect("served").drives.len(), Vec::new());
+            for drive in self.adding.clone() {
+                let index = self.engine.index_of(uuid(drive)).unwrap_or_else(|| {
+                    joining.push(self.drive(drive));
+                    DriveIx::new((known + joining.len() - 1) as u8)
+                });
+                extents.push(Extent { drive: index, extent: number });
             }
             if self.bad_row {
                 let last = *extents.last().expect("a leg");
                 extents.fill(last);
             }
             self.next_extent += 1;
-            Reply::Row(RowGrant { row: wanted, extents, joining: Vec::new() })
+            Reply::Row(RowGrant { row: wanted, extents, joining })
         } else {
             Reply::NoRow
         };
