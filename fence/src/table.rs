@@ -174,12 +174,21 @@ impl CopyTable {
     /// opened with A alone and goes on; then A and the catalogue are lost, and B, which was left behind, still
     /// says that A is being resynced and that itself is current.
     ///
-    /// A drive that the catalogue does not list has no mark against it.
+    /// A drive that the catalogue does not list has no mark against it. A mark does not say that a copy is unproven, so
+    /// one that is by the superblocks stays so.
+    ///
+    /// Crash story: drive A served alone, B was opened by force, and A was unproven from then on. A later activation had
+    /// its mark of A stored, and power failed before its superblock. The mark was the newer word and made A a copy that only
+    /// lacked what came after the fork: it kept what it had written over older blocks in its own history.
     pub fn merge_catalogue(&mut self, view: &[CopyEntry]) {
         for entry in &mut self.entries {
             let mine = *entry;
             let Some(theirs) = view.iter().find(|other| other.drive == mine.drive) else { continue };
             *entry = match theirs.version.cmp(&mine.version) {
+                Ordering::Greater if mine.state.is_unproven() && !theirs.state.is_current() => {
+                    let state = theirs.state.after(Event::Diverge).expect("any copy may diverge");
+                    CopyEntry { state, ..*theirs }
+                }
                 Ordering::Greater => *theirs,
                 _ if theirs.state.is_current() => mine,
                 Ordering::Equal => CopyEntry { state: mine.state.worse(theirs.state), ..mine },

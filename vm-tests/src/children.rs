@@ -29,6 +29,9 @@ use std::time::{Duration, Instant};
 /// Exit code of a command that was ended by a signal from a person.
 pub const INTERRUPTED: i32 = 130;
 
+/// How long the threads of a child may take to stop: what they have handed to the kernel ends first.
+const FREEZE_PATIENCE: Duration = Duration::from_secs(60);
+
 static LIVE: Mutex<BTreeMap<i32, PathBuf>> = Mutex::new(BTreeMap::new());
 static SCRATCH: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 static RECORDS: Mutex<Option<PathBuf>> = Mutex::new(None);
@@ -202,6 +205,32 @@ impl Running {
     /// Whether the child has ended; never blocks.
     pub fn has_ended(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(Some(_)) | Err(_))
+    }
+
+    /// Stops every thread of the child where it is, and returns once all of them stand still. What they had handed to the
+    /// kernel is done by then.
+    ///
+    /// # Errors
+    /// It has ended, or a thread does not stop.
+    pub fn freeze(&self) -> Result<()> {
+        let pid = Pid::from_raw(self.pid());
+        kill(pid, Signal::SIGSTOP).doing(|| format!("stop {}", self.name))?;
+        let start = Instant::now();
+        while !stands_still(self.pid()) {
+            if start.elapsed() > FREEZE_PATIENCE {
+                return Err(Error::failed(format!("{} does not stop", self.name)));
+            }
+            std::thread::yield_now();
+        }
+        Ok(())
+    }
+
+    /// Goes on.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn thaw(&self) -> Result<()> {
+        kill(Pid::from_raw(self.pid()), Signal::SIGCONT).doing(|| format!("let {} go on", self.name))
     }
 
     /// SIGKILL to the whole group, then collects the child. The instant of the call is the instant of a cut.
@@ -379,6 +408,14 @@ fn write_record(pid: i32) -> PathBuf {
         let _ = writeln!(file, "{pid} {started}");
     }
     path
+}
+
+/// Whether every thread is stopped.
+fn stands_still(pid: i32) -> bool {
+    let stopped = |stat: String| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't']));
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    // A thread that has ended meanwhile stands still too.
+    threads.filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok()).all(stopped)
 }
 
 /// Field 22 of /proc/PID/stat: clock ticks since boot at which the process started.

@@ -234,6 +234,22 @@ impl Machine {
         }
     }
 
+    /// Stops the machine where it is: nothing reaches its drives any more until [`Machine::thaw`].
+    ///
+    /// # Errors
+    /// The machine has ended, or does not stop.
+    pub fn freeze(&mut self) -> Result<()> {
+        self.qemu.freeze()
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    /// The machine has ended.
+    pub fn thaw(&mut self) -> Result<()> {
+        self.qemu.thaw()
+    }
+
     /// A message that has already arrived or is on its way from a machine that was cut; `None` at the end.
     pub fn drain(&mut self) -> Option<Message> {
         while let Ok(line) = self.lines.recv() {

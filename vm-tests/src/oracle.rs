@@ -1,8 +1,10 @@
 //! What a volume may hold after a power cut, known outside the machine that was cut.
 //!
 //! The load inside says each thing twice: before it asks the device (`issue`, `flush`) and after the device
-//! has answered (`acked`, `flushed`). Its words reach the host before the machine goes on, so at a cut the
-//! oracle knows every request that can have reached the device, and every answer that was given.
+//! has answered (`acked`, `flushed`). Its words reach the host in their order, but some time after they were said. So at
+//! a cut the drives are looked at first, and what is heard behind it is believed in part: a request that was about to be
+//! made may have reached the device (`take_late`), an answer is not known to have been given. The oracle then knows every
+//! request that can have reached the device, and only answers that were given before the cut.
 //!
 //! The rule (contract C2 and C3): a block holds its last durable version or one that was issued later.
 //! Durable is what was acknowledged before a flush was asked for that was then acknowledged, and what was
@@ -250,6 +252,14 @@ impl Oracle {
         }
     }
 
+    /// Takes a fact that was heard behind the cut, and may have been said before it.
+    pub fn take_late(&mut self, fact: Fact) {
+        match fact {
+            Fact::Issue { .. } | Fact::Removing(_) => self.take(fact),
+            Fact::Acked { .. } | Fact::Flush { .. } | Fact::Flushed { .. } | Fact::Kept(_) => {}
+        }
+    }
+
     /// The files that are there.
     #[must_use]
     pub fn files(&self) -> &BTreeSet<FileName> {
@@ -381,6 +391,21 @@ mod tests {
 
     fn holds(oracle: &Oracle, version: u64) -> bool {
         oracle.clone().settle(|at| content(at, version, false)).is_ok()
+    }
+
+    #[test]
+    fn what_is_heard_behind_a_cut_allows_and_promises_nothing() {
+        let mut oracle = Oracle::new();
+        let issue =
+            |version| Fact::Issue { writer: 0, block: 7, count: 1, version, zeros: false, durable: true };
+        oracle.take(issue(1));
+        oracle.take(Fact::Acked { writer: 0 });
+        oracle.take_late(issue(2));
+        oracle.take_late(Fact::Acked { writer: 0 });
+        for version in [1, 2] {
+            assert!(oracle.clone().settle(|block| content(block, version, false)).is_ok(), "{version}");
+        }
+        assert!(oracle.settle(|block| content(block, BLANK, true)).is_err(), "the first was durable");
     }
 
     #[test]

@@ -1,10 +1,16 @@
 //! What the guest says to the host: one line each, over a virtio port of its own.
 //!
-//! The kernel's messages go to the serial console and never mix with these lines. The port blocks the
-//! guest's write until QEMU has taken the bytes, so a line that was written before a cut has reached the
-//! host: the oracle of a power cut rests on this.
+//! The kernel's messages go to the serial console and never mix with these lines. Lines keep their order, and a writer
+//! does not wait until the host has one: the kernel hands them to QEMU, which passes them on when it gets to it. So a
+//! machine that is killed takes lines with it. Who needs every line that was said before an instant asks behind it
+//! ([`MARK`]): the answer comes after them.
 
 use std::fmt;
+
+/// A question of the host, and its answer.
+pub const MARK: &str = "mark";
+/// The answer.
+pub const MARKED: &str = "marked";
 
 /// One line from the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -104,6 +104,16 @@ fn a_copy_is_not_current_before_the_catalogue_agrees() {
     assert_eq!(merged(stale, current), current, "the catalogue is newer");
     assert_eq!(merged(stale, CopyEntry { version: 1, ..current }), stale);
     assert_eq!(merged(stale, CopyEntry { drive: drive(9), ..current }), stale);
+    // A mark says nothing of histories.
+    let unproven = CopyEntry { state: stale.state.after(Event::Diverge).expect("may diverge"), ..stale };
+    let newer = CopyEntry { version: 7, ..stale };
+    assert_eq!(merged(unproven, newer), CopyEntry { version: 7, ..unproven });
+    assert_eq!(merged(unproven, CopyEntry { state: resyncing.state, ..newer }).state, unproven.state);
+    assert_eq!(
+        merged(unproven, CopyEntry { version: 7, ..current }).state,
+        CopyState::Current,
+        "it was compared"
+    );
 }
 
 struct Rng(u64);

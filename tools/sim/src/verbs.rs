@@ -27,6 +27,8 @@ impl<S: Subject> Run<S> {
         if !self.verbs.chance(1, 40) {
             return;
         }
+        // A change that was asked for since the last look may have come to nothing.
+        self.pool_follows();
         let legs = self.legs();
         if legs == 1 || (legs < self.shape.most_legs && self.verbs.chance(1, 2)) {
             self.add_a_leg();

@@ -80,6 +80,24 @@ impl Guest {
         Ok(line.trim().to_owned())
     }
 
+    /// Answers a question of the host with a word, from a thread of its own, as long as the machine runs. Nothing else may
+    /// listen then.
+    ///
+    /// # Errors
+    /// The port cannot be shared.
+    pub fn answer(&self, question: &'static str, word: &'static str) -> Result<()> {
+        let port = self.answers.get_ref().try_clone().doing(|| "share the port".into())?;
+        let teller = self.teller();
+        std::thread::spawn(move || {
+            for line in BufReader::new(port).lines().map_while(std::result::Result::ok) {
+                if line.trim() == question {
+                    teller.tell(word);
+                }
+            }
+        });
+        Ok(())
+    }
+
     /// Runs a program to its end and returns what it printed; a failure carries it too.
     ///
     /// # Errors
@@ -137,7 +155,8 @@ fn tail(text: &str) -> String {
 pub struct Teller(Arc<Mutex<File>>);
 
 impl Teller {
-    /// Tells the host's part of the scenario a fact; returns when the host has it.
+    /// Tells the host's part of the scenario a fact. The host hears what is told in its order, but maybe later than this
+    /// returns.
     pub fn tell(&self, text: impl Into<String>) {
         self.say(&Message::Tell(text.into()));
     }

@@ -1,4 +1,4 @@
-//! `power-cut`, outside: the machine is killed at a random instant, its drives are made anew as a power cut
+//! `power-cut`, outside: the machine is cut off from its drives at a random instant and killed, its drives are made anew as a power cut
 //! leaves them, and what the volume then holds is compared with what it may hold.
 //!
 //! One cut: boot on the drives of the last cut; let the load run for a while; kill. Then many images are made of the
@@ -20,7 +20,7 @@ use crate::guest::Fnv;
 use crate::kernel::Which;
 use crate::machine::{Drive, Machine};
 use crate::oracle::{BLOCK_BYTES, Fact, Oracle, Settled};
-use crate::protocol::Message;
+use crate::protocol::{MARK, MARKED, Message};
 use crate::random::Random;
 use crate::writelog::{Log, Manner, rebuild};
 use std::fs;
@@ -44,6 +44,11 @@ const SHAPES: [Shape; 8] = [
     Shape { legs: 2, columns: 2, files: false, sector_bytes: 512 },
     Shape { legs: 1, columns: 2, files: true, sector_bytes: 512 },
 ];
+/// How long a busy host may take to pass an answer on.
+const MARK_PATIENCE: Duration = Duration::from_secs(120);
+/// No word comes from a machine that stands still for so long: the pipe is empty. If it was not, the comparison is less
+/// strict by what was left in it, and no more.
+const PIPE_IS_EMPTY: Duration = Duration::from_millis(20);
 /// The images of one cut take this long at most, also on a busy host.
 const IMAGES_LIMIT: Duration = Duration::from_secs(900);
 /// The load runs between these two before the cut.
@@ -318,8 +323,17 @@ pub(super) fn load_and_cut(
             None => break,
         }
     }
+    if begun {
+        freeze_drives(&mut machine, chain, &mut sum)?;
+        hear_the_rest(&mut machine, chain)?;
+    }
     machine.cut();
-    drain(&mut machine, &mut chain.oracle, &mut sum)?;
+    if begun {
+        for drive in &chain.drives {
+            let log = log_of(drive);
+            fs::rename(at_cut(log), log).doing(|| format!("replace {}", log.display()))?;
+        }
+    }
     session.inside = false;
     if !begun {
         return Err(Error::failed("the load had not begun when its time was over"));
@@ -327,11 +341,42 @@ pub(super) fn load_and_cut(
     Ok(sum)
 }
 
-fn drain(machine: &mut Machine, oracle: &mut Oracle, sum: &mut Option<String>) -> Result<()> {
-    while let Some(message) = machine.drain() {
-        take(message, oracle, sum)?;
+/// The instant of the cut: the machine stands still, what it has told by now is taken, and what its drives got is kept.
+///
+/// A machine that is simply killed takes words with it that it had said, but that the emulator had not passed on, while the
+/// write behind them had reached the drive: the drive then holds what nobody had announced.
+fn freeze_drives(machine: &mut Machine, chain: &mut Chain, sum: &mut Option<String>) -> Result<()> {
+    machine.freeze()?;
+    while let Some(message) = machine.next_before(Instant::now() + PIPE_IS_EMPTY)? {
+        take(message, &mut chain.oracle, sum)?;
     }
-    Ok(())
+    for drive in &chain.drives {
+        copy_sparse(log_of(drive), &at_cut(log_of(drive)))?;
+    }
+    machine.thaw()
+}
+
+/// Words that were said before the cut: all that the machine says before it answers a question that was asked behind it.
+fn hear_the_rest(machine: &mut Machine, chain: &mut Chain) -> Result<()> {
+    machine.send(MARK)?;
+    let deadline = Instant::now() + MARK_PATIENCE;
+    loop {
+        match machine.next(deadline)? {
+            Message::Tell(text) if text == MARKED => return Ok(()),
+            Message::Tell(text) => {
+                if let Some(fact) = Fact::parse(&text) {
+                    chain.oracle.take_late(fact);
+                }
+            }
+            // Whatever else it says is of a time that does not count.
+            _ => {}
+        }
+    }
+}
+
+/// Where the log of a drive is kept as it was at the cut.
+fn at_cut(log: &Path) -> PathBuf {
+    log.with_extension("cut")
 }
 
 /// A check inside failed: no emulator is to blame for what a check looks at.

@@ -8,6 +8,7 @@ use crate::guest::product::send_signal;
 use crate::guest::runner::Teller;
 use crate::guest::{Guest, Memory};
 use crate::oracle::{BLOCK_BYTES, Fact, FileName, content, file_content, file_path};
+use crate::protocol::{MARK, MARKED};
 use crate::random::Random;
 use nix::fcntl::{FallocateFlags, OFlag, fallocate};
 use nix::sys::signal::Signal;
@@ -84,6 +85,7 @@ pub(super) fn run(guest: &mut Guest) -> Result<()> {
         };
         threads.push(std::thread::spawn(move || if files { load.run_files() } else { load.run() }));
     }
+    guest.answer(MARK, MARKED)?;
     guest.tell("loading");
     for thread in threads {
         let outcome = thread.join().map_err(|_| Error::failed("a writer panicked"))?;
