@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 extern crate alloc;
 
+pub mod aead;
 pub mod boundary;
 pub mod check;
 pub mod codec;
@@ -16,6 +17,7 @@ pub mod sets;
 pub mod time;
 pub mod units;
 
+pub use aead::{Aead, Ciphers, KEY_BYTES, NONCE_BYTES, Nonce, TAG_BYTES, Tag};
 pub use boundary::{
     Action, Actions, Change, DriveOp, Extent, Fault, IoToken, MoveGrant, NewDrive, Op, Reply, Request,
     RowGrant, Segment, SegmentRange, SlotId,

@@ -9,7 +9,9 @@ use crate::layout::*;
 use alloc::vec;
 use alloc::vec::Vec;
 use base::codec::{put_check, put_u16, put_u32, put_u64, put_uuid};
-use base::{BLOCK_BYTES, Blocks, BufId, Check, CommitNo, Lba, Memory, Pba, Seq, VolumeId};
+use base::{
+    Aead, BLOCK_BYTES, Blocks, BufId, Check, CommitNo, Lba, Memory, Nonce, Pba, Seq, TAG_BYTES, VolumeId,
+};
 
 /// Collects the records of one commit. All memory is taken at construction.
 pub struct CommitBuilder {
@@ -125,12 +127,22 @@ impl CommitBuilder {
     }
 
     /// Writes the commit into `blocks()` blocks of memory from `area` on. The builder is empty afterwards.
-    pub fn seal<M: Memory>(&mut self, fields: &Fields, memory: &mut M, area: BufId) -> Sealed {
+    /// With a cipher its body is encrypted.
+    pub fn seal<M: Memory>(
+        &mut self,
+        fields: &Fields,
+        cipher: Option<&mut dyn Aead>,
+        memory: &mut M,
+        area: BufId,
+    ) -> Sealed {
         let (end, blocks) = (self.end, self.blocks());
         let next = fields.first_seq.get() + u64::from(self.seqs);
         assert!(fields.first_seq > Seq::ZERO && next <= Seq::LIMIT, "Seqs run out of their range");
         assert!(fields.durable < fields.first_seq, "D lies before what is not yet written");
         self.put_header(fields);
+        if let Some(cipher) = cipher {
+            self.encrypt(fields.no, cipher);
+        }
         let check = header_and_body_check(&self.bytes[..end]);
         put_check(&mut self.bytes, H_CHECK, check);
         let out = memory.blocks_mut(area, blocks);
@@ -139,6 +151,15 @@ impl CommitBuilder {
         let sealed = Sealed { no: fields.no, check, blocks, first_seq: fields.first_seq, seqs: self.seqs };
         self.start();
         sealed
+    }
+
+    /// The header up to the check is what the tag covers beside the body, so it is complete before.
+    fn encrypt(&mut self, no: CommitNo, cipher: &mut dyn Aead) {
+        put_u32(&mut self.bytes, H_FLAGS, FLAG_SEALED);
+        let (header, rest) = self.bytes.split_at_mut(HEADER_BYTES);
+        let body = &mut rest[..self.end - HEADER_BYTES];
+        let tag = cipher.seal(&Nonce::commit(no), &header[..H_CHECK], body);
+        header[H_TAG..H_TAG + TAG_BYTES].copy_from_slice(&tag.0);
     }
 
     fn put_header(&mut self, fields: &Fields) {

@@ -2,11 +2,14 @@
 //!
 //! `Commit::parse` accepts exactly what `CommitBuilder` can write: the check holds over header and body, every
 //! reserved byte and every byte after the body is zero, every count agrees with every other, and every address
-//! lies below its limit. So what parses on two legs with the same check is the same to the last bit, and nobody
+//! lies below its limit. The body of an encrypted group's commit is sealed: everybody can tell that such a commit is
+//! whole, and only `open`, which has the key, what its records are. So what parses on two legs with the same check is the same to the last bit, and nobody
 //! behind this point needs to check a record again.
 use crate::layout::*;
 use base::codec::{check_at, is_zero, u16_at, u32_at, u64_at, uuid_at};
-use base::{BLOCK_BYTES, Blocks, Check, CommitNo, Gen, Lba, Pba, Seq, Uuid, VolumeId};
+use base::{
+    Aead, BLOCK_BYTES, Blocks, Check, CommitNo, Gen, Lba, Nonce, Pba, Seq, TAG_BYTES, Tag, Uuid, VolumeId,
+};
 
 /// Names a superblock of a group; the newest is the highest.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -81,6 +84,29 @@ pub enum Bad {
     Header,
     /// A record is malformed; which one.
     Record(u16),
+    /// The body does not open with the key: it was made by somebody without it, or for another place.
+    Forged,
+}
+
+/// Keys of a log, by whom a commit says that it is of.
+pub trait Unseal {
+    /// The cipher for the bodies of an activation's commits; `None` if it has none: in a plain group, or for an
+    /// activation that the group does not know.
+    fn cipher(&mut self, fields: &Fields) -> Option<&mut dyn Aead>;
+    /// Whether bodies are sealed. A commit that is not what the group's are counts for nothing.
+    fn seals(&self) -> bool;
+}
+
+/// The log of a plain group.
+pub struct Plain;
+
+impl Unseal for Plain {
+    fn cipher(&mut self, _: &Fields) -> Option<&mut dyn Aead> {
+        None
+    }
+    fn seals(&self) -> bool {
+        false
+    }
 }
 
 /// The way in: `Commit::parse`.
@@ -93,6 +119,7 @@ pub struct CommitView<'a> {
     check: Check,
     seqs: u32,
     records: u16,
+    sealed: bool,
     body: &'a [u8],
 }
 
@@ -137,7 +164,35 @@ impl Commit {
         Ok(commit_blocks(body))
     }
 
-    /// The commit that begins at the first byte; what lies behind its last block is not looked at.
+    /// The commit that begins at the first byte, with its records: the body is decrypted in place, if it is sealed.
+    ///
+    /// # Errors
+    /// As `parse`; `Forged` if the body does not open, or no key is there for it; `Reserved` if it is sealed and the
+    /// group's are not, or the other way round.
+    pub fn open<'a>(bytes: &'a mut [u8], keys: &mut dyn Unseal) -> Result<CommitView<'a>, Bad> {
+        let view = Self::parse(bytes)?;
+        if view.sealed != keys.seals() {
+            return Err(Bad::Reserved);
+        }
+        if !view.sealed {
+            return Self::parse(bytes);
+        }
+        let CommitView { fields, check, seqs, records, body, .. } = view;
+        let end = HEADER_BYTES + body.len();
+        let tag = Tag(bytes[H_TAG..H_TAG + TAG_BYTES].try_into().expect("as many"));
+        let (header, rest) = bytes.split_at_mut(HEADER_BYTES);
+        let text = &mut rest[..end - HEADER_BYTES];
+        let cipher = keys.cipher(&fields).ok_or(Bad::Forged)?;
+        if !cipher.open(&Nonce::commit(fields.no), &header[..H_CHECK], text, &tag) {
+            return Err(Bad::Forged);
+        }
+        let view = CommitView { fields, check, seqs, records, sealed: false, body: text };
+        view.validate()?;
+        Ok(view)
+    }
+
+    /// The commit that begins at the first byte; what lies behind its last block is not looked at. The records of a
+    /// sealed one are not verified.
     pub fn parse(bytes: &[u8]) -> Result<CommitView<'_>, Bad> {
         let blocks = Self::blocks(bytes)?;
         let bytes = bytes.get(..blocks as usize * BLOCK_BYTES).ok_or(Bad::Short(blocks))?;
@@ -146,9 +201,10 @@ impl Commit {
         if check != header_and_body_check(&bytes[..end]) {
             return Err(Bad::Check);
         }
-        let unused = [&bytes[H_RESERVED..HEADER_BYTES], &bytes[end..]];
+        let sealed = u32_at(bytes, H_FLAGS) == FLAG_SEALED;
+        let unused = [&bytes[if sealed { H_RESERVED } else { H_TAG }..HEADER_BYTES], &bytes[end..]];
         if u16_at(bytes, H_LANE) != 0
-            || u32_at(bytes, H_FLAGS) != 0
+            || (u32_at(bytes, H_FLAGS) != 0 && !sealed)
             || !unused.iter().all(|part| is_zero(part))
         {
             return Err(Bad::Reserved);
@@ -158,6 +214,7 @@ impl Commit {
             check,
             seqs: u32_at(bytes, H_SEQS),
             records: u16_at(bytes, H_RECORDS),
+            sealed,
             body: &bytes[HEADER_BYTES..end],
         };
         view.validate()?;
@@ -212,8 +269,13 @@ impl<'a> CommitView<'a> {
     pub const fn record_count(&self) -> u16 {
         self.records
     }
-    /// Its records, in order.
+    /// Whether its body is encrypted: its records are nobody's to see.
+    pub const fn is_sealed(&self) -> bool {
+        self.sealed
+    }
+    /// Its records, in order. Panics if they are sealed.
     pub const fn records(&self) -> Records<'a> {
+        assert!(!self.sealed, "a sealed commit is opened first");
         Records { rest: self.body, next: self.fields.first_seq, left: self.records }
     }
     /// The commits that it takes out of the chain.
@@ -227,6 +289,9 @@ impl<'a> CommitView<'a> {
         // The number after the last must exist, so that a successor can be named.
         if first == 0 || end > Seq::LIMIT || self.fields.no.get() == u64::MAX {
             return Err(Bad::Header);
+        }
+        if self.sealed {
+            return Ok(());
         }
         let mut rest = self.body;
         let mut seq = first;

@@ -7,8 +7,8 @@
 //! appended; a later line may start at the same number as an earlier one, which then owns nothing.
 use crate::layout::*;
 use alloc::vec::Vec;
-use base::codec::{put_u16, put_u64, put_uuid, u16_at, u64_at, uuid_at};
-use base::{Block, CommitNo, Gen, Seq, Uuid};
+use base::codec::{put_u16, put_u32, put_u64, put_uuid, u16_at, u32_at, u64_at, uuid_at};
+use base::{Block, CkptNo, CommitNo, Gen, Seq, Uuid};
 
 /// One activation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,6 +23,11 @@ pub struct Line {
     pub id: Uuid,
     /// Salt of its keys; zero in plain groups.
     pub salt: [u8; 16],
+    /// First number that a checkpoint of it may have; zero in plain groups. It tells whose keys a page was sealed
+    /// with: *when* does not, for what an activation replays has Seqs of the ones before.
+    pub first_ckpt: CkptNo,
+    /// Number of its data key; zero in plain groups.
+    pub key: u16,
 }
 
 impl Line {
@@ -35,6 +40,8 @@ impl Line {
         put_u64(out, L_GEN, self.generation.get());
         put_uuid(out, L_ID, self.id);
         out[L_SALT..L_SALT + 16].copy_from_slice(&self.salt);
+        put_u32(out, L_FIRST_CKPT, self.first_ckpt.get());
+        put_u16(out, L_KEY, self.key);
     }
 
     /// Reads the line from `LINE_BYTES` bytes; `None` if it cannot be one.
@@ -46,10 +53,13 @@ impl Line {
             generation: Gen::new(u64_at(from, L_GEN)),
             id: uuid_at(from, L_ID),
             salt: from[L_SALT..L_SALT + 16].try_into().ok()?,
+            first_ckpt: CkptNo::new(u32_at(from, L_FIRST_CKPT)),
+            key: u16_at(from, L_KEY),
         };
-        let reserved_is_zero = from[L_SALT + 16..].iter().all(|b| *b == 0);
+        let reserved_is_zero = from[L_KEY + 2..].iter().all(|b| *b == 0);
         let seq_in_range = (1..Seq::LIMIT).contains(&line.first_seq.get());
-        (reserved_is_zero && seq_in_range && line.id != Uuid::NIL).then_some(line)
+        let plain_or_whole = (line.key == 0) == (line.first_ckpt == CkptNo::ZERO);
+        (reserved_is_zero && plain_or_whole && seq_in_range && line.id != Uuid::NIL).then_some(line)
     }
 }
 
@@ -62,6 +72,8 @@ pub enum OutOfOrder {
     Commit,
     /// It starts at a lower Seq.
     Seq,
+    /// It starts at a lower checkpoint.
+    Checkpoint,
 }
 
 /// The lines of a group, oldest first.
@@ -88,6 +100,9 @@ impl History {
             if line.first_seq < last.first_seq {
                 return Err(OutOfOrder::Seq);
             }
+            if line.first_ckpt < last.first_ckpt {
+                return Err(OutOfOrder::Checkpoint);
+            }
         }
         self.lines.push(line);
         Ok(())
@@ -109,6 +124,10 @@ impl History {
     /// The activation that a write with this Seq must be of; `None` before the first line.
     pub fn owner_of_seq(&self, seq: Seq) -> Option<&Line> {
         self.lines[..self.lines.partition_point(|line| line.first_seq <= seq)].last()
+    }
+    /// The activation that wrote the pages of this checkpoint, in an encrypted group; `None` before the first line.
+    pub fn owner_of_ckpt(&self, ckpt: CkptNo) -> Option<&Line> {
+        self.lines[..self.lines.partition_point(|line| line.first_ckpt <= ckpt)].last()
     }
     /// Whether a commit of this activation counts.
     pub fn owns(&self, generation: Gen, id: Uuid, no: CommitNo) -> bool {
@@ -184,6 +203,8 @@ mod tests {
             generation: Gen::new(generation),
             id: Uuid([generation as u8; 16]),
             salt: [9; 16],
+            first_ckpt: base::CkptNo::ZERO,
+            key: 0,
         }
     }
 

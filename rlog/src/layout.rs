@@ -3,7 +3,7 @@
 //! A commit is a run of adjacent ring blocks: a header of fixed length, a body of records, zeroes to the end of
 //! the last block. All numbers are little-endian. Reserved fields are written as zero and must be zero: a later
 //! version that gives one a meaning raises `VERSION`. The room that is kept: `LANE` and `FLAGS` (several record
-//! lanes, a sealed body), the tail of the header, and a record's kind and flags (a record with its data inline).
+//! lanes), the tail of the header, and a record's kind and flags (a record with its data inline).
 use base::limits::SLOT_DATA_BLOCKS;
 use base::{BLOCK_BYTES, Pba};
 
@@ -22,8 +22,10 @@ pub const H_LENGTH: usize = 10;
 pub const H_LANE: usize = 12;
 /// Header: number of records, u16.
 pub const H_RECORDS: usize = 14;
-/// Header: flags, u32; 0 (a sealed body will take bit 0).
+/// Header: flags, u32.
 pub const H_FLAGS: usize = 16;
+/// Flag: the body is encrypted.
+pub const FLAG_SEALED: u32 = 1;
 /// Header: bytes of the body, u32.
 pub const H_BODY_BYTES: usize = 20;
 /// Header: the group, 16 bytes.
@@ -51,8 +53,10 @@ pub const H_SUPERBLOCK_VERSION: usize = 112;
 pub const H_DURABLE: usize = 120;
 /// Header: check over header (this field zero) and body, 16 bytes.
 pub const H_CHECK: usize = 128;
+/// Header: tag of an encrypted body, 12 bytes; zero for others. It covers the header up to `H_CHECK`.
+pub const H_TAG: usize = 144;
 /// Header: first reserved byte, up to the header's end.
-pub const H_RESERVED: usize = 144;
+pub const H_RESERVED: usize = 156;
 /// Bytes of the header.
 pub const HEADER_BYTES: usize = 192;
 
@@ -107,7 +111,11 @@ pub const L_GEN: usize = 16;
 pub const L_ID: usize = 24;
 /// History line: salt of the activation's keys, 16 bytes.
 pub const L_SALT: usize = 40;
-/// Bytes of a history line; the last eight are reserved.
+/// History line: first checkpoint number, u32. 0 in plain groups.
+pub const L_FIRST_CKPT: usize = 56;
+/// History line: number of the data key, u16, from 1. 0 in plain groups.
+pub const L_KEY: usize = 60;
+/// Bytes of a history line; the last two are reserved.
 pub const LINE_BYTES: usize = 64;
 
 /// First eight bytes of a history page.
@@ -127,13 +135,13 @@ pub const P_FIRST_LINE: usize = 256;
 /// Lines on a page at most.
 pub const LINES_PER_PAGE: usize = 60;
 
-const _: () = assert!(H_CHECK + CHECK_BYTES == H_RESERVED && H_RESERVED <= HEADER_BYTES);
+const _: () = assert!(H_CHECK + CHECK_BYTES == H_TAG && H_TAG + base::TAG_BYTES == H_RESERVED);
 const _: () = assert!(HEADER_BYTES.is_multiple_of(8) && HEADER_BYTES < BLOCK_BYTES);
 const _: () = assert!(R_BLOCKS + 8 == RECORD_BYTES && RUN_COUNT + 2 == RUN_BYTES);
 const _: () = assert!(Pba::LIMIT == 1 << (8 * RUN_PBA_BYTES));
 const _: () = assert!(MAX_RECORDS <= u16::MAX as usize);
 /// The worst request, each of its blocks in a run of its own, fits into an empty commit.
 const _: () = assert!(write_bytes(SLOT_DATA_BLOCKS as u64, SLOT_DATA_BLOCKS as usize) <= MAX_BODY_BYTES);
-const _: () = assert!(L_SALT + 16 <= LINE_BYTES);
+const _: () = assert!(L_SALT + 16 == L_FIRST_CKPT && L_KEY + 2 <= LINE_BYTES);
 const _: () = assert!(P_PREVIOUS + PREVIOUS_BYTES == P_FIRST_LINE);
 const _: () = assert!(P_FIRST_LINE + LINES_PER_PAGE * LINE_BYTES <= BLOCK_BYTES);

@@ -28,7 +28,9 @@ pub mod witness;
 pub use base::LegSet;
 
 pub use builder::{CommitBuilder, Sealed};
-pub use commit::{Bad, Commit, CommitView, Fields, RecordKind, RecordView, SuperblockId, VoidOf};
+pub use commit::{
+    Bad, Commit, CommitView, Fields, Plain, RecordKind, RecordView, SuperblockId, Unseal, VoidOf,
+};
 pub use history::{History, Line};
 pub use layout::MAX_COMMIT_BLOCKS;
 pub use ring::{Piece, Positions, Ring, RingPos, RingShape};

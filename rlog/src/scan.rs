@@ -10,7 +10,7 @@
 //! Invariants of a chain: each accepted commit is intact on a leg, is of its number's owner, and names the check
 //! of the commit before it, be that accepted or voided; every void that was applied comes from an accepted
 //! commit of the same chain.
-use crate::commit::{Bad, Commit, CommitView, Fields, SuperblockId, VoidOf};
+use crate::commit::{Bad, Commit, CommitView, Fields, SuperblockId, Unseal, VoidOf};
 use crate::history::History;
 use crate::ring::{Positions, RingShape};
 use alloc::collections::BTreeMap;
@@ -141,6 +141,8 @@ pub struct Scan {
     found: Vec<Candidate>,
     index: BTreeMap<(Column, u32, [u8; 16]), usize>,
     unreadable: u64,
+    /// Where a commit is opened, whose bytes are the caller's.
+    scratch: Vec<u8>,
 }
 
 impl Scan {
@@ -156,6 +158,7 @@ impl Scan {
             found,
             index: BTreeMap::new(),
             unreadable: 0,
+            scratch: Vec::new(),
         }
     }
 
@@ -180,7 +183,16 @@ impl Scan {
     /// goes on behind the last of them is left: the next call starts with its first block. Reading
     /// `MAX_COMMIT_BLOCKS` or up to the end of the piece always gets on. The blocks must not go beyond the end
     /// of the ring; a block that cannot be read is fed as anything but a commit.
-    pub fn feed(&mut self, leg: LegId, column: Column, offset: u32, bytes: &[u8]) -> usize {
+    ///
+    /// A commit counts only if `keys` open it: one that somebody made who has no key is as good as damaged.
+    pub fn feed(
+        &mut self,
+        keys: &mut dyn Unseal,
+        leg: LegId,
+        column: Column,
+        offset: u32,
+        bytes: &[u8],
+    ) -> usize {
         assert!(bytes.len().is_multiple_of(BLOCK_BYTES), "whole blocks");
         assert!(usize::from(leg.get()) < self.legs && usize::from(column.get()) < self.shape.columns());
         let count = bytes.len() / BLOCK_BYTES;
@@ -189,8 +201,14 @@ impl Scan {
             let here = offset + at as u32;
             match begins(&self.shape, column, here, &bytes[at * BLOCK_BYTES..]) {
                 Begins::Commit(commit) => {
+                    let from = at * BLOCK_BYTES;
                     at += commit.blocks() as usize;
-                    self.note(leg, column, here, &commit);
+                    // Legs that have the same bytes have the same commit: it is opened once.
+                    let known = self.index.get(&(column, here, commit.check().0)).copied();
+                    match known {
+                        Some(known) => _ = self.found[known].legs.insert(leg),
+                        None => self.note(keys, leg, (column, here), &bytes[from..at * BLOCK_BYTES]),
+                    }
                 }
                 Begins::GoesOn => return at,
                 Begins::Nothing => at += 1,
@@ -203,26 +221,30 @@ impl Scan {
         at
     }
 
-    fn note(&mut self, leg: LegId, column: Column, offset: u32, commit: &CommitView<'_>) {
+    fn note(&mut self, keys: &mut dyn Unseal, leg: LegId, (column, offset): (Column, u32), bytes: &[u8]) {
+        self.scratch.clear();
+        self.scratch.extend_from_slice(bytes);
+        let Ok(commit) = Commit::open(&mut self.scratch, keys) else {
+            self.unreadable += 1;
+            return;
+        };
         let fields = *commit.fields();
         if fields.group != self.group {
             self.unreadable += 1;
             return;
         }
-        let (found, fresh) = (&mut self.found, self.index.len());
-        let at = *self.index.entry((column, offset, commit.check().0)).or_insert(fresh);
-        if at == fresh {
-            found.push(Candidate {
-                fields,
-                check: commit.check(),
-                seqs: commit.seqs(),
-                column,
-                blocks: commit.blocks(),
-                legs: LegSet::EMPTY,
-                voids: commit.voids().collect(),
-            });
-        }
-        found[at].legs.insert(leg);
+        let mut legs = LegSet::EMPTY;
+        legs.insert(leg);
+        self.index.insert((column, offset, commit.check().0), self.found.len());
+        self.found.push(Candidate {
+            fields,
+            check: commit.check(),
+            seqs: commit.seqs(),
+            column,
+            blocks: commit.blocks(),
+            legs,
+            voids: commit.voids().collect(),
+        });
     }
 
     /// All that was found, in no order.

@@ -192,3 +192,9 @@ pub mod rows {
     /// Set in every entry that is in use.
     pub const PRESENT: u64 = 1 << 63;
 }
+
+/// Words of the key derivation of an encrypted group.
+pub mod keys {
+    /// Begins the info of every derived key.
+    pub const PROTOCOL: &[u8] = b"plinth 1 ";
+}

@@ -18,6 +18,7 @@ pub mod geometry;
 mod group;
 pub mod header;
 mod holds;
+pub mod keys;
 pub mod label;
 pub mod layout;
 pub mod names;

@@ -5,7 +5,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use base::codec::{put_check, put_u16, put_u32, put_u64};
 use base::limits::SLOT_DATA_BLOCKS;
-use base::{BufId, Memory, VecMemory};
+use base::{Aead, BufId, Memory, Nonce, TAG_BYTES, Tag, VecMemory};
 use proptest::prelude::*;
 
 fn fields(no: u64, first_seq: u64) -> Fields {
@@ -27,7 +27,7 @@ fn sealed(builder: &mut CommitBuilder, fields: &Fields) -> (Sealed, Vec<u8>) {
     let mut memory = VecMemory::new(MAX_COMMIT_BLOCKS + 1);
     // Left-overs of an earlier use must not shine through.
     memory.blocks_mut(BufId::new(0), MAX_COMMIT_BLOCKS + 1).fill(0xee);
-    let sealed = builder.seal(fields, &mut memory, BufId::new(1));
+    let sealed = builder.seal(fields, None, &mut memory, BufId::new(1));
     let bytes = memory.blocks(BufId::new(1), sealed.blocks).to_vec();
     (sealed, bytes)
 }
@@ -183,8 +183,8 @@ fn nonsense_with_a_right_check_is_refused() {
     assert_eq!(read(|b| put_u16(b, H_VERSION, 2)), Some(Bad::Version(2)));
     assert_eq!(read(|b| put_u16(b, H_LENGTH, 200)), Some(Bad::Length));
     assert_eq!(read(|b| put_u16(b, H_LANE, 1)), Some(Bad::Reserved));
-    assert_eq!(read(|b| put_u32(b, H_FLAGS, 1)), Some(Bad::Reserved));
-    assert_eq!(read(|b| b[H_RESERVED] = 1), Some(Bad::Reserved));
+    assert_eq!(read(|b| put_u32(b, H_FLAGS, 2)), Some(Bad::Reserved));
+    assert_eq!(read(|b| b[H_TAG] = 1), Some(Bad::Reserved));
     assert_eq!(read(|b| b[BLOCK_BYTES - 1] = 1), Some(Bad::Reserved));
     assert_eq!(read(|b| put_u32(b, H_SEQS, 3)), Some(Bad::Header));
     assert_eq!(read(|b| put_u64(b, H_FIRST_SEQ, 0)), Some(Bad::Header));
@@ -374,5 +374,88 @@ proptest! {
             prop_assert_eq!(seqs, view.seqs());
             prop_assert_eq!(view.records().count(), usize::from(view.record_count()));
         }
+    }
+}
+
+/// Not a cipher: it only shows what is covered by what.
+struct Toy(u8);
+
+impl Toy {
+    fn sum(&self, nonce: &Nonce, about: &[u8], text: &[u8]) -> Tag {
+        let all = Check::of_pieces(&[&[self.0], nonce.bytes(), about, text]);
+        Tag(all.0[..TAG_BYTES].try_into().expect("as many"))
+    }
+}
+
+impl Aead for Toy {
+    fn set_key(&mut self, key: &[u8; base::KEY_BYTES]) {
+        self.0 = key[0];
+    }
+    fn seal(&mut self, nonce: &Nonce, about: &[u8], text: &mut [u8]) -> Tag {
+        text.iter_mut().for_each(|byte| *byte ^= self.0);
+        self.sum(nonce, about, text)
+    }
+    fn open(&mut self, nonce: &Nonce, about: &[u8], text: &mut [u8], tag: &Tag) -> bool {
+        let right = self.sum(nonce, about, text) == *tag;
+        text.iter_mut().for_each(|byte| *byte ^= self.0);
+        right
+    }
+}
+
+impl Unseal for Toy {
+    fn cipher(&mut self, fields: &Fields) -> Option<&mut dyn Aead> {
+        (fields.history == fields_of_tests().history).then_some(self)
+    }
+    fn seals(&self) -> bool {
+        true
+    }
+}
+
+fn fields_of_tests() -> Fields {
+    fields(41, 1000)
+}
+
+fn a_sealed_one() -> (Sealed, Vec<u8>) {
+    let mut memory = VecMemory::new(2);
+    let mut builder = CommitBuilder::new(1);
+    builder.start();
+    builder.write(VolumeId::new(9), Lba::new(100), &[(Pba::new(7), Blocks::new(1))], &[Check([5; 16])]);
+    let sealed = builder.seal(&fields_of_tests(), Some(&mut Toy(0x5a)), &mut memory, BufId::new(1));
+    (sealed, memory.blocks(BufId::new(1), 1).to_vec())
+}
+
+#[test]
+fn a_sealed_commit_is_whole_to_everybody_and_open_to_its_key() {
+    let (sealed, bytes) = a_sealed_one();
+    let view = Commit::parse(&bytes).expect("intact");
+    assert!(view.is_sealed());
+    assert_eq!((view.check(), view.seqs(), *view.fields()), (sealed.check, 1, fields_of_tests()));
+    let mut copy = bytes.clone();
+    let view = Commit::open(&mut copy, &mut Toy(0x5a)).expect("its key");
+    assert_eq!(view.check(), sealed.check, "what it is called does not change");
+    let record = view.records().next().expect("one");
+    assert_eq!((record.lba, record.checks().next()), (Lba::new(100), Some(Check([5; 16]))));
+    assert_eq!(Commit::open(&mut bytes.clone(), &mut Toy(0x5b)).err(), Some(Bad::Forged), "another key");
+    assert_eq!(Commit::open(&mut bytes.clone(), &mut Plain).err(), Some(Bad::Reserved), "a plain group");
+    let (_, mut plain) = one_of_each();
+    assert_eq!(Commit::open(&mut plain, &mut Toy(0x5a)).err(), Some(Bad::Reserved), "no downgrade");
+}
+
+/// Whoever changes a bit can make the check anew, but not the tag.
+#[test]
+fn a_forged_bit_is_found_wherever_it_is() {
+    let (_, bytes) = a_sealed_one();
+    let end = HEADER_BYTES + u32_at(&bytes, H_BODY_BYTES) as usize;
+    for bit in 0..8 * BLOCK_BYTES {
+        let mut forged = bytes.clone();
+        forged[bit / 8] ^= 1 << (bit % 8);
+        if Commit::blocks(&forged) == Ok(1) {
+            let end = HEADER_BYTES + u32_at(&forged, H_BODY_BYTES) as usize;
+            let check = header_and_body_check(&forged[..end]);
+            base::codec::put_check(&mut forged, H_CHECK, check);
+        }
+        let in_check = (H_CHECK..H_TAG).contains(&(bit / 8));
+        let opened = Commit::open(&mut forged, &mut Toy(0x5a));
+        assert_eq!(opened.is_ok(), in_check, "bit {bit} of {end} bytes");
     }
 }

@@ -2,6 +2,7 @@
 //! must be found. What the oracle does not check: data blocks (the log has none) and the sizes of records.
 use super::*;
 use crate::builder::{CommitBuilder, Sealed};
+use crate::commit::Plain;
 use crate::history::Line;
 use crate::layout::MAX_COMMIT_BLOCKS;
 use crate::ring::{Piece, Ring};
@@ -101,6 +102,8 @@ impl World {
             generation: Gen::new(generation),
             id: Uuid([generation as u8; 16]),
             salt: [0; 16],
+            first_ckpt: base::CkptNo::ZERO,
+            key: 0,
         };
         self.history.append(line).expect("in order");
     }
@@ -150,7 +153,7 @@ impl World {
             durable: self.durable,
         };
         let mut memory = VecMemory::new(MAX_COMMIT_BLOCKS);
-        let sealed = self.builder.seal(&fields, &mut memory, BufId::new(0));
+        let sealed = self.builder.seal(&fields, None, &mut memory, BufId::new(0));
         let bytes = memory.blocks(BufId::new(0), sealed.blocks).to_vec();
         self.next_seq = sealed.next_seq();
         let column = usize::from(pos.column.get());
@@ -272,7 +275,7 @@ impl World {
                     let chunk = chunk_of(shape.left_in_piece(at));
                     let range = at as usize * BLOCK_BYTES..(at + chunk) as usize * BLOCK_BYTES;
                     let (leg, column) = (LegId::new(leg as u8), Column::new(column as u8));
-                    let consumed = scan.feed(leg, column, at, &bytes[range]);
+                    let consumed = scan.feed(&mut Plain, leg, column, at, &bytes[range]);
                     assert!(consumed > 0 && consumed <= chunk as usize, "no progress");
                     at += consumed as u32;
                 }
@@ -461,6 +464,8 @@ impl Hand {
             generation: Gen::new(generation),
             id: Uuid([generation as u8; 16]),
             salt: [0; 16],
+            first_ckpt: base::CkptNo::ZERO,
+            key: 0,
         };
         history.append(line(1, 0)).expect("first");
         history.append(line(2, 4)).expect("second");
@@ -486,7 +491,7 @@ impl Hand {
         let mut builder = CommitBuilder::new(1);
         builder.hole(VolumeId::new(1), Lba::new(fields.no.get()), Blocks::new(1));
         let mut memory = VecMemory::new(1);
-        let sealed = builder.seal(fields, &mut memory, BufId::new(0));
+        let sealed = builder.seal(fields, None, &mut memory, BufId::new(0));
         let start = at as usize * BLOCK_BYTES;
         self.drive[start..start + BLOCK_BYTES].copy_from_slice(memory.blocks(BufId::new(0), 1));
         sealed.check
@@ -510,7 +515,7 @@ impl Hand {
         builder.hole(VolumeId::new(1), Lba::ZERO, Blocks::new(1));
         let mut memory = VecMemory::new(1);
         let fields = self.fields(no, if no < 4 { 1 } else { 2 });
-        let sealed = builder.seal(&fields, &mut memory, BufId::new(0));
+        let sealed = builder.seal(&fields, None, &mut memory, BufId::new(0));
         self.checks.push(sealed.check);
         if store {
             let start = no as usize * BLOCK_BYTES;
@@ -520,7 +525,7 @@ impl Hand {
 
     fn scan(&self) -> Scan {
         let mut scan = Scan::new(GROUP, RingShape::new(&[Piece { blocks: Blocks::new(48) }], 1), 1);
-        assert_eq!(scan.feed(LegId::ZERO, Column::ZERO, 0, &self.drive), 48);
+        assert_eq!(scan.feed(&mut Plain, LegId::ZERO, Column::ZERO, 0, &self.drive), 48);
         scan
     }
 

@@ -445,7 +445,7 @@ impl Group {
             superblock: SuperblockId { generation: line.generation, version: self.writer.durable_version() },
             durable: self.durable,
         };
-        let sealed = self.log.builder.seal(&fields, turn.memory, area);
+        let sealed = self.log.builder.seal(&fields, None, turn.memory, area);
         self.assign_seqs(batch.first_slot, sealed.first_seq);
         let job = self.ops.open_job(JobKind::Commit(index));
         self.write_runs(turn, job);

@@ -164,6 +164,8 @@ impl Recovery {
             generation: activation.generation,
             id: activation.id,
             salt: activation.salt,
+            first_ckpt: base::CkptNo::ZERO,
+            key: 0,
         });
         Ok(())
     }

@@ -108,7 +108,7 @@ impl Recovery {
         let mut at = 0;
         while at < blocks {
             let bytes = &data.bytes[at as usize * BLOCK_BYTES..];
-            let taken = scan.feed(LegId::new(leg), Column::new(column), at, bytes) as u32;
+            let taken = scan.feed(&mut rlog::Plain, LegId::new(leg), Column::new(column), at, bytes) as u32;
             assert!(taken > 0, "a whole piece always gets on");
             at += taken;
         }

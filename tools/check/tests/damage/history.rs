@@ -183,5 +183,7 @@ fn superblock_line() -> rlog::Line {
         generation: base::Gen::new(1),
         id: base::Uuid([1; 16]),
         salt: [0; 16],
+        first_ckpt: base::CkptNo::ZERO,
+        key: 0,
     }
 }
