@@ -5,7 +5,7 @@
 //! a block and the completion of that action, the engine does not touch the block's bytes when the action is a
 //! read, and only reads them when it is a write. An operation that was given up is completed like any other: whatever
 //! the drive still does then, it does to memory that no number leads to any more.
-use crate::BLOCK_BYTES;
+use crate::{BLOCK_BYTES, Check, CkptNo, Pba};
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -48,6 +48,17 @@ pub trait Memory {
     /// One block, to change.
     fn block_mut(&mut self, buf: BufId) -> &mut Block {
         self.blocks_mut(buf, 1).try_into().expect("one block")
+    }
+
+    /// Makes a page ready to be written to `at` by checkpoint `ckpt`: its check. In an encrypted group its bytes are
+    /// ciphertext from then on, and each (checkpoint, place) is sealed with one content only.
+    fn seal_page(&mut self, buf: BufId, _at: Pba, _ckpt: CkptNo) -> Check {
+        Check::of(self.block(buf))
+    }
+    /// Whether a page that was read is the one that has this check. In an encrypted group its bytes are plain text from
+    /// then on; if it is another one, its bytes are lost.
+    fn open_page(&mut self, buf: BufId, _at: Pba, _ckpt: CkptNo, check: Check) -> bool {
+        Check::of(self.block(buf)) == check
     }
 }
 

@@ -15,7 +15,7 @@
 use crate::refs::Ref;
 use alloc::vec;
 use alloc::vec::Vec;
-use base::{BufId, Check, Memory};
+use base::{BufId, Memory};
 
 /// End of a chain.
 const NIL: u32 = u32::MAX;
@@ -50,6 +50,10 @@ pub enum Reserve {
     /// Every frame is being loaded: wait for one.
     Full,
 }
+
+/// A page that is about to be sealed, and the frame that has a copy of it.
+#[must_use]
+pub struct Kept(Option<usize>);
 
 /// Verified pages by their Refs. All calls are O(1) but for the clock's hand, which passes each frame at most
 /// twice; no call allocates.
@@ -116,11 +120,12 @@ impl PageCache {
         Reserve::Frame(self.buf(at))
     }
 
-    /// The read into a reserved frame has ended well. Whether the bytes are the page that was asked for; if
-    /// not, the frame stays reserved, so that another leg can be read into it.
-    pub fn loaded(&mut self, buf: BufId, memory: &impl Memory) -> bool {
+    /// The read into a reserved frame has ended well. Whether the bytes are the page that was asked for, which the frame
+    /// then has in plain text; if not, the frame stays reserved, so that another leg can be read into it.
+    pub fn loaded(&mut self, buf: BufId, memory: &mut impl Memory) -> bool {
         let at = self.loading_frame(buf);
-        if Check::of(memory.block(buf)) != self.frames[at].page.check {
+        let Ref { pba, check, .. } = self.frames[at].page;
+        if !memory.open_page(buf, pba, self.frames[at].page.ckpt(), check) {
             return false;
         }
         self.frames[at].state = State::Ready;
@@ -135,14 +140,23 @@ impl PageCache {
         self.loading -= 1;
     }
 
-    /// Takes in a copy of a page that was just sealed, if a frame can be had: its readers come soon.
-    pub fn insert(&mut self, page: &Ref, memory: &mut impl Memory, from: BufId) {
-        if self.find(page).is_some() {
-            return;
+    /// Keeps a copy of a page that is about to be sealed, if a frame can be had: its readers come soon. Sealing may take
+    /// its plain text away. Nothing else may be done with the cache before `insert`.
+    pub fn keep(&mut self, memory: &mut impl Memory, from: BufId) -> Kept {
+        let at = self.claim();
+        if let Some(at) = at {
+            memory.copy_block(from, self.buf(at));
         }
-        let Some(at) = self.claim() else { return };
-        self.enter(at, page, State::Ready);
-        memory.copy_block(from, self.buf(at));
+        Kept(at)
+    }
+
+    /// The page that was kept was sealed, and this Ref leads to it. One that was not sealed after all is simply dropped.
+    pub fn insert(&mut self, page: &Ref, kept: Kept) {
+        if let Some(at) = kept.0
+            && self.find(page).is_none()
+        {
+            self.enter(at, page, State::Ready);
+        }
     }
 
     fn buf(&self, at: usize) -> BufId {
@@ -220,7 +234,7 @@ impl PageCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use base::{CkptNo, Pba, Seq, VecMemory};
+    use base::{Check, CkptNo, Pba, Seq, VecMemory};
 
     fn page(n: u64) -> (Ref, [u8; 4096]) {
         let bytes = [n as u8; 4096];
@@ -243,10 +257,10 @@ mod tests {
         let Reserve::Frame(buf) = cache.reserve(&r) else { panic!() };
         assert_eq!(cache.reserve(&r), Reserve::Loading);
         assert!(cache.is_loading(&r));
-        assert!(!cache.loaded(buf, &memory), "zeroes are not the page");
+        assert!(!cache.loaded(buf, &mut memory), "zeroes are not the page");
         assert_eq!(cache.get(&r), None);
         *memory.block_mut(buf) = bytes;
-        assert!(cache.loaded(buf, &memory), "another leg had it");
+        assert!(cache.loaded(buf, &mut memory), "another leg had it");
         assert_eq!(cache.get(&r), Some(buf));
         assert_eq!(cache.reserve(&r), Reserve::Ready(buf));
     }
@@ -270,7 +284,8 @@ mod tests {
         let Reserve::Frame(first) = cache.reserve(&a) else { panic!() };
         let Reserve::Frame(second) = cache.reserve(&b) else { panic!() };
         assert_eq!(cache.reserve(&c.0), Reserve::Full);
-        cache.insert(&c.0, &mut memory, BufId::new(0));
+        let kept = cache.keep(&mut memory, BufId::new(0));
+        cache.insert(&c.0, kept);
         assert_eq!(cache.get(&c.0), None);
         cache.abandon(second);
         assert_eq!(cache.loading(), 1);
@@ -295,7 +310,9 @@ mod tests {
         let mut cache = PageCache::new(BufId::new(0), 2);
         let (r, bytes) = page(9);
         *memory.block_mut(BufId::new(2)) = bytes;
-        cache.insert(&r, &mut memory, BufId::new(2));
+        let kept = cache.keep(&mut memory, BufId::new(2));
+        memory.block_mut(BufId::new(2)).fill(0);
+        cache.insert(&r, kept);
         let at = cache.get(&r).expect("cached");
         assert_eq!(memory.block(at), &bytes);
     }

@@ -367,10 +367,11 @@ impl Merge {
             self.buffers.release(buf);
             sink.emptied(newest)
         } else {
+            let kept = cache.keep(memory, buf);
             let Some(page) = self.buffers.seal(buf, newest, run.ckpt, memory, sink) else {
                 return Break(Step::NoSpace);
             };
-            cache.insert(&page, memory, buf);
+            cache.insert(&page, kept);
             page
         };
         let open = run.stack.pop().expect("an open page");

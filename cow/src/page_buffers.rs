@@ -5,7 +5,7 @@ use crate::merge::Sink;
 use crate::refs::Ref;
 use alloc::vec;
 use alloc::vec::Vec;
-use base::{BufId, Check, CkptNo, Memory, Seq};
+use base::{BufId, CkptNo, Memory, Seq};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
@@ -52,20 +52,21 @@ impl PageBuffers {
         self.free.push(buf);
     }
 
-    /// Seals the page in an open buffer, to be written to a block that the sink gives; None if it has none.
+    /// Seals the page in an open buffer, to be written to a block that the sink gives; None if it has none. Its bytes may
+    /// not be those of the page any more.
     pub fn seal(
         &mut self,
         buf: BufId,
         newest: Seq,
         ckpt: CkptNo,
-        memory: &impl Memory,
+        memory: &mut impl Memory,
         sink: &mut impl Sink,
     ) -> Option<Ref> {
         let pba = sink.place()?;
         sink.mapped(pba);
         self.turn(buf, State::Open, State::Writing);
         self.writing += 1;
-        Some(Ref::page(pba, newest, ckpt, Check::of(memory.block(buf))))
+        Some(Ref::page(pba, newest, ckpt, memory.seal_page(buf, pba, ckpt)))
     }
 
     /// The write of a sealed page has ended.

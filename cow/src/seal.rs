@@ -31,7 +31,7 @@ use crate::space::{Class, Fixed, Space, SpaceConfig, Stored};
 use crate::space_layout::TREE_LEVELS_MAX;
 use alloc::vec;
 use alloc::vec::Vec;
-use base::{Blocks, BufId, Check, CkptNo, Memory, Pba, RegionNo, Seq};
+use base::{Blocks, BufId, CkptNo, Memory, Pba, RegionNo, Seq};
 
 /// Buffers that a seal needs at least; more let more reads and writes overlap.
 pub const MIN_SEAL_BUFFERS: u32 = 2;
@@ -354,7 +354,7 @@ impl Seal {
     ) -> Stop<SealStep> {
         let buf = self.first.plus(at as u32);
         let entry = space
-            .seal_bitmap(region, bits, self.new.root.ckpt, memory.block_mut(buf))
+            .seal_bitmap(region, bits, self.new.root.ckpt, memory, buf)
             .map_err(|_| SealStep::Contradiction)?;
         self.buffers[at] = Buffer::Writing;
         Ok(SealStep::WriteBlock { pba: entry.pba, buf })
@@ -485,8 +485,9 @@ impl Seal {
     fn seal_page(&mut self, pba: Pba, at: usize, cache: &mut PageCache, memory: &mut impl Memory) -> Ref {
         let buf = self.first.plus(at as u32);
         let Root { ckpt, seq, .. } = self.new.root;
-        let page = Ref::page(pba, seq, ckpt, Check::of(memory.block(buf)));
-        cache.insert(&page, memory, buf);
+        let kept = cache.keep(memory, buf);
+        let page = Ref::page(pba, seq, ckpt, memory.seal_page(buf, pba, ckpt));
+        cache.insert(&page, kept);
         self.buffers[at] = Buffer::Writing;
         page
     }

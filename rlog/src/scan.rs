@@ -206,7 +206,7 @@ impl Scan {
                     // Legs that have the same bytes have the same commit: it is opened once.
                     let known = self.index.get(&(column, here, commit.check().0)).copied();
                     match known {
-                        Some(known) => _ = self.found[known].legs.insert(leg),
+                        Some(known) => self.found[known].legs.insert(leg),
                         None => self.note(keys, leg, (column, here), &bytes[from..at * BLOCK_BYTES]),
                     }
                 }

@@ -225,9 +225,9 @@ impl World {
         let bytes = self.pages.get(&page.pba.get()).expect("a read of a block that was freed");
         *self.memory.block_mut(buf) = **bytes;
         self.memory.block_mut(buf)[77] ^= 4;
-        assert!(!self.cache.loaded(buf, &self.memory));
+        assert!(!self.cache.loaded(buf, &mut self.memory));
         *self.memory.block_mut(buf) = **bytes;
-        assert!(self.cache.loaded(buf, &self.memory), "the page is not what was sealed");
+        assert!(self.cache.loaded(buf, &mut self.memory), "the page is not what was sealed");
     }
 
     /// A look-up the way a read does it: delta, then tree.

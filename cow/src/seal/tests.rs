@@ -6,7 +6,7 @@ use crate::open::{Open, OpenStep};
 use crate::space_layout::bitmap_slot;
 use crate::tree::Height;
 use alloc::collections::{BTreeMap, BTreeSet};
-use base::{Block, Sectors, Uuid, VecMemory, VolumeId};
+use base::{Check, Block, Sectors, Uuid, VecMemory, VolumeId};
 use proptest::prelude::*;
 
 /// The first block of each region is its extent's header.
@@ -88,7 +88,7 @@ impl World {
             match want.bitmap {
                 None => assert!(self.space.fresh(want.region, &Geometry(E))),
                 Some(bitmap) => {
-                    assert!(self.space.loaded(want.region, &self.drive[&bitmap.pba], &Geometry(E)));
+                    assert!(self.space.loaded(want.region, &bitmap, &self.drive[&bitmap.pba], &Geometry(E)));
                 }
             }
         }
@@ -97,7 +97,7 @@ impl World {
     fn read_page(&mut self, page: &Ref) {
         let Reserve::Frame(buf) = self.cache.reserve(page) else { panic!("no frame for {page:?}") };
         *self.memory.block_mut(buf) = self.drive[&page.pba];
-        assert!(self.cache.loaded(buf, &self.memory), "{page:?} leads to something else");
+        assert!(self.cache.loaded(buf, &mut self.memory), "{page:?} leads to something else");
     }
 
     fn write(&mut self, want: u64) {

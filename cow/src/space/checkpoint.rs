@@ -10,7 +10,7 @@ use crate::bitmap::{Bitmap, Summary};
 use crate::block_lists::Change;
 use crate::refs::Ref;
 use crate::space_layout::bitmap_slot;
-use base::{Block, Blocks, Check, CkptNo, Pba, RegionNo};
+use base::{Blocks, BufId, CkptNo, Memory, Pba, RegionNo};
 
 /// `release_limbo` stops behind the region that takes it over so many changes: about a millisecond.
 const RELEASED_AT_ONCE: usize = 1 << 14;
@@ -179,7 +179,7 @@ impl Space {
         }
     }
 
-    /// Makes a region's next bitmap from its durable bits: fills `out`, remembers the entry, and returns it. Its
+    /// Makes a region's next bitmap from its durable bits: fills `out` and seals it, remembers the entry, and returns it. Its
     /// Pba says where to write: the slot that the durable directory does not name.
     ///
     /// # Errors
@@ -189,7 +189,8 @@ impl Space {
         region: RegionNo,
         mut bits: Bitmap,
         ckpt: CkptNo,
-        out: &mut Block,
+        memory: &mut impl Memory,
+        out: BufId,
     ) -> Result<Ref, Contradiction> {
         let (first, _) = self.bounds(region);
         let row = &self.rows[region.get() as usize];
@@ -211,11 +212,12 @@ impl Space {
                 assert!(bits.set(change.bit), "bit {} of region {region} is mapped twice", change.bit);
             }
         }
-        bits.encode(out);
+        bits.encode(memory.block_mut(out));
         let durable = self.rows[region.get() as usize].bitmap.pba;
         let slot = if durable == bitmap_slot(first, 0) { 1 } else { 0 };
         let summary = bits.summary(self.config.region_blocks);
-        let bitmap = entry(bitmap_slot(first, slot), summary, ckpt, Check::of(out));
+        let place = bitmap_slot(first, slot);
+        let bitmap = entry(place, summary, ckpt, memory.seal_page(out, place, ckpt));
         assert!(self.sealed.len() < self.sealed.capacity());
         self.sealed.push((region, bitmap));
         Ok(bitmap)

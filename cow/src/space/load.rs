@@ -162,13 +162,13 @@ impl Space {
         self.shelve(region);
     }
 
-    /// Takes in the bitmap of a region that `wanted` named, read from any leg where it had its Ref's check.
-    /// False if it cannot be used: a checkpoint has replaced it meanwhile (the region will be wanted again), or
+    /// Takes in the bitmap of a region that `wanted` named, in plain text: read from any leg where it had the check of
+    /// `read`. False if it cannot be used: a checkpoint has replaced it meanwhile (the region will be wanted again), or
     /// it contradicts the directory or the geometry (the region is lost to allocation, like `load_failed`).
-    pub fn loaded(&mut self, region: RegionNo, bitmap: &Block, fixed: &impl Fixed) -> bool {
+    pub fn loaded(&mut self, region: RegionNo, read: &Ref, bitmap: &Block, fixed: &impl Fixed) -> bool {
         let row = self.rows[region.get() as usize];
         assert!(matches!(row.state, State::Loading(_)), "region {region} was not asked for");
-        if Check::of(bitmap) != row.bitmap.check {
+        if *read != row.bitmap {
             self.ask_again(region);
             return false;
         }

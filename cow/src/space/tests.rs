@@ -2,7 +2,7 @@
 use super::*;
 use crate::space::load::summary_of;
 use alloc::collections::{BTreeMap, BTreeSet};
-use base::{Block, Check};
+use base::{Block, BufId, Check, Memory, VecMemory};
 use proptest::prelude::*;
 
 /// Header in the first block of each region, two superblock slots in the first region.
@@ -80,7 +80,7 @@ impl World {
                 None => assert!(self.space.fresh(want.region, &Geometry)),
                 Some(bitmap) => {
                     assert_eq!(bitmap, self.durable[want.region.get() as usize]);
-                    assert!(self.space.loaded(want.region, &self.drive[&bitmap.pba], &Geometry));
+                    assert!(self.space.loaded(want.region, &bitmap, &self.drive[&bitmap.pba], &Geometry));
                 }
             }
         }
@@ -152,13 +152,13 @@ impl World {
                 Stored::Drive(bitmap) => Bitmap::decode(&self.drive[&bitmap.pba]),
                 Stored::Unknown => panic!("the world describes all at the open"),
             };
-            let mut block = [0; base::BLOCK_BYTES];
+            let (mut memory, buf) = (VecMemory::new(1), BufId::new(0));
             let entry = self
                 .space
-                .seal_bitmap(region, bits, CkptNo::new(self.ckpt), &mut block)
+                .seal_bitmap(region, bits, CkptNo::new(self.ckpt), &mut memory, buf)
                 .expect("no contradiction");
             assert_ne!(entry.pba, entries[region.get() as usize].pba, "the durable slot is overwritten");
-            self.drive.insert(entry.pba, block);
+            self.drive.insert(entry.pba, *memory.block(buf));
             entries[region.get() as usize] = entry;
         }
         self.space.sort_sealed();
@@ -392,7 +392,7 @@ fn a_bitmap_that_was_replaced_while_it_was_read_is_asked_for_again() {
     let mut least = true;
     let first = Pba::new(u64::from(want.region.get()) * u64::from(E));
     world.checkpoint(|pba| core::mem::take(&mut least) || pba == first + Blocks::new(20));
-    assert!(!world.space.loaded(want.region, &block, &Geometry));
+    assert!(!world.space.loaded(want.region, &old, &block, &Geometry));
     world.serve();
     world.release();
     world.verify();
@@ -418,7 +418,7 @@ fn a_region_that_cannot_be_read_is_left_alone() {
     block[0] &= !2;
     let forged = Ref { check: Check::of(&block), ..entry };
     world.space.rows[second.region.get() as usize].bitmap = forged;
-    assert!(!world.space.loaded(second.region, &block, &Geometry), "a bitmap slot is free in it");
+    assert!(!world.space.loaded(second.region, &forged, &block, &Geometry), "a bitmap slot is free in it");
     assert_eq!(world.space.free_now(), Blocks::ZERO);
     assert_eq!(world.space.wanted(), None);
     assert_eq!(world.space.take(Class::Small, Blocks::new(1)), None);
@@ -476,7 +476,8 @@ fn what_contradicts_the_bitmaps_is_told_before_it_counts() {
         let region = world.space.locate(pba).0;
         let told = wrong(&mut world.space, pba);
         let Stored::Memory(bits) = world.space.stored(region, &Geometry) else { panic!("it is in memory") };
-        let sealed = world.space.seal_bitmap(region, bits, CkptNo::new(1), &mut [0; base::BLOCK_BYTES]);
+        let (mut memory, buf) = (VecMemory::new(1), BufId::new(0));
+        let sealed = world.space.seal_bitmap(region, bits, CkptNo::new(1), &mut memory, buf);
         assert_eq!(sealed, Err(told));
         assert_eq!(world.space.contradiction(), Some(told));
         assert_eq!(world.space.take(Class::Small, Blocks::new(1)), None, "nothing is handed out");

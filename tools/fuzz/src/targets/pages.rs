@@ -100,7 +100,7 @@ fn walk(block: &Block, newest: Seq) -> Vec<&'static str> {
                     assert!(loads <= 4, "a walk of two levels needs more than two pages");
                     let Reserve::Frame(buf) = cache.reserve(&page) else { break "wait" };
                     memory.block_mut(buf).copy_from_slice(block);
-                    if !cache.loaded(buf, &memory) {
+                    if !cache.loaded(buf, &mut memory) {
                         break "bad check";
                     }
                 }
