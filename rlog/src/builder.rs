@@ -126,15 +126,8 @@ impl CommitBuilder {
         self.records += 1;
     }
 
-    /// Writes the commit into `blocks()` blocks of memory from `area` on. The builder is empty afterwards.
-    /// With a cipher its body is encrypted.
-    pub fn seal<M: Memory>(
-        &mut self,
-        fields: &Fields,
-        cipher: Option<&mut dyn Aead>,
-        memory: &mut M,
-        area: BufId,
-    ) -> Sealed {
+    /// Makes the commit, with its body encrypted if there is a cipher: `put` comes next, and nothing else.
+    pub fn seal(&mut self, fields: &Fields, cipher: Option<&mut dyn Aead>) -> Sealed {
         let (end, blocks) = (self.end, self.blocks());
         let next = fields.first_seq.get() + u64::from(self.seqs);
         assert!(fields.first_seq > Seq::ZERO && next <= Seq::LIMIT, "Seqs run out of their range");
@@ -145,12 +138,16 @@ impl CommitBuilder {
         }
         let check = header_and_body_check(&self.bytes[..end]);
         put_check(&mut self.bytes, H_CHECK, check);
-        let out = memory.blocks_mut(area, blocks);
+        Sealed { no: fields.no, check, blocks, first_seq: fields.first_seq, seqs: self.seqs }
+    }
+
+    /// Writes a commit that was sealed into its blocks of memory from `area` on. The builder is empty afterwards.
+    pub fn put<M: Memory>(&mut self, memory: &mut M, area: BufId) {
+        let end = self.end;
+        let out = memory.blocks_mut(area, self.blocks());
         out[..end].copy_from_slice(&self.bytes[..end]);
         out[end..].fill(0);
-        let sealed = Sealed { no: fields.no, check, blocks, first_seq: fields.first_seq, seqs: self.seqs };
         self.start();
-        sealed
     }
 
     /// The header up to the check is what the tag covers beside the body, so it is complete before.

@@ -31,6 +31,17 @@ pub struct Line {
 }
 
 impl Line {
+    /// No activation: what a group has before its first one.
+    pub const NONE: Self = Self {
+        first_seq: Seq::ZERO,
+        first_commit: CommitNo::ZERO,
+        generation: Gen::ZERO,
+        id: Uuid::NIL,
+        salt: [0; 16],
+        first_ckpt: CkptNo::ZERO,
+        key: 0,
+    };
+
     /// Stores the line in `LINE_BYTES` bytes.
     pub fn encode(&self, out: &mut [u8]) {
         let out = &mut out[..LINE_BYTES];

@@ -97,7 +97,8 @@ mod tests {
             let (mut builder, mut memory) = (CommitBuilder::new(1), VecMemory::new(1));
             builder.start();
             builder.write(VolumeId::ZERO, base::Lba::ZERO, &[(Pba::new(9), Blocks::new(1))], &[Check::NONE]);
-            builder.seal(fields, None, &mut memory, BufId::new(0));
+            builder.seal(fields, None);
+            builder.put(&mut memory, BufId::new(0));
             let at = fields.no.get() as usize * BLOCK_BYTES;
             bytes[at..at + BLOCK_BYTES].copy_from_slice(memory.block(BufId::new(0)));
         }

@@ -16,6 +16,7 @@ use crate::drives::Drives;
 use crate::flusher::Flusher;
 use crate::geometry::Geometry;
 use crate::holds::Holds;
+use crate::keys::Keyed;
 use crate::ops::{Ops, Run};
 use crate::planted::Planted;
 use crate::rows::{HomePages, RowPages};
@@ -59,13 +60,13 @@ const UNASKED: usize = base::limits::MAX_SLOTS + 2;
 const _: () = assert!(crate::config::MAX_UNIT_OPS + UNASKED <= base::limits::MAX_POLL_ACTIONS);
 
 /// What one `poll` works with.
-pub(crate) struct Turn<'a, M: Memory> {
+pub(crate) struct Turn<'a, M: Keyed> {
     pub now: Instant,
     pub memory: &'a mut M,
     pub out: &'a mut Actions,
 }
 
-impl<M: Memory> Turn<'_, M> {
+impl<M: Keyed> Turn<'_, M> {
     /// Whether a unit of work with so many actions fits, beside the completion of every slot and the questions
     /// to the control plane, which are handed over without asking.
     pub fn fits(&self, actions: usize) -> bool {
@@ -197,7 +198,7 @@ impl Group {
     }
 
     /// One pass.
-    pub fn poll<M: Memory>(&mut self, turn: &mut Turn<'_, M>) -> Option<Instant> {
+    pub fn poll<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) -> Option<Instant> {
         self.again = false;
         self.ops.now = self.overdue.tick(turn.now);
         self.slots.sweep();
@@ -242,7 +243,7 @@ impl Group {
     }
 
     /// Begins what waits: in order of arrival, behind overlapping changes.
-    fn begin_requests<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+    fn begin_requests<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
         for i in 0..self.slots.order.len() {
             let id = self.slots.order[i];
             let slot = *self.slots.get(id);
@@ -321,7 +322,7 @@ impl Group {
     }
 
     /// Hands a completion over.
-    pub fn finish<M: Memory>(&mut self, turn: &mut Turn<'_, M>, id: SlotId, result: Result<(), Fault>) {
+    pub fn finish<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, id: SlotId, result: Result<(), Fault>) {
         self.release(id);
         let slot = self.slots.get_mut(id);
         assert!(!slot.finished && slot.outstanding == 0, "slot {id:?} finished with I/O in flight");
@@ -378,7 +379,7 @@ impl Group {
     }
 
     /// Ends a pass early if the list of actions is full: `poll` is then called again.
-    pub fn room<M: Memory>(&mut self, turn: &Turn<'_, M>, actions: usize) -> bool {
+    pub fn room<M: Keyed>(&mut self, turn: &Turn<'_, M>, actions: usize) -> bool {
         // What a checkpoint has gathered is written in this poll: its room is taken.
         let actions = actions
             + self.gathered.len() * (usize::from(self.geometry.legs) + usize::from(self.moving.active()));
@@ -389,7 +390,7 @@ impl Group {
 
     /// `room` for a read of a guest: leaves the operations that a commit can need, or a stream of scattered
     /// reads would keep every write waiting.
-    pub fn room_beside_writes<M: Memory>(&mut self, turn: &Turn<'_, M>, actions: usize) -> bool {
+    pub fn room_beside_writes<M: Keyed>(&mut self, turn: &Turn<'_, M>, actions: usize) -> bool {
         self.room(turn, actions) && self.ops.room() >= actions + crate::config::MAX_UNIT_OPS
     }
 

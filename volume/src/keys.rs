@@ -14,6 +14,7 @@
 //! activation that is cut short before that sealed nothing but its superblock, which is a MAC and has no nonce. Two that
 //! are cut short one after the other have different salts, so that numbers which both counted from are under different keys.
 //! A recovery writes what it replays under its own activation: a replayed commit stays bit for bit what it was.
+mod memory;
 pub mod portable;
 mod sessions;
 
@@ -23,6 +24,7 @@ use alloc::vec::Vec;
 use base::{Ciphers, KEY_BYTES, Uuid};
 use hkdf::Hkdf;
 use hmac::{Hmac, KeyInit, Mac};
+pub(crate) use memory::{Form, Keyed, Keys, Sealing, is_stored};
 use rlog::Line;
 pub use sessions::Sessions;
 use sha2::Sha256;

@@ -28,6 +28,7 @@ use crate::buffers::Buffers;
 use crate::config::{Activation, Candidate, Config, Refusal};
 use crate::geometry::Geometry;
 use crate::group::Turn;
+use crate::keys::Keyed;
 use crate::ops::{Ops, Purpose};
 use crate::planted::Planted;
 use crate::superblock::Superblock;
@@ -283,7 +284,7 @@ impl Recovery {
     }
 
     /// Goes on: takes in what ended, and begins the next step when a batch is over.
-    pub fn poll<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+    pub fn poll<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
         self.ops.now = self.forsaken.watch.tick(turn.now);
         while let Some(done) = self.ops.next_done() {
             let Purpose::Recovery { chunk } = done.purpose else { panic!("not recovery's I/O") };
@@ -337,7 +338,7 @@ impl Recovery {
         Some(dropped)
     }
 
-    fn next_step<M: Memory>(&mut self, turn: &mut Turn<'_, M>) -> Result<(), Refusal> {
+    fn next_step<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) -> Result<(), Refusal> {
         match self.stage {
             Stage::Supers => self.judge_superblocks()?,
             Stage::RowPages { level } => self.judge_row_pages(level)?,
@@ -442,7 +443,7 @@ impl Recovery {
         }
     }
 
-    fn tell_catalogue<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+    fn tell_catalogue<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
         let stale = self.table.drives(|state| !state.is_current());
         let version = self.superblock().version;
         self.stage = Stage::Catalogue;
@@ -453,7 +454,7 @@ impl Recovery {
     }
 
     /// Step 7.
-    fn tell_current<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+    fn tell_current<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
         let version = self.superblock().version;
         self.stage = Stage::TellCurrent;
         for drive in self.promoted.union(self.trusted).and(self.current).iter() {

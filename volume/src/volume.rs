@@ -6,6 +6,7 @@ use crate::buffers::Buffers;
 use crate::config::{Config, Refusal, Stats, StaysIn};
 use crate::group::overdue::SLOW_BOUND;
 use crate::group::{Group, Halt, Turn};
+use crate::keys::{GroupKeys, Keys, Sealing};
 use crate::recovery::{OpenRequest, Record, Recovery};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -31,6 +32,8 @@ pub struct Volume {
     refusal: Option<Refusal>,
     counts: RowCounts,
     closing: bool,
+    /// Of an encrypted group.
+    keys: Option<Box<Keys>>,
 }
 
 impl Volume {
@@ -46,7 +49,14 @@ impl Volume {
             refusal: None,
             counts: RowCounts::default(),
             closing: false,
+            keys: None,
         }
+    }
+
+    /// Begins to open an encrypted group. One that is plain is refused, and so is one that the keys do not open.
+    pub fn open_encrypted(config: Config, request: OpenRequest, keys: GroupKeys) -> Self {
+        let keys = Box::new(Keys::new(keys, request.group));
+        Self { keys: Some(keys), ..Self::open(config, request) }
     }
 
     /// Bounds the age of a drive's operations: a drive that does not answer for so long is put out, unless it is the
@@ -295,7 +305,8 @@ impl Engine for Volume {
         let roomy =
             out.actions.capacity() >= MAX_POLL_ACTIONS && out.segments.capacity() >= MAX_POLL_SEGMENTS;
         assert!(roomy, "the list of actions is smaller than one poll may need");
-        let mut turn = Turn { now, memory, out };
+        let mut memory = Sealing { memory, keys: self.keys.as_deref_mut() };
+        let mut turn = Turn { now, memory: &mut memory, out };
         let deadline = match &mut self.stage {
             Stage::Recovering(recovery) => {
                 recovery.poll(&mut turn);

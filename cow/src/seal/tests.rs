@@ -6,7 +6,7 @@ use crate::open::{Open, OpenStep};
 use crate::space_layout::bitmap_slot;
 use crate::tree::Height;
 use alloc::collections::{BTreeMap, BTreeSet};
-use base::{Check, Block, Sectors, Uuid, VecMemory, VolumeId};
+use base::{Block, Check, Sectors, Uuid, VecMemory, VolumeId};
 use proptest::prelude::*;
 
 /// The first block of each region is its extent's header.

@@ -27,7 +27,8 @@ fn sealed(builder: &mut CommitBuilder, fields: &Fields) -> (Sealed, Vec<u8>) {
     let mut memory = VecMemory::new(MAX_COMMIT_BLOCKS + 1);
     // Left-overs of an earlier use must not shine through.
     memory.blocks_mut(BufId::new(0), MAX_COMMIT_BLOCKS + 1).fill(0xee);
-    let sealed = builder.seal(fields, None, &mut memory, BufId::new(1));
+    let sealed = builder.seal(fields, None);
+    builder.put(&mut memory, BufId::new(1));
     let bytes = memory.blocks(BufId::new(1), sealed.blocks).to_vec();
     (sealed, bytes)
 }
@@ -420,7 +421,8 @@ fn a_sealed_one() -> (Sealed, Vec<u8>) {
     let mut builder = CommitBuilder::new(1);
     builder.start();
     builder.write(VolumeId::new(9), Lba::new(100), &[(Pba::new(7), Blocks::new(1))], &[Check([5; 16])]);
-    let sealed = builder.seal(&fields_of_tests(), Some(&mut Toy(0x5a)), &mut memory, BufId::new(1));
+    let sealed = builder.seal(&fields_of_tests(), Some(&mut Toy(0x5a)));
+    builder.put(&mut memory, BufId::new(1));
     (sealed, memory.blocks(BufId::new(1), 1).to_vec())
 }
 

@@ -153,7 +153,8 @@ impl World {
             durable: self.durable,
         };
         let mut memory = VecMemory::new(MAX_COMMIT_BLOCKS);
-        let sealed = self.builder.seal(&fields, None, &mut memory, BufId::new(0));
+        let sealed = self.builder.seal(&fields, None);
+        self.builder.put(&mut memory, BufId::new(0));
         let bytes = memory.blocks(BufId::new(0), sealed.blocks).to_vec();
         self.next_seq = sealed.next_seq();
         let column = usize::from(pos.column.get());
@@ -491,7 +492,8 @@ impl Hand {
         let mut builder = CommitBuilder::new(1);
         builder.hole(VolumeId::new(1), Lba::new(fields.no.get()), Blocks::new(1));
         let mut memory = VecMemory::new(1);
-        let sealed = builder.seal(fields, None, &mut memory, BufId::new(0));
+        let sealed = builder.seal(fields, None);
+        builder.put(&mut memory, BufId::new(0));
         let start = at as usize * BLOCK_BYTES;
         self.drive[start..start + BLOCK_BYTES].copy_from_slice(memory.blocks(BufId::new(0), 1));
         sealed.check
@@ -515,7 +517,8 @@ impl Hand {
         builder.hole(VolumeId::new(1), Lba::ZERO, Blocks::new(1));
         let mut memory = VecMemory::new(1);
         let fields = self.fields(no, if no < 4 { 1 } else { 2 });
-        let sealed = builder.seal(&fields, None, &mut memory, BufId::new(0));
+        let sealed = builder.seal(&fields, None);
+        builder.put(&mut memory, BufId::new(0));
         self.checks.push(sealed.check);
         if store {
             let start = no as usize * BLOCK_BYTES;

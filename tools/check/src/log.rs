@@ -83,7 +83,8 @@ fn scan(view: &GroupView<'_>, report: &mut Report) -> Scan {
             let bytes = ring_bytes(view, &copy, column, report);
             let mut at = 0;
             while at < geometry.ring_blocks() {
-                let taken = scan.feed(&mut rlog::Plain, copy.leg, column, at, &bytes[at as usize * BLOCK_BYTES..]);
+                let taken =
+                    scan.feed(&mut rlog::Plain, copy.leg, column, at, &bytes[at as usize * BLOCK_BYTES..]);
                 assert!(taken > 0, "a whole ring always gets on");
                 at += taken as u32;
             }

@@ -13,6 +13,7 @@ use super::write::Mark;
 use super::{Group, Halt, Turn};
 use crate::buffers::{MERGE_BUFFERS, SEAL_BUFFERS};
 use crate::config::Config;
+use crate::keys::Keyed;
 use crate::ops::{JobKind, Run};
 use crate::planted::Planted;
 use alloc::vec::Vec;
@@ -172,7 +173,7 @@ impl Sink for SpaceSink<'_> {
 
 impl Group {
     /// Begins a checkpoint when one is due, and takes the running one further.
-    pub fn advance_checkpoint<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+    pub fn advance_checkpoint<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
         // Found where blocks are taken or bitmaps come in; a write that waits for space would wait for ever.
         if self.space.contradiction().is_some() && self.phase != base::Phase::Recovering {
             self.halt(Halt::SpaceContradicts);
@@ -186,7 +187,7 @@ impl Group {
     }
 
     /// The steps of one poll. Whether there are more that wait for nothing.
-    fn checkpoint_steps<M: Memory>(&mut self, turn: &mut Turn<'_, M>) -> bool {
+    fn checkpoint_steps<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) -> bool {
         for _ in 0..STEPS_PER_POLL {
             if !self.room(turn, 2 * base::limits::MAX_LEGS) {
                 return false;
@@ -271,7 +272,7 @@ impl Group {
         sorted
     }
 
-    fn merge_step<M: Memory>(&mut self, turn: &mut Turn<'_, M>) -> bool {
+    fn merge_step<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) -> bool {
         if let Some(root) = self.checkpoint.root {
             let over = self.merge.writing() == 0;
             if over {
@@ -304,7 +305,7 @@ impl Group {
     }
 
     /// Has pages read that the merge will need soon.
-    fn prefetch<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+    fn prefetch<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
         let window = PREFETCH.min(self.cache.frames() as usize / 4);
         for _ in 0..window {
             let Some(page) = self.merge.prefetch(window, &self.frozen, &mut self.cache, turn.memory) else {
@@ -317,7 +318,7 @@ impl Group {
     }
 
     /// A page is not in the cache: have it read, and wait.
-    fn need_page<M: Memory>(&mut self, turn: &mut Turn<'_, M>, page: &Ref) -> bool {
+    fn need_page<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, page: &Ref) -> bool {
         if !self.fetch_page(turn, page) {
             self.map_failed();
         }
@@ -346,7 +347,7 @@ impl Group {
     }
 
     /// Writes what was gathered. There is room: `room` counts it in.
-    fn write_gathered<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+    fn write_gathered<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
         if self.gathered.runs.is_empty() {
             return;
         }
@@ -365,7 +366,7 @@ impl Group {
     }
 
     /// Frees a bounded part of the subtrees that discards cut off.
-    fn reap_step<M: Memory>(&mut self, turn: &mut Turn<'_, M>, left: u32) -> bool {
+    fn reap_step<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, left: u32) -> bool {
         let first = self.cuts.iter().next().copied();
         let Some(cut) = first.filter(|_| left > 0 && self.space.change_room() > 4 * REAP_LEAF_CHANGES) else {
             self.checkpoint.reap = None;
@@ -406,7 +407,7 @@ impl Group {
         true
     }
 
-    fn seal_step<M: Memory>(&mut self, turn: &mut Turn<'_, M>) -> bool {
+    fn seal_step<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) -> bool {
         match self.seal.step(&mut self.space, &mut self.cache, turn.memory, &self.geometry) {
             SealStep::NeedPage(page) => self.need_page(turn, &page),
             SealStep::NeedBitmap { region, bitmap, buf } => {

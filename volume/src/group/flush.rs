@@ -1,15 +1,15 @@
 //! Flush requests and the flushes that serve them; see `flusher` for the rule.
 use super::{AUTO_FLUSH_AFTER, Group, Halt, Turn};
 use crate::drives::Health;
+use crate::keys::Keyed;
 use crate::ops::{Job, JobKind};
 use crate::planted::Planted;
 use crate::slots::State;
-use base::Memory;
 use fence::DriveSet;
 
 impl Group {
     /// Flush requests and FUA writes: first every commit before them, then a flush that begins after that.
-    pub fn advance_flushes<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+    pub fn advance_flushes<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
         for i in 0..self.slots.order.len() {
             let id = self.slots.order[i];
             let slot = *self.slots.get(id);
@@ -37,7 +37,7 @@ impl Group {
     }
 
     /// Begins the flush that somebody waits for, or one that is due by itself.
-    pub fn start_flush<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+    pub fn start_flush<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
         if self.unflushed_since.is_some_and(|since| turn.now - since >= AUTO_FLUSH_AFTER) {
             self.flusher.ticket();
         }

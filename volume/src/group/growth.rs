@@ -14,6 +14,7 @@ mod aside;
 use super::{Group, Turn};
 use crate::drives::Health;
 use crate::header::Header;
+use crate::keys::Keyed;
 use crate::ops::{JobId, JobKind, Run};
 use crate::planted::Planted;
 use crate::rows::RowPages;
@@ -130,7 +131,7 @@ impl Growth {
 
 impl Group {
     /// Asks for a row when one is wanted, and takes a granted one into use step by step.
-    pub fn advance_growth<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+    pub fn advance_growth<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
         // While the directory is being read nobody knows how much is free, nor which rows the map may use.
         if self.halt.is_some() || self.config.read_only || self.opening.is_some() {
             return;
@@ -193,7 +194,7 @@ impl Group {
         self.again |= left;
     }
 
-    fn ask_for_row<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+    fn ask_for_row<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
         let wanted = self.growth.wanted && self.growth.rows_left && !self.growth.refused;
         if !wanted || !self.room(turn, 1) {
             return;
@@ -204,7 +205,7 @@ impl Group {
     }
 
     /// Headers to the extents, row pages to free home pages.
-    fn write_row<M: Memory>(&mut self, turn: &mut Turn<'_, M>, mut grant: RowGrant) {
+    fn write_row<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, mut grant: RowGrant) {
         let extents = self.geometry.row_extents();
         let added = if self.moving.adds_leg() { usize::from(self.geometry.columns) } else { 0 };
         self.set_aside(&mut grant);
@@ -279,7 +280,7 @@ impl Group {
         (0..columns).all(|column| place(column).any(usable))
     }
 
-    fn write_headers<M: Memory>(&mut self, turn: &mut Turn<'_, M>, job: JobId, grant: &RowGrant) {
+    fn write_headers<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, job: JobId, grant: &RowGrant) {
         let columns = usize::from(self.geometry.columns);
         for (i, extent) in grant.extents.iter().enumerate() {
             let header = Header {

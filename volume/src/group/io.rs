@@ -2,6 +2,7 @@
 use super::{Group, Halt, Turn};
 use crate::config::{MAX_COMMIT_DATA_BLOCKS, MAX_IO_BLOCKS, StaysIn};
 use crate::drives::Health;
+use crate::keys::Keyed;
 use crate::ops::{Done, Job, JobId, JobKind, Purpose, Run};
 use crate::planted::Planted;
 use alloc::vec::Vec;
@@ -51,7 +52,7 @@ impl Group {
     }
 
     /// Writes `self.runs` to every current leg as parts of a job, in as few operations as they allow.
-    pub fn write_runs<M: Memory>(&mut self, turn: &mut Turn<'_, M>, job: JobId) {
+    pub fn write_runs<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, job: JobId) {
         let runs = core::mem::take(&mut self.runs);
         for run in &runs {
             self.gather(turn, job, *run);
@@ -64,7 +65,7 @@ impl Group {
     }
 
     /// Adds a run to what is gathered; emits what it does not continue.
-    fn gather<M: Memory>(&mut self, turn: &mut Turn<'_, M>, job: JobId, run: Run) {
+    fn gather<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, job: JobId, run: Run) {
         let mut done = 0;
         while done < run.blocks {
             let pba = run.pba + Blocks::new(u64::from(done));
@@ -92,7 +93,7 @@ impl Group {
         }
     }
 
-    fn emit_column<M: Memory>(&mut self, turn: &mut Turn<'_, M>, job: JobId, column: Column) {
+    fn emit_column<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, job: JobId, column: Column) {
         let open = &mut self.columns.open[usize::from(column.get())];
         if open.blocks == 0 {
             return;
@@ -107,7 +108,7 @@ impl Group {
     }
 
     /// Writes blocks that lie side by side in a column to every current leg.
-    pub fn write_legs<M: Memory>(
+    pub fn write_legs<M: Keyed>(
         &mut self,
         turn: &mut Turn<'_, M>,
         job: JobId,
@@ -134,7 +135,7 @@ impl Group {
     }
 
     /// Writes blocks of one extent, and of its successor if it moves.
-    pub fn write_extent<M: Memory>(
+    pub fn write_extent<M: Keyed>(
         &mut self,
         turn: &mut Turn<'_, M>,
         job: JobId,
@@ -150,7 +151,7 @@ impl Group {
     }
 
     /// Writes blocks of one extent, if its drive is current; notes that it missed them if it is failing.
-    pub fn write_just_extent<M: Memory>(
+    pub fn write_just_extent<M: Keyed>(
         &mut self,
         turn: &mut Turn<'_, M>,
         job: JobId,
@@ -178,7 +179,7 @@ impl Group {
 
     /// Flushes a drive as part of a job; one without a volatile cache has nothing to flush, because a flush
     /// only covers writes that have completed.
-    pub fn flush_drive<M: Memory>(&mut self, turn: &mut Turn<'_, M>, job: JobId, drive: DriveIx) {
+    pub fn flush_drive<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, job: JobId, drive: DriveIx) {
         match self.drives.get(drive).health {
             Health::Current | Health::Joining | Health::Resyncing | Health::Returning
                 if self.drives.get(drive).info.volatile =>
@@ -212,7 +213,7 @@ impl Group {
     }
 
     /// Reads blocks that lie side by side from one leg.
-    pub fn read_leg<M: Memory>(
+    pub fn read_leg<M: Keyed>(
         &mut self,
         turn: &mut Turn<'_, M>,
         purpose: Purpose,
@@ -226,7 +227,7 @@ impl Group {
     }
 
     /// Reads blocks of one extent.
-    pub fn read_extent<M: Memory>(
+    pub fn read_extent<M: Keyed>(
         &mut self,
         turn: &mut Turn<'_, M>,
         purpose: Purpose,
@@ -247,7 +248,7 @@ impl Group {
     }
 
     /// Sorts out operations that ended.
-    pub fn look_at_ended<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+    pub fn look_at_ended<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
         while let Some(done) = self.ops.next_done() {
             self.again = true;
             if !done.write {
@@ -358,7 +359,7 @@ impl Group {
     }
 
     /// Hands settled jobs to their owners.
-    pub fn settle_jobs<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+    pub fn settle_jobs<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
         // A halted group writes no more superblocks: what waits for a stale mark to become durable is lost.
         let halted = self.halt.is_some();
         if halted {
@@ -374,7 +375,7 @@ impl Group {
         }
     }
 
-    fn job_settled<M: Memory>(&mut self, turn: &mut Turn<'_, M>, kind: JobKind, job: Job) {
+    fn job_settled<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, kind: JobKind, job: Job) {
         match kind {
             JobKind::Commit(index) => self.commit_settled(index, job.lost),
             JobKind::MergePages(buffers) => {
@@ -403,7 +404,7 @@ impl Group {
     }
 
     /// Opens a job that flushes these drives.
-    pub fn flush_drives<M: Memory>(&mut self, turn: &mut Turn<'_, M>, kind: JobKind, drives: DriveSet) {
+    pub fn flush_drives<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, kind: JobKind, drives: DriveSet) {
         let job = self.ops.open_job(kind);
         for drive in self.drives.all().filter(|d| drives.contains(*d)) {
             self.flush_drive(turn, job, drive);

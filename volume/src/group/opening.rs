@@ -1,5 +1,6 @@
 //! The end of an open: the directory is read, the accepted log enters the delta, requests are served.
 use super::{Group, Halt, Turn};
+use crate::keys::Keyed;
 use crate::planted::Planted;
 use crate::recovery::Record;
 use base::{Blocks, Memory, Phase};
@@ -10,7 +11,7 @@ const STEPS_PER_POLL: usize = 64;
 
 impl Group {
     /// Reads the directory; its top first, after which the group serves.
-    pub fn advance_opening<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+    pub fn advance_opening<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
         for _ in 0..STEPS_PER_POLL {
             // A directory that failed once is not asked again: whoever waits has been told.
             let Some(open) = self.opening.as_mut().filter(|_| !self.open_failed) else { return };

@@ -19,8 +19,9 @@
 //! in the queue. Those ends are taken in before ages are judged, and a pause of any length counts as one look.
 use super::{Group, Turn};
 use crate::drives::Health;
+use crate::keys::Keyed;
 use crate::planted::Planted;
-use base::{Action, DriveIx, Duration, Instant, Memory};
+use base::{Action, DriveIx, Duration, Instant};
 use fence::DriveSet;
 
 /// How old an operation of a drive may become, if nobody says otherwise. Drives answer within seconds also when they
@@ -85,7 +86,7 @@ impl Overdue {
 
 impl Group {
     /// Puts drives out that do not answer, and gives up what is in flight on them.
-    pub fn advance_overdue<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+    pub fn advance_overdue<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
         if !self.overdue.due(turn.now) || self.config.bug(Planted::SlowKept) {
             return;
         }

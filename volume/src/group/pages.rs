@@ -1,9 +1,11 @@
 //! Pages of map and directory on their way from a leg into the cache, and bitmaps into free space.
 use super::{Group, Halt, Turn};
 use crate::buffers::SEAL_BUFFERS;
+use crate::group::repair::Content;
+use crate::keys::Keyed;
 use crate::ops::Purpose;
 use alloc::vec::Vec;
-use base::{BufId, Check, Fault, LegId, Memory, RegionNo, Segment};
+use base::{BufId, Fault, LegId, Memory, RegionNo, Segment};
 use cow::{Ref, Reserve};
 
 /// Pages being read at once.
@@ -64,7 +66,7 @@ impl PageReads {
 impl Group {
     /// Has a page read into the cache, now or as soon as there is room. False if no leg has it, or none can: a page
     /// with a right check may have been forged, and name a place that the group does not have.
-    pub fn fetch_page<M: Memory>(&mut self, turn: &mut Turn<'_, M>, page: &Ref) -> bool {
+    pub fn fetch_page<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, page: &Ref) -> bool {
         if self.reads.lost.contains(page) || page.pba.get() >= self.space_blocks().get() {
             return false;
         }
@@ -79,7 +81,7 @@ impl Group {
         true
     }
 
-    fn read_page<M: Memory>(&mut self, turn: &mut Turn<'_, M>, index: usize) {
+    fn read_page<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, index: usize) {
         let PageRead { frame, page, tried, batch } = self.reads.pages[index];
         if let Some(leg) = self.pick_leg(page.pba, tried) {
             self.reads.pages[index].tried |= 1 << leg.get();
@@ -96,7 +98,7 @@ impl Group {
     }
 
     /// A page has been read, or not.
-    pub fn page_read_ended<M: Memory>(
+    pub fn page_read_ended<M: Keyed>(
         &mut self,
         turn: &mut Turn<'_, M>,
         frame: BufId,
@@ -108,7 +110,7 @@ impl Group {
             let read = self.reads.pages.swap_remove(index);
             let wrong = read.tried & !(1 << leg);
             if wrong != 0 {
-                self.repair(turn, read.page.pba, frame, wrong, read.batch);
+                self.repair(turn, Content::Page(read.page), frame, wrong, read.batch);
             }
             self.holds.release(read.batch);
             return;
@@ -119,7 +121,7 @@ impl Group {
     }
 
     /// Has the bitmaps loaded that free space wants.
-    pub fn load_bitmaps<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+    pub fn load_bitmaps<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
         while self.reads.bitmaps.iter().all(|read| read.for_seal) && self.room(turn, 2) {
             let Some(want) = self.space.wanted() else { return };
             self.again = true;
@@ -136,7 +138,7 @@ impl Group {
     }
 
     /// Reads a bitmap into a buffer, from whatever leg has it.
-    pub fn start_bitmap<M: Memory>(
+    pub fn start_bitmap<M: Keyed>(
         &mut self,
         turn: &mut Turn<'_, M>,
         region: RegionNo,
@@ -149,7 +151,7 @@ impl Group {
         self.read_bitmap(turn, self.reads.bitmaps.len() - 1);
     }
 
-    fn read_bitmap<M: Memory>(&mut self, turn: &mut Turn<'_, M>, index: usize) {
+    fn read_bitmap<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, index: usize) {
         let BitmapRead { bitmap, buf, tried, .. } = self.reads.bitmaps[index];
         let Some(leg) = self.pick_leg(bitmap.pba, tried) else { return self.bitmap_lost(index) };
         self.reads.bitmaps[index].tried |= 1 << leg.get();
@@ -170,7 +172,7 @@ impl Group {
     }
 
     /// A bitmap has been read, or not.
-    pub fn bitmap_read_ended<M: Memory>(
+    pub fn bitmap_read_ended<M: Keyed>(
         &mut self,
         turn: &mut Turn<'_, M>,
         buf: BufId,
@@ -179,14 +181,15 @@ impl Group {
     ) {
         let index = self.reads.bitmaps.iter().position(|read| read.buf == buf).expect("a bitmap being read");
         let read = self.reads.bitmaps[index];
-        if result.is_err() || Check::of(turn.memory.block(buf)) != read.bitmap.check {
+        let Ref { pba, check, .. } = read.bitmap;
+        if result.is_err() || !turn.memory.open_page(buf, pba, read.bitmap.ckpt(), check) {
             let drive = self.drive_of(read.bitmap.pba, LegId::new(leg));
             self.drives.get_mut(drive).stats.check_errors += u64::from(result.is_ok());
             return self.read_bitmap(turn, index);
         }
         let wrong = read.tried & !(1 << leg);
         if wrong != 0 {
-            self.repair(turn, read.bitmap.pba, buf, wrong, read.batch);
+            self.repair(turn, Content::Page(read.bitmap), buf, wrong, read.batch);
         }
         self.holds.release(read.batch);
         self.reads.bitmaps.swap_remove(index);
@@ -195,7 +198,7 @@ impl Group {
             self.seal.bitmap_read(buf);
         } else {
             let block = *turn.memory.block(buf);
-            self.space.loaded(read.region, &block, &self.geometry);
+            self.space.loaded(read.region, &read.bitmap, &block, &self.geometry);
         }
     }
 }

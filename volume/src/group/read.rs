@@ -7,10 +7,12 @@
 //! copy (`repair`). Only when no leg is left is the answer an error.
 use super::{Group, Turn};
 use crate::buffers::Buffers;
+use crate::group::repair::Content;
+use crate::keys::Keyed;
 use crate::ops::Purpose;
 use crate::planted::Planted;
 use crate::slots::State;
-use base::{Blocks, Check, Fault, Lba, LegId, Memory, Op, Segment, SlotId};
+use base::{Blocks, Fault, Lba, LegId, Memory, Op, Segment, SlotId};
 use cow::{Leaf, Ref, tree};
 
 /// In the set of legs that a block was tried on: it is to be read again.
@@ -33,7 +35,7 @@ pub(crate) enum Lookup {
 
 impl Group {
     /// The newest Ref of a block.
-    pub fn lookup<M: Memory>(&mut self, turn: &mut Turn<'_, M>, lba: Lba) -> Lookup {
+    pub fn lookup<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, lba: Lba) -> Lookup {
         if let Some(found) = self.active.get(lba) {
             return Lookup::Found(found);
         }
@@ -65,7 +67,7 @@ impl Group {
     }
 
     /// Looks up the blocks of reads that have not found all of theirs.
-    pub fn advance_reads<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+    pub fn advance_reads<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
         for i in 0..self.slots.order.len() {
             let id = self.slots.order[i];
             match self.slots.get(id).state {
@@ -77,7 +79,7 @@ impl Group {
         }
     }
 
-    fn resolve<M: Memory>(&mut self, turn: &mut Turn<'_, M>, id: SlotId) {
+    fn resolve<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, id: SlotId) {
         let slot = *self.slots.get(id);
         for i in slot.cursor..slot.blocks as u32 {
             match self.lookup(turn, slot.first + Blocks::new(u64::from(i))) {
@@ -98,7 +100,7 @@ impl Group {
     }
 
     /// Reads what was looked up: holes are zeroes, adjacent blocks are one operation.
-    fn read_blocks<M: Memory>(&mut self, turn: &mut Turn<'_, M>, id: SlotId, count: u32) {
+    fn read_blocks<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, id: SlotId, count: u32) {
         let mut at = 0;
         while at < count {
             let first = self.slots.refs(id)[at as usize];
@@ -120,7 +122,7 @@ impl Group {
         self.maybe_finish_read(turn, id);
     }
 
-    fn read_run<M: Memory>(&mut self, turn: &mut Turn<'_, M>, id: SlotId, first: u32, count: u32) {
+    fn read_run<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, id: SlotId, first: u32, count: u32) {
         let pba = self.slots.refs(id)[first as usize].pba;
         let tried = self.slots.tried(id)[first as usize];
         let Some(leg) = self.pick_leg(pba, tried) else {
@@ -140,7 +142,7 @@ impl Group {
     ///
     /// Not where the read before ended: a leg that is lost under a deep queue fails more blocks at once than
     /// there are operations, so each request waits here until there is room for all of its blocks.
-    fn read_again<M: Memory>(&mut self, turn: &mut Turn<'_, M>, id: SlotId) {
+    fn read_again<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, id: SlotId) {
         let count = self.slots.get(id).blocks as usize;
         if !self.room_beside_writes(turn, count + 1) {
             return;
@@ -169,7 +171,7 @@ impl Group {
     }
 
     /// A read of some blocks ended: each is checked, and tried on the next leg if it is not right.
-    pub fn guest_read_ended<M: Memory>(
+    pub fn guest_read_ended<M: Keyed>(
         &mut self,
         turn: &mut Turn<'_, M>,
         id: SlotId,
@@ -182,9 +184,10 @@ impl Group {
         for i in u32::from(first)..u32::from(first) + u32::from(count) {
             let wanted = self.slots.refs(id)[i as usize];
             let buf = Buffers::slot(id).plus(i);
+            let lba = self.slots.get(id).first + Blocks::new(u64::from(i));
             let right = result.is_ok()
                 && (self.config.bug(Planted::ReadUnchecked)
-                    || Check::of(turn.memory.block(buf)) == wanted.check);
+                    || turn.memory.open_data(buf, self.volume.id, lba, wanted.when, wanted.check));
             if right {
                 self.repair_others(turn, id, i, &wanted, leg);
                 continue;
@@ -203,7 +206,7 @@ impl Group {
     }
 
     /// A block was right on a leg after others were tried: those get it back.
-    fn repair_others<M: Memory>(
+    fn repair_others<M: Keyed>(
         &mut self,
         turn: &mut Turn<'_, M>,
         id: SlotId,
@@ -214,11 +217,12 @@ impl Group {
         let wrong = self.slots.tried(id)[index as usize] & LEGS & !(1 << leg);
         if wrong != 0 {
             let batch = self.slots.get(id).hold.expect("a read holds what it reads");
-            self.repair(turn, block.pba, Buffers::slot(id).plus(index), wrong, batch);
+            let lba = self.slots.get(id).first + Blocks::new(u64::from(index));
+            self.repair(turn, Content::Data(*block, lba), Buffers::slot(id).plus(index), wrong, batch);
         }
     }
 
-    fn maybe_finish_read<M: Memory>(&mut self, turn: &mut Turn<'_, M>, id: SlotId) {
+    fn maybe_finish_read<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, id: SlotId) {
         let slot = *self.slots.get(id);
         if slot.outstanding == 0 && !slot.retry {
             self.finish(turn, id, slot.fault.map_or(Ok(()), Err));
@@ -229,7 +233,7 @@ impl Group {
     ///
     /// `cursor` counts the edges that are settled. The request is alone on its blocks (`slots`), so what is read
     /// here cannot change until its own commit.
-    pub fn advance_edges<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+    pub fn advance_edges<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
         for i in 0..self.slots.order.len() {
             let id = self.slots.order[i];
             let slot = *self.slots.get(id);
@@ -239,7 +243,7 @@ impl Group {
         }
     }
 
-    fn settle_edges<M: Memory>(&mut self, turn: &mut Turn<'_, M>, id: SlotId) {
+    fn settle_edges<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, id: SlotId) {
         let edges = self.slots.get(id).edges();
         for edge in 0..2u8 {
             let slot = *self.slots.get(id);
@@ -268,7 +272,7 @@ impl Group {
         self.again = true;
     }
 
-    fn read_edge<M: Memory>(&mut self, turn: &mut Turn<'_, M>, id: SlotId, edge: u8) {
+    fn read_edge<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, id: SlotId, edge: u8) {
         let old = self.slots.refs(id)[usize::from(edge)];
         let tried = self.slots.tried(id)[usize::from(edge)];
         let Some(leg) = self.pick_leg(old.pba, tried) else {
@@ -281,7 +285,7 @@ impl Group {
     }
 
     /// The old content of an edge has been read, or not.
-    pub fn edge_read_ended<M: Memory>(
+    pub fn edge_read_ended<M: Keyed>(
         &mut self,
         turn: &mut Turn<'_, M>,
         id: SlotId,
@@ -292,11 +296,12 @@ impl Group {
         self.slots.get_mut(id).outstanding -= 1;
         let old = self.slots.refs(id)[usize::from(edge)];
         let buf = Buffers::edge(id, edge);
-        if result.is_ok() && Check::of(turn.memory.block(buf)) == old.check {
+        let lba = self.slots.get(id).edge_lba(edge);
+        if result.is_ok() && turn.memory.open_data(buf, self.volume.id, lba, old.when, old.check) {
             let wrong = self.slots.tried(id)[usize::from(edge)] & !(1 << leg);
             if wrong != 0 {
                 let batch = self.slots.get(id).hold.expect("a merge holds what it reads");
-                self.repair(turn, old.pba, buf, wrong, batch);
+                self.repair(turn, Content::Data(old, lba), buf, wrong, batch);
             }
             return self.merge_edge(turn, id, edge);
         }
@@ -306,7 +311,7 @@ impl Group {
     }
 
     /// Puts the guest's bytes (or zeroes) over the old block, and the result where it is written from.
-    fn merge_edge<M: Memory>(&mut self, turn: &mut Turn<'_, M>, id: SlotId, edge: u8) {
+    fn merge_edge<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, id: SlotId, edge: u8) {
         let slot = *self.slots.get(id);
         let into = Buffers::slot(id).plus(slot.edge_buffer(edge));
         let bytes = slot.edge_bytes(edge);

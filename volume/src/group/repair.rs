@@ -7,9 +7,11 @@
 //! rewrites bitmap slots in place.
 use super::{Group, Turn};
 use crate::config::MAX_REPAIRS;
+use crate::keys::Keyed;
 use crate::ops::{Job, JobKind};
 use crate::planted::Planted;
-use base::{BufId, Memory, Pba, Segment};
+use base::{BufId, Lba, Pba, Segment};
+use cow::Ref;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -24,6 +26,26 @@ struct Repair {
     pba: Pba,
     legs: u8,
     batch: u64,
+}
+
+/// What is right, in plain text where it was opened, and how it is sealed again as it was.
+#[derive(Clone, Copy)]
+pub(crate) enum Content {
+    /// As it is stored.
+    Stored(Pba),
+    /// A page, or a bitmap.
+    Page(Ref),
+    /// A block of data, and its place in the volume.
+    Data(Ref, Lba),
+}
+
+impl Content {
+    const fn pba(&self) -> Pba {
+        match self {
+            Self::Stored(pba) => *pba,
+            Self::Page(block) | Self::Data(block, _) => block.pba,
+        }
+    }
 }
 
 /// Repairs under way.
@@ -49,14 +71,15 @@ impl Group {
     /// Writes the right content of a block (in `from`, read while batch `batch` was held) over the copies on
     /// the legs in the bit set `wrong`. False, and nothing happens, if too many repairs are under way, or one of this
     /// block: the next read, or a scrub, finds the damage again.
-    pub fn repair<M: Memory>(
+    pub fn repair<M: Keyed>(
         &mut self,
         turn: &mut Turn<'_, M>,
-        pba: Pba,
+        content: Content,
         from: BufId,
         wrong: u8,
         batch: u64,
     ) -> bool {
+        let pba = content.pba();
         let known = self.repairs.0.iter().any(|r| r.stage != Stage::Free && r.pba == pba);
         let free = self.repairs.0.iter().position(|r| r.stage == Stage::Free);
         let fits = turn.fits(8) && self.ops.room() >= 8 && self.ops.job_room() >= 4;
@@ -65,6 +88,7 @@ impl Group {
         };
         let buf = self.buffers.repairs.plus(index as u32);
         turn.memory.copy_block(from, buf);
+        self.seal_again(turn, content, buf);
         let place = self.geometry.place(pba);
         let job = self.ops.open_job(JobKind::Repair(index as u8));
         for leg in self.legs().filter(|leg| wrong >> leg.get() & 1 == 1) {
@@ -75,6 +99,16 @@ impl Group {
         let batch = self.holds.take_again(batch);
         self.repairs.0[index] = Repair { stage: Stage::Writing, pba, legs: wrong, batch };
         true
+    }
+
+    /// A block is sealed again as it was: the same key, nonce and text, so the same bytes.
+    fn seal_again<M: Keyed>(&self, turn: &mut Turn<'_, M>, content: Content, buf: BufId) {
+        let (made, block) = match content {
+            Content::Stored(_) => return,
+            Content::Page(page) => (turn.memory.seal_page(buf, page.pba, page.ckpt()), page),
+            Content::Data(data, lba) => (turn.memory.seal_data(buf, self.volume.id, lba, data.when), data),
+        };
+        assert!(made == block.check, "a block that was opened is sealed as another one");
     }
 
     /// The writes of a repair have ended.
@@ -94,7 +128,7 @@ impl Group {
     }
 
     /// Counts repairs that have been flushed.
-    pub fn advance_repairs<M: Memory>(&mut self, _turn: &mut Turn<'_, M>) {
+    pub fn advance_repairs<M: Keyed>(&mut self, _turn: &mut Turn<'_, M>) {
         for index in 0..MAX_REPAIRS {
             let repair = self.repairs.0[index];
             let Stage::Flushing(ticket) = repair.stage else { continue };

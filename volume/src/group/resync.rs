@@ -31,6 +31,7 @@ mod probe;
 use super::sweep::{Errand, Stage, UNIT_BLOCKS};
 use super::{Group, Turn};
 use crate::drives::Health;
+use crate::keys::Keyed;
 use crate::ops::JobKind;
 use crate::planted::Planted;
 use base::{Action, CkptNo, DriveIx, Memory, NewDrive, Segment, Seq, Uuid};
@@ -124,7 +125,7 @@ impl Group {
     /// Crash story: after a forced import the lost drive came back. It was compared and copied, and became current. Its ring
     /// still had the commits of its own history, which named superblock versions that nobody else had ever heard of: at the
     /// next open it had to be believed that versions were lost, and the group was refused for ever.
-    pub(super) fn wipe_ring<M: Memory>(&mut self, turn: &mut Turn<'_, M>, offset: u32) {
+    pub(super) fn wipe_ring<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, offset: u32) {
         let home = self.home_of_drive().filter(|_| offset < self.log.ring.shape().len());
         let Some(home) = home else { return self.resync_announced() };
         if !self.room_beside_writes(turn, 1) {
@@ -185,7 +186,7 @@ impl Group {
         self.sweep_to(Stage::Name(version));
     }
 
-    pub(super) fn tell_it<M: Memory>(&mut self, turn: &mut Turn<'_, M>, version: u64) {
+    pub(super) fn tell_it<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, version: u64) {
         if !self.drives.is(self.sweep.drive, Health::Returning) {
             // It failed meanwhile, as a current drive does.
             return self.sweep_to(Stage::Leaving);

@@ -10,6 +10,7 @@
 //! could be the only one to know when the catalogue is asked about the other drive alone.
 use super::{Group, Halt, Turn};
 use crate::drives::Health;
+use crate::keys::Keyed;
 use crate::layout::extent as fixed;
 use crate::ops::{Job, JobKind};
 use crate::planted::Planted;
@@ -134,7 +135,7 @@ impl Group {
     }
 
     /// Begins a version if one is wanted, and tells the catalogue about stale drives.
-    pub fn advance_writer<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+    pub fn advance_writer<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
         self.tell_catalogue(turn);
         let wanted = self.writer.wanted > self.writer.version;
         let failing = self.drives.set_of(Health::Failing);
@@ -163,7 +164,7 @@ impl Group {
     }
 
     /// Writes every copy into the slot that does not hold its newest valid version, or into the one that does.
-    fn write_slots<M: Memory>(&mut self, turn: &mut Turn<'_, M>, newest: bool) {
+    fn write_slots<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, newest: bool) {
         let job = self.ops.open_job(JobKind::Superblock);
         for i in 0..self.writer.homes.len() {
             let slot = if newest { self.writer.newest[i] } else { 1 - self.writer.newest[i] };
@@ -187,7 +188,7 @@ impl Group {
     }
 
     /// All parts of a step have ended.
-    pub fn superblock_step_settled<M: Memory>(&mut self, turn: &mut Turn<'_, M>, job: Job) {
+    pub fn superblock_step_settled<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, job: Job) {
         // Drives that this version calls stale need not have it.
         self.writer.failed |= !job.missed.without(self.writer.marked).is_empty();
         if job.lost {
@@ -226,7 +227,7 @@ impl Group {
     }
 
     /// Asks the catalogue to store the marks of drives that just failed.
-    fn tell_catalogue<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+    fn tell_catalogue<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
         let failing = self.drives.set_of(Health::Failing).without(self.writer.stored);
         if failing.is_empty() || self.writer.storing.is_some() || !turn.fits(1) {
             return;

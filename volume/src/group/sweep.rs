@@ -20,9 +20,10 @@ mod walk;
 use super::pace::Pace;
 use super::scrub::What;
 use super::{Group, Turn};
+use crate::keys::{Form, Keyed};
 use crate::ops::Job;
 use alloc::vec::Vec;
-use base::{Check, CkptNo, CommitNo, DriveIx, Fault, Instant, Memory, NewDrive, Pba, Phase, Seq};
+use base::{Check, CkptNo, CommitNo, DriveIx, Fault, Instant, NewDrive, Pba, Phase, Seq, VolumeId};
 use cow::space_layout::CUTS_MAX;
 use cow::{PAGE_REFS, Ref, Walk};
 
@@ -47,6 +48,10 @@ pub(super) enum Errand {
 pub(super) struct Item {
     pub pba: Pba,
     pub check: Check,
+    /// Of data the Seq of its write.
+    pub when: Seq,
+    /// Of pages the checkpoint that wrote it.
+    pub ckpt: CkptNo,
     /// Legs that it was read from.
     pub tried: u8,
     /// Of those, the legs where it was not right.
@@ -66,10 +71,13 @@ pub(super) struct Item {
 }
 
 impl Item {
-    pub fn new(pba: Pba, check: Check, what: What) -> Self {
+    /// What a Ref leads to.
+    pub fn new(to: &Ref, what: What) -> Self {
         Self {
-            pba,
-            check,
+            pba: to.pba,
+            check: to.check,
+            when: to.when,
+            ckpt: to.ckpt(),
             tried: 0,
             wrong: 0,
             alone: false,
@@ -84,6 +92,18 @@ impl Item {
     /// Whether nobody knows yet what becomes of it.
     pub fn is_open(&self) -> bool {
         !(self.ready || self.lost || self.kept)
+    }
+
+    /// How it got its check.
+    pub fn form(&self, volume: VolumeId) -> Form {
+        match self.what {
+            What::Data(lba) => Form::Data(volume, lba, self.when),
+            What::Page { .. } | What::CutPage | What::Bitmap(_) | What::BitmapPage | What::Directory => {
+                Form::Page(self.ckpt)
+            }
+            What::RowPage | What::HistoryPage => Form::Home,
+            What::Unknown | What::Header { .. } | What::Superblock | What::Commit(_) => Form::Plain,
+        }
     }
 }
 
@@ -312,7 +332,7 @@ impl Sweep {
 
 impl Group {
     /// Takes the sweep further.
-    pub fn advance_sweep<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+    pub fn advance_sweep<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
         if self.sweep.errand == Errand::None && !self.next_errand() {
             return;
         }
@@ -472,7 +492,7 @@ impl Group {
     }
 
     /// A unit goes on: what is not there yet is read, then it is delivered.
-    fn unit_on<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+    fn unit_on<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
         if !self.room_beside_writes(turn, UNIT_BLOCKS as usize) {
             return;
         }
@@ -483,7 +503,7 @@ impl Group {
     }
 
     /// A read of a sweep ended.
-    pub fn sweep_read_ended<M: Memory>(
+    pub fn sweep_read_ended<M: Keyed>(
         &mut self,
         turn: &mut Turn<'_, M>,
         (first, count, leg): (u8, u8, u8),

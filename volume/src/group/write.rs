@@ -13,6 +13,7 @@
 use super::{AUTO_FLUSH_BYTES, Group, Halt, Turn};
 use crate::buffers::Buffers;
 use crate::config::{MAX_COMMIT_DATA_BLOCKS, MAX_COMMITS, MAX_UNIT_OPS, VOID_COMMITS};
+use crate::keys::Keyed;
 use crate::ops::{JobKind, Run};
 use crate::planted::Planted;
 use crate::slots::{Parts, State};
@@ -154,14 +155,14 @@ enum Wait {
 
 impl Group {
     /// Seals what is ready into commits, as many as may be in flight.
-    pub fn seal_commits<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+    pub fn seal_commits<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
         if self.halt.is_some() {
             return self.refuse_ready(turn);
         }
         while self.seal_one(turn) {}
     }
 
-    fn refuse_ready<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+    fn refuse_ready<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
         for i in 0..self.slots.order.len() {
             let id = self.slots.order[i];
             let slot = self.slots.get(id);
@@ -179,7 +180,7 @@ impl Group {
     }
 
     /// Seals one commit. False when there is nothing to seal or something must come first.
-    fn seal_one<M: Memory>(&mut self, turn: &mut Turn<'_, M>) -> bool {
+    fn seal_one<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) -> bool {
         let voids = self.log.needs_void();
         let kept = if voids { 0 } else { VOID_COMMITS };
         if self.log.free.len() <= kept || !self.room(turn, MAX_UNIT_OPS) {
@@ -226,7 +227,7 @@ impl Group {
     }
 
     /// Takes ready requests into the builder, in order of arrival, as long as they fit.
-    fn collect<M: Memory>(&mut self, turn: &mut Turn<'_, M>, batch: &mut Batch) {
+    fn collect<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, batch: &mut Batch) {
         for i in 0..self.slots.order.len() {
             let id = self.slots.order[i];
             let slot = *self.slots.get(id);
@@ -254,7 +255,7 @@ impl Group {
     }
 
     /// Takes one request in: space, checks, records.
-    fn take_in<M: Memory>(
+    fn take_in<M: Keyed>(
         &mut self,
         turn: &mut Turn<'_, M>,
         id: SlotId,
@@ -276,7 +277,7 @@ impl Group {
             return Err(Wait::Checkpoint);
         }
         self.take_space(id, data, slot.request.op == Op::Write || data > 0)?;
-        self.make_checks(turn, id, data);
+        self.seal_blocks(turn, id, &parts);
         self.add_records(id, &parts);
         self.hole_changes += hole_changes;
         batch.puts += puts;
@@ -372,7 +373,7 @@ impl Group {
     }
 
     /// Refuses a request that may have found a part of its space already.
-    fn refuse<M: Memory>(&mut self, turn: &mut Turn<'_, M>, id: SlotId, fault: Fault) {
+    fn refuse<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, id: SlotId, fault: Fault) {
         for i in 0..core::mem::take(&mut self.slots.get_mut(id).taken) {
             let pba = self.slots.refs(id)[i as usize].pba;
             self.space.give_back(pba, Blocks::new(1));
@@ -395,10 +396,15 @@ impl Group {
         if pending { Wait::Checkpoint } else { Wait::NoSpace }
     }
 
-    fn make_checks<M: Memory>(&mut self, turn: &mut Turn<'_, M>, id: SlotId, data: u32) {
-        for i in 0..data {
-            let check = Check::of(turn.memory.block(Buffers::slot(id).plus(i)));
-            self.slots.refs(id)[i as usize].check = check;
+    /// Makes a request's blocks ready to be written. Each is sealed under the Seq that its record will take: the request is
+    /// in the commit that is being made, whose Seqs follow from what is in it already.
+    fn seal_blocks<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, id: SlotId, parts: &Parts) {
+        let first = self.log.next_seq.get() + u64::from(self.log.builder.seqs());
+        for i in 0..parts.data() {
+            let record = if i < parts.head { 0 } else { parts.records() - 1 };
+            let seq = Seq::new(first + u64::from(record));
+            let (buf, lba) = (Buffers::slot(id).plus(i), self.slots.get(id).data_lba(i));
+            self.slots.refs(id)[i as usize].check = turn.memory.seal_data(buf, self.volume.id, lba, seq);
         }
     }
 
@@ -430,7 +436,7 @@ impl Group {
     }
 
     /// Seals the builder's commit and sends it and its data to every current leg.
-    fn issue<M: Memory>(&mut self, turn: &mut Turn<'_, M>, at: RingPos, batch: Batch, voids: bool) {
+    fn issue<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, at: RingPos, batch: Batch, voids: bool) {
         let index = self.log.free.pop().expect("a free place in the pipeline");
         let area = self.buffers.commit(usize::from(index));
         let line = self.superblock.line.expect("a group that is served has a history line");
@@ -445,7 +451,7 @@ impl Group {
             superblock: SuperblockId { generation: line.generation, version: self.writer.durable_version() },
             durable: self.durable,
         };
-        let sealed = self.log.builder.seal(&fields, None, turn.memory, area);
+        let sealed = self.seal_commit(turn, &fields, &line, area);
         self.assign_seqs(batch.first_slot, sealed.first_seq);
         let job = self.ops.open_job(JobKind::Commit(index));
         self.write_runs(turn, job);
@@ -470,6 +476,19 @@ impl Group {
         self.superblock.clean = false;
     }
 
+    fn seal_commit<M: Keyed>(
+        &mut self,
+        turn: &mut Turn<'_, M>,
+        fields: &Fields,
+        line: &rlog::Line,
+        area: BufId,
+    ) -> rlog::Sealed {
+        let cipher = turn.memory.keys().map(|keys| keys.of_commits(line).expect("its own key"));
+        let sealed = self.log.builder.seal(fields, cipher);
+        self.log.builder.put(turn.memory, area);
+        sealed
+    }
+
     /// Gives the Seqs of the records to the Refs of the requests that made them.
     fn assign_seqs(&mut self, first: Option<SlotId>, first_seq: Seq) {
         let (mut at, mut seq) = (first, first_seq);
@@ -492,7 +511,7 @@ impl Group {
         }
     }
 
-    fn write_commit<M: Memory>(
+    fn write_commit<M: Keyed>(
         &mut self,
         turn: &mut Turn<'_, M>,
         job: crate::ops::JobId,
@@ -525,7 +544,7 @@ impl Group {
     }
 
     /// Takes commits off the front of the pipeline, in order.
-    pub fn complete_commits<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+    pub fn complete_commits<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
         if self.config.bug(Planted::AckOutOfOrder) {
             self.acknowledge_out_of_order(turn);
         }
@@ -564,7 +583,7 @@ impl Group {
     }
 
     /// Bug only: complete commits are applied and acknowledged before those in front of them are complete.
-    fn acknowledge_out_of_order<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+    fn acknowledge_out_of_order<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
         for i in 1..self.log.in_flight.len() {
             let commit = self.log.in_flight[i];
             if commit.stage == Stage::Complete && commit.first_slot.is_some() {
@@ -577,7 +596,7 @@ impl Group {
     }
 
     /// The writes of a commit that is void: an error for each, and their blocks wait for a checkpoint.
-    fn fail_commit<M: Memory>(&mut self, turn: &mut Turn<'_, M>, commit: &InFlight) {
+    fn fail_commit<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, commit: &InFlight) {
         let mut at = commit.first_slot;
         while let Some(id) = at {
             at = self.slots.get(id).next;
@@ -594,7 +613,7 @@ impl Group {
     }
 
     /// The writes of a complete commit enter the delta and are acknowledged.
-    fn apply_commit<M: Memory>(&mut self, turn: &mut Turn<'_, M>, commit: &InFlight) {
+    fn apply_commit<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, commit: &InFlight) {
         let mut at = commit.first_slot;
         while let Some(id) = at {
             let slot = *self.slots.get(id);

@@ -15,10 +15,11 @@ use super::{OpenRequest, Recovery, Stage};
 use crate::config::Refusal;
 use crate::group::Turn;
 use crate::group::overdue::Overdue;
+use crate::keys::Keyed;
 use crate::ops::Ops;
 use crate::planted::Planted;
 use alloc::vec::Vec;
-use base::{Action, DriveIx, DriveSet, Duration, Memory, Uuid};
+use base::{Action, DriveIx, DriveSet, Duration, Uuid};
 use fence::CopyEntry;
 
 /// The drives that a recovery does without, though they are at hand; by the driver's numbers.
@@ -47,7 +48,7 @@ impl Recovery {
     }
 
     /// Forsakes drives that do not answer. Whether the recovery waits to begin again.
-    pub(super) fn begins_again<M: Memory>(&mut self, turn: &mut Turn<'_, M>) -> bool {
+    pub(super) fn begins_again<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) -> bool {
         if self.stage != Stage::Done && self.forsaken.watch.due(turn.now) {
             self.forsake_overdue(turn);
         }
@@ -121,7 +122,7 @@ impl Recovery {
         handles
     }
 
-    fn forsake_overdue<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+    fn forsake_overdue<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
         if self.config.bug(Planted::SlowKept) {
             return;
         }

@@ -5,6 +5,7 @@
 use crate::buffers::{Buffers, RECOVERY_CHUNKS};
 use crate::config::RECOVERY_CHUNK;
 use crate::group::Turn;
+use crate::keys::Keyed;
 use crate::ops::{Ops, Purpose};
 use alloc::collections::VecDeque;
 use alloc::vec;
@@ -99,7 +100,7 @@ impl Script {
     }
 
     /// Issues what fits.
-    pub fn issue<M: Memory>(&mut self, turn: &mut Turn<'_, M>, ops: &mut Ops, buffers: &Buffers) {
+    pub fn issue<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, ops: &mut Ops, buffers: &Buffers) {
         for chunk in 0..RECOVERY_CHUNKS as usize {
             if self.running[chunk].is_some() || !turn.fits(1) || ops.room() == 0 {
                 continue;
@@ -122,7 +123,7 @@ impl Script {
     }
 
     /// An operation has ended.
-    pub fn ended<M: Memory>(&mut self, memory: &M, buffers: &Buffers, chunk: u8, result: Result<(), Fault>) {
+    pub fn ended<M: Keyed>(&mut self, memory: &M, buffers: &Buffers, chunk: u8, result: Result<(), Fault>) {
         let piece = self.running[usize::from(chunk)].take().expect("a piece that runs");
         match (piece.task, result) {
             (Task::Read { id, first }, Ok(())) => {

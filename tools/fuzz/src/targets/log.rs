@@ -116,7 +116,8 @@ fn commit(no: u64, offset: u32, previous: Check, history: &Line) -> (Vec<u8>, Ch
         durable: Seq::new(no),
     };
     let mut memory = VecMemory::new(4);
-    let sealed = builder.seal(&fields, None, &mut memory, BufId::new(0));
+    let sealed = builder.seal(&fields, None);
+    builder.put(&mut memory, BufId::new(0));
     (memory.blocks(BufId::new(0), sealed.blocks).to_vec(), sealed.check)
 }
 
@@ -141,7 +142,8 @@ fn commit_seeds() -> Vec<Vec<u8>> {
         durable: Seq::ZERO,
     };
     let mut memory = VecMemory::new(16);
-    let sealed = builder.seal(&fields, None, &mut memory, BufId::new(0));
+    let sealed = builder.seal(&fields, None);
+    builder.put(&mut memory, BufId::new(0));
     let large = memory.blocks(BufId::new(0), sealed.blocks).to_vec();
     vec![commit(1, 0, Check::NONE, &history).0, commit(5, 0, Check([8; 16]), &history).0, large]
 }
@@ -235,7 +237,13 @@ fn run_ring(input: &[u8]) -> Signature {
     for (leg, bytes) in [(0, &ring), (1, &repaired)] {
         let mut at = 0;
         while at < RING_BLOCKS {
-            let taken = scan.feed(&mut rlog::Plain, LegId::new(leg), Column::ZERO, at, &bytes[at as usize * BLOCK_BYTES..]);
+            let taken = scan.feed(
+                &mut rlog::Plain,
+                LegId::new(leg),
+                Column::ZERO,
+                at,
+                &bytes[at as usize * BLOCK_BYTES..],
+            );
             assert!(taken > 0, "a reader of the ring stands still");
             at += taken as u32;
         }

@@ -3,6 +3,7 @@ use super::{MoveOutcome, MoveRefusal, Moved, key};
 use crate::drives::Health;
 use crate::group::sweep::{Errand, Stage};
 use crate::group::{Group, Turn};
+use crate::keys::Keyed;
 use crate::layout::extent as fixed;
 use crate::ops::JobKind;
 use crate::planted::Planted;
@@ -78,7 +79,7 @@ impl Group {
     }
 
     /// Superblock slots that say what was before, on drives that stay: found alone they would be believed.
-    pub(in crate::group) fn wipe_slots<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+    pub(in crate::group) fn wipe_slots<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
         if !matches!(self.moving.change, Some(Change::DropLeg(_))) {
             return self.sweep_to(Stage::Retire);
         }

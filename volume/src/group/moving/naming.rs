@@ -3,6 +3,7 @@ use super::MoveRefusal;
 use crate::drives::Health;
 use crate::group::sweep::{Errand, Stage};
 use crate::group::{Group, Turn};
+use crate::keys::Keyed;
 use crate::ops::{JobKind, Run};
 use crate::superblock::Home;
 use alloc::vec::Vec;
@@ -54,7 +55,7 @@ impl Group {
     }
 
     /// Everything was copied and a checkpoint is behind it: new row pages.
-    pub(in crate::group) fn name_successors<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+    pub(in crate::group) fn name_successors<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
         if !self.successors_well() {
             return self.move_failed(MoveRefusal::DriveFailed);
         }
@@ -77,7 +78,7 @@ impl Group {
     }
 
     /// Row pages, a few at a time; then a flush.
-    pub(in crate::group) fn write_successor_pages<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+    pub(in crate::group) fn write_successor_pages<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
         if self.moving.unwritten.is_empty() {
             let ticket = self.flusher.ticket();
             return self.sweep_to(Stage::MoveFlush(ticket));
@@ -185,7 +186,7 @@ impl Group {
     }
 
     /// The version is durable: the catalogue hears of each drive that is current now.
-    pub(in crate::group) fn tell_moved<M: Memory>(&mut self, turn: &mut Turn<'_, M>, version: u64) {
+    pub(in crate::group) fn tell_moved<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, version: u64) {
         match self.moving.to.iter().find(|drive| self.drives.is(*drive, Health::Returning)) {
             _ if !self.successors_well() => {}
             Some(drive) if turn.fits(1) => {

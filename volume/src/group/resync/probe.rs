@@ -19,6 +19,7 @@ use crate::group::scrub::What;
 use crate::group::sweep::{Item, OWN, Stage, UNIT_BLOCKS};
 use crate::group::{Group, Turn};
 use crate::header::Header;
+use crate::keys::Keyed;
 use crate::layout::extent as fixed;
 use crate::ops::Purpose;
 use crate::planted::Planted;
@@ -37,7 +38,7 @@ impl Group {
     }
 
     /// Reads what the drive says of itself, once nothing of its former life is in flight.
-    pub(in crate::group) fn probe<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+    pub(in crate::group) fn probe<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
         let drive = self.sweep.drive;
         let lands_late = self.config.bug(Planted::LateLands) && self.ops.given_up().contains(drive);
         if (self.ops.busy_on(drive) && !lands_late) || !self.room(turn, PROBED.len()) {
@@ -52,7 +53,7 @@ impl Group {
         self.sweep.witness = None;
         if let Some(home) = self.home_of_drive() {
             for (i, block) in PROBED.iter().enumerate() {
-                self.sweep.unit.push(Item::new(Pba::ZERO, Check::NONE, What::Unknown));
+                self.sweep.unit.push(Item::new(&cow::Ref::ABSENT, What::Unknown));
                 self.read_own(turn, (i, 1), home.extent, *block);
             }
         }
@@ -60,7 +61,7 @@ impl Group {
     }
 
     /// What the drive is by its own word; `None` if that is not what the group thinks. Notes what its ring can add.
-    fn probe_says<M: Memory>(&mut self, turn: &Turn<'_, M>, ckpt: CkptNo) -> Option<(CopyState, CkptNo)> {
+    fn probe_says<M: Keyed>(&mut self, turn: &Turn<'_, M>, ckpt: CkptNo) -> Option<(CopyState, CkptNo)> {
         let drive = self.superblock.drives[usize::from(self.sweep.drive.get())].drive;
         let slots = 0..self.sweep.unit.len().min(fixed::SUPERBLOCKS.len());
         let read = slots.filter(|i| self.sweep.unit[*i].ready);
@@ -96,7 +97,7 @@ impl Group {
     }
 
     /// Whether the header of its extent of the home row is not the one that it should be, but for the names.
-    fn probe_lacks_header<M: Memory>(&self, turn: &Turn<'_, M>) -> bool {
+    fn probe_lacks_header<M: Keyed>(&self, turn: &Turn<'_, M>) -> bool {
         let Some(item) = self.sweep.unit.get(PROBED.len() - 1) else { return false };
         let Some(home) = self.home_of_drive() else { return false };
         let wanted = self.header_at(home.extent, RowNo::ZERO, home.leg, home.column);
@@ -105,7 +106,7 @@ impl Group {
     }
 
     /// Whether its extent of the home row says that it is another drive's, or another group's.
-    fn probe_shows_another<M: Memory>(&self, turn: &Turn<'_, M>) -> bool {
+    fn probe_shows_another<M: Keyed>(&self, turn: &Turn<'_, M>) -> bool {
         let Some(item) = self.sweep.unit.get(PROBED.len() - 1) else { return false };
         let own = self.superblock.drives[usize::from(self.sweep.drive.get())].drive;
         let found = Header::decode(turn.memory.block(self.unit_buffer(PROBED.len() - 1)));
@@ -128,7 +129,7 @@ impl Group {
     }
 
     /// Superblocks and header of the drive were read.
-    pub(in crate::group) fn judge_probe<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+    pub(in crate::group) fn judge_probe<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
         if self.probe_unanswered() {
             return;
         }
@@ -161,7 +162,7 @@ impl Group {
     }
 
     /// Reads on in the drive's ring, from this offset, unless it has said enough.
-    pub(in crate::group) fn probe_ring<M: Memory>(&mut self, turn: &mut Turn<'_, M>, offset: u32) {
+    pub(in crate::group) fn probe_ring<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, offset: u32) {
         let witness = self.sweep.witness.expect("it said that it was current");
         let stale = self.sweep.believed;
         let (seq, ckpt) = stale.since().expect("a copy that is not current");
@@ -179,7 +180,7 @@ impl Group {
     }
 
     /// A part of the ring was read. One that cannot be read ends it: what follows would prove more, and need not.
-    pub(in crate::group) fn probe_ring_read<M: Memory>(
+    pub(in crate::group) fn probe_ring_read<M: Keyed>(
         &mut self,
         turn: &Turn<'_, M>,
         (offset, count): (u32, u32),
@@ -199,7 +200,7 @@ impl Group {
     }
 
     /// Reads `count` blocks of the drive itself into the buffers of a unit from `first` on.
-    pub(in crate::group) fn read_own<M: Memory>(
+    pub(in crate::group) fn read_own<M: Keyed>(
         &mut self,
         turn: &mut Turn<'_, M>,
         (first, count): (usize, u32),

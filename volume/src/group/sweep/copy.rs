@@ -5,13 +5,14 @@
 //! goes to the drive too.
 use super::{Item, OWN, Stage};
 use crate::group::{Group, Turn};
+use crate::keys::Keyed;
 use crate::ops::{JobKind, Purpose};
 use crate::planted::Planted;
 use base::{Check, Fault, LegId, Memory, Segment};
 
 impl Group {
     /// Takes a unit further: what is not there yet is read, then all of it is written.
-    pub(super) fn copy_unit<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+    pub(super) fn copy_unit<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
         self.read_unit(turn);
         if self.sweep.reading == 0 {
             self.write_unit(turn);
@@ -30,7 +31,7 @@ impl Group {
         (1..most).take_while(goes_on).count() + 1
     }
 
-    fn read_unit<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+    fn read_unit<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
         let mut at = 0;
         while at < self.sweep.unit.len() {
             let item = self.sweep.unit[at];
@@ -69,28 +70,34 @@ impl Group {
     }
 
     /// The drive's own blocks were read: those that are right stay.
-    fn own_read_ended<M: Memory>(
+    fn own_read_ended<M: Keyed>(
         &mut self,
         turn: &mut Turn<'_, M>,
         (first, count): (u8, u8),
         result: Result<(), Fault>,
     ) {
         for i in usize::from(first)..usize::from(first) + usize::from(count) {
-            let block = turn.memory.block(self.unit_buffer(i));
+            let right = result.is_ok() && self.unit_is_right(turn, i);
             let item = &mut self.sweep.unit[i];
             item.alone = result.is_err() && count > 1;
             if item.alone {
                 continue;
             }
             item.shown = false;
-            item.kept = result.is_ok()
-                && (Check::of(block) == item.check || self.config.bug(Planted::ResyncUncompared));
+            item.kept = right || (result.is_ok() && self.config.bug(Planted::ResyncUncompared));
             self.sweep.kept += u64::from(item.kept);
         }
     }
 
+    /// Whether a block of the unit, as it was read, is what it must be: verified with its key, for what is copied on the
+    /// strength of a CRC may be forged, and every copy then.
+    pub(super) fn unit_is_right<M: Keyed>(&self, turn: &mut Turn<'_, M>, i: usize) -> bool {
+        let item = &self.sweep.unit[i];
+        turn.memory.is_stored(self.unit_buffer(i), item.pba, item.form(self.volume.id), item.check)
+    }
+
     /// A read for a unit ended: each block is checked, and read from the next leg if it is not right.
-    pub(super) fn copy_read_ended<M: Memory>(
+    pub(super) fn copy_read_ended<M: Keyed>(
         &mut self,
         turn: &mut Turn<'_, M>,
         (first, count, leg): (u8, u8, u8),
@@ -105,8 +112,7 @@ impl Group {
                 self.sweep.unit[i].alone = true;
                 continue;
             }
-            let right = result.is_ok()
-                && Check::of(turn.memory.block(self.unit_buffer(i))) == self.sweep.unit[i].check;
+            let right = result.is_ok() && self.unit_is_right(turn, i);
             let drive = self.drive_of(self.sweep.unit[i].pba, LegId::new(leg));
             self.drives.get_mut(drive).stats.check_errors += u64::from(result.is_ok() && !right);
             let item = &mut self.sweep.unit[i];
@@ -115,7 +121,7 @@ impl Group {
         }
     }
 
-    fn write_unit<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+    fn write_unit<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
         if self.sweep.stage == Stage::HistoryPage {
             self.note_previous_page(turn);
         }

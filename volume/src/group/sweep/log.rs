@@ -7,6 +7,7 @@
 use super::Stage;
 use crate::group::scrub::{Finding, Outcome, What};
 use crate::group::{Group, Turn};
+use crate::keys::Keyed;
 use crate::ops::Purpose;
 use base::{Check, CkptNo, CommitNo, Fault, LegId, Memory, Segment};
 use rlog::{Commit, MAX_COMMIT_BLOCKS, ring::Positions};
@@ -46,7 +47,7 @@ impl Group {
     }
 
     /// Looks at the next copy of a commit.
-    pub(super) fn visit_log<M: Memory>(&mut self, turn: &mut Turn<'_, M>, end: CommitNo) {
+    pub(super) fn visit_log<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, end: CommitNo) {
         if self.superblock.next_commit > self.sweep.log.no {
             self.log_from_tail();
         }
@@ -81,7 +82,7 @@ impl Group {
         if log.skipped { shape.advance(at, shape.left_in_piece(at)) } else { at }
     }
 
-    pub(super) fn log_read_ended<M: Memory>(
+    pub(super) fn log_read_ended<M: Keyed>(
         &mut self,
         turn: &mut Turn<'_, M>,
         (count, leg): (u8, u8),

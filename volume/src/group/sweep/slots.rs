@@ -6,6 +6,7 @@
 use super::Stage;
 use crate::group::scrub::{Finding, Outcome, What};
 use crate::group::{Group, Turn};
+use crate::keys::Keyed;
 use crate::layout::extent as fixed;
 use crate::ops::Purpose;
 use crate::superblock::Superblock;
@@ -27,7 +28,7 @@ pub(super) struct SlotsRead {
 
 impl Group {
     /// Looks at the next home extent.
-    pub(super) fn visit_slots<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+    pub(super) fn visit_slots<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
         let Some(home) = self.superblock.homes().nth(self.sweep.slots.home) else {
             if self.sweep.slots.damaged && self.sweep.slots.mends.is_none() {
                 self.sweep.slots.mends = Some(self.writer.want());
@@ -63,7 +64,7 @@ impl Group {
         self.again = true;
     }
 
-    pub(super) fn slot_read_ended<M: Memory>(
+    pub(super) fn slot_read_ended<M: Keyed>(
         &mut self,
         turn: &mut Turn<'_, M>,
         index: usize,

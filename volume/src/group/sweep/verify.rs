@@ -4,9 +4,11 @@
 //! somewhere and not in its buffer is read once more from where it was right, and handed to `repair`, which writes and
 //! flushes it. The unit ends when its last repair has ended: so a finding that says repaired is.
 use super::{Item, Stage, UNIT_BLOCKS};
+use crate::group::repair::Content;
 use crate::group::scrub::{Finding, Outcome, What};
 use crate::group::{Group, Turn};
 use crate::header::Header;
+use crate::keys::Keyed;
 use crate::names::Names;
 use crate::ops::Purpose;
 use crate::planted::Planted;
@@ -25,7 +27,7 @@ pub(super) enum Verify {
 
 impl Group {
     /// Takes a unit further.
-    pub(super) fn verify_unit<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+    pub(super) fn verify_unit<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
         match self.sweep.verify {
             Verify::Read => {
                 if !self.read_next_leg(turn) {
@@ -58,7 +60,7 @@ impl Group {
     }
 
     /// Reads all copies of one leg that were not read yet. False if there are none on any leg.
-    fn read_next_leg<M: Memory>(&mut self, turn: &mut Turn<'_, M>) -> bool {
+    fn read_next_leg<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) -> bool {
         for leg in self.legs() {
             let mut at = 0;
             while at < self.sweep.unit.len() {
@@ -79,7 +81,7 @@ impl Group {
         false
     }
 
-    fn read_copies<M: Memory>(&mut self, turn: &mut Turn<'_, M>, leg: LegId, first: usize, count: usize) {
+    fn read_copies<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, leg: LegId, first: usize, count: usize) {
         let purpose = Purpose::Copy { first: first as u8, count: count as u8, leg: leg.get() };
         let memory = Segment { buf: self.unit_buffer(first), blocks: count as u32 };
         self.sweep.reading += 1;
@@ -88,7 +90,7 @@ impl Group {
     }
 
     /// Copies were read: each is checked.
-    pub(super) fn verify_read_ended<M: Memory>(
+    pub(super) fn verify_read_ended<M: Keyed>(
         &mut self,
         turn: &mut Turn<'_, M>,
         (first, count, leg): (u8, u8, u8),
@@ -101,8 +103,7 @@ impl Group {
                 continue;
             }
             let right = result.is_ok()
-                && (self.config.bug(Planted::ScrubUnchecked) && leg == 0
-                    || self.is_right(&self.sweep.unit[i], turn.memory.block(self.unit_buffer(i))));
+                && (self.config.bug(Planted::ScrubUnchecked) && leg == 0 || self.is_right(turn, i));
             let drive = self.drive_of(self.sweep.unit[i].pba, LegId::new(leg));
             self.drives.get_mut(drive).stats.check_errors += u64::from(result.is_ok() && !right);
             self.sweep.scrub.stats.checked_copies += u64::from(self.sweep.verify == Verify::Read);
@@ -115,8 +116,10 @@ impl Group {
 
     /// Whether this is what a block must hold. A header is judged by what it says: those of the home row hold names
     /// too, which only the agent knows.
-    fn is_right(&self, item: &Item, block: &Block) -> bool {
-        let What::Header { row, leg } = item.what else { return Check::of(block) == item.check };
+    fn is_right<M: Keyed>(&self, turn: &mut Turn<'_, M>, i: usize) -> bool {
+        let item = &self.sweep.unit[i];
+        let What::Header { row, leg } = item.what else { return self.unit_is_right(turn, i) };
+        let block = turn.memory.block(self.unit_buffer(i));
         let column = self.geometry.place(item.pba).column;
         let wanted = self.header_at(self.extent(row, leg, column), row, leg, column);
         Header::decode(block) == Ok(wanted)
@@ -124,7 +127,7 @@ impl Group {
 
     /// Writes the right header into its buffer, with the newest names that any other header of the home row has: all
     /// of them are in one unit and were read by now. If none is right, the names are gone, and the catalogue has them.
-    fn make_header<M: Memory>(&self, turn: &mut Turn<'_, M>, at: usize, row: RowNo, leg: LegId) {
+    fn make_header<M: Keyed>(&self, turn: &mut Turn<'_, M>, at: usize, row: RowNo, leg: LegId) {
         let column = self.geometry.place(self.sweep.unit[at].pba).column;
         let mut block = self.header_of(self.extent(row, leg, column), row, leg, column);
         let home = |item: &Item| matches!(item.what, What::Header { row: RowNo::ZERO, .. });
@@ -140,7 +143,7 @@ impl Group {
     }
 
     /// Hands what is wrong to repair, from block `from` of the unit on.
-    fn mend_unit<M: Memory>(&mut self, turn: &mut Turn<'_, M>, from: usize) {
+    fn mend_unit<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, from: usize) {
         for at in from..self.sweep.unit.len() {
             self.sweep.verify = Verify::Mend(at);
             let item = self.sweep.unit[at];
@@ -152,7 +155,9 @@ impl Group {
             }
             let batch = self.sweep.batch.expect("a unit holds its blocks");
             let buf = self.unit_buffer(at);
-            if self.sweep.unit[at].ready && !self.repair(turn, item.pba, buf, item.wrong, batch) {
+            if self.sweep.unit[at].ready
+                && !self.repair(turn, Content::Stored(item.pba), buf, item.wrong, batch)
+            {
                 // Too many at once: the end of one calls again.
                 return;
             }
@@ -162,7 +167,7 @@ impl Group {
     }
 
     /// Brings the right content of a block into its buffer. False while it is being read.
-    fn make_ready<M: Memory>(&mut self, turn: &mut Turn<'_, M>, at: usize) -> bool {
+    fn make_ready<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, at: usize) -> bool {
         let item = self.sweep.unit[at];
         if let What::Header { row, leg } = item.what {
             self.make_header(turn, at, row, leg);
@@ -186,7 +191,7 @@ impl Group {
     }
 
     /// All is as right as it will be.
-    fn end_verified_unit<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+    fn end_verified_unit<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
         for at in 0..self.sweep.unit.len() {
             let item = self.sweep.unit[at];
             for leg in self.legs().filter(|leg| item.wrong >> leg.get() & 1 == 1) {

@@ -3,6 +3,7 @@ use super::{Errand, Item, Stage, UNIT_BLOCKS};
 use crate::group::scrub::What;
 use crate::group::{Group, Turn};
 use crate::header::Header;
+use crate::keys::Keyed;
 use crate::layout::extent as fixed;
 use crate::planted::Planted;
 use base::{BufId, Check, Column, Extent, Lba, LegId, Memory, Pba, RowNo};
@@ -29,16 +30,16 @@ impl Group {
 
     /// Adds a block to the unit, and holds it from now on; a resync leaves out what its drive has no leg of. Returns
     /// its buffer.
-    fn add(&mut self, pba: Pba, check: Check, what: What) -> Option<BufId> {
+    fn add(&mut self, to: &Ref, what: What) -> Option<BufId> {
         if self.sweep.errand != Errand::Scrub {
-            self.copied_to(pba)?;
+            self.copied_to(to.pba)?;
         }
-        Some(self.add_anyway(pba, check, what))
+        Some(self.add_anyway(to, what))
     }
 
     /// The same for what a Ref leads to: an unproven drive may have it already, if it is not newer than its S and C.
     fn add_ref(&mut self, to: &Ref, what: What) -> Option<BufId> {
-        let buf = self.add(to.pba, to.check, what)?;
+        let buf = self.add(to, what)?;
         if let Some((seq, ckpt)) = self.sweep.shows.filter(|_| self.sweep.errand == Errand::Resync) {
             let data = matches!(what, What::Data(_));
             let shown = if data { to.when <= seq } else { to.ckpt() <= ckpt };
@@ -48,7 +49,7 @@ impl Group {
     }
 
     /// The same whether or not the drive has a leg of it.
-    fn add_anyway(&mut self, pba: Pba, check: Check, what: What) -> BufId {
+    fn add_anyway(&mut self, to: &Ref, what: What) -> BufId {
         assert!(self.sweep.unit.len() < UNIT_BLOCKS as usize, "a unit is bounded");
         if self.sweep.batch.is_none() {
             let batch = self.holds.take();
@@ -59,7 +60,7 @@ impl Group {
             }
         }
         let ignored = self.config.bug(Planted::ScrubDataOnly) && !matches!(what, What::Data(_));
-        let mut item = Item::new(pba, check, what);
+        let mut item = Item::new(to, what);
         if ignored && self.sweep.errand == Errand::Scrub {
             item.tried = u8::MAX;
         }
@@ -79,7 +80,7 @@ impl Group {
     }
 
     /// Goes on with the walk of this stage until a unit is full or a page must be read.
-    pub(super) fn walk_on<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+    pub(super) fn walk_on<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
         let room_for_path = UNIT_BLOCKS as usize - PAGE_REFS;
         for _ in 0..STEPS_PER_POLL {
             let Some((root, top)) = self.walk_root() else { return self.next_walk() };
@@ -119,11 +120,11 @@ impl Group {
 
     /// A page of the walk that is not in the cache: whether it is on its way. A scrub looks at all its copies before one
     /// of them is taken: a copy that is found wrong on the way into the cache would be mended without being named.
-    fn waits_for<M: Memory>(&mut self, turn: &mut Turn<'_, M>, page: Ref) -> bool {
+    fn waits_for<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, page: Ref) -> bool {
         let at = self.what_page(self.sweep.walk.needed(), Lba::new(self.sweep.walk.cursor()));
         if self.sweep.errand == Errand::Scrub && self.sweep.scrub.seen != Some(page) {
             self.sweep.scrub.seen = Some(page);
-            self.add(page.pba, page.check, at);
+            self.add(&page, at);
             return false;
         }
         if self.fetch_page(turn, &page) {
@@ -137,7 +138,7 @@ impl Group {
     }
 
     /// A page of the walk, in the cache.
-    fn visit_page<M: Memory>(&mut self, turn: &mut Turn<'_, M>, page: &Ref, at: (u8, Lba), buf: BufId) {
+    fn visit_page<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, page: &Ref, at: (u8, Lba), buf: BufId) {
         if self.sweep.errand == Errand::Scrub && self.sweep.scrub.seen == Some(*page) {
             return;
         }
@@ -246,7 +247,7 @@ impl Group {
     }
 
     /// What a leaf leads to: data of the map, or bitmaps. Data of a cut subtree is garbage.
-    fn add_leaf<M: Memory>(&mut self, turn: &mut Turn<'_, M>, leaf: &Ref, first: Lba, buf: BufId) {
+    fn add_leaf<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, leaf: &Ref, first: Lba, buf: BufId) {
         let space = self.space_blocks();
         let map = self.sweep.stage == Stage::Map;
         if self.sweep.stage == Stage::Cuts {
@@ -290,7 +291,7 @@ impl Group {
         let end = count.min(from + UNIT_BLOCKS as usize);
         for i in from..end {
             let page = *self.row_pages.refs().nth(i).expect("counted");
-            self.add(page.pba, page.check, What::RowPage);
+            self.add(&page, What::RowPage);
         }
         let next = if end == count { Stage::History(self.superblock.history) } else { Stage::Rows(end) };
         self.sweep_to(next);
@@ -301,13 +302,13 @@ impl Group {
         if page.is_absent() {
             self.sweep_to(Stage::Headers(0));
         } else {
-            self.add_anyway(page.pba, page.check, What::HistoryPage);
+            self.add_anyway(&page, What::HistoryPage);
             self.sweep_to(Stage::HistoryPage);
         }
     }
 
     /// The page before the history page that the unit holds.
-    pub(super) fn note_previous_page<M: Memory>(&mut self, turn: &mut Turn<'_, M>) {
+    pub(super) fn note_previous_page<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
         let mut lines = alloc::vec::Vec::new();
         let block = turn.memory.block(self.unit_buffer(0));
         let previous = match rlog::history::decode_page(block, &mut lines) {
@@ -320,7 +321,7 @@ impl Group {
 
     /// Headers of extents: all, or those that the drive got while it was away. That of the home row it has had from the
     /// start, with names that are not the engine's; it is written only if it is not there any more.
-    pub(super) fn visit_headers<M: Memory>(&mut self, turn: &mut Turn<'_, M>, mut row: u32) {
+    pub(super) fn visit_headers<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, mut row: u32) {
         let scrubs = self.sweep.errand == Errand::Scrub;
         let columns = usize::from(self.geometry.columns);
         let extents = self.geometry.row_extents();
@@ -356,7 +357,7 @@ impl Group {
         }
     }
 
-    fn add_header<M: Memory>(
+    fn add_header<M: Keyed>(
         &mut self,
         turn: &mut Turn<'_, M>,
         extent: Extent,
@@ -367,7 +368,8 @@ impl Group {
         let block = self.header_of(extent, row, leg, Column::new(column as u8));
         let place = crate::geometry::Place { row, column: Column::new(column as u8), block: fixed::HEADER };
         let what = What::Header { row, leg };
-        if let Some(buf) = self.add(self.geometry.pba(place), Check::of(&block), what) {
+        let to = Ref { pba: self.geometry.pba(place), check: Check::of(&block), ..Ref::ABSENT };
+        if let Some(buf) = self.add(&to, what) {
             *turn.memory.block_mut(buf) = block;
             self.sweep.unit.last_mut().expect("just added").ready = true;
         }
