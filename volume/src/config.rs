@@ -116,6 +116,12 @@ pub enum Refusal {
         /// Its number.
         commit: u64,
     },
+    /// The group is encrypted, and no key was given.
+    Encrypted,
+    /// Keys were given, and the group is plain: it is another one, or somebody made it so.
+    NotEncrypted,
+    /// No superblock was made with these keys: they are another group's, or all superblocks are forged.
+    WrongKey,
     /// Reads failed on every leg while recovering.
     Unreadable(&'static str),
     /// The drives could not be written while recovering.

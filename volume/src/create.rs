@@ -5,13 +5,16 @@
 //! what volume to make, takes the first one.
 use crate::geometry::Geometry;
 use crate::header::Header;
+use crate::keys::{GroupKeys, Keys};
 use crate::label;
 use crate::layout::extent as fixed;
 use crate::superblock::Superblock;
 use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
-use base::{Block, Blocks, Check, CkptNo, CommitNo, DriveBlock, DriveIx, Extent, Gen, RowNo, Seq, Uuid};
+use base::{
+    Block, Blocks, Check, CheckKind, CkptNo, CommitNo, DriveBlock, DriveIx, Extent, Gen, RowNo, Seq, Uuid,
+};
 use cow::Ref;
 use fence::{CopyEntry, CopyState};
 use rlog::Positions;
@@ -48,6 +51,18 @@ pub enum BadShape {
 /// # Errors
 /// `BadShape`; nothing is to be written then.
 pub fn plan(new: &NewGroup) -> Result<Vec<PhaseWrites>, BadShape> {
+    phases(new, None)
+}
+
+/// The same for a group that is encrypted, with these keys, as long as it is.
+///
+/// # Errors
+/// `BadShape`; nothing is to be written then.
+pub fn plan_encrypted(new: &NewGroup, keys: GroupKeys) -> Result<Vec<PhaseWrites>, BadShape> {
+    phases(new, Some(keys))
+}
+
+fn phases(new: &NewGroup, keys: Option<GroupKeys>) -> Result<Vec<PhaseWrites>, BadShape> {
     if !new.geometry.check() {
         return Err(BadShape::Geometry);
     }
@@ -55,7 +70,9 @@ pub fn plan(new: &NewGroup) -> Result<Vec<PhaseWrites>, BadShape> {
     if new.home.len() != new.geometry.row_extents() || !new.home.iter().all(listed) {
         return Err(BadShape::Home);
     }
-    let superblock = first_superblock(new);
+    let keys = keys.map(|keys| Keys::new(keys, new.group));
+    let checks = if keys.is_some() { CheckKind::AesGcm } else { CheckKind::Xxh3 };
+    let superblock = Superblock { checks, ..first_superblock(new) };
     let mut headers = PhaseWrites::new();
     let mut slots = [PhaseWrites::new(), PhaseWrites::new()];
     for home in superblock.homes() {
@@ -70,7 +87,7 @@ pub fn plan(new: &NewGroup) -> Result<Vec<PhaseWrites>, BadShape> {
             column: home.column,
         };
         headers.push((home.extent.drive, start, Box::new(header.encode())));
-        let block = superblock.encode(home);
+        let block = superblock.encode_with(home, keys.as_ref());
         for (slot, writes) in slots.iter_mut().enumerate() {
             let at = start + Blocks::new(u64::from(fixed::SUPERBLOCKS[slot]));
             writes.push((home.extent.drive, at, Box::new(block)));
@@ -87,6 +104,7 @@ fn first_superblock(new: &NewGroup) -> Superblock {
         group: new.group,
         generation: Gen::ZERO,
         version: 1,
+        checks: CheckKind::Xxh3,
         geometry: new.geometry,
         clean: true,
         ckpt: CkptNo::ZERO,

@@ -23,9 +23,7 @@ use crate::rows::{HomePages, RowPages};
 use crate::slots::{Slot, Slots, State};
 use crate::superblock::Superblock;
 use alloc::vec::Vec;
-use base::{
-    Action, Actions, Duration, Extent, Fault, Instant, Memory, Op, Phase, Reply, Request, Seq, SlotId,
-};
+use base::{Action, Actions, Duration, Extent, Fault, Instant, Op, Phase, Reply, Request, Seq, SlotId};
 use cow::directory::{CutList, Directory, VolumeEntry};
 use cow::{Delta, Merge, Open, PageCache, Seal, Space};
 

@@ -178,8 +178,10 @@ pub mod superblock {
     pub const DRIVE_TABLE_AT: usize = 1024;
     /// Bytes of a drive entry (40 used).
     pub const DRIVE_BYTES: usize = 64;
+    /// 16 bytes: in an encrypted group the code over all before it (HMAC-SHA-256, cut); else zero.
+    pub const CODE_AT: usize = super::OWN_CHECK - 16;
 
-    const _: () = assert!(DRIVE_TABLE_AT + base::limits::MAX_DRIVES * DRIVE_BYTES <= super::OWN_CHECK);
+    const _: () = assert!(DRIVE_TABLE_AT + base::limits::MAX_DRIVES * DRIVE_BYTES <= CODE_AT);
     const _: () = assert!(HOME_AT + base::limits::MAX_DRIVES * HOME_BYTES <= DRIVE_TABLE_AT);
     const _: () = assert!(PIECES_AT + MAX_PIECES * PIECE_BYTES <= RING_START_AT);
     const _: () = assert!(RING_START_AT + base::limits::MAX_COLUMNS * 4 <= DIRECTORY_AT);

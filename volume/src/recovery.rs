@@ -28,15 +28,14 @@ use crate::buffers::Buffers;
 use crate::config::{Activation, Candidate, Config, Refusal};
 use crate::geometry::Geometry;
 use crate::group::Turn;
-use crate::keys::Keyed;
+use crate::keys::{Keyed, Keys};
 use crate::ops::{Ops, Purpose};
 use crate::planted::Planted;
 use crate::superblock::Superblock;
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
-use base::{
-    Action, CommitNo, DriveBlock, DriveIx, Duration, Extent, Instant, LegId, Memory, Pba, Reply, Seq, Uuid,
-};
+use base::{Action, CommitNo, DriveBlock, DriveIx, Duration, Extent, Instant, LegId, Pba, Reply, Seq, Uuid};
 use fence::{CopyEntry, CopyTable, DriveSet};
 use rlog::replay::RowCounts;
 use rlog::{Chain, ChainStart, History, LegSet, Scan, SuperblockId};
@@ -87,6 +86,7 @@ pub(crate) struct Replayed {
 
 /// A record that takes a Seq.
 pub(crate) struct Record {
+    pub volume: base::VolumeId,
     pub lba: base::Lba,
     pub blocks: u64,
     pub seq: Seq,
@@ -177,6 +177,8 @@ pub(crate) struct Recovery {
     /// Copies of which the catalogue has not said yet that it knows them current.
     asked_current: usize,
     forsaken: overdue::Forsaken,
+    /// Of an encrypted group.
+    pub keys: Option<Box<Keys>>,
 }
 
 impl Stage {
@@ -243,6 +245,7 @@ impl Recovery {
             asked_catalogue: None,
             asked_current: 0,
             forsaken,
+            keys: None,
         };
         recovery.read_superblocks();
         recovery

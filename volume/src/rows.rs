@@ -101,14 +101,22 @@ impl RowPages {
         }
     }
 
-    /// The tree for a longer table: pages that change get new places. `None` if the home pages are full.
-    pub fn extended(&self, table: &[Extent], unchanged: usize, home: &mut HomePages) -> Option<Extended> {
+    /// The tree for a longer table: pages that change get new places, and the checks that `check` makes. `None` if the
+    /// home pages are full.
+    pub fn extended(
+        &self,
+        table: &[Extent],
+        unchanged: usize,
+        home: &mut HomePages,
+        check: &mut dyn FnMut(&Block) -> Check,
+    ) -> Option<Extended> {
         let mut written = Vec::new();
         let leaves = table.len().div_ceil(at::PER_PAGE);
         let first_changed = unchanged / at::PER_PAGE;
         let encode_leaf =
             |i: usize| encode(&table[i * at::PER_PAGE..table.len().min((i + 1) * at::PER_PAGE)]);
-        let mut levels = vec![self.renew(0, leaves, first_changed, home, &mut written, &encode_leaf)?];
+        let mut levels =
+            vec![self.renew(0, first_changed..leaves, home, &mut written, check, &encode_leaf)?];
         let mut changed = first_changed;
         while levels.last().is_some_and(|level| level.len() > 1) {
             changed /= 128;
@@ -122,7 +130,7 @@ impl RowPages {
             };
             let count = below.len().div_ceil(128);
             let level = levels.len();
-            levels.push(self.renew(level, count, changed, home, &mut written, &encode_inner)?);
+            levels.push(self.renew(level, changed..count, home, &mut written, check, &encode_inner)?);
         }
         (levels.len() <= usize::from(MAX_HEIGHT) + 1).then_some(Extended { tree: Self { levels }, written })
     }
@@ -130,24 +138,24 @@ impl RowPages {
     fn renew(
         &self,
         level: usize,
-        count: usize,
-        first: usize,
+        new: core::ops::Range<usize>,
         home: &mut HomePages,
         written: &mut Vec<(Pba, Box<Block>)>,
+        check: &mut dyn FnMut(&Block) -> Check,
         encode: &dyn Fn(usize) -> Box<Block>,
     ) -> Option<Vec<Ref>> {
         let old = self.levels.get(level).map_or(&[][..], Vec::as_slice);
-        let mut refs = old[..first.min(old.len())].to_vec();
+        let mut refs = old[..new.start.min(old.len())].to_vec();
         for gone in &old[refs.len()..] {
             home.drop_later(gone.pba);
         }
-        for i in refs.len()..count {
+        for i in refs.len()..new.end {
             let Some(pba) = home.take() else {
                 home.forget_new();
                 return None;
             };
             let page = encode(i);
-            refs.push(Ref::page(pba, Seq::ZERO, CkptNo::ZERO, Check::of(&page[..])));
+            refs.push(Ref::page(pba, Seq::ZERO, CkptNo::ZERO, check(&page)));
             written.push((pba, page));
         }
         Some(refs)

@@ -6,6 +6,7 @@
 //! version or of the one before; both describe a complete state, because a version only ever names pages that
 //! were flushed before it. The newest is the one with the highest (Gen, version) on any drive.
 use crate::geometry::{Geometry, Piece};
+use crate::keys::Keys;
 use crate::layout::superblock as at;
 use crate::sealed::{self, Bad};
 use alloc::vec::Vec;
@@ -43,6 +44,8 @@ pub struct Superblock {
     pub generation: Gen,
     /// Number of this version; grows over all activations.
     pub version: u64,
+    /// How the group's checks are made.
+    pub checks: CheckKind,
     /// The shape.
     pub geometry: Geometry,
     /// The group was closed: nothing follows the checkpoint.
@@ -78,12 +81,36 @@ pub struct Superblock {
 }
 
 impl Superblock {
-    /// The block of the copy that lies at `home`.
+    /// The block of the copy that lies at `home`, with the code of an encrypted group.
+    pub(crate) fn encode_with(&self, home: Home, keys: Option<&Keys>) -> Block {
+        let mut block = self.encode(home);
+        if let Some(keys) = keys {
+            let code = keys.superblock_code(self.line.as_ref(), &block[..at::CODE_AT]);
+            block[at::CODE_AT..at::CODE_AT + 16].copy_from_slice(&code);
+            sealed::seal(&mut block, at::MAGIC);
+        }
+        block
+    }
+
+    /// Whether a block that was decoded to this superblock has the code that it should have: with the key, that it was made
+    /// by this group; without, that it says that it was made without one.
+    pub(crate) fn is_genuine(&self, block: &Block, keys: Option<&Keys>) -> bool {
+        let code = block[at::CODE_AT..at::CODE_AT + 16].try_into().expect("sixteen bytes");
+        match keys {
+            Some(keys) => {
+                let fits = keys.superblock_fits(self.line.as_ref(), &block[..at::CODE_AT], &code);
+                self.checks == CheckKind::AesGcm && fits
+            }
+            None => self.checks == CheckKind::Xxh3 && code == [0; 16],
+        }
+    }
+
+    /// The block of the copy that lies at `home`. In an encrypted group it lacks its code.
     pub fn encode(&self, home: Home) -> Block {
         let mut block = [0; 4096];
         let b = &mut block;
         assert!(self.drives.len() <= MAX_DRIVES && self.home.len() == self.geometry.row_extents());
-        b[at::CHECK_KIND_AT] = CheckKind::Xxh3 as u8;
+        b[at::CHECK_KIND_AT] = self.checks as u8;
         b[at::FLAGS_AT] = u8::from(self.clean);
         b[at::ROW_HEIGHT_AT] = self.row_height;
         b[at::DRIVES_AT] = self.drives.len() as u8;
@@ -130,7 +157,7 @@ impl Superblock {
     pub fn decode(block: &Block) -> Result<(Self, Home), Bad> {
         sealed::open(block, at::MAGIC)?;
         let b = block;
-        CheckKind::from_raw(b[at::CHECK_KIND_AT]).ok_or(Bad::Content)?;
+        let checks = CheckKind::from_raw(b[at::CHECK_KIND_AT]).ok_or(Bad::Content)?;
         let geometry = geometry_at(b);
         let count = usize::from(b[at::DRIVES_AT]);
         if !geometry.check() || count > MAX_DRIVES {
@@ -157,6 +184,7 @@ impl Superblock {
             group: codec::uuid_at(b, at::GROUP_AT),
             generation: Gen::new(codec::u64_at(b, at::GEN_AT)),
             version: codec::u64_at(b, at::NUMBER_AT),
+            checks,
             geometry,
             clean: b[at::FLAGS_AT] & 1 == 1,
             ckpt: CkptNo::new(codec::u32_at(b, at::CKPT_AT)),

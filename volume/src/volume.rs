@@ -32,7 +32,7 @@ pub struct Volume {
     refusal: Option<Refusal>,
     counts: RowCounts,
     closing: bool,
-    /// Of an encrypted group.
+    /// Of an encrypted group, once it is recovered.
     keys: Option<Box<Keys>>,
 }
 
@@ -56,7 +56,11 @@ impl Volume {
     /// Begins to open an encrypted group. One that is plain is refused, and so is one that the keys do not open.
     pub fn open_encrypted(config: Config, request: OpenRequest, keys: GroupKeys) -> Self {
         let keys = Box::new(Keys::new(keys, request.group));
-        Self { keys: Some(keys), ..Self::open(config, request) }
+        let mut volume = Self::open(config, request);
+        if let Stage::Recovering(recovery) = &mut volume.stage {
+            recovery.keys = Some(keys);
+        }
+        volume
     }
 
     /// Bounds the age of a drive's operations: a drive that does not answer for so long is put out, unless it is the
@@ -232,8 +236,9 @@ impl Volume {
                 self.counts = recovery.counts;
                 self.refuse(recovery.refusal.clone().expect("checked"));
             }
-            Stage::Recovering(recovery) if recovery.is_done() && recovery.idle() => {
+            Stage::Recovering(mut recovery) if recovery.is_done() && recovery.idle() => {
                 self.counts = recovery.counts;
+                self.keys = recovery.keys.take();
                 match recovery.into_group() {
                     Ok(started) => self.stage = Stage::Opening(Box::new(started.group), started.records),
                     Err(refusal) => self.refuse(refusal),

@@ -17,7 +17,7 @@ use crate::keys::Keyed;
 use crate::ops::{JobKind, Run};
 use crate::planted::Planted;
 use alloc::vec::Vec;
-use base::{Blocks, BufId, CkptNo, Memory, Pba, Seq};
+use base::{Blocks, BufId, CkptNo, Pba, Seq};
 use cow::directory::{CutEntry, CutList, VolumeEntry, Volumes};
 use cow::{Class, Reap, ReapStep, Ref, SealStep, Sink, Space, Step};
 

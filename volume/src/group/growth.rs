@@ -19,7 +19,7 @@ use crate::ops::{JobId, JobKind, Run};
 use crate::planted::Planted;
 use crate::rows::RowPages;
 use alloc::vec::Vec;
-use base::{Action, Column, DriveIx, Duration, Extent, Instant, LegId, Memory, RowGrant, RowNo, Segment};
+use base::{Action, Column, DriveIx, Duration, Extent, Instant, LegId, RowGrant, RowNo, Segment};
 use fence::DriveSet;
 
 /// After a refusal the pool is asked again after so long.
@@ -232,7 +232,9 @@ impl Group {
         rows.extend_from_slice(&grant.extents[..extents]);
         let job = self.ops.open_job(JobKind::Row);
         let buffer = self.buffers.row_pages;
-        let Some(pages) = self.row_pages.extended(&rows, self.rows.len(), &mut self.home_pages) else {
+        let mut check = |page: &base::Block| turn.memory.home_check(page);
+        let home = &mut self.home_pages;
+        let Some(pages) = self.row_pages.extended(&rows, self.rows.len(), home, &mut check) else {
             self.growth.rows_left = false;
             self.ops.seal_job(job);
             self.growth.stage = Stage::Idle;

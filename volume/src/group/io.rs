@@ -7,7 +7,7 @@ use crate::ops::{Done, Job, JobId, JobKind, Purpose, Run};
 use crate::planted::Planted;
 use alloc::vec::Vec;
 use base::limits::MAX_COLUMNS;
-use base::{Blocks, Column, DriveIx, DriveOp, Extent, LegId, Memory, Pba, Phase, RowNo, Segment};
+use base::{Blocks, Column, DriveIx, DriveOp, Extent, LegId, Pba, Phase, RowNo, Segment};
 use fence::DriveSet;
 
 /// I/O being gathered for each column: blocks that lie side by side on its drive become one vectored write.

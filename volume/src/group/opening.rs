@@ -3,7 +3,7 @@ use super::{Group, Halt, Turn};
 use crate::keys::Keyed;
 use crate::planted::Planted;
 use crate::recovery::Record;
-use base::{Blocks, Memory, Phase};
+use base::{Blocks, Phase};
 use cow::{OpenStep, Ref};
 
 /// Steps in one poll.

@@ -5,7 +5,7 @@ use crate::group::repair::Content;
 use crate::keys::Keyed;
 use crate::ops::Purpose;
 use alloc::vec::Vec;
-use base::{BufId, Fault, LegId, Memory, RegionNo, Segment};
+use base::{BufId, Fault, LegId, RegionNo, Segment};
 use cow::{Ref, Reserve};
 
 /// Pages being read at once.

@@ -12,7 +12,7 @@ use crate::keys::Keyed;
 use crate::ops::Purpose;
 use crate::planted::Planted;
 use crate::slots::State;
-use base::{Blocks, Fault, Lba, LegId, Memory, Op, Segment, SlotId};
+use base::{Blocks, Fault, Lba, LegId, Op, Segment, SlotId};
 use cow::{Leaf, Ref, tree};
 
 /// In the set of legs that a block was tried on: it is to be read again.

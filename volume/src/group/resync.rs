@@ -34,7 +34,7 @@ use crate::drives::Health;
 use crate::keys::Keyed;
 use crate::ops::JobKind;
 use crate::planted::Planted;
-use base::{Action, CkptNo, DriveIx, Memory, NewDrive, Segment, Seq, Uuid};
+use base::{Action, CkptNo, DriveIx, NewDrive, Segment, Seq, Uuid};
 use fence::{CopyState, Event};
 
 impl Group {

@@ -17,7 +17,7 @@ use crate::planted::Planted;
 use crate::superblock::Home;
 use alloc::vec::Vec;
 use base::limits::MAX_DRIVES;
-use base::{Action, DriveIx, Memory, Segment};
+use base::{Action, DriveIx, Segment};
 use fence::CopyState;
 use fence::DriveSet;
 
@@ -156,7 +156,7 @@ impl Group {
         self.writer.failed = false;
         self.writer.marked = self.drives.set_of(Health::Failing);
         for i in 0..self.writer.homes.len() {
-            let block = self.superblock.encode(self.writer.homes[i]);
+            let block = self.superblock.encode_with(self.writer.homes[i], turn.memory.keys().as_deref());
             *turn.memory.block_mut(self.buffers.superblocks.plus(i as u32)) = block;
         }
         self.writer.step = Step::FirstSlot;

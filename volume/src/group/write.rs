@@ -20,7 +20,7 @@ use crate::slots::{Parts, State};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use base::limits::SLOT_DATA_BLOCKS;
-use base::{Blocks, BufId, Check, CommitNo, Fault, Lba, Memory, Op, Pba, Segment, Seq, SlotId};
+use base::{Blocks, BufId, Check, CommitNo, Fault, Lba, Op, Pba, Segment, Seq, SlotId};
 use cow::{Class, Ref};
 use rlog::{CommitBuilder, Fields, MAX_COMMIT_BLOCKS, Positions, Ring, RingPos, Sealed, SuperblockId};
 

@@ -94,20 +94,20 @@ impl Keys {
     }
 
     /// The code of a superblock that names this line, over these bytes.
-    pub fn superblock_code(&self, line: Option<&Line>, bytes: &[u8]) -> Option<[u8; 16]> {
-        let key = self.superblock_key(line)?;
-        Some(super::mac(&key, &[bytes]))
+    pub fn superblock_code(&self, line: Option<&Line>, bytes: &[u8]) -> [u8; 16] {
+        super::mac(&self.superblock_key(line), &[bytes])
     }
 
     /// Whether a superblock has the code that it should have.
     pub fn superblock_fits(&self, line: Option<&Line>, bytes: &[u8], code: &[u8; 16]) -> bool {
-        self.superblock_key(line).is_some_and(|key| super::mac_fits(&key, &[bytes], code))
+        super::mac_fits(&self.superblock_key(line), &[bytes], code)
     }
 
     /// A group that was never activated has no line, and no salt.
-    fn superblock_key(&self, line: Option<&Line>) -> Option<super::Key> {
+    fn superblock_key(&self, line: Option<&Line>) -> super::Key {
         let none = Line::NONE;
-        self.sessions.keys().derive(Class::Superblock, self.group, line.unwrap_or(&none))
+        let line = line.unwrap_or(&none);
+        self.sessions.keys().derive(Class::Superblock, self.group, line).expect("of the metadata key")
     }
 }
 

@@ -2,6 +2,7 @@
 use super::{Recovery, Stage};
 use crate::config::Refusal;
 use crate::group::checkpoint::MAX_ATTEMPTS;
+use crate::keys::Keys;
 use crate::layout::extent as fixed;
 use crate::planted::Planted;
 use crate::superblock::Home;
@@ -24,7 +25,11 @@ impl Recovery {
             let Some(handle) = handle.filter(|_| current && self.lagging[i]) else { continue };
             let slot = fixed::SUPERBLOCKS[usize::from(1 - self.newest_slots[i])];
             let at = self.geometry().drive_block(home.extent, slot);
-            self.script.write(handle, at, self.superblock().encode(*home).to_vec());
+            self.script.write(
+                handle,
+                at,
+                self.superblock().encode_with(*home, self.keys.as_deref()).to_vec(),
+            );
         }
         if self.script.done() {
             return self.write_history_page();
@@ -77,10 +82,11 @@ impl Recovery {
         lines.push(line);
         let counting = self.lines_that_count();
         let home = self.home_pages.as_mut().expect("home pages");
-        // The oldest lines of a plain group mean nothing any more; they make room when the home pages run out. Lines
+        // The oldest lines of a plain group mean nothing any more; they make room when the home pages run out. Those of an
+        // encrypted one have the salts of the keys of all that was written then. Lines
         // that own commits above the checkpoint must stay: without them those commits are nobody's, and a group
         // whose log was whole would be refused.
-        if home.free() < 8 && counting.len() <= LINES_PER_PAGE {
+        if self.keys.is_none() && home.free() < 8 && counting.len() <= LINES_PER_PAGE {
             (lines, previous) = (counting, Ref::ABSENT);
         }
         let pba = home.take().ok_or(Refusal::Damaged("its home pages are full"))?;
@@ -88,7 +94,8 @@ impl Recovery {
         previous.encode(&mut back[..32]);
         let mut block = [0; 4096];
         encode_page(&lines, &back, &mut block);
-        Ok((Ref::page(pba, Seq::ZERO, CkptNo::ZERO, Check::of(&block)), block))
+        let check = self.keys.as_deref().map_or_else(|| Check::of(&block), |keys| keys.home_check(&block));
+        Ok((Ref::page(pba, Seq::ZERO, CkptNo::ZERO, check), block))
     }
 
     /// The lines that own a commit that the checkpoint does not cover, and the newest.
@@ -113,6 +120,7 @@ impl Recovery {
         };
         let version = activation.first_version(self.highest_version);
         let durable = self.durable_after();
+        let first_ckpt = if self.keys.is_some() { self.first_attempt() } else { CkptNo::ZERO };
         let (ckpt, chain_next, next_seq) = {
             let chain = self.chain.as_ref().expect("a chain");
             (self.superblock().ckpt, chain.next, chain.next_seq)
@@ -158,15 +166,21 @@ impl Recovery {
         if let Some(page) = history {
             superblock.history = page;
         }
-        superblock.line = Some(Line {
+        let line = Line {
             first_seq: next_seq,
             first_commit: chain_next,
             generation: activation.generation,
             id: activation.id,
             salt: activation.salt,
-            first_ckpt: base::CkptNo::ZERO,
-            key: 0,
-        });
+            first_ckpt,
+            key: self.keys.as_deref().map_or(0, Keys::newest_data_key),
+        };
+        superblock.line = Some(line);
+        if let Some(keys) = self.keys.as_deref_mut() {
+            let mut history = self.history.clone();
+            history.append(line).map_err(|_| Refusal::Damaged("its history is out of order"))?;
+            keys.follow(history);
+        }
         Ok(())
     }
 
@@ -228,7 +242,7 @@ impl Recovery {
             let Some(handle) = self.handles[usize::from(home.extent.drive.get())] else { continue };
             let slot = if newest { self.newest_slots[i] } else { 1 - self.newest_slots[i] };
             let at = self.geometry().drive_block(home.extent, fixed::SUPERBLOCKS[usize::from(slot)]);
-            let block = self.superblock().encode(*home);
+            let block = self.superblock().encode_with(*home, self.keys.as_deref());
             self.script.write(handle, at, block.to_vec());
         }
     }

@@ -1,6 +1,7 @@
 //! The third and fourth step: the ring, the chain, and what of it counts.
 use super::{Fill, Record, Recovery, Replayed, Stage};
 use crate::config::Refusal;
+use crate::keys::{Form, is_stored};
 use crate::planted::Planted;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
@@ -34,6 +35,7 @@ struct Reading {
     leg: LegId,
     pba: Pba,
     check: Check,
+    form: Form,
     id: usize,
     index: u32,
 }
@@ -105,10 +107,15 @@ impl Recovery {
         }
         let blocks = self.geometry().ring_blocks();
         let scan = self.scan.as_mut().expect("a scan");
+        let mut plain = rlog::Plain;
+        let keys: &mut dyn rlog::Unseal = match self.keys.as_deref_mut() {
+            Some(keys) => keys,
+            None => &mut plain,
+        };
         let mut at = 0;
         while at < blocks {
             let bytes = &data.bytes[at as usize * BLOCK_BYTES..];
-            let taken = scan.feed(&mut rlog::Plain, LegId::new(leg), Column::new(column), at, bytes) as u32;
+            let taken = scan.feed(keys, LegId::new(leg), Column::new(column), at, bytes) as u32;
             assert!(taken > 0, "a whole piece always gets on");
             at += taken;
         }
@@ -179,7 +186,17 @@ impl Recovery {
                 return self.follow_chain();
             };
             let bytes = core::mem::take(&mut self.script.results[*id].bytes);
-            let records = Commit::parse(&bytes).map(|view| records_of(&view)).expect("parsed above");
+            let mut opened = bytes.clone();
+            let mut plain = rlog::Plain;
+            let keys: &mut dyn rlog::Unseal = match self.keys.as_deref_mut() {
+                Some(keys) => keys,
+                None => &mut plain,
+            };
+            // Whoever forged it with a check that is right could do so on one leg only: others are read again.
+            let records = Commit::open(&mut opened, keys).map(|view| records_of(&view));
+            let Ok(records) = records else {
+                return Err(Refusal::Unreadable("a commit that could be opened a moment ago"));
+            };
             if !records.iter().all(|record| self.possible(record)) {
                 return Err(Refusal::Damaged("its log names blocks that the group does not have"));
             }
@@ -216,8 +233,14 @@ impl Recovery {
     }
 
     fn read_commit_data(&mut self, commit: usize, leg: LegId) {
-        let blocks: Vec<(Pba, Check)> =
-            self.replayed[commit].records.iter().flat_map(|r| r.data.iter().copied()).collect();
+        let each = |record: &Record| {
+            let (volume, first, seq) = (record.volume, record.lba, record.seq);
+            let block = move |(i, (pba, check)): (usize, (Pba, Check))| {
+                (pba, check, Form::Data(volume, first + Blocks::new(i as u64), seq))
+            };
+            record.data.clone().into_iter().enumerate().map(block)
+        };
+        let blocks: Vec<(Pba, Check, Form)> = self.replayed[commit].records.iter().flat_map(each).collect();
         let mut at = 0;
         while at < blocks.len() {
             let first = blocks[at].0;
@@ -226,9 +249,9 @@ impl Recovery {
             let run = (1..most.min(blocks.len() - at)).take_while(follows).count() + 1;
             if let Some((handle, block)) = self.locate(first, leg) {
                 let id = self.script.read(handle, block, run as u32);
-                for (index, (pba, check)) in blocks[at..at + run].iter().enumerate() {
-                    let (pba, check) = (*pba, *check);
-                    self.verified.reading.push(Reading { commit, leg, pba, check, id, index: index as u32 });
+                for (index, (pba, check, form)) in blocks[at..at + run].iter().copied().enumerate() {
+                    let index = index as u32;
+                    self.verified.reading.push(Reading { commit, leg, pba, check, form, id, index });
                 }
             }
             at += run;
@@ -310,7 +333,8 @@ impl Recovery {
             let entry = blocks.iter_mut().find(|(pba, _, _)| *pba == read.pba).expect("entered above");
             entry.1.insert(read.leg);
             let block = self.script.results[read.id].block(read.index);
-            if block.is_some_and(|block| Check::of(&block[..]) == read.check) {
+            let keys = self.keys.as_deref_mut();
+            if block.is_some_and(|block| is_stored(keys, block, read.pba, read.form, read.check)) {
                 entry.2.insert(read.leg);
             }
         }
@@ -458,7 +482,8 @@ fn records_of(view: &rlog::CommitView<'_>) -> Vec<Record> {
                 data.push((first + Blocks::new(i), check));
             }
         }
-        records.push(Record { lba: record.lba, blocks: record.blocks.get(), seq, data });
+        let (volume, lba, blocks) = (record.volume, record.lba, record.blocks.get());
+        records.push(Record { volume, lba, blocks, seq, data });
     }
     records
 }

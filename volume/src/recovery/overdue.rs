@@ -168,7 +168,8 @@ impl Recovery {
         let forsaken = core::mem::replace(forsaken, Forsaken::none(forsaken.watch.bound()));
         let ops = core::mem::replace(&mut self.ops, Ops::new());
         let request: OpenRequest = self.request.clone();
-        *self = Self::without(config, request, ops, forsaken);
+        let keys = self.keys.take();
+        *self = Self { keys, ..Self::without(config, request, ops, forsaken) };
     }
 
     /// The number of a drive that was forsaken.

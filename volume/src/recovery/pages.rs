@@ -4,14 +4,14 @@
 //! have that drive, took a home page of the new version for free, wrote its history page there and was cut short
 //! before anybody was called stale. Then the drive is back, and its version counts: the page is right on that drive
 //! alone. So what a leg has wrong is written there again (in `complete_tail`), before anything else is.
-use super::script::Data;
 use super::{Fill, Recovery, Stage};
 use crate::config::Refusal;
+use crate::keys::{Form, is_stored};
 use crate::layout::rows as at;
 use crate::rows;
 use alloc::vec;
 use alloc::vec::Vec;
-use base::{Block, Check, LegId};
+use base::{Block, LegId};
 use cow::Ref;
 use rlog::history;
 
@@ -38,11 +38,16 @@ impl Recovery {
         let legs: Vec<_> = self.legs().filter(|leg| self.locate(page.pba, *leg).is_some()).collect();
         let results = &self.script.results[*id..*id + legs.len()];
         *id += legs.len();
-        let right = |block: &&Block| Check::of(&block[..]) == page.check;
-        let read = |data: &Data| data.block(0).filter(right).copied();
-        let found = results.iter().find_map(read).ok_or(NO_PAGE)?;
-        let wrong = legs.iter().zip(results).filter(|(_, data)| read(data).is_none());
-        let fill = |(leg, _): (&LegId, &Data)| Fill { leg: *leg, pba: page.pba, bytes: found.to_vec() };
+        let mut keys = self.keys.take();
+        let mut right =
+            |block: &Block| is_stored(keys.as_deref_mut(), block, page.pba, Form::Home, page.check);
+        let blocks: Vec<Option<Block>> =
+            results.iter().map(|data| data.block(0).filter(|block| right(block)).copied()).collect();
+        self.keys = keys;
+        let found = blocks.iter().find_map(|block| *block).ok_or(NO_PAGE)?;
+        let wrong = legs.iter().zip(&blocks).filter(|(_, block)| block.is_none());
+        let fill =
+            |(leg, _): (&LegId, &Option<Block>)| Fill { leg: *leg, pba: page.pba, bytes: found.to_vec() };
         self.page_fills.extend(wrong.map(fill));
         Ok(found)
     }
@@ -140,6 +145,9 @@ impl Recovery {
         let lines: Vec<_> = older.chain(self.superblock().line).collect();
         for line in lines {
             self.history.append(line).map_err(|_| Refusal::Damaged("its history is out of order"))?;
+        }
+        if let Some(keys) = self.keys.as_deref_mut() {
+            keys.follow(self.history.clone());
         }
         self.begin_ring()
     }

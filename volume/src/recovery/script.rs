@@ -10,7 +10,7 @@ use crate::ops::{Ops, Purpose};
 use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
-use base::{Blocks, DriveBlock, DriveIx, DriveOp, DriveSet, Fault, Memory, Segment};
+use base::{Blocks, DriveBlock, DriveIx, DriveOp, DriveSet, Fault, Segment};
 
 /// What a read brought.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

@@ -174,7 +174,7 @@ impl Recovery {
 
     fn valid_superblocks(&self) -> Result<Vec<Found>, Refusal> {
         let mut found = Vec::new();
-        let mut newer = None;
+        let (mut newer, mut other) = (None, None);
         let mut id = 0;
         for (handle, candidate) in self.request.drives.iter().enumerate() {
             if self.forsaken.drives.contains(DriveIx::new(handle as u8)) {
@@ -187,6 +187,10 @@ impl Recovery {
                         Ok((superblock, home))
                             if self.belongs(&superblock, home, candidate.info.uuid, *extent) =>
                         {
+                            if !superblock.is_genuine(block, self.keys.as_deref()) {
+                                other = Some(self.other_keys(&superblock));
+                                continue;
+                            }
                             found.push(Found { superblock, home, extent: *extent, slot });
                         }
                         Err(Bad::Newer(version)) => newer = Some(version),
@@ -196,9 +200,19 @@ impl Recovery {
                 id += 1;
             }
         }
-        match newer {
-            Some(version) => Err(Refusal::NewerFormat(version)),
-            None => Ok(found),
+        match (newer, other) {
+            (Some(version), _) => Err(Refusal::NewerFormat(version)),
+            (None, Some(refusal)) if found.is_empty() => Err(refusal),
+            _ => Ok(found),
+        }
+    }
+
+    /// Why a superblock that is whole is not one of the group as it is opened here.
+    fn other_keys(&self, superblock: &Superblock) -> Refusal {
+        match (superblock.checks, &self.keys) {
+            (base::CheckKind::AesGcm, None) => Refusal::Encrypted,
+            (base::CheckKind::Xxh3, Some(_)) => Refusal::NotEncrypted,
+            _ => Refusal::WrongKey,
         }
     }
 

@@ -16,6 +16,7 @@ use std::collections::{HashMap, VecDeque};
 use volume::{Activation, Candidate, Config, DriveInfo, Geometry, NewVolume, OpenRequest, Volume, create};
 
 pub mod drive;
+pub mod keys;
 pub mod story;
 
 thread_local! {
@@ -29,6 +30,15 @@ fn inside<T>(call: impl FnOnce() -> T) -> T {
     let result = call();
     INSIDE.set(false);
     result
+}
+
+/// The engine of a group as it is made in this run.
+fn open(config: Config, request: OpenRequest) -> Volume {
+    if keys::encrypts() {
+        Volume::open_encrypted(config, request, keys::keys())
+    } else {
+        Volume::open(config, request)
+    }
 }
 
 /// The shape of a world.
@@ -223,12 +233,15 @@ impl World {
             drives: (0..shape.drives()).map(uuid).collect(),
             home: row(&shape, 0),
         };
-        for phase in create::plan(&new).expect("a possible shape") {
+        let phases =
+            if keys::encrypts() { create::plan_encrypted(&new, keys::keys()) } else { create::plan(&new) };
+        for phase in phases.expect("a possible shape") {
             for (drive, at, block) in phase {
                 drives[usize::from(drive.get())].write(at.get(), &block[..], false);
             }
         }
-        let engine = inside(|| Volume::open(shape.config, request(&shape, 0, 1, true, 0, &[])));
+        keys::begin();
+        let engine = inside(|| open(shape.config, request(&shape, 0, 1, true, 0, &[])));
         let slots = usize::from(shape.config.slots);
         Self {
             shape,
@@ -376,7 +389,7 @@ impl World {
             request.catalogue = None;
         }
         request.activation.id.0[0] ^= self.ids;
-        inside(|| self.engine = Volume::open(config, request));
+        inside(|| self.engine = open(config, request));
         self.memory = VecMemory::new(self.engine.memory_blocks());
     }
 
@@ -978,7 +991,7 @@ pub fn request(
         activation: Activation {
             generation: Gen::new(generation),
             id: Uuid([generation as u8; 16]),
-            salt: [0; 16],
+            salt: [generation as u8; 16],
         },
         create: create.then_some(NewVolume { uuid: Uuid([7; 16]), sectors: Sectors::new(shape.sectors) }),
     }

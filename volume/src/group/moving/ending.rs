@@ -7,7 +7,7 @@ use crate::keys::Keyed;
 use crate::layout::extent as fixed;
 use crate::ops::JobKind;
 use crate::planted::Planted;
-use base::{BLOCK_BYTES, Change, DriveIx, Extent, Memory, Segment};
+use base::{BLOCK_BYTES, Change, DriveIx, Extent, Segment};
 use fence::{CopyState, DriveSet};
 
 fn drives_of<'a>(extents: impl Iterator<Item = &'a Extent>) -> DriveSet {

@@ -7,7 +7,7 @@ use crate::keys::Keyed;
 use crate::ops::{JobKind, Run};
 use crate::superblock::Home;
 use alloc::vec::Vec;
-use base::{Action, Change, Extent, Memory};
+use base::{Action, Block, Change, Extent};
 use fence::{CopyState, Event};
 
 impl Group {
@@ -66,7 +66,9 @@ impl Group {
         let paged = !self.superblock.row_pages.is_absent();
         self.moving.rows = rows;
         let rows = &self.moving.rows;
-        let extended = if paged { self.row_pages.extended(rows, first, &mut self.home_pages) } else { None };
+        let mut check = |page: &Block| turn.memory.home_check(page);
+        let home = &mut self.home_pages;
+        let extended = if paged { self.row_pages.extended(rows, first, home, &mut check) } else { None };
         match extended {
             None if paged => return self.move_failed(MoveRefusal::TableFull),
             None => self.moving.pages = Some(self.row_pages.clone()),

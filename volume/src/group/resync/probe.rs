@@ -24,7 +24,7 @@ use crate::layout::extent as fixed;
 use crate::ops::Purpose;
 use crate::planted::Planted;
 use crate::superblock::{Home, Superblock};
-use base::{Check, CkptNo, Extent, Fault, Memory, Pba, RowNo, Segment};
+use base::{CkptNo, Extent, Fault, RowNo, Segment};
 use fence::{CopyState, Event};
 use rlog::Witness;
 

@@ -8,7 +8,7 @@ use crate::group::{Group, Turn};
 use crate::keys::Keyed;
 use crate::ops::{JobKind, Purpose};
 use crate::planted::Planted;
-use base::{Check, Fault, LegId, Memory, Segment};
+use base::{Fault, LegId, Segment};
 
 impl Group {
     /// Takes a unit further: what is not there yet is read, then all of it is written.

@@ -9,7 +9,7 @@ use crate::group::scrub::{Finding, Outcome, What};
 use crate::group::{Group, Turn};
 use crate::keys::Keyed;
 use crate::ops::Purpose;
-use base::{Check, CkptNo, CommitNo, Fault, LegId, Memory, Segment};
+use base::{Check, CkptNo, CommitNo, Fault, LegId, Segment};
 use rlog::{Commit, MAX_COMMIT_BLOCKS, ring::Positions};
 
 /// Where the look stands.

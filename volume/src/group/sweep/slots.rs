@@ -10,7 +10,7 @@ use crate::keys::Keyed;
 use crate::layout::extent as fixed;
 use crate::ops::Purpose;
 use crate::superblock::Superblock;
-use base::{Fault, Memory, Segment};
+use base::{Fault, Segment};
 
 /// Where the look stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

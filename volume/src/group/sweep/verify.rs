@@ -12,7 +12,7 @@ use crate::keys::Keyed;
 use crate::names::Names;
 use crate::ops::Purpose;
 use crate::planted::Planted;
-use base::{Block, Check, Fault, LegId, Memory, RowNo, Segment};
+use base::{Fault, LegId, RowNo, Segment};
 
 /// Where a unit of a scrub stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

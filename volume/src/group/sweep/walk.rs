@@ -6,7 +6,7 @@ use crate::header::Header;
 use crate::keys::Keyed;
 use crate::layout::extent as fixed;
 use crate::planted::Planted;
-use base::{BufId, Check, Column, Extent, Lba, LegId, Memory, Pba, RowNo};
+use base::{BufId, Check, Column, Extent, Lba, LegId, Pba, RowNo};
 use cow::{PAGE_REFS, Ref, Walk, WalkStep};
 
 /// Steps of a walk in one poll.
