@@ -151,6 +151,8 @@ impl Group {
             if !item.shown {
                 item.ready = true;
                 turn.memory.copy_block(buf, to);
+                let made = turn.memory.seal_page(to, page.pba, page.ckpt());
+                assert!(made == page.check, "a page that was opened is sealed as another one");
             }
         }
     }
