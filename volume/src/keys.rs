@@ -16,6 +16,7 @@
 //! A recovery writes what it replays under its own activation: a replayed commit stays bit for bit what it was.
 mod memory;
 pub mod portable;
+pub mod reader;
 mod sessions;
 
 use crate::layout::keys as at;

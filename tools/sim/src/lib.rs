@@ -21,6 +21,7 @@ pub mod model;
 pub mod offline;
 pub mod planted;
 pub mod run;
+mod secret;
 pub mod shape;
 pub mod stamp;
 pub mod subject;

@@ -18,6 +18,8 @@ use cow::{PAGE_REFS, Ref, Root, page};
 use rlog::Commit;
 use simkit::SimDrive;
 use std::collections::BTreeMap;
+use volume::keys::GroupKeys;
+use volume::keys::reader::{Reader, history_lines};
 use volume::label::extent_start;
 use volume::superblock::Superblock;
 use volume::{Geometry, rows};
@@ -33,6 +35,8 @@ pub struct Offline<'a> {
     reached: BTreeMap<Pba, &'static str>,
     cut: BTreeMap<Pba, &'static str>,
     found: AtRest,
+    /// Of an encrypted group.
+    reader: Option<Reader>,
 }
 
 fn wrong(what: impl Into<String>) -> Violation {
@@ -45,8 +49,8 @@ impl<'a> Offline<'a> {
         drives: &'a [SimDrive],
         home: &[Extent],
         extent_blocks: u32,
-        counts: &'a [bool],
-        scrubbed: bool,
+        (counts, scrubbed): (&'a [bool], bool),
+        keys: Option<GroupKeys>,
     ) -> Result<Self, Violation> {
         let superblock = newest(drives, home, extent_blocks)?;
         let home = in_world(drives, &superblock, &superblock.home)?;
@@ -62,7 +66,9 @@ impl<'a> Offline<'a> {
             reached: BTreeMap::new(),
             cut: BTreeMap::new(),
             found: AtRest::default(),
+            reader: None,
         };
+        offline.reader = keys.map(|keys| Reader::new(keys, offline.superblock.group));
         offline.note_superblocks(extent_blocks);
         offline.read_rows()?;
         offline.read_directory()?;
@@ -122,20 +128,47 @@ impl<'a> Offline<'a> {
         let mut content = None;
         for (drive, at) in &places {
             let block = self.peek(*drive, *at);
-            if Check::of(&block) != to.check {
+            let Some(plain) = self.open(&block, to, what) else {
                 return Err(wrong(format!("the {what} at {} fails its check on drive {drive}", to.pba)));
-            }
-            content = Some(block);
+            };
+            content = Some(plain);
         }
         self.found.mapped.push(places);
         content.ok_or_else(|| wrong(format!("no current leg holds the {what} at {}", to.pba)))
     }
 
+    /// A block in plain text, if it has its check. Of data only the CRC is looked at: who reads it has the key.
+    fn open(&mut self, block: &base::Block, to: &Ref, what: &str) -> Option<base::Block> {
+        let Some(reader) = &mut self.reader else { return (Check::of(block) == to.check).then_some(*block) };
+        match what {
+            "history page" | "row page" => reader.is_home_page(block, to.check).then_some(*block),
+            "data block" | "cut block" => to.check.crc_fits(block).then_some(*block),
+            _ => reader.page(block, to.pba, to.ckpt(), to.check),
+        }
+    }
+
+    /// The history, page by page from the newest on.
+    fn read_history(&mut self) -> Result<(), Violation> {
+        let (mut next, mut pages) = (self.superblock.history, Vec::new());
+        while !next.is_absent() {
+            let page = self.reach(&next, "history page")?;
+            // Who looks for lost space needs only the newest: older ones are the same for ever.
+            if self.reader.is_none() {
+                return Ok(());
+            }
+            let (lines, previous) =
+                history_lines(&page).ok_or_else(|| wrong("a history page has no lines"))?;
+            pages.push(lines);
+            next = previous;
+        }
+        let lines: Vec<_> = pages.into_iter().rev().flatten().chain(self.superblock.line).collect();
+        let in_order = self.reader.as_mut().is_none_or(|reader| reader.follow(&lines));
+        if in_order { Ok(()) } else { Err(wrong("the history is out of order")) }
+    }
+
     fn read_rows(&mut self) -> Result<(), Violation> {
         let superblock = self.superblock.clone();
-        if !superblock.history.is_absent() {
-            self.reach(&superblock.history, "history page")?;
-        }
+        self.read_history()?;
         if superblock.row_pages.is_absent() {
             return if superblock.rows == 1 {
                 Ok(())

@@ -284,6 +284,11 @@ impl Shape {
         self.first_of_new_legs() + usize::from(self.most_legs.saturating_sub(self.legs) * self.columns)
     }
 
+    /// Whether the group is encrypted: every third is. Not drawn, so that the shapes of all other seeds stay as they are.
+    pub fn encrypted(&self) -> bool {
+        self.seed % 3 == 1
+    }
+
     /// Drives behind this one are of legs that the group does not have at first.
     fn first_of_new_legs(&self) -> usize {
         self.all_drives() + if self.twins { self.drives() } else { 0 }

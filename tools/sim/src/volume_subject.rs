@@ -5,6 +5,7 @@
 use crate::checks::Violation;
 use crate::checks::c5::AtRest;
 use crate::offline::{self, Offline};
+use crate::secret::Watch;
 use crate::shape::Shape;
 use crate::subject::{Scrubbed, Subject};
 use base::{Blocks, CkptNo, DriveIx, Extent, ExtentNo, RowNo, Sectors, Seq, Uuid};
@@ -27,6 +28,8 @@ pub struct VolumeGroup {
     extent_blocks: u32,
     volume: NewVolume,
     forced: bool,
+    /// Of an encrypted group.
+    watch: Option<Watch>,
 }
 
 impl Open for VolumeGroup {
@@ -50,7 +53,10 @@ impl Open for VolumeGroup {
             activation: Activation { generation: opening.activation, id: opening.id, salt: opening.salt },
             create: Some(self.volume),
         };
-        Volume::open(self.config, request)
+        match &self.watch {
+            Some(watch) => Volume::open_encrypted(self.config, request, watch.keys(self.group)),
+            None => Volume::open(self.config, request),
+        }
     }
 
     fn has_rows(engine: &Volume, drive: Uuid) -> bool {
@@ -131,7 +137,12 @@ impl Subject for VolumeGroup {
             drives: drives[..count].iter().map(|drive| drive.uuid).collect(),
             home: home.clone(),
         };
-        let phases = volume::create::plan(&new).expect("shapes of the simulator can be");
+        let watch = shape.encrypted().then(Watch::default);
+        let phases = match &watch {
+            Some(watch) => volume::create::plan_encrypted(&new, watch.keys(new.group)),
+            None => volume::create::plan(&new),
+        };
+        let phases = phases.expect("shapes of the simulator can be");
         for (drive, at, block) in phases.into_iter().flatten() {
             drives[usize::from(drive.get())].poke(at, &block[..]);
         }
@@ -152,7 +163,7 @@ impl Subject for VolumeGroup {
         let sectors = Sectors::new(shape.sectors_for(shape.blocks_at_first()));
         let volume = NewVolume { uuid: Uuid(rng.bytes16()), sectors };
         let config = Self::config(shape, planted, rng);
-        let group = Self { config, group: new.group, home, extent_blocks, volume, forced: false };
+        let group = Self { config, group: new.group, home, extent_blocks, volume, forced: false, watch };
         (group, drives, Control { pool, catalogue: Catalogue::default() })
     }
 
@@ -287,7 +298,8 @@ impl Subject for VolumeGroup {
     }
 
     fn at_rest(&self, drives: &[SimDrive], counts: &[bool], scrubbed: bool) -> Result<AtRest, Violation> {
-        Ok(Offline::walk(drives, &self.home, self.extent_blocks, counts, scrubbed)?.into_places())
+        let keys = self.watch.as_ref().map(|watch| watch.keys(self.group));
+        Ok(Offline::walk(drives, &self.home, self.extent_blocks, (counts, scrubbed), keys)?.into_places())
     }
 
     fn refusal(engine: &Volume) -> String {

@@ -178,6 +178,11 @@ pub(crate) fn is_stored(keys: Option<&mut Keys>, block: &Block, at: Pba, form: F
     }
 }
 
+pub(crate) fn open_page(keys: &mut Keys, block: &mut Block, at: Pba, ckpt: CkptNo, check: Check) -> bool {
+    let Some(cipher) = keys.of_page(ckpt) else { return false };
+    open(cipher, &Nonce::page(ckpt, at), &[], block, check)
+}
+
 fn seal(cipher: &mut dyn Aead, nonce: &Nonce, about: &[u8], block: &mut Block) -> Check {
     let tag = cipher.seal(nonce, about, block);
     Check::sealed(tag, block)
@@ -207,8 +212,9 @@ impl<M: Memory> Memory for Sealing<'_, M> {
     }
     fn open_page(&mut self, buf: BufId, at: Pba, ckpt: CkptNo, check: Check) -> bool {
         let block = self.memory.block_mut(buf);
-        let Some(keys) = &mut self.keys else { return Check::of(block) == check };
-        let Some(cipher) = keys.of_page(ckpt) else { return false };
-        open(cipher, &Nonce::page(ckpt, at), &[], block, check)
+        match &mut self.keys {
+            Some(keys) => open_page(keys, block, at, ckpt, check),
+            None => Check::of(block) == check,
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Keys of worlds that are encrypted, and who watches over their nonces.
 use base::{Aead, Ciphers, KEY_BYTES, Nonce, Tag};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use volume::keys::GroupKeys;
@@ -11,20 +11,25 @@ pub fn encrypts() -> bool {
     std::env::var_os("PLINTH_ENCRYPTED").is_some()
 }
 
-/// The keys of the group.
-pub fn keys() -> GroupKeys {
-    let data = vec![(1, [0xda; KEY_BYTES].into())];
-    GroupKeys { data, metadata: [0x3e; KEY_BYTES].into(), ciphers: Box::new(Watched) }
+/// The keys of the group of a world.
+pub fn keys(world: u32) -> GroupKeys {
+    let key = |what: u8| {
+        let mut key = [what; KEY_BYTES];
+        key[..4].copy_from_slice(&world.to_le_bytes());
+        key.into()
+    };
+    GroupKeys { data: vec![(1, key(0xda))], metadata: key(0x3e), ciphers: Box::new(Watched) }
 }
 
 thread_local! {
+    static WORLDS: Cell<u32> = const { Cell::new(0) };
     /// What was sealed under each key and nonce.
     static SEALED: RefCell<HashMap<([u8; KEY_BYTES], Nonce), u64>> = RefCell::default();
 }
 
-/// A world begins: its activations are counted from 1 again.
-pub fn begin() {
-    SEALED.with_borrow_mut(HashMap::clear);
+/// The number of a world that begins: each counts its activations from 1, under keys of its own.
+pub fn begin() -> u32 {
+    WORLDS.replace(WORLDS.get() + 1)
 }
 
 /// Every pair of key and nonce seals one text, whatever happens.

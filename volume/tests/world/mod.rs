@@ -33,9 +33,9 @@ fn inside<T>(call: impl FnOnce() -> T) -> T {
 }
 
 /// The engine of a group as it is made in this run.
-fn open(config: Config, request: OpenRequest) -> Volume {
+fn open(config: Config, request: OpenRequest, world: u32) -> Volume {
     if keys::encrypts() {
-        Volume::open_encrypted(config, request, keys::keys())
+        Volume::open_encrypted(config, request, keys::keys(world))
     } else {
         Volume::open(config, request)
     }
@@ -149,6 +149,8 @@ impl Asked {
 
 /// The world.
 pub struct World {
+    /// Worlds that encrypt have keys of their own.
+    number: u32,
     pub shape: Shape,
     pub drives: Vec<Drive>,
     pub engine: Volume,
@@ -233,17 +235,21 @@ impl World {
             drives: (0..shape.drives()).map(uuid).collect(),
             home: row(&shape, 0),
         };
-        let phases =
-            if keys::encrypts() { create::plan_encrypted(&new, keys::keys()) } else { create::plan(&new) };
+        let number = keys::begin();
+        let phases = if keys::encrypts() {
+            create::plan_encrypted(&new, keys::keys(number))
+        } else {
+            create::plan(&new)
+        };
         for phase in phases.expect("a possible shape") {
             for (drive, at, block) in phase {
                 drives[usize::from(drive.get())].write(at.get(), &block[..], false);
             }
         }
-        keys::begin();
-        let engine = inside(|| open(shape.config, request(&shape, 0, 1, true, 0, &[])));
+        let engine = inside(|| open(shape.config, request(&shape, 0, 1, true, 0, &[]), number));
         let slots = usize::from(shape.config.slots);
         Self {
+            number,
             shape,
             drives,
             memory: VecMemory::new(engine.memory_blocks()),
@@ -389,7 +395,8 @@ impl World {
             request.catalogue = None;
         }
         request.activation.id.0[0] ^= self.ids;
-        inside(|| self.engine = open(config, request));
+        let number = self.number;
+        inside(|| self.engine = open(config, request, number));
         self.memory = VecMemory::new(self.engine.memory_blocks());
     }
 
