@@ -26,6 +26,7 @@ fn draw(random: &mut impl FnMut() -> u64) -> Shape {
                 max_rows: 64,
                 ..SMALL
             },
+            encrypted: false,
         };
         let geometry = Geometry::new(shape.legs, shape.columns, shape.stripe, shape.extent, shape.ring);
         if geometry.check() {

@@ -6,11 +6,6 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use volume::keys::GroupKeys;
 use volume::keys::portable::Portable;
 
-/// Whether groups are encrypted: all stories hold for both.
-pub fn encrypts() -> bool {
-    std::env::var_os("PLINTH_ENCRYPTED").is_some()
-}
-
 /// The keys of the group of a world.
 pub fn keys(world: u32) -> GroupKeys {
     let key = |what: u8| {

@@ -32,12 +32,11 @@ fn inside<T>(call: impl FnOnce() -> T) -> T {
     result
 }
 
-/// The engine of a group as it is made in this run.
-fn open(config: Config, request: OpenRequest, world: u32) -> Volume {
-    if keys::encrypts() {
-        Volume::open_encrypted(config, request, keys::keys(world))
-    } else {
-        Volume::open(config, request)
+/// The engine of a group.
+fn open(config: Config, request: OpenRequest, keys: Option<u32>) -> Volume {
+    match keys {
+        Some(number) => Volume::open_encrypted(config, request, keys::keys(number)),
+        None => Volume::open(config, request),
     }
 }
 
@@ -56,6 +55,8 @@ pub struct Shape {
     /// Whether drives have volatile caches.
     pub volatile: bool,
     pub config: Config,
+    /// Whether the group is encrypted.
+    pub encrypted: bool,
 }
 
 /// Small enough that everything happens often.
@@ -80,6 +81,7 @@ impl Shape {
         rows: 30,
         volatile: true,
         config: SMALL,
+        encrypted: false,
     };
 
     fn drives(&self) -> u8 {
@@ -149,8 +151,8 @@ impl Asked {
 
 /// The world.
 pub struct World {
-    /// Worlds that encrypt have keys of their own.
-    number: u32,
+    /// Whose keys the next open has: each world that encrypts has its own.
+    pub keys: Option<u32>,
     pub shape: Shape,
     pub drives: Vec<Drive>,
     pub engine: Volume,
@@ -235,21 +237,20 @@ impl World {
             drives: (0..shape.drives()).map(uuid).collect(),
             home: row(&shape, 0),
         };
-        let number = keys::begin();
-        let phases = if keys::encrypts() {
-            create::plan_encrypted(&new, keys::keys(number))
-        } else {
-            create::plan(&new)
+        let keys = shape.encrypted.then(keys::begin);
+        let phases = match keys {
+            Some(number) => create::plan_encrypted(&new, keys::keys(number)),
+            None => create::plan(&new),
         };
         for phase in phases.expect("a possible shape") {
             for (drive, at, block) in phase {
                 drives[usize::from(drive.get())].write(at.get(), &block[..], false);
             }
         }
-        let engine = inside(|| open(shape.config, request(&shape, 0, 1, true, 0, &[]), number));
+        let engine = inside(|| open(shape.config, request(&shape, 0, 1, true, 0, &[]), keys));
         let slots = usize::from(shape.config.slots);
         Self {
-            number,
+            keys,
             shape,
             drives,
             memory: VecMemory::new(engine.memory_blocks()),
@@ -395,8 +396,8 @@ impl World {
             request.catalogue = None;
         }
         request.activation.id.0[0] ^= self.ids;
-        let number = self.number;
-        inside(|| self.engine = open(config, request, number));
+        let keys = self.keys;
+        inside(|| self.engine = open(config, request, keys));
         self.memory = VecMemory::new(self.engine.memory_blocks());
     }
 

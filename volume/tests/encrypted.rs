@@ -1,0 +1,188 @@
+//! Encrypted groups: the same stories, and drives that lie.
+mod world;
+use base::{BLOCK_BYTES, Engine, Fault, Op, Phase};
+use std::collections::HashSet;
+use volume::Refusal;
+use world::story::{assert_each_leg_is_whole, end_of_move, some_writes};
+use world::{Shape, World};
+
+const ENCRYPTED: Shape = Shape { encrypted: true, ..Shape::MIRROR };
+
+#[test]
+fn what_is_written_is_read_over_checkpoints_and_crashes() {
+    for columns in [1, 2] {
+        let mut world = World::new(Shape { columns, ..ENCRYPTED });
+        for round in 0..30 {
+            some_writes(&mut world, 40);
+            match round % 3 {
+                0 => world.kill_and_reopen(),
+                1 => {
+                    world.cut_power();
+                    world.reopen();
+                }
+                _ => {
+                    world.close();
+                    world.reopen();
+                }
+            }
+            world.check_all();
+        }
+        assert_each_leg_is_whole(&mut world);
+    }
+}
+
+#[test]
+fn a_drive_that_comes_back_gets_what_it_lacks_as_it_is_stored() {
+    let mut world = World::new(ENCRYPTED);
+    some_writes(&mut world, 100);
+    world.engine.take_out(world::uuid(1)).expect("the other one is there");
+    world.settle();
+    some_writes(&mut world, 200);
+    world.back(1);
+    world.settle();
+    some_writes(&mut world, 20);
+    world.settle();
+    assert_each_leg_is_whole(&mut world);
+}
+
+#[test]
+fn a_drive_is_left_for_another() {
+    let mut world = World::new(ENCRYPTED);
+    some_writes(&mut world, 200);
+    let new = world.add_drive();
+    world.leave(0, &[new]);
+    assert_eq!(end_of_move(&mut world), volume::MoveOutcome::Done);
+    world.check_all();
+}
+
+fn refusal(world: &mut World, keys: Option<u32>) -> Option<Refusal> {
+    world.kill();
+    world.keys = keys;
+    world.open_with(world.shape.config);
+    (world.engine.phase() == Phase::Refused).then(|| world.engine.refusal().expect("says why").clone())
+}
+
+#[test]
+fn a_group_opens_with_its_own_keys_only() {
+    let mut world = World::new(ENCRYPTED);
+    some_writes(&mut world, 50);
+    world.close();
+    let own = world.keys;
+    assert_eq!(refusal(&mut world, None), Some(Refusal::Encrypted));
+    assert_eq!(refusal(&mut world, Some(own.expect("encrypted") + 77)), Some(Refusal::WrongKey));
+    assert_eq!(refusal(&mut world, own), None);
+    world.check_all();
+    let mut plain = World::new(Shape::MIRROR);
+    some_writes(&mut plain, 50);
+    plain.close();
+    assert_eq!(refusal(&mut plain, own), Some(Refusal::NotEncrypted));
+}
+
+/// Where the blocks of a write lie on each drive, side by side.
+fn data_blocks(world: &mut World, sector: u64, blocks: u64) -> u64 {
+    world.flush().expect("flushed");
+    world.settle();
+    world.log = Some(Vec::new());
+    let write = world.begin(Op::Write, sector, 8 * blocks, false);
+    world.wait(write).expect("written");
+    let data = |io: &world::DriveIo| {
+        io.drive == 0 && io.op == base::DriveOp::Write && io.blocks == blocks && !in_ring(io.at)
+    };
+    let log = world.take_log();
+    let mut found = log.iter().filter(|io| data(io));
+    let at = found.next().expect("data was written").at;
+    assert!(found.next().is_none(), "{log:?}");
+    at
+}
+
+/// The ring of `Shape::MIRROR`.
+fn in_ring(at: u64) -> bool {
+    (264..328).contains(&at)
+}
+
+/// Both drives give the block that was there before: it is valid, of the same place, and older.
+#[test]
+fn a_block_that_is_replayed_is_an_error() {
+    let mut world = World::new(ENCRYPTED);
+    let first = data_blocks(&mut world, 80, 1);
+    let mut old = [0; BLOCK_BYTES];
+    world.drives[0].read(first, &mut old);
+    let second = data_blocks(&mut world, 80, 1);
+    assert_ne!(first, second, "copied on write");
+    world.flush().expect("flushed");
+    for drive in 0..2 {
+        world.drives[drive].write(second, &old, false);
+    }
+    assert_eq!(world.ask(Op::Read, 80, 8), Err(Fault::Io));
+}
+
+#[test]
+fn blocks_that_are_swapped_are_errors_and_one_leg_is_enough() {
+    for legs in [1, 2] {
+        let mut world = World::new(ENCRYPTED);
+        let here = data_blocks(&mut world, 80, 2);
+        let there = here + 1;
+        world.flush().expect("flushed");
+        for drive in 0..legs {
+            let (mut one, mut other) = ([0; BLOCK_BYTES], [0; BLOCK_BYTES]);
+            world.drives[drive].read(here, &mut one);
+            world.drives[drive].read(there, &mut other);
+            world.drives[drive].write(here, &other, false);
+            world.drives[drive].write(there, &one, false);
+        }
+        for sector in [80, 88] {
+            let expected = if legs == 2 { Err(Fault::Io) } else { Ok(()) };
+            assert_eq!(world.ask(Op::Read, sector, 8), expected, "{legs} legs");
+        }
+    }
+}
+
+/// A drive as a whole shows what it was a while ago, with right checks everywhere.
+#[test]
+fn a_drive_that_is_set_back_is_found_out() {
+    let mut world = World::new(ENCRYPTED);
+    some_writes(&mut world, 100);
+    world.flush().expect("flushed");
+    world.close();
+    let old = world.drives[1].clone();
+    world.reopen();
+    some_writes(&mut world, 100);
+    world.flush().expect("flushed");
+    world.close();
+    world.drives[1] = old;
+    world.reopen();
+    world.check_all();
+}
+
+/// Equal blocks are stored as different ones, and nothing that was written is found anywhere.
+#[test]
+fn the_drives_show_nothing() {
+    let mut world = World::new(ENCRYPTED);
+    for sector in (0..2048).step_by(512) {
+        world.write(sector, 512).expect("written");
+    }
+    world.flush().expect("flushed");
+    world.close();
+    let mut plain = World::new(Shape::MIRROR);
+    for sector in (0..2048).step_by(512) {
+        plain.write(sector, 512).expect("written");
+    }
+    plain.flush().expect("flushed");
+    plain.close();
+    let blocks = |world: &World| -> Vec<[u8; BLOCK_BYTES]> {
+        let read = |at| {
+            let mut block = [0; BLOCK_BYTES];
+            world.drives[0].read(at, &mut block);
+            block
+        };
+        world.drives[0].written().map(read).filter(|block| block.iter().any(|byte| *byte != 0)).collect()
+    };
+    let known: HashSet<Vec<u8>> =
+        blocks(&plain).iter().flat_map(|block| block.chunks(64).map(<[u8]>::to_vec)).collect();
+    let blank = |piece: &[u8]| piece.iter().all(|byte| *byte == 0);
+    let stored = blocks(&world);
+    let data = stored.len();
+    let shown = stored.iter().flat_map(|block| block.chunks(64)).filter(|p| !blank(p) && known.contains(*p));
+    // Superblocks, headers and row pages are no secrets, and may be alike.
+    assert!(data > 256 && shown.count() < 64, "of {data} blocks");
+}
