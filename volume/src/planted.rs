@@ -145,6 +145,12 @@ planted! {
     SlowKept = "slow-kept",
     /// A resync begins while what was given up on the drive may still land there.
     LateLands = "late-lands",
+    /// An activation has the keys of the one before, and counts from where that one was found.
+    SaltReused = "salt-reused",
+    /// A checkpoint has the number of an attempt that was given up.
+    CkptReused = "ckpt-reused",
+    /// A commit is formed twice.
+    CommitReformed = "commit-reformed",
 }
 
 impl Config {

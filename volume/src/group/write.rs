@@ -483,7 +483,12 @@ impl Group {
         line: &rlog::Line,
         area: BufId,
     ) -> rlog::Sealed {
-        let cipher = turn.memory.keys().map(|keys| keys.of_commits(line).expect("its own key"));
+        let mut cipher = turn.memory.keys().map(|keys| keys.of_commits(line).expect("its own key"));
+        if self.config.bug(Planted::CommitReformed)
+            && let Some(cipher) = &mut cipher
+        {
+            cipher.seal(&base::Nonce::commit(fields.no), b"as it was before", &mut [0; 64]);
+        }
         let sealed = self.log.builder.seal(fields, cipher);
         self.log.builder.put(turn.memory, area);
         sealed

@@ -118,6 +118,12 @@ impl Recovery {
             id: self.request.activation.id,
             salt: self.request.activation.salt,
         };
+        let activation = match self.superblock().line {
+            Some(line) if self.config.bug(Planted::SaltReused) => {
+                Activation { id: line.id, salt: line.salt, ..activation }
+            }
+            _ => activation,
+        };
         let version = activation.first_version(self.highest_version);
         let durable = self.durable_after();
         let first_ckpt = if self.keys.is_some() { self.first_attempt() } else { CkptNo::ZERO };
