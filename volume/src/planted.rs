@@ -145,6 +145,8 @@ planted! {
     SlowKept = "slow-kept",
     /// A resync begins while what was given up on the drive may still land there.
     LateLands = "late-lands",
+    /// A commit that failed is voided by one behind another that is still under way.
+    VoidUnsettled = "void-unsettled",
 }
 
 impl Config {
