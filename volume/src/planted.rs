@@ -151,6 +151,8 @@ planted! {
     CkptReused = "ckpt-reused",
     /// A commit is formed twice.
     CommitReformed = "commit-reformed",
+    /// A commit that failed is voided by one behind another that is still under way.
+    VoidUnsettled = "void-unsettled",
 }
 
 impl Config {

@@ -597,3 +597,48 @@ fn commits_that_fail_one_by_one_behind_a_slow_one_are_voided() {
     world.kill_and_reopen();
     world.check_all();
 }
+
+/// The first of three commits failed, the second is whole, the third is still on its way. Were the first one voided now,
+/// by a fourth, the second would be acknowledged; and lost with the third, for nobody would reach the fourth.
+#[test]
+fn no_commit_is_voided_behind_one_that_is_under_way() {
+    let mut world = World::new(Shape { legs: 1, ..Shape::MIRROR });
+    (0..4).for_each(|i| world.write(i * 8, 8).expect("written"));
+    world.flush().expect("flushed");
+    world.settle();
+    let held = Rc::new(RefCell::new(Vec::new()));
+    let (open, opens) = switch();
+    open.set(true);
+    let holds = held.clone();
+    world.verdict = Box::new(move |io| {
+        let new = is_ring(io) && opens.get() && !holds.borrow().contains(&io.at);
+        if new {
+            holds.borrow_mut().push(io.at);
+        }
+        match holds.borrow().iter().position(|at| *at == io.at && is_ring(io)) {
+            Some(_) if opens.get() => Verdict::Later,
+            Some(0) => Verdict::Fail,
+            Some(2) => Verdict::Later,
+            _ => Verdict::Do,
+        }
+    });
+    let writes: Vec<_> = (0..3)
+        .map(|i| {
+            let slot = world.begin(Op::Write, i * 8, 8, false);
+            world.settle();
+            slot
+        })
+        .collect();
+    assert_eq!(held.borrow().len(), 3, "a commit each");
+    open.set(false);
+    world.settle();
+    assert!(!world.answered(writes[1]), "acknowledged behind a commit that is not there yet");
+    world.begin(Op::Flush, 0, 0, false);
+    world.settle();
+    world.cut_power();
+    world.verdict = Box::new(|_| Verdict::Do);
+    world.reopen();
+    world.check_all();
+    world.write(0, 32).expect("written");
+    world.check_all();
+}

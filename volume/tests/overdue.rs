@@ -41,6 +41,16 @@ fn some_writes(world: &mut World, count: u64) {
     }
 }
 
+/// The second drive does not answer until it is put out. What it was told stays on its way.
+fn hangs_and_is_put_out(world: &mut World, hanging: &Cell<u32>) {
+    hanging.set(2);
+    for at in 0..16 {
+        world.begin(Op::Write, at * 64, 40, false);
+    }
+    world.wait_all();
+    hanging.set(0);
+}
+
 fn come_back(world: &mut World, drive: u8) {
     world.settle();
     world.back(drive);
@@ -102,12 +112,7 @@ fn the_next_life_of_a_drive_begins_when_nothing_of_the_last_can_land() {
         world.random = seed;
         let hanging = hanging(&mut world);
         some_writes(&mut world, 100);
-        hanging.set(2);
-        for at in 0..16 {
-            world.begin(Op::Write, at * 64, 40, false);
-        }
-        world.wait_all();
-        hanging.set(0);
+        hangs_and_is_put_out(&mut world, &hanging);
         some_writes(&mut world, 200);
         world.settle();
         world.back(1);
@@ -399,12 +404,7 @@ fn a_leg_that_waits_behind_a_drive_that_hangs_keeps_no_row_waiting() {
         let mut world = World::new(Shape { columns, ..Shape::MIRROR });
         let hanging = hanging(&mut world);
         some_writes(&mut world, 20);
-        hanging.set(2);
-        for at in 0..16 {
-            world.begin(Op::Write, at * 64, 40, false);
-        }
-        world.wait_all();
-        hanging.set(0);
+        hangs_and_is_put_out(&mut world, &hanging);
         world.settle();
         let rows = world.engine.stats().expect("served").rows;
         let drives = (2 * columns)..(3 * columns);

@@ -358,8 +358,9 @@ impl Agent {
 
     /// Whether a drive that a group misses is to be handed back now.
     fn may_return(&self, volume: &str, drive: &DriveRecord, failed: bool) -> Result<bool> {
-        let there = self.is_there(drive) && self.open_drive(drive).is_ok();
-        self.healing.note_usable(&drive.id, there);
+        let seen = self.is_there(drive);
+        let there = seen && self.open_drive(drive).is_ok();
+        self.healing.note_usable(&drive.id, there || !seen);
         if failed {
             // A copy beside it does not mean that it was gone.
             if !there && self.healing.doubled(&drive.id).is_none() {

@@ -3,13 +3,15 @@
 //! The kernel waits for a drive without a bound, and nothing ends such a wait: not the drive's removal from its group,
 //! and no signal. So each open drive has a thread that waits in its caller's place, and the caller gives up after
 //! `PATIENCE`. What a caller gave up may still happen, much later. Until it has, every operation on that drive fails
-//! at once, whoever asks: so nothing late can land behind anything that was told to the drive after it.
+//! at once, whoever asks: so nothing late can land behind anything that the drive was told after it was given up.
 use super::Identity;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// The longest that a caller waits: the bound within which a volume puts out a drive that does not answer.
@@ -22,7 +24,7 @@ type Ticket = (Identity, u64);
 
 /// Operations that no one waits for any more, and that have not ended.
 static ABANDONED: LazyLock<Mutex<BTreeMap<Ticket, Instant>>> = LazyLock::new(Mutex::default);
-static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+static NEXT: AtomicU64 = AtomicU64::new(0);
 
 fn abandoned() -> MutexGuard<'static, BTreeMap<Ticket, Instant>> {
     ABANDONED.lock().unwrap_or_else(PoisonError::into_inner)
@@ -46,7 +48,23 @@ enum Stage {
 /// The thread that has a drive's file.
 pub(super) struct Worker {
     drive: Identity,
-    jobs: Sender<Job>,
+    /// Its end of the queue and the thread itself, until it is dropped.
+    thread: Option<(Sender<Job>, JoinHandle<()>)>,
+    gave_up: AtomicBool,
+}
+
+/// The file is closed when this returns: who unmounts or removes the drive next finds nobody on it. A thread that waits
+/// for a drive that does not answer closes it later.
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if let Some((jobs, thread)) = self.thread.take() {
+            drop(jobs);
+            if !*self.gave_up.get_mut() {
+                // It panics nowhere; if it did, its operation has said so.
+                let _ = thread.join();
+            }
+        }
+    }
 }
 
 impl Worker {
@@ -57,8 +75,8 @@ impl Worker {
     pub(super) fn start(drive: Identity, file: File) -> io::Result<Self> {
         let (jobs, queue) = mpsc::channel::<Job>();
         let builder = std::thread::Builder::new().name("drive".to_owned()).stack_size(STACK_BYTES);
-        builder.spawn(move || queue.into_iter().for_each(|job| job(&file)))?;
-        Ok(Self { drive, jobs })
+        let thread = builder.spawn(move || queue.into_iter().for_each(|job| job(&file)))?;
+        Ok(Self { drive, thread: Some((jobs, thread)), gave_up: AtomicBool::new(false) })
     }
 
     /// Has something done with the file, and waits for it.
@@ -80,8 +98,7 @@ impl Worker {
         if let Some(age) = hung_for(self.drive) {
             return Err(no_answer(age));
         }
-        let (ticket, began) =
-            ((self.drive, NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)), Instant::now());
+        let (ticket, began) = ((self.drive, NEXT.fetch_add(1, Ordering::Relaxed)), Instant::now());
         let stage = std::sync::Arc::new(Mutex::new(Stage::UnderWay));
         let (done, answer) = mpsc::sync_channel(1);
         let theirs = stage.clone();
@@ -96,7 +113,8 @@ impl Worker {
             let _ = done.send(outcome);
         };
         let gone = || io::Error::other("the thread that has its file has ended");
-        self.jobs.send(Box::new(job)).map_err(|_| gone())?;
+        let (jobs, _) = self.thread.as_ref().expect("it is there until it is dropped");
+        jobs.send(Box::new(job)).map_err(|_| gone())?;
         match answer.recv_timeout(patience) {
             Ok(outcome) => outcome,
             Err(RecvTimeoutError::Disconnected) => Err(gone()),
@@ -106,6 +124,7 @@ impl Worker {
                     return answer.try_recv().map_err(|_| gone())?;
                 }
                 *stage = Stage::GivenUp;
+                self.gave_up.store(true, Ordering::Relaxed);
                 abandoned().insert(ticket, began);
                 Err(no_answer(began.elapsed()))
             }
@@ -142,6 +161,18 @@ mod tests {
             std::thread::yield_now();
         }
         assert_eq!(second.run(|_| Ok(7)).expect("it has answered"), 7);
+    }
+
+    #[test]
+    fn the_file_is_closed_with_its_worker() {
+        let (here, there) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        let file = File::from(std::os::fd::OwnedFd::from(there));
+        let worker = Worker::start(Identity::File(u64::MAX, 4), file).expect("starts");
+        worker.run(|_| Ok(())).expect("it answers");
+        drop(worker);
+        here.set_nonblocking(true).expect("sets");
+        let end = io::Read::read(&mut &here, &mut [0; 1]).expect("the other end is closed");
+        assert_eq!(end, 0);
     }
 
     #[test]

@@ -20,10 +20,13 @@ const RESETS_SHARE: u64 = 20;
 const LEGS_SHARE: u64 = 6;
 /// Of the rest one in so many loses all copies that have everything.
 const DISASTER_SHARE: u64 = 10;
+/// Of the rest one in so many seeks writes that fail on the last copy.
+const FAILING_SHARE: u64 = 12;
 
 /// Where these draw from. Of the numbers that could stand here they leave what it was every seed that had been recorded.
 const LEGS: u64 = 0x4c45_4753_0015;
 const FORCED: u64 = 0x464f_5243_0003;
+const FAILING: u64 = 0x4641_494c_12df;
 
 /// What a seed seeks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,6 +57,8 @@ pub enum Focus {
     Forced,
     /// Drives that are reset with something in their caches.
     Resets,
+    /// Writes that fail on the last copy while others are under way, and power losses right behind them.
+    Failing,
 }
 
 impl Focus {
@@ -72,6 +77,7 @@ impl Focus {
             _ if Rng::new(seed ^ LEGS).below(LEGS_SHARE) == 0 => Self::Legs,
             _ if Rng::new(seed ^ FORCED).below(DISASTER_SHARE) == 0 => Self::Forced,
             _ if Rng::new(seed ^ 0x5245_5345_5453).below(RESETS_SHARE) == 0 => Self::Resets,
+            _ if Rng::new(seed ^ FAILING).below(FAILING_SHARE) == 0 => Self::Failing,
             _ => Self::General,
         }
     }
@@ -144,6 +150,7 @@ impl Focus {
                 shape.shifts = rng.chance(1, 2);
             }
             Self::Legs => return bend_to_legs(shape, rng),
+            Self::Failing => bend_to_failures(shape, rng),
             Self::Forced => bend_to_disasters(shape, rng),
             Self::Resets => {
                 Self::Healing.bend(shape, rng);
@@ -198,6 +205,18 @@ fn bend_to_disasters(shape: &mut Shape, rng: &mut Rng) {
     shape.requests = shape.requests.max(300);
 }
 
+fn bend_to_failures(shape: &mut Shape, rng: &mut Rng) {
+    (shape.legs, shape.weather, shape.seesaw) = (*rng.pick(&[1, 1, 1, 2]), Weather::Hiccups, false);
+    (shape.fails, shape.only) = (true, &[FaultKind::WriteError]);
+    (shape.fault_every, shape.crash_every) = (*rng.pick(&[15, 40]), *rng.pick(&[100, 300]));
+    // Many commits in flight at once, each soon promised.
+    (shape.depth, shape.eager, shape.longest) = (*rng.pick(&[8, 16, 32]), true, *rng.pick(&[1, 1, 4]));
+    (shape.mix, shape.fua) = (*rng.pick(&[[5, 75, 20, 0, 0], [5, 60, 15, 10, 10]]), *rng.pick(&[0, 30]));
+    (shape.process, shape.verify_first) = (*rng.pick(&[0, 0, 30]), true);
+    (shape.extent_blocks, shape.volume_blocks) = (256, shape.volume_blocks.min(128));
+    shape.requests = shape.requests.max(400);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -213,6 +232,6 @@ mod tests {
     #[test]
     fn most_seeds_have_no_focus() {
         let general = (0..1000).filter(|seed| Focus::of(*seed) == Focus::General).count();
-        assert!((300..420).contains(&general), "{general}");
+        assert!((280..400).contains(&general), "{general}");
     }
 }

@@ -15,7 +15,7 @@ use base::{
     BLOCK_BYTES, Duration, Engine, Fault, Instant, Memory, Op, Phase, Request, SECTOR_BYTES,
     SECTORS_PER_BLOCK, Sector, Sectors, Seq, SlotId,
 };
-use simkit::{CrashMode, FaultCounts, Rng, Stepped, World};
+use simkit::{Armed, CrashMode, FaultCounts, FaultKind, Rng, Stepped, World};
 
 /// After so many crashes a run goes on in peace: where each recovery is cut short it would never end.
 const MOST_CRASHES: u64 = 60;
@@ -124,6 +124,12 @@ pub struct Run<S: Subject> {
     marks: u64,
     /// Turns until a crash that follows such a mark.
     ends_left: Option<u64>,
+    /// Writes that had failed when that was looked at last.
+    failed: u64,
+    /// Turns until an operation that follows a write that failed takes long.
+    slow_left: Option<u64>,
+    /// Turns until a crash that follows a write that failed.
+    failure_left: Option<u64>,
     /// Blocks of the volume that the guest uses.
     pub(crate) size: u64,
     /// Since the last open nobody has asked for that size.
@@ -197,6 +203,9 @@ impl<S: Subject> Run<S> {
             joining_left: None,
             marks: 0,
             ends_left: None,
+            failed: 0,
+            slow_left: None,
+            failure_left: None,
             was: Phase::Recovering,
             ended: 0,
             crashes: 0,
@@ -237,7 +246,13 @@ impl<S: Subject> Run<S> {
             // Not before the superblocks are being read: a leg without them counts no more.
             let hears = self.world.phase() == Phase::Recovering && self.world.steps > self.opened;
             let often = if hears { self.shape.recovery_faults } else { 0 };
-            if [often, self.shape.fault_every].iter().any(|every| *every != 0 && self.rng.chance(1, *every)) {
+            // Where writes fail and power goes, nothing fails in recovery: the group must open each time.
+            let spared = self.shape.fails && self.world.phase() != Phase::Serving;
+            if !spared
+                && [often, self.shape.fault_every]
+                    .iter()
+                    .any(|every| *every != 0 && self.rng.chance(1, *every))
+            {
                 self.strike();
                 self.confirm_again();
             }
@@ -247,6 +262,7 @@ impl<S: Subject> Run<S> {
                 || self.joining_is_cut()
                 || self.repair_is_cut()
                 || self.end_is_cut()
+                || self.failure_is_cut()
             {
                 self.crash()?;
             }
@@ -321,6 +337,24 @@ impl<S: Subject> Run<S> {
         is_due(&mut self.ends_left)
     }
 
+    /// Where writes fail, one that is issued soon after likes to take long, and power to go away meanwhile.
+    fn failure_is_cut(&mut self) -> bool {
+        if !self.shape.fails {
+            return false;
+        }
+        let failed = self.world.drives.iter().map(|drive| drive.counts.of(FaultKind::WriteError)).sum();
+        if failed > std::mem::replace(&mut self.failed, failed) {
+            self.slow_left = self.verbs.chance(2, 3).then(|| self.verbs.below(10));
+            let most = *self.verbs.pick(&[40, 150]);
+            self.failure_left = self.verbs.chance(1, 2).then(|| self.verbs.below(most));
+        }
+        if is_due(&mut self.slow_left) {
+            self.slow_left = None;
+            self.world.drives.iter_mut().for_each(|drive| drive.arm(Armed::once(FaultKind::Slow)));
+        }
+        is_due(&mut self.failure_left)
+    }
+
     fn recovery_is_cut(&mut self) -> bool {
         is_due(&mut self.recovery_left)
     }
@@ -393,8 +427,8 @@ impl<S: Subject> Run<S> {
             }
         }
         if matches!(phase, Phase::Refused | Phase::ReadOnly) {
-            let harmless =
-                self.shape.weather == Weather::Hiccups && (self.calm || self.shape.fault_every == 0);
+            let harmless = self.shape.weather == Weather::Hiccups
+                && (self.calm || self.shape.fails || self.shape.fault_every == 0);
             let away = (self.shape.ends || self.shape.disasters) && self.are_some_away();
             let allowed = (self.errors_allowed || away) && !(harmless && phase == Phase::Refused);
             c9::refused(phase, allowed).map_err(|v| self.explain(v))?;
@@ -596,6 +630,7 @@ impl<S: Subject> Run<S> {
         self.repaired = 0;
         self.opened = self.world.steps;
         (self.recovery_left, self.joining_left, self.ends_left) = (None, None, None);
+        (self.slow_left, self.failure_left) = (None, None);
         self.was = self.world.phase();
         self.progress = Progress::new(self.world.steps, self.world.now());
         self.regrow = self.shape.first_blocks != 0;

@@ -117,6 +117,8 @@ pub struct Shape {
     pub first_blocks: u64,
     /// The copies that have everything are lost while another one lacks something, and the group is opened by force.
     pub disasters: bool,
+    /// When a write fails one that follows likes to take long, and power to go away meanwhile.
+    pub fails: bool,
 }
 
 impl Shape {
@@ -191,6 +193,7 @@ impl Shape {
             closes: 0,
             first_blocks: 0,
             disasters: false,
+            fails: false,
         };
         if tight {
             // A cramped group uses every free block again soon.

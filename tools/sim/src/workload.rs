@@ -327,6 +327,9 @@ impl<S: Subject> Run<S> {
         if self.shape.disasters {
             return self.disaster_after_crash();
         }
+        if self.shape.fails {
+            return self.heal_all();
+        }
         if self.shape.ends {
             return match self.shape.most_legs {
                 0 => self.some_come_back(),

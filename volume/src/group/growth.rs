@@ -110,6 +110,7 @@ impl Growth {
     /// The catalogue has handed out extents.
     pub fn granted(&mut self, grant: RowGrant) {
         if self.stage == Stage::Asked {
+            self.aside.clear();
             self.stage = Stage::Granted(grant);
         }
     }

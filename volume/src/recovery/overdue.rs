@@ -71,7 +71,8 @@ impl Recovery {
     }
 
     /// What some drives have cannot be read from them, and the group is refused as it stands. Where each of them has a
-    /// current mate that answers, the recovery begins again without them: whether it does. As drives that are absent
+    /// current mate that answers, or a current drive lacks the version that only they have, the recovery begins again without
+    /// them: whether it does. As drives that are absent
     /// from the start they are stale before anything is served, and if one of them is the only one that is current, the
     /// group does not open.
     ///
@@ -83,6 +84,8 @@ impl Recovery {
     /// Crash story, of pages: a version that named a new row was on one drive of a mirror only when the power failed. A
     /// recovery without that drive took the place of the version's row page for its history page, and was cut short. The
     /// drive came back, its version was the newest, its row page could not be read on it, and nowhere else was it any more.
+    /// The same happened to a version that named the rows behind a move, on the drive that was to take over: it was the only
+    /// one of its place by that version, and none by the version before.
     pub(super) fn forsakes_unreadable(&mut self, refusal: &Refusal) -> bool {
         let mut out = DriveSet::EMPTY;
         match *refusal {
@@ -94,12 +97,8 @@ impl Recovery {
                     .filter(|drive| self.opens_without(*drive, silent))
                     .for_each(|drive| out.insert(drive));
             }
-            NO_PAGE => {
-                let newest = self.with_the_newest_superblock();
-                if newest.iter().all(|drive| self.opens_without(drive, newest)) {
-                    out = newest;
-                }
-            }
+            // Whether the others can do without them is for the version to say that they have.
+            NO_PAGE => out = self.with_the_newest_superblock(),
             _ => {}
         }
         self.forsaken.drives = self.forsaken.drives.union(out);
