@@ -147,7 +147,7 @@ planted! {
     LateLands = "late-lands",
     /// An activation has the keys of the one before, and counts from where that one was found.
     SaltReused = "salt-reused",
-    /// A checkpoint has the number of an attempt that was given up.
+    /// A checkpoint has the number of the one before.
     CkptReused = "ckpt-reused",
     /// A commit is formed twice.
     CommitReformed = "commit-reformed",

@@ -247,10 +247,10 @@ impl Group {
         self.cuts = self.directory.cuts.clone();
         self.new_volume = self.volume;
         self.planted_freed = 0;
-        let first = self.superblock.line.map_or(CkptNo::ZERO, |line| line.first_ckpt);
-        let reused = self.config.bug(Planted::CkptReused);
-        let before = if reused { self.superblock.ckpt.max(first) } else { self.checkpoint.number };
-        self.checkpoint.number = before.next();
+        let reused = self.config.bug(Planted::CkptReused) && self.checkpoint.durable != CkptNo::ZERO;
+        if !reused {
+            self.checkpoint.number = self.checkpoint.number.next();
+        }
         let ahead = self.checkpoint.number.get() - self.superblock.ckpt.get();
         assert!(ahead <= 2 * MAX_ATTEMPTS, "checkpoint numbers run ahead");
         self.checkpoint.seq = self.completed;

@@ -164,37 +164,31 @@ impl Recovery {
     /// The commits are there: their records, and the data to be read.
     pub(super) fn judge_commits(&mut self) -> Result<(), Refusal> {
         let chain = self.chain.as_ref().expect("a chain");
-        let scan = self.scan.as_ref().expect("a scan");
-        let mut replayed = Vec::with_capacity(chain.accepted.len());
-        for (copies, index) in self.verified.commits.iter().zip(&chain.accepted) {
-            let check = scan.candidates()[*index].check;
-            let is_it = |bytes: &[u8]| Commit::parse(bytes).is_ok_and(|view| view.check() == check);
-            let Some(id) = copies.iter().find(|id| is_it(&self.script.results[**id].bytes)) else {
+        let (accepted, durable) = (chain.accepted.clone(), chain.durable);
+        let mut replayed = Vec::with_capacity(accepted.len());
+        for (at, index) in accepted.iter().enumerate() {
+            let candidate = &self.scan.as_ref().expect("a scan").candidates()[*index];
+            let is_it = |bytes: &[u8]| Commit::parse(bytes).is_ok_and(|view| view.check() == candidate.check);
+            let copies = &self.verified.commits[at];
+            let whole: Vec<usize> =
+                copies.iter().copied().filter(|id| is_it(&self.script.results[*id].bytes)).collect();
+            if whole.is_empty() {
                 // Above D it may be on a single leg of several, whose drive is losing its mind: then it never completed.
                 // A commit that every leg had a moment ago may have been flushed and acknowledged, though no later
                 // one says so; so may one of which a drive says nothing.
-                let lost = &scan.candidates()[*index];
                 if copies.iter().any(|id| self.script.results[*id].silent) {
                     return Err(SILENT);
                 }
-                let everywhere = self.ring_legs(lost.column).without(lost.legs).is_empty();
-                if lost.at_or_below(chain.durable) || everywhere {
+                let everywhere = self.ring_legs(candidate.column).without(candidate.legs).is_empty();
+                if candidate.at_or_below(durable) || everywhere {
                     return Err(Refusal::Unreadable("a commit that could be read a moment ago"));
                 }
+                self.limit = candidate.fields.no;
                 self.counts.count(replay::Row::NeverCompleted);
-                self.limit = lost.fields.no;
                 return self.follow_chain();
-            };
-            let bytes = core::mem::take(&mut self.script.results[*id].bytes);
-            let mut opened = bytes.clone();
-            let mut plain = rlog::Plain;
-            let keys: &mut dyn rlog::Unseal = match self.keys.as_deref_mut() {
-                Some(keys) => keys,
-                None => &mut plain,
-            };
-            // Whoever forged it with a check that is right could do so on one leg only: others are read again.
-            let records = Commit::open(&mut opened, keys).map(|view| records_of(&view));
-            let Ok(records) = records else {
+            }
+            // Its own check is no code: whoever forges one on one leg has not forged it on the others.
+            let Some((bytes, records)) = whole.into_iter().find_map(|id| self.open_commit(id)) else {
                 return Err(Refusal::Unreadable("a commit that could be opened a moment ago"));
             };
             if !records.iter().all(|record| self.possible(record)) {
@@ -207,6 +201,19 @@ impl Recovery {
         self.read_data();
         self.at(Stage::Verify);
         Ok(())
+    }
+
+    /// A commit that was read, and its records; `None` if the keys do not open it.
+    fn open_commit(&mut self, id: usize) -> Option<(Vec<u8>, Vec<Record>)> {
+        let bytes = core::mem::take(&mut self.script.results[id].bytes);
+        let mut opened = bytes.clone();
+        let mut plain = rlog::Plain;
+        let keys: &mut dyn rlog::Unseal = match self.keys.as_deref_mut() {
+            Some(keys) => keys,
+            None => &mut plain,
+        };
+        let records = Commit::open(&mut opened, keys).map(|view| records_of(&view)).ok()?;
+        Some((bytes, records))
     }
 
     /// Whether a record can be one of this group: its rows have the blocks. A row is in use only once a superblock
