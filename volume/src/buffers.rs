@@ -38,7 +38,8 @@ impl Buffers {
             "a cache of {} pages is too small",
             config.cache_pages
         );
-        let mut next = u32::from(config.slots) * SLOT_BLOCKS;
+        // Those of the guest, and the one of `group/rekey.rs`.
+        let mut next = (u32::from(config.slots) + 1) * SLOT_BLOCKS;
         let mut take = |blocks: u32| {
             let first = BufId::new(next);
             next += blocks;

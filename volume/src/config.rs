@@ -218,6 +218,8 @@ pub struct Stats {
     pub last_resync: Option<crate::group::sweep::ResyncStats>,
     /// The scrub that is under way, or the last one since the group was opened.
     pub scrub: crate::group::scrub::ScrubStats,
+    /// The walk to the newest data key that is under way, or the last one since the group was opened.
+    pub rekey: crate::group::rekey::RekeyStats,
     /// The move off a drive that is under way, or the last one since the group was opened.
     pub moving: Option<crate::group::moving::MoveStats>,
     /// The extents of row `row`, ordered by leg, then column.

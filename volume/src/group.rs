@@ -38,6 +38,7 @@ pub(crate) mod overdue;
 pub(crate) mod pace;
 pub(crate) mod pages;
 pub(crate) mod read;
+pub(crate) mod rekey;
 pub(crate) mod repair;
 pub(crate) mod resize;
 pub(crate) mod resync;
@@ -150,6 +151,7 @@ pub(crate) struct Group {
     pub growth: growth::Growth,
     pub repairs: repair::Repairs,
     pub sweep: sweep::Sweep,
+    pub rekey: rekey::Rekey,
     pub moving: moving::Moving,
     pub overdue: overdue::Overdue,
     /// The activations before this one, as far as they are known.
@@ -215,6 +217,7 @@ impl Group {
         self.load_bitmaps(turn);
         self.advance_repairs(turn);
         self.advance_sweep(turn);
+        self.advance_rekey(turn);
         self.advance_writer(turn);
         self.start_flush(turn);
         self.advance_close();
@@ -237,7 +240,10 @@ impl Group {
         let flush = since.map(|since| since + AUTO_FLUSH_AFTER);
         // Requests that a closing group still serves may need the row.
         let growth = self.growth.deadline().filter(|_| !self.closing || !self.served());
-        [flush, growth, self.sweep.rests_until(), overdue].into_iter().flatten().min()
+        [flush, growth, self.sweep.rests_until(), self.rekey.rests_until(), overdue]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Begins what waits: in order of arrival, behind overlapping changes.
@@ -261,6 +267,7 @@ impl Group {
                 }
                 Op::Read => self.hold(id, State::Resolving),
                 Op::Write | Op::Discard | Op::WriteZeroes if self.waits_for_another(id) => continue,
+                _ if slot.rewrites => self.hold(id, State::Resolving),
                 _ if slot.edges() != [false, false] => self.hold(id, State::Edges),
                 _ => State::Ready,
             };
@@ -325,6 +332,9 @@ impl Group {
         let slot = self.slots.get_mut(id);
         assert!(!slot.finished && slot.outstanding == 0, "slot {id:?} finished with I/O in flight");
         slot.finished = true;
+        if slot.rewrites {
+            return self.rewrite_ended(turn.now, id, result);
+        }
         turn.out.push(Action::Complete { slot: id, result });
     }
 
@@ -445,6 +455,7 @@ impl Group {
             resync: self.sweep.resync_stats(),
             last_resync: self.sweep.last,
             scrub: self.scrub_stats(),
+            rekey: self.rekey.stats(),
             moving: self.move_stats(),
             home: self.superblock.home.clone(),
         }

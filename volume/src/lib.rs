@@ -38,6 +38,7 @@ pub use geometry::{Geometry, Piece, Place};
 pub use group::Halt;
 pub use group::moving::{MoveOutcome, MoveRefusal, MoveStats};
 pub use group::overdue::SLOW_BOUND;
+pub use group::rekey::RekeyStats;
 pub use group::scrub::{Finding, Outcome, ScrubStats, What};
 pub use group::sweep::ResyncStats;
 pub use header::Header;

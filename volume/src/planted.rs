@@ -147,6 +147,8 @@ planted! {
     LateLands = "late-lands",
     /// An activation has the keys of the one before, and counts from where that one was found.
     SaltReused = "salt-reused",
+    /// Older keys are given up before the checkpoint behind the walk is durable.
+    RekeyTooEarly = "rekey-too-early",
     /// A checkpoint has the number of the one before.
     CkptReused = "ckpt-reused",
     /// A commit is formed twice.

@@ -60,6 +60,10 @@ pub(crate) struct Slot {
     pub hold: Option<u64>,
     /// When the completion was handed over; the slot is free in the next poll.
     pub finished: bool,
+    /// Not of the guest: what the blocks hold is written again (`group/rekey.rs`).
+    pub rewrites: bool,
+    /// Such a one has read, and writes.
+    pub writes: bool,
     /// Next slot of the same commit.
     pub next: Option<SlotId>,
 }
@@ -106,6 +110,8 @@ impl Slot {
         fault: None,
         hold: None,
         finished: false,
+        rewrites: false,
+        writes: false,
         next: None,
     };
 
@@ -190,8 +196,10 @@ pub(crate) struct Slots {
 }
 
 impl Slots {
-    pub fn new(count: u16) -> Self {
-        assert!((1..=MAX_SLOTS).contains(&usize::from(count)), "{count} slots");
+    /// So many for the guest, and one more (`rewrites`).
+    pub fn new(guests: u16) -> Self {
+        assert!((1..=MAX_SLOTS).contains(&usize::from(guests)), "{guests} slots");
+        let count = guests + 1;
         let blocks = usize::from(count) * SLOT_DATA_BLOCKS as usize;
         Self {
             list: vec![Slot::FREE; usize::from(count)],

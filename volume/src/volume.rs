@@ -171,6 +171,29 @@ impl Volume {
         }
     }
 
+    /// Starts to write again what lies under an older data key than this activation's, unless that is under way. False if
+    /// the group takes no writes at present. How it stands is in `stats`; when it has finished, the older keys can go.
+    pub fn start_rekey(&mut self) -> bool {
+        match &mut self.stage {
+            Stage::Serving(group) => group.start_rekey(),
+            _ => false,
+        }
+    }
+
+    /// Ends that where it is.
+    pub fn stop_rekey(&mut self) {
+        if let Stage::Serving(group) = &mut self.stage {
+            group.stop_rekey();
+        }
+    }
+
+    /// Bounds its rate: blocks in a second, 0 for no bound.
+    pub fn set_rekey_rate(&mut self, blocks: u64) {
+        if let Stage::Serving(group) = &mut self.stage {
+            group.rekey.rate = blocks;
+        }
+    }
+
     /// Hands over what a scrub found since it was asked last: a scrub rests when too much waits here.
     pub fn take_findings(&mut self, into: &mut alloc::vec::Vec<crate::Finding>) {
         if let Stage::Serving(group) = &mut self.stage {

@@ -52,6 +52,8 @@ enum Stage {
 pub(crate) struct Checkpoint {
     /// One is wanted whether or not ring and delta ask for it.
     pub force: bool,
+    /// One is to begin although it changes nothing.
+    pub needed: bool,
     stage: Stage,
     /// Number of the attempt that runs, or of the last one.
     number: CkptNo,
@@ -68,6 +70,7 @@ impl Checkpoint {
     pub fn new(number: CkptNo) -> Self {
         Self {
             force: false,
+            needed: false,
             stage: Stage::Idle,
             number,
             durable: CkptNo::ZERO,
@@ -232,7 +235,8 @@ impl Group {
         }
         self.checkpoint.force = false;
         let mark = self.log.mark;
-        let gains = !self.active.is_empty()
+        let gains = core::mem::take(&mut self.checkpoint.needed)
+            || !self.active.is_empty()
             || mark.next != self.superblock.next_commit
             || !self.log.abandoned.is_empty()
             || !self.directory.cuts.is_empty()

@@ -40,6 +40,11 @@ impl Pace {
         self.began.is_none().then_some(self.ready_at)
     }
 
+    /// What was begun came to nothing; the next unit may begin at this time.
+    pub fn rest(&mut self, until: Instant) {
+        (self.began, self.ready_at) = (None, until);
+    }
+
     /// A unit of so many blocks is done, of a walk that is bound to so many blocks a second (0: not at all).
     pub fn done(&mut self, now: Instant, blocks: u64, (rate, guest_waits): (u64, bool)) {
         let Some(began) = self.began.take() else { return };

@@ -92,7 +92,11 @@ impl Group {
             }
         }
         self.slots.get_mut(id).cursor = slot.blocks as u32;
-        if !self.room_beside_writes(turn, slot.blocks as usize + 1) {
+        if slot.rewrites {
+            self.resolved_rewrite(turn, id);
+        }
+        let slot = *self.slots.get(id);
+        if slot.finished || !self.room_beside_writes(turn, slot.blocks as usize + 1) {
             return;
         }
         self.slots.get_mut(id).state = State::Reading;
@@ -224,7 +228,12 @@ impl Group {
 
     fn maybe_finish_read<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, id: SlotId) {
         let slot = *self.slots.get(id);
-        if slot.outstanding == 0 && !slot.retry {
+        if slot.outstanding > 0 || slot.retry {
+            return;
+        }
+        if slot.rewrites && slot.fault.is_none() {
+            self.rewrite_has_read(id);
+        } else {
             self.finish(turn, id, slot.fault.map_or(Ok(()), Err));
         }
     }

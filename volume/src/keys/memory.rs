@@ -57,6 +57,11 @@ impl Keys {
         self.sessions.keys().newest().expect("an encrypted group has a data key")
     }
 
+    /// The number of the data key that a write with this Seq is under.
+    pub fn data_key_of(&self, seq: Seq) -> Option<u16> {
+        self.history.owner_of_seq(seq).map(|line| line.key)
+    }
+
     fn of_data(&mut self, seq: Seq) -> Option<&mut dyn Aead> {
         let line = *self.history.owner_of_seq(seq)?;
         self.sessions.cipher(Class::Data, &line)

@@ -105,6 +105,7 @@ impl Recovery {
             growth: Growth::new(superblock.rows < config.max_rows),
             repairs: Repairs::new(),
             sweep: Sweep::new(),
+            rekey: crate::group::rekey::Rekey::new(),
             moving: crate::group::moving::Moving::default(),
             overdue: self.forsaken.watch,
             history: self.history.lines().to_vec(),

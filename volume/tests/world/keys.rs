@@ -3,17 +3,19 @@ use base::{Aead, Ciphers, KEY_BYTES, Nonce, Tag};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::RangeInclusive;
 use volume::keys::GroupKeys;
 use volume::keys::portable::Portable;
 
-/// The keys of the group of a world.
-pub fn keys(world: u32) -> GroupKeys {
+/// The keys of the group of a world, with data keys of these numbers.
+pub fn keys(world: u32, data: RangeInclusive<u16>) -> GroupKeys {
     let key = |what: u8| {
         let mut key = [what; KEY_BYTES];
         key[..4].copy_from_slice(&world.to_le_bytes());
         key.into()
     };
-    GroupKeys { data: vec![(1, key(0xda))], metadata: key(0x3e), ciphers: Box::new(Watched) }
+    let data = data.map(|number| (number, key(0xd9 + number as u8))).collect();
+    GroupKeys { data, metadata: key(0x3e), ciphers: Box::new(Watched) }
 }
 
 thread_local! {

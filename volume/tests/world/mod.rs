@@ -33,9 +33,9 @@ fn inside<T>(call: impl FnOnce() -> T) -> T {
 }
 
 /// The engine of a group.
-fn open(config: Config, request: OpenRequest, keys: Option<u32>) -> Volume {
+fn open(config: Config, request: OpenRequest, keys: Option<u32>, data: (u16, u16)) -> Volume {
     match keys {
-        Some(number) => Volume::open_encrypted(config, request, keys::keys(number)),
+        Some(number) => Volume::open_encrypted(config, request, keys::keys(number, data.0..=data.1)),
         None => Volume::open(config, request),
     }
 }
@@ -153,6 +153,8 @@ impl Asked {
 pub struct World {
     /// Whose keys the next open has: each world that encrypts has its own.
     pub keys: Option<u32>,
+    /// The first and the last of its data keys that the next open has.
+    pub data_keys: (u16, u16),
     pub shape: Shape,
     pub drives: Vec<Drive>,
     pub engine: Volume,
@@ -239,7 +241,7 @@ impl World {
         };
         let keys = shape.encrypted.then(keys::begin);
         let phases = match keys {
-            Some(number) => create::plan_encrypted(&new, keys::keys(number)),
+            Some(number) => create::plan_encrypted(&new, keys::keys(number, 1..=1)),
             None => create::plan(&new),
         };
         for phase in phases.expect("a possible shape") {
@@ -247,10 +249,11 @@ impl World {
                 drives[usize::from(drive.get())].write(at.get(), &block[..], false);
             }
         }
-        let engine = inside(|| open(shape.config, request(&shape, 0, 1, true, 0, &[]), keys));
+        let engine = inside(|| open(shape.config, request(&shape, 0, 1, true, 0, &[]), keys, (1, 1)));
         let slots = usize::from(shape.config.slots);
         Self {
             keys,
+            data_keys: (1, 1),
             shape,
             drives,
             memory: VecMemory::new(engine.memory_blocks()),
@@ -396,8 +399,8 @@ impl World {
             request.catalogue = None;
         }
         request.activation.id.0[0] ^= self.ids;
-        let keys = self.keys;
-        inside(|| self.engine = open(config, request, keys));
+        let (keys, data) = (self.keys, self.data_keys);
+        inside(|| self.engine = open(config, request, keys, data));
         self.memory = VecMemory::new(self.engine.memory_blocks());
     }
 
