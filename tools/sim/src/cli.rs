@@ -204,6 +204,13 @@ pub(crate) fn regressions() -> Vec<u64> {
     recorded().map(|(seed, _)| seed).collect()
 }
 
+/// Whether a seed was recorded when its group was a plain one: its line has the word `sealed:` if it was not.
+pub(crate) fn recorded_plain(seed: u64) -> bool {
+    let text = |line: &'static str| line.split_once(' ').map(|(_, text)| text);
+    let of = |line: &&str| line.split(' ').next().and_then(|word| word.parse().ok()) == Some(seed);
+    REGRESSIONS.lines().find(of).and_then(text).is_some_and(|text| !text.contains("sealed:"))
+}
+
 /// Recorded seeds, each with the name of the focus that it had when it failed.
 pub(crate) fn recorded() -> impl Iterator<Item = (u64, &'static str)> {
     let lines = REGRESSIONS.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty());

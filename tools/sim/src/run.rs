@@ -90,6 +90,8 @@ pub struct Run<S: Subject> {
     pub(crate) rng: Rng,
     /// Decides about drives that come and go: a source of its own, so that runs where none does are what they were.
     pub(crate) verbs: Rng,
+    /// Decides about keys, likewise.
+    pub(crate) rekeys: Rng,
     pub(crate) slots: Vec<Option<Pending>>,
     pub(crate) progress: Progress,
     /// Beyond the fault budget: requests may fail and the group may refuse, but never lie.
@@ -175,6 +177,7 @@ impl<S: Subject> Run<S> {
         let errors_allowed = matches!(shape.weather, Weather::Beyond | Weather::Hiccups);
         Self {
             verbs: Rng::new(shape.seed ^ 0x0056_4552_4253),
+            rekeys: Rng::new(shape.seed ^ 0x5245_4b45_5953),
             slots: (0..shape.depth).map(|_| None).collect(),
             left: shape.requests,
             size: shape.blocks_at_first(),
@@ -370,6 +373,7 @@ impl<S: Subject> Run<S> {
             self.drives_come_and_go();
             self.legs_come_and_go();
             self.a_leg_falls_behind();
+            self.keys_come_and_go();
         }
         self.volume_grows()?;
         let often = if self.shape.eager { 3 } else { 1 };

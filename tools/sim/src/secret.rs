@@ -4,6 +4,7 @@
 use base::{Aead, Ciphers, KEY_BYTES, Nonce, Tag, Uuid};
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
 use volume::keys::GroupKeys;
 use volume::keys::portable::Portable;
@@ -22,15 +23,16 @@ impl Clone for Watch {
 }
 
 impl Watch {
-    /// The keys of a group.
-    pub fn keys(&self, group: Uuid) -> GroupKeys {
-        let key = |what: u8| {
-            let mut key = [what; KEY_BYTES];
+    /// The keys of a group, with data keys of these numbers.
+    pub fn keys(&self, group: Uuid, data: RangeInclusive<u16>) -> GroupKeys {
+        let key = |what: u16| {
+            let mut key = [what as u8; KEY_BYTES];
             key[..16].copy_from_slice(&group.0);
             key.into()
         };
         let ciphers = Box::new(Watched(self.0.clone()));
-        GroupKeys { data: vec![(1, key(1))], metadata: key(2), ciphers }
+        let data = data.map(|number| (number, key(number))).collect();
+        GroupKeys { data, metadata: key(0), ciphers }
     }
 }
 

@@ -117,6 +117,9 @@ pub struct Shape {
     pub first_blocks: u64,
     /// The copies that have everything are lost while another one lacks something, and the group is opened by force.
     pub disasters: bool,
+    /// The group is encrypted: every third is, but none of those that were recorded when none was. Not drawn, so that the
+    /// shapes of all other seeds stay as they are.
+    pub encrypted: bool,
     /// When a write fails one that follows likes to take long, and power to go away meanwhile.
     pub fails: bool,
 }
@@ -193,6 +196,7 @@ impl Shape {
             closes: 0,
             first_blocks: 0,
             disasters: false,
+            encrypted: seed % 3 == 1 && !crate::cli::recorded_plain(seed),
             fails: false,
         };
         if tight {
@@ -285,11 +289,6 @@ impl Shape {
     /// Drives of the world: those, and the ones that may take the place of the first.
     pub fn world_drives(&self) -> usize {
         self.first_of_new_legs() + usize::from(self.most_legs.saturating_sub(self.legs) * self.columns)
-    }
-
-    /// Whether the group is encrypted: every third is. Not drawn, so that the shapes of all other seeds stay as they are.
-    pub fn encrypted(&self) -> bool {
-        self.seed % 3 == 1
     }
 
     /// Drives behind this one are of legs that the group does not have at first.

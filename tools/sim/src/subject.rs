@@ -84,6 +84,10 @@ pub trait Subject: Open + Clone {
     }
     /// Wipes what a group that left this drive has there.
     fn wipe(&self, _: &mut SimDrive) {}
+    /// Starts to write again what lies under an older key than the one who serves has.
+    fn start_rekey(&self, _: &mut Self::Engine) {}
+    /// If that has come to its end, nobody has the older keys any more.
+    fn rekeyed(&mut self, _: &Self::Engine) {}
     /// Starts a scrub of everything. False if this engine cannot, or not now.
     fn start_scrub(_: &mut Self::Engine) -> bool {
         false

@@ -18,6 +18,21 @@ impl<S: Subject> Run<S> {
         self.legs
     }
 
+    /// What lies under older keys is written again, now and then; when that is over nobody has them any more.
+    pub(crate) fn keys_come_and_go(&mut self) {
+        if !self.shape.encrypted || self.world.phase() != Phase::Serving {
+            return;
+        }
+        if self.rekeys.chance(1, 20) {
+            let starts = self.rekeys.chance(1, 8);
+            let (opener, engine) = self.world.opener_and_engine();
+            if starts {
+                opener.start_rekey(engine);
+            }
+            opener.rekeyed(engine);
+        }
+    }
+
     /// A leg more or less, now and then.
     pub(crate) fn legs_come_and_go(&mut self) {
         let serves = self.world.phase() == Phase::Serving;

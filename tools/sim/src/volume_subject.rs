@@ -12,11 +12,15 @@ use base::{Blocks, CkptNo, DriveIx, Extent, ExtentNo, RowNo, Sectors, Seq, Uuid}
 use fence::{CopyEntry, CopyState};
 use rlog::replay;
 use simkit::{Catalogue, Control, Open, Opening, Pool, Rng, SimDrive};
+use std::ops::RangeInclusive;
 use volume::create::NewGroup;
 use volume::layout::FIRST_EXTENT_BLOCK;
 use volume::{
     Activation, Candidate, Config, CopyHealth, DriveInfo, Geometry, NewVolume, OpenRequest, Volume,
 };
+
+/// Data keys that a group has at the same time, at most.
+const MOST_KEYS: u16 = 3;
 
 /// A group of one volume.
 #[derive(Clone)]
@@ -30,6 +34,10 @@ pub struct VolumeGroup {
     forced: bool,
     /// Of an encrypted group.
     watch: Option<Watch>,
+    /// Its data keys: the first and the last that whoever opens it has.
+    data_keys: (u16, u16),
+    /// More are made now and then.
+    rekeys: bool,
 }
 
 impl Open for VolumeGroup {
@@ -53,8 +61,13 @@ impl Open for VolumeGroup {
             activation: Activation { generation: opening.activation, id: opening.id, salt: opening.salt },
             create: Some(self.volume),
         };
+        // Whoever opens it may have a new key.
+        let keys = self.data_keys.1 - self.data_keys.0 + 1;
+        if self.rekeys && keys < MOST_KEYS && opening.id.0[0].is_multiple_of(4) {
+            self.data_keys.1 += 1;
+        }
         match &self.watch {
-            Some(watch) => Volume::open_encrypted(self.config, request, watch.keys(self.group)),
+            Some(watch) => Volume::open_encrypted(self.config, request, watch.keys(self.group, self.keys())),
             None => Volume::open(self.config, request),
         }
     }
@@ -87,6 +100,10 @@ fn view(drives: &[SimDrive], catalogue: &Catalogue) -> Vec<CopyEntry> {
 }
 
 impl VolumeGroup {
+    fn keys(&self) -> RangeInclusive<u16> {
+        self.data_keys.0..=self.data_keys.1
+    }
+
     fn config(shape: &Shape, planted: Option<&str>, rng: &mut Rng) -> Config {
         #[cfg(not(feature = "planted"))]
         assert!(planted.is_none(), "bugs can be planted only with the feature `planted`");
@@ -137,9 +154,9 @@ impl Subject for VolumeGroup {
             drives: drives[..count].iter().map(|drive| drive.uuid).collect(),
             home: home.clone(),
         };
-        let watch = shape.encrypted().then(Watch::default);
+        let watch = shape.encrypted.then(Watch::default);
         let phases = match &watch {
-            Some(watch) => volume::create::plan_encrypted(&new, watch.keys(new.group)),
+            Some(watch) => volume::create::plan_encrypted(&new, watch.keys(new.group, 1..=1)),
             None => volume::create::plan(&new),
         };
         let phases = phases.expect("shapes of the simulator can be");
@@ -163,7 +180,18 @@ impl Subject for VolumeGroup {
         let sectors = Sectors::new(shape.sectors_for(shape.blocks_at_first()));
         let volume = NewVolume { uuid: Uuid(rng.bytes16()), sectors };
         let config = Self::config(shape, planted, rng);
-        let group = Self { config, group: new.group, home, extent_blocks, volume, forced: false, watch };
+        let group = Self {
+            config,
+            group: new.group,
+            home,
+            extent_blocks,
+            volume,
+            forced: false,
+            // What is saved of a copy that lacks something may lie under any key that there was.
+            rekeys: watch.is_some() && !shape.disasters,
+            watch,
+            data_keys: (1, 1),
+        };
         (group, drives, Control { pool, catalogue: Catalogue::default() })
     }
 
@@ -276,6 +304,19 @@ impl Subject for VolumeGroup {
         Scrubbed { finished, wrong: found.iter().map(place).collect(), lost }
     }
 
+    fn start_rekey(&self, engine: &mut Volume) {
+        if self.rekeys {
+            engine.start_rekey();
+        }
+    }
+
+    fn rekeyed(&mut self, engine: &Volume) {
+        // Only an open brings a new key, so the newest one is that of who serves.
+        if self.rekeys && engine.stats().is_some_and(|stats| stats.rekey.finished) {
+            self.data_keys.0 = self.data_keys.1;
+        }
+    }
+
     fn lacking(engine: &Volume) -> Vec<Uuid> {
         let Some(stats) = engine.stats() else { return Vec::new() };
         let lacks = |health| !matches!(health, CopyHealth::Current | CopyHealth::Failing);
@@ -298,7 +339,7 @@ impl Subject for VolumeGroup {
     }
 
     fn at_rest(&self, drives: &[SimDrive], counts: &[bool], scrubbed: bool) -> Result<AtRest, Violation> {
-        let keys = self.watch.as_ref().map(|watch| watch.keys(self.group));
+        let keys = self.watch.as_ref().map(|watch| watch.keys(self.group, self.keys()));
         Ok(Offline::walk(drives, &self.home, self.extent_blocks, (counts, scrubbed), keys)?.into_places())
     }
 

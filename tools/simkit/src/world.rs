@@ -183,6 +183,12 @@ impl<O: Open> World<O> {
         &mut self.engine
     }
 
+    /// What opens engines, and the engine; the next step polls it.
+    pub fn opener_and_engine(&mut self) -> (&mut O, &mut O::Engine) {
+        self.wake = Some(self.now);
+        (&mut self.opener, &mut self.engine)
+    }
+
     /// What opens engines.
     pub fn opener(&mut self) -> &mut O {
         &mut self.opener

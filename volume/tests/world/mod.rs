@@ -178,7 +178,7 @@ pub struct World {
     /// What each sector holds, where it is not zero.
     pub model: HashMap<u64, u64>,
     /// After a crash, what a sector may hold instead; the first read decides.
-    maybe: HashMap<u64, Vec<u64>>,
+    pub maybe: HashMap<u64, Vec<u64>>,
     /// What writes that failed would have left, and when they did: a crash can still bring it.
     failed: HashMap<u64, Vec<(u64, u64)>>,
     /// By slot and sector: what reads in flight may find besides, because it was there when they began.
