@@ -3,7 +3,7 @@
 //!
 //! What it seals the engine's own cipher opens, and the other way round: `tests.rs` compares the two.
 //!
-//! `unsafe` is here because the library is C. What its calls want of their caller is kept in one place, [`Cipher`]: a
+//! `unsafe` is here because the library is C. What its calls want of their caller is kept in one place, `Cipher`: a
 //! context is never used before it has a key, never copied, and wiped before its memory is used for anything else. The
 //! library's own clean-up of AES-GCM does nothing, so the wiping is ours.
 //!

@@ -2,7 +2,8 @@
 //!
 //! `Target` runs any `base::Engine` over `Drive`s and serves it through a `FrontEnd`. This is the only crate that
 //! may use `unsafe`: `memory` (the mapped area), `ring` (io_uring), `smart` (one command to NVMe drives), `ciphers`
-//! (AWS-LC) and `ublk::sys` (the driver's memory and process-wide switches). The kernel's constants and error numbers end here; the engine sees `Fault`s.
+//! (AWS-LC) and `ublk::sys` (the driver's memory and process-wide switches). The kernel's constants and error numbers
+//! end here; the engine sees `Fault`s.
 //!
 //! Architecture invariants: no decision about data is made here; no thread but the loop's touches the engine;
 //! nothing is allocated per request.
