@@ -1,12 +1,14 @@
 //! The driver of a group: io_uring loop, drives, ublk and NBD front ends.
 //!
 //! `Target` runs any `base::Engine` over `Drive`s and serves it through a `FrontEnd`. This is the only crate that
-//! may use `unsafe`: `memory` (the mapped area), `ring` (io_uring), `smart` (one command to NVMe drives) and
-//! `ublk::sys` (the driver's memory and process-wide switches). The kernel's constants and error numbers end here; the engine sees `Fault`s.
+//! may use `unsafe`: `memory` (the mapped area), `ring` (io_uring), `smart` (one command to NVMe drives), `ciphers`
+//! (AWS-LC) and `ublk::sys` (the driver's memory and process-wide switches). The kernel's constants and error numbers
+//! end here; the engine sees `Fault`s.
 //!
 //! Architecture invariants: no decision about data is made here; no thread but the loop's touches the engine;
 //! nothing is allocated per request.
 
+pub mod ciphers;
 pub mod drive;
 pub mod front;
 pub mod handle;
@@ -23,6 +25,7 @@ pub mod target;
 mod testing;
 pub mod ublk;
 
+pub use ciphers::{AwsLc, aes_is_fast};
 pub use drive::{Access, Drive, DriveError, Properties};
 pub use front::{Allocation, Extent, FrontEnd, FrontIo, NoFrontEnd, VolumeInfo};
 pub use handle::{Control, Figures, Handle, NoControl, Notice};
