@@ -159,6 +159,7 @@ pub struct World {
     pub drives: Vec<Drive>,
     pub engine: Volume,
     pub memory: VecMemory,
+    memory_blocks: u32,
     out: Actions,
     pub now: u64,
     pending: VecDeque<Pending>,
@@ -257,6 +258,7 @@ impl World {
             shape,
             drives,
             memory: VecMemory::new(engine.memory_blocks()),
+            memory_blocks: engine.memory_blocks(),
             engine,
             out: Actions::with_capacity(base::limits::MAX_POLL_ACTIONS, base::limits::MAX_POLL_SEGMENTS),
             now: 0,
@@ -401,7 +403,11 @@ impl World {
         request.activation.id.0[0] ^= self.ids;
         let (keys, data) = (self.keys, self.data_keys);
         inside(|| self.engine = open(config, request, keys, data));
-        self.memory = VecMemory::new(self.engine.memory_blocks());
+        let blocks = self.engine.memory_blocks();
+        // What memory holds when an engine begins is anything.
+        if self.memory_blocks != blocks {
+            (self.memory, self.memory_blocks) = (VecMemory::new(blocks), blocks);
+        }
     }
 
     /// Closes the group.
