@@ -3,10 +3,12 @@
 //! Drives keep what recovery and the map need (everything below the data of guests) and forget the rest; every
 //! operation completes at once. What is measured is therefore the engine: look-ups, checks, space, commits.
 use base::{
-    Action, Actions, BLOCK_BYTES, Blocks, DriveIx, DriveOp, Engine, Extent, ExtentNo, Fault, Gen, Instant,
-    Memory, Op, Phase, Reply, Request, RowGrant, Sector, Sectors, SlotId, Uuid, VecMemory, limits,
+    Action, Actions, BLOCK_BYTES, Blocks, Ciphers, DriveIx, DriveOp, Engine, Extent, ExtentNo, Fault, Gen,
+    Instant, KEY_BYTES, Memory, Op, Phase, Reply, Request, RowGrant, Sector, Sectors, SlotId, Uuid,
+    VecMemory, limits,
 };
 use std::collections::HashMap;
+use volume::keys::GroupKeys;
 use volume::{Activation, Candidate, Config, DriveInfo, Geometry, NewVolume, OpenRequest, Volume, create};
 
 /// Blocks of an extent: 64 MiB, as in production.
@@ -30,6 +32,22 @@ pub struct NullGroup {
 impl NullGroup {
     /// A group with so many legs and a volume of so many MiB, mapped in full.
     pub fn new(legs: u8, mebibytes: u64) -> Self {
+        Self::open(legs, mebibytes, None)
+    }
+
+    /// The same, encrypted with these ciphers.
+    pub fn encrypted<C: Ciphers + Clone + 'static>(legs: u8, mebibytes: u64, ciphers: &C) -> Self {
+        let keys = || GroupKeys {
+            data: vec![(1, [1; KEY_BYTES].into())],
+            metadata: [2; KEY_BYTES].into(),
+            ciphers: Box::new(ciphers.clone()),
+        };
+        Self::open(legs, mebibytes, Some((keys(), keys())))
+    }
+
+    /// With keys to make it and keys to serve it.
+    fn open(legs: u8, mebibytes: u64, keys: Option<(GroupKeys, GroupKeys)>) -> Self {
+        let (making, serving) = keys.unzip();
         let uuid = |i: u8| Uuid([i + 1; 16]);
         let home: Vec<Extent> =
             (0..legs).map(|d| Extent { drive: DriveIx::new(d), extent: ExtentNo::ZERO }).collect();
@@ -43,7 +61,11 @@ impl NullGroup {
             home,
         };
         let mut drives = vec![HashMap::new(); usize::from(legs)];
-        for phase in create::plan(&new).expect("a possible shape") {
+        let phases = match making {
+            Some(keys) => create::plan_encrypted(&new, keys),
+            None => create::plan(&new),
+        };
+        for phase in phases.expect("a possible shape") {
             for (drive, at, block) in phase {
                 drives[usize::from(drive.get())].insert(at.get(), block);
             }
@@ -62,7 +84,10 @@ impl NullGroup {
             activation: Activation { generation: Gen::new(1), id: Uuid([1; 16]), salt: [0; 16] },
             create: Some(NewVolume { uuid: Uuid([7; 16]), sectors: Sectors::new(mebibytes * 2048) }),
         };
-        let engine = Volume::open(Config::SERVED, request);
+        let engine = match serving {
+            Some(keys) => Volume::open_encrypted(Config::SERVED, request, keys),
+            None => Volume::open(Config::SERVED, request),
+        };
         let memory = VecMemory::new(engine.memory_blocks());
         let out = Actions::with_capacity(limits::MAX_POLL_ACTIONS, limits::MAX_POLL_SEGMENTS);
         let (ops, written) = ([0; 3], 0);
