@@ -306,6 +306,14 @@ mod tests {
         assert!(secret.is_empty() && secret.same(b""));
     }
 
+    #[test]
+    fn a_hardened_process_writes_no_core_and_is_closed() {
+        use nix::sys::resource::{Resource, getrlimit};
+        harden_process().expect("hardens");
+        assert!(!nix::sys::prctl::get_dumpable().expect("answers"));
+        assert_eq!(getrlimit(Resource::RLIMIT_CORE).expect("answers"), (0, 0));
+    }
+
     /// The kernel says of the mapping that holds a secret: locked (`lo`), not in cores (`dd`), not for children (`dc`).
     #[test]
     fn the_kernel_keeps_them_in_memory_and_out_of_cores() {

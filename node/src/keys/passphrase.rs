@@ -55,8 +55,11 @@ impl Kdf {
         Self { memory_kib, passes: (MEMORY_KIB * PASSES).div_ceil(memory_kib), lanes: 1 }
     }
 
-    /// What suits this machine.
+    /// What suits this machine; unit tests do not wait for it.
     pub fn here() -> Self {
+        if cfg!(test) {
+            return Self { memory_kib: 8, passes: 1, lanes: 1 };
+        }
         let facts = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
         let total = facts.lines().find_map(|line| line.strip_prefix("MemTotal:"));
         let kib = total.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse().ok());

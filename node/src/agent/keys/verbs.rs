@@ -209,7 +209,11 @@ impl Agent {
         self.update_key(key)
     }
 
-    fn begin_rotate_passphrase(&self, key: &mut Versioned<KeyRecord>, passphrase: &Secret) -> Result<()> {
+    pub(super) fn begin_rotate_passphrase(
+        &self,
+        key: &mut Versioned<KeyRecord>,
+        passphrase: &Secret,
+    ) -> Result<()> {
         let name = key.name.clone();
         let before = key.newest().map_or(0, |version| version.version);
         let held = self.keys.unlocked().get(&name, before).ok_or_else(|| locked(&name))?;
