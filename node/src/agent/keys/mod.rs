@@ -232,8 +232,12 @@ impl Agent {
         key.life = KeyLife::Destroyed;
         self.update_key(key)?;
         let names: Vec<String> = volumes.into_iter().map(|volume| volume.name).collect();
-        let unreadable = if names.is_empty() { "no volume".to_owned() } else { names.join(", ") };
-        let message = format!("key {} was destroyed: {unreadable} cannot be read any more", key.name);
+        let message = match names.as_slice() {
+            [] => format!("key {} was destroyed; no volume needed it", key.name),
+            names => {
+                format!("key {} was destroyed; nobody can read any more: {}", key.name, names.join(", "))
+            }
+        };
         self.events.record(Severity::Warning, "key_destroy", &key.name, &message);
         Ok(())
     }
