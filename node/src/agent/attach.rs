@@ -570,6 +570,7 @@ mod tests {
             unwiped: Vec::new(),
             imported: false,
             uncertain: false,
+            encryption: None,
         };
         let drives = vec!["d".to_owned()];
         let stale = |version, failed: bool| Mark {

@@ -158,6 +158,7 @@ fn record(pool: &PoolRecord, found: &plinth_check::Group) -> Option<FoundGroup> 
         unwiped: Vec::new(),
         imported: true,
         uncertain: !found.certain,
+        encryption: None,
     };
     let volume = found.names.as_ref().map(|names| volume_of(pool, names, now));
     Some(FoundGroup { group, volume, rows })

@@ -100,6 +100,7 @@ impl Agent {
             unwiped: Vec::new(),
             imported: false,
             uncertain: false,
+            encryption: None,
         };
         let row = self.choose_row(space, pool, &group, 0, &[], &[])?;
         // Other drives join with the first row that lies on them.

@@ -5,6 +5,7 @@
 //! | `pools/NAME` | [`PoolRecord`] |
 //! | `drives/ID` | [`DriveRecord`] |
 //! | `extents/DRIVE/NUMBER` | [`ExtentRecord`]: taken by creating the key, so never twice |
+//! | `keys/NAME` | [`super::KeyRecord`] |
 //! | `groups/NAME` | [`GroupRecord`] |
 //! | `rows/GROUP-ID/NUMBER` | [`RowRecord`] |
 //! | `volumes/NAME` | [`VolumeRecord`] |
@@ -347,6 +348,9 @@ pub struct GroupRecord {
     /// When it was rebuilt, a copy that may know of more rows was not there or could not be read.
     #[serde(default)]
     pub uncertain: bool,
+    /// How its data is encrypted; not at all, if nothing is said.
+    #[serde(default)]
+    pub encryption: Option<super::GroupEncryption>,
 }
 
 /// Through what a volume is attached.

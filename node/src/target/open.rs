@@ -293,6 +293,20 @@ pub fn refused(refusal: &Refusal) -> Error {
         Refusal::Unreadable(what) => {
             Error::general(Kind::Damage, format!("cannot read on any leg: {what}")).hint("see plinth fsck")
         }
+        Refusal::Encrypted => {
+            let message = "the drives hold an encrypted group, and the catalogue has no key of it";
+            Error::general(Kind::Permission, message).hint("plinth pool import takes its key from the drives")
+        }
+        Refusal::NotEncrypted => {
+            let message =
+                "the group is encrypted, and what its drives hold is not: it is another's, or was put there";
+            Error::general(Kind::Damage, message).hint("see plinth fsck; nothing was read from them")
+        }
+        Refusal::WrongKey => {
+            let message =
+                "no superblock of the group was made with its key: it is another group's, or was changed";
+            Error::general(Kind::Permission, message).hint("see plinth key list and plinth fsck")
+        }
         Refusal::Unwritable => {
             Error::general(Kind::Failed, "the drives could not be written while recovering")
                 .hint("check the drives and the kernel's log")

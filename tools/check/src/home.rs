@@ -179,6 +179,7 @@ fn out_of_order(order: OutOfOrder) -> &'static str {
         OutOfOrder::Generation => "its Gen is not higher than the one before",
         OutOfOrder::Commit => "it starts at a lower commit than the one before",
         OutOfOrder::Seq => "it starts at a lower Seq than the one before",
+        OutOfOrder::Checkpoint => "it starts at a lower checkpoint than the one before",
     }
 }
 

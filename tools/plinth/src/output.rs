@@ -110,6 +110,16 @@ pub const VOLUMES: &[Column] = &[
     }),
 ];
 
+/// The columns of keys.
+pub const KEYS: &[Column] = &[
+    ("NAME", |row| text(row, "name")),
+    ("PROVIDER", |row| text(row, "provider")),
+    ("STATE", |row| text(row, "state")),
+    ("VERSION", |row| text(row, "version")),
+    ("CREATED", |row| text(row, "created_at")),
+    ("GROUPS", |row| row["groups"].as_array().map_or(0, Vec::len).to_string()),
+];
+
 /// The columns of scrubs.
 pub const SCRUBS: &[Column] = &[
     ("VOLUME", |row| text(row, "volume")),

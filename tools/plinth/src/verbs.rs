@@ -43,7 +43,8 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Snapshot(_) => return Err(later("snapshots")),
         Verb::Clone(_) => return Err(later("clones")),
         Verb::Group(_) => return Err(later("groups of several volumes")),
-        Verb::Key(_) | Verb::Rekey(_) => return Err(later("encryption")),
+        Verb::Key(verb) => crate::keys::run(&global, verb)?,
+        Verb::Rekey(_) => return Err(later("encryption")),
         Verb::Replica(_) | Verb::Site(_) => return Err(later("replication")),
         Verb::Diff(_) | Verb::Image(_) | Verb::Send(_) | Verb::Receive(_) => return Err(later("backups")),
         Verb::Schedule(_) => return Err(later("schedules")),
@@ -424,7 +425,7 @@ fn overwrite(drives: &[PathBuf]) -> String {
 }
 
 /// The caller's folder is not the agent's.
-fn absolute(path: &Path) -> Result<PathBuf> {
+pub fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(|source| Error::io("name", path, &source))
 }
 

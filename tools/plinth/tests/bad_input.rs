@@ -325,7 +325,7 @@ fn verbs_and_words_of_later_versions_and_other_systems() {
         "snapshot create v@a",
         "clone create v@a w",
         "group list",
-        "key list",
+        "rekey v",
         "replica list",
         "site list",
         "volume qos v",
