@@ -59,7 +59,7 @@ impl Agent {
         for (phase, writes) in phases.into_iter().enumerate() {
             for (index, at, mut block) in writes {
                 if phase == 0 {
-                    names.put(&mut block);
+                    names.put(&mut block, None);
                 }
                 opened[&group.copies[usize::from(index.get())].drive].write(at, &block)?;
             }
@@ -88,11 +88,10 @@ impl Agent {
                 headers.push((media, at, block));
             }
         }
-        let last =
-            headers.iter().filter_map(|(_, _, block)| Names::read(block).ok()?).map(|names| names.written);
+        let last = headers.iter().filter_map(|(_, _, block)| Some(Names::read(block).ok()?.written()));
         let names = names_of(group, volume, last.max().unwrap_or(0) + 1)?;
         for (media, at, mut block) in headers {
-            names.put(&mut block);
+            names.put(&mut block, None);
             media.write(at, &block)?;
             media.flush()?;
         }

@@ -65,7 +65,7 @@ pub fn found_on(pool: &PoolRecord, drives: &[(DriveRecord, Media)]) -> Result<Fo
     let pairs = names.iter().zip(&readers);
     let given: Vec<(&str, &dyn plinth_check::Media)> =
         pairs.map(|(name, reader)| (name.as_str(), reader as &dyn plinth_check::Media)).collect();
-    let summary = plinth_check::groups(&given);
+    let summary = plinth_check::groups(&given, &|_, _| None);
     let read: BTreeSet<String> = summary.drives.iter().map(ToString::to_string).collect();
     if let Some((drive, _)) = drives.iter().find(|(drive, _)| !read.contains(&drive.id)) {
         let name = drive.path.display().to_string();

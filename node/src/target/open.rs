@@ -168,6 +168,7 @@ pub fn open_group(spec: &TargetSpec) -> Result<Opened> {
         drives: candidates,
         catalogue: catalogue.filter(|_| spec.catalogue_counts),
         forced: spec.forced,
+        served: None,
         activation: Activation {
             generation: Gen::new(spec.gen_number),
             id: parse_id(&spec.activation)?,
@@ -306,6 +307,13 @@ pub fn refused(refusal: &Refusal) -> Error {
             let message =
                 "no superblock of the group was made with its key: it is another group's, or was changed";
             Error::general(Kind::Permission, message).hint("see plinth key list and plinth fsck")
+        }
+        Refusal::Older { found, served } => {
+            let message = format!(
+                "the drives hold an earlier state of the group (Gen {found}) than was served last (Gen {served})"
+            );
+            Error::general(Kind::Refused, message)
+                .hint("bring the drives that have it; --force-stale goes on from the earlier state")
         }
         Refusal::Unwritable => {
             Error::general(Kind::Failed, "the drives could not be written while recovering")

@@ -42,7 +42,7 @@ impl HomePages {
             return None;
         }
         report.counts.pages += 1;
-        copies::page(view, &Item::new(object, to.pba, to.check), report)
+        copies::home_page(view, &Item::new(object, to.pba, to.check), report)
     }
 
     /// How many are in use.

@@ -161,6 +161,7 @@ impl World {
             drives: (0..drives.media.len()).map(candidate).collect(),
             catalogue: Some(Vec::new()),
             forced: false,
+            served: None,
             activation: Activation {
                 generation: Gen::new(drives.generation),
                 id: Uuid([drives.generation as u8; 16]),
