@@ -101,8 +101,8 @@ pub struct Volume {
     pub returning: Vec<String>,
     /// Progress of a scrub.
     pub scrub: Option<Scrub>,
-    /// Encryption.
-    pub encryption: Option<Later>,
+    /// How it is encrypted; `null` if it is not.
+    pub encryption: Option<Encryption>,
     /// Limits.
     pub qos: Option<Later>,
     /// The snapshot that it is a clone of.
@@ -111,6 +111,17 @@ pub struct Volume {
     pub status: Option<String>,
     /// What to do about it.
     pub action: Option<String>,
+}
+
+/// How a volume is encrypted.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Encryption {
+    /// What encrypts its blocks.
+    pub cipher: String,
+    /// The key that wraps its secret.
+    pub kek: String,
+    /// Version of that key; `null` when it was destroyed: nobody can read the volume any more.
+    pub key_version: Option<u32>,
 }
 
 /// Something of a later version: always `null` today.

@@ -131,6 +131,12 @@ pub struct CreateVolume {
     /// Its group; one of its own, named like the volume, unless said.
     #[serde(default)]
     pub group: Option<String>,
+    /// What is written to its drives is encrypted. Decided once and for all.
+    #[serde(default)]
+    pub encrypt: bool,
+    /// The key that wraps its secret; the key `default`, made when it is wanted, unless said. Only with `encrypt`.
+    #[serde(default)]
+    pub kek: Option<String>,
 }
 
 /// `POST /v1/volumes/NAME/resize`.

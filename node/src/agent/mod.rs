@@ -9,6 +9,7 @@ mod drive_states;
 pub mod events;
 mod format;
 mod found;
+mod headers;
 mod heal;
 pub mod import;
 mod keys;
@@ -34,6 +35,7 @@ use crate::catalogue::{
 use crate::error::{Error, Kind, Result};
 use crate::keys::Keys;
 use crate::supervise::Supervisor;
+pub use keys::DEFAULT_KEY;
 pub(crate) use pools::uuid as parse_id;
 use space::Space;
 use std::collections::BTreeSet;

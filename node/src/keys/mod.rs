@@ -1,6 +1,6 @@
 //! Keys that wrap the secrets of groups, and who keeps them.
 //!
-//! A group's secret (its data key and its metadata key) is random and never changes. It lies only *wrapped*, in an
+//! A group's secret (its data keys and its metadata key, see `group_secret`) is random and never changes. It lies only *wrapped*, in an
 //! [`Envelope`], in the catalogue and on the group's drives. What wraps it is a key with a name that never lies on those
 //! drives; rotating or destroying it costs a few hundred bytes, however large the group is.
 //!
@@ -19,6 +19,7 @@
 //! record lists is there. Making one that is there and forgetting one that is not are no errors.
 mod envelope;
 mod file;
+mod group_secret;
 mod keyring;
 mod local;
 mod passphrase;
@@ -33,6 +34,7 @@ use crate::catalogue::{KeyLife, KeyRecord, Store, Versioned};
 use crate::error::{Error, Kind, Result};
 use base::Uuid;
 pub use envelope::{BadEnvelope, Envelope, MAX_ENVELOPE_BYTES, MAX_WRAPPED_BYTES};
+pub use group_secret::{BadSecret, GroupSecret, MAX_DATA_KEYS, ciphers};
 pub use passphrase::Kdf;
 pub(crate) use passphrase::{MAX_PASSPHRASE_BYTES, Unlocked, locked};
 use serde::{Deserialize, Serialize};
@@ -162,6 +164,19 @@ impl Keys {
         let secret = self.provider(&key).unwrap(envelope.version, group, &envelope.wrapped);
         warn_if_unlocked();
         secret
+    }
+
+    /// Opens a group's envelope, and takes what is in it for the keys of a group.
+    ///
+    /// # Errors
+    /// As `unwrap`; `Damage` for something else.
+    pub fn open_group(&self, envelope: &Envelope, group: &Uuid) -> Result<GroupSecret> {
+        let secret = self.unwrap(envelope, group)?;
+        GroupSecret::decode(secret).map_err(|bad| {
+            let message =
+                format!("what key {} wraps for group {group} is no secret of one: {bad}", envelope.key);
+            Error::new(Kind::Damage, envelope.key.clone(), message)
+        })
     }
 
     /// The record of a key.

@@ -3,6 +3,7 @@ use super::drives::{OpenDrive, OpenDrives};
 use crate::agent::parse_id;
 use crate::drives::{LabelState, Media, read_label};
 use crate::error::{Error, Kind, Result};
+use crate::keys::GroupSecret;
 use crate::target_spec::{TargetDrive, TargetSpec};
 use base::limits::{MAX_POLL_ACTIONS, MAX_POLL_SEGMENTS, MAX_SLOTS};
 use base::{
@@ -127,7 +128,7 @@ pub struct Opened {
 ///
 /// # Errors
 /// A drive is held by somebody else, or the spec is not one.
-pub fn open_group(spec: &TargetSpec) -> Result<Opened> {
+pub fn open_group(spec: &TargetSpec, secret: Option<GroupSecret>) -> Result<Opened> {
     let group = parse_id(&spec.group)?;
     let (mut drives, mut candidates, mut absent) = (Vec::new(), Vec::new(), Vec::new());
     let open = OpenDrives::default();
@@ -168,7 +169,7 @@ pub fn open_group(spec: &TargetSpec) -> Result<Opened> {
         drives: candidates,
         catalogue: catalogue.filter(|_| spec.catalogue_counts),
         forced: spec.forced,
-        served: None,
+        served: spec.served_gen.map(Gen::new),
         activation: Activation {
             generation: Gen::new(spec.gen_number),
             id: parse_id(&spec.activation)?,
@@ -194,7 +195,10 @@ pub fn open_group(spec: &TargetSpec) -> Result<Opened> {
         slow_after: Duration::from_millis(2_000),
         ..Options::default()
     };
-    let engine = Served(Volume::open(config, request));
+    let engine = Served(match secret {
+        Some(secret) => Volume::open_encrypted(config, request, secret.keys()),
+        None => Volume::open(config, request),
+    });
     let target = Target::new(engine, drives, volume.clone(), options)
         .map_err(|source| Error::general(Kind::Failed, format!("cannot prepare the loop: {source}")))?;
     Ok(Opened { target, volume, absent, open })
@@ -296,7 +300,8 @@ pub fn refused(refusal: &Refusal) -> Error {
         }
         Refusal::Encrypted => {
             let message = "the drives hold an encrypted group, and the catalogue has no key of it";
-            Error::general(Kind::Permission, message).hint("plinth pool import takes its key from the drives")
+            Error::general(Kind::Permission, message)
+                .hint("plinth pool export, then plinth pool import takes its envelope from the drives")
         }
         Refusal::NotEncrypted => {
             let message =

@@ -71,6 +71,11 @@ pub fn run(spec: TargetSpec) -> Result<()> {
     if let Err(error) = close_to_others() {
         unhardened.push(format!("cannot close this process to debuggers and cores: {error}"));
     }
+    // As early as that: whatever is wrong with it is said before anything is touched.
+    let secret = match spec.encrypted {
+        true => Some(super::secret::read(std::io::stdin().lock(), &spec.group_name)?),
+        false => None,
+    };
     // A session of its own, so that nothing that ends the agent's terminal ends it. A leader has one already.
     let _ = nix::unistd::setsid();
     let control = Control::listen(spec.clone())?;
@@ -78,7 +83,7 @@ pub fn run(spec: TargetSpec) -> Result<()> {
     for message in unhardened {
         let _ = notes.send(warning("not_hardened", message));
     }
-    let Opened { target, volume, absent, open } = open_group(&spec)?;
+    let Opened { target, volume, absent, open } = open_group(&spec, secret)?;
     for message in absent {
         let _ = notes.send(warning("drive_missing", message));
     }

@@ -493,10 +493,10 @@ pub enum Volume {
         /// Its group [default: one of its own]
         #[arg(long)]
         group: Option<String>,
-        /// Encrypt it (a later version)
+        /// Encrypt what is written to its drives; decided once and for all
         #[arg(long)]
         encrypt: bool,
-        /// The key that wraps its key (a later version)
+        /// The key that wraps its secret [default: default, made when it is wanted]
         #[arg(long, value_name = "NAME")]
         kek: Option<String>,
     },

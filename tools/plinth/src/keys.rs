@@ -3,11 +3,12 @@
 //! A passphrase comes from standard input, one line, and never from an argument, which every process of the machine can
 //! read. On a terminal it is asked for without being shown, and twice where it is set.
 use crate::args::{Global, Key, Output, Provider};
-use crate::ask::{confirm, while_waiting};
+use crate::ask::{confirm, note, while_waiting};
 use crate::output::{self, changed};
 use crate::print;
 use crate::verbs::absolute;
 use nix::sys::termios::{self, LocalFlags, SetArg};
+use node::agent::DEFAULT_KEY;
 use node::client::{Client, part};
 use node::keys::{ProviderKind, Secret, SecretText};
 use node::params::{CreateKey, RotateKey, UnlockKey};
@@ -55,6 +56,39 @@ pub fn run(global: &Global, verb: Key) -> Result<()> {
             post(global, &client, &format!("{}/unlock{query}", path(&key)), &body, &key)
         }
         Key::Destroy { key, force } => destroy(global, &client, &key, force),
+    }
+}
+
+/// The key of who names none, which is made on first use: whoever caused that hears what it is good for.
+pub struct DefaultKey {
+    wanted: bool,
+}
+
+impl DefaultKey {
+    /// Looks whether it is there. `used`: the verb that follows may make it.
+    pub fn before(global: &Global, used: bool) -> Result<Self> {
+        if !used || global.dry_run || global.quiet {
+            return Ok(Self { wanted: false });
+        }
+        let client = Client::new(global.socket.clone(), global.timeout)?;
+        match client.get(&path(DEFAULT_KEY)) {
+            Err(error) if error.kind == Kind::NotFound => Ok(Self { wanted: true }),
+            looked => looked.map(|_| Self { wanted: false }),
+        }
+    }
+
+    /// Tells of it, if it was made since.
+    pub fn after(self, global: &Global) -> Result<()> {
+        if !self.wanted {
+            return Ok(());
+        }
+        let events = Client::new(global.socket.clone(), global.timeout)?.get("/v1/events")?;
+        let made =
+            events.as_array().into_iter().flatten().rev().find(|event| event["kind"] == "default_key_made");
+        if let Some(message) = made.and_then(|event| event["message"].as_str()) {
+            note(global, message);
+        }
+        Ok(())
     }
 }
 

@@ -268,9 +268,6 @@ impl Call<'_> {
         let output = self.global.output;
         match verb {
             Volume::Create { volume, pool, size, legs, columns, stripe_unit, group, encrypt, kek } => {
-                if encrypt || kek.is_some() {
-                    return Err(later("encrypted volumes"));
-                }
                 let body = CreateVolume {
                     name: volume.clone(),
                     pool,
@@ -279,8 +276,13 @@ impl Call<'_> {
                     columns,
                     stripe_unit_bytes: stripe_unit,
                     group,
+                    encrypt,
+                    kek,
                 };
-                changed(output, &self.post("/v1/volumes", &body, "creating")?, &volume)
+                let told = crate::keys::DefaultKey::before(self.global, body.encrypt && body.kek.is_none())?;
+                let made = self.post("/v1/volumes", &body, "creating")?;
+                told.after(self.global)?;
+                changed(output, &made, &volume)
             }
             Volume::List => {
                 output::list(output, &self.client()?.get("/v1/volumes")?, "name", output::VOLUMES)

@@ -329,7 +329,6 @@ fn verbs_and_words_of_later_versions_and_other_systems() {
         "replica list",
         "site list",
         "volume qos v",
-        "volume create e --pool p --size 1MiB --encrypt",
         "node --listen 127.0.0.1:1",
     ] {
         refused(&agent, line, 10, &["support"]);

@@ -46,18 +46,10 @@ fn inside<T>(agent: &Agent, work: impl FnOnce(&node::agent::Agent) -> T) -> T {
     work(&node::agent::Agent::open(options).expect("opens"))
 }
 
-/// Gives the group of volume `v` keys, as an encrypted one has them.
-fn encrypt(agent: &mut Agent, key: &str) {
-    agent.terminate();
-    inside(agent, |inside| {
-        let group =
-            inside.store.get::<node::catalogue::GroupRecord>(&records::group_key("v")).expect("reads");
-        let mut group = group.expect("is there");
-        let id = node::files::parse_uuid(&group.id).expect("an id");
-        group.encryption = Some(inside.new_group_keys(&id, key).expect("wraps"));
-        inside.store_envelope(&mut group).expect("stores");
-    });
-    agent.run();
+/// Makes volume `v` anew, encrypted by this key.
+fn encrypt(agent: &Agent, key: &str) {
+    agent.plinth("volume delete v --yes").ok();
+    agent.plinth(&format!("volume create v --pool p --size 64MiB --encrypt --kek {key}")).ok();
 }
 
 /// The secret of the group of volume `v`, in hexadecimal, while the agent is not there.
@@ -104,7 +96,7 @@ fn keys_as_scripts_see_them() {
     with_input(&agent, "key unlock k", "word\n").fails(2, &["key k has no passphrase", "file"]);
     agent.plinth("key lock k").fails(2, &["key k has no passphrase"]);
     agent.volume();
-    encrypt(&mut agent, "k");
+    encrypt(&agent, "k");
     let key = agent.plinth("key show k -o json").json();
     for field in "name provider state version created_at groups volumes transit status action".split(' ') {
         assert!(key.as_object().expect("an object").contains_key(field), "{field}: {key}");
@@ -142,7 +134,7 @@ fn verbs_of_keys_converge() {
     for (round, delay) in DELAYS.into_iter().enumerate() {
         let key = format!("k{round}");
         killed_and_repeated(&mut agent, &format!("key create {key}"), "", delay);
-        encrypt(&mut agent, &key);
+        encrypt(&agent, &key);
         let was = secret(&mut agent);
         killed_and_repeated(&mut agent, &format!("key rotate {key}"), "", delay);
         assert_eq!(secret(&mut agent), was);
@@ -222,12 +214,16 @@ fn no_secret_is_told() {
     agent.volume();
     agent.plinth("key create f").ok();
     with_input(&agent, "key create p --provider passphrase", &format!("{CANARY}\n")).ok();
-    encrypt(&mut agent, "f");
+    encrypt(&agent, "f");
     let group = secret(&mut agent);
+    let group_secret = node::text::from_hex(&group).expect("digits");
     let secrets = [
         CANARY.as_bytes().to_vec(),
-        node::text::from_hex(&group).expect("digits"),
+        group_secret.clone(),
         std::fs::read(agent.path("state/keys/f.1")).expect("the key"),
+        // The metadata key and the data key in it.
+        group_secret[2..34].to_vec(),
+        group_secret[36..68].to_vec(),
     ];
     assert!(tells(format!("x{group}").as_bytes(), &secrets[1]) && tells(b"xcanary-3c0fd1b7e4", &secrets[0]));
     agent.plinth("volume attach v --nbd @n").ok();
@@ -252,6 +248,10 @@ fn no_secret_is_told() {
     told.push(("the bundle".into(), std::fs::read(agent.path("bundle")).expect("reads")));
     told.push(("the log".into(), agent.log().into_bytes()));
     told.push(("the catalogue".into(), std::fs::read(agent.path("state/catalogue.redb")).expect("reads")));
+    for file in std::fs::read_dir(agent.path("state/targets")).expect("lists").flatten() {
+        // The spec and the log; a socket is not read.
+        told.push((file.path().display().to_string(), std::fs::read(file.path()).unwrap_or_default()));
+    }
     let status = agent.plinth("status -o json").json();
     let pids = [&status["agent"]["pid"], &status["volumes"][0]["target"]["pid"]];
     for pid in pids.map(|pid| pid.as_u64().expect("a process")) {

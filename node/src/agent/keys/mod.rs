@@ -9,11 +9,16 @@
 //! | | the provider has the new version | | the same |
 //! | | it wraps from now on | both versions | the same |
 //! | | each group goes over | its envelope | the rest goes over |
+//! | | the drives of each group have it too | | those that lack it get it |
 //! | | the provider forgets the old version | | it is forgotten again |
 //! | | done | `ready`, the new version | |
 //! | destroy | announced: it neither wraps nor unwraps | `destroying` | the start or the repetition goes on |
 //! | | the provider forgets it, every group its envelope | | the same |
 //! | | done | `destroyed` | |
+//!
+//! A drive of a group that counts and is missing keeps the envelope before. Should the catalogue and the other drives be
+//! lost, that is all that opens the group; so the old version stays, and with it both open, until the drive is there again
+//! or given up, and somebody repeats the rotation.
 //!
 //! A passphrase's key comes with its record, in one transaction; what a start cannot finish without the passphrase is
 //! finished by `key unlock` or the repetition of `key rotate`.
@@ -31,15 +36,13 @@ use crate::catalogue::{
     GroupEncryption, GroupRecord, KeyLife, KeyRecord, KeyVersion, Severity, Versioned, VolumeRecord, records,
 };
 use crate::error::{Error, Kind, Result};
-use crate::keys::{ProviderKind, Secret, seal};
+use crate::keys::{GroupSecret, ProviderKind, Secret};
 use crate::params::CreateKey;
 use crate::text;
 use std::sync::MutexGuard;
 
 /// Name of the key that is made on first use.
 pub const DEFAULT_KEY: &str = "default";
-/// Bytes of a group's secret: its data key and its metadata key.
-const GROUP_SECRET_BYTES: usize = 64;
 /// How often a group is looked at again when somebody else changed its record meanwhile.
 const MAX_TRIES: usize = 100;
 /// How often all groups are looked at again in a rotation, because new ones may have come.
@@ -53,8 +56,8 @@ impl Agent {
     /// # Errors
     /// As `Keys::wrap`; nothing is changed.
     pub fn new_group_keys(&self, group_id: &base::Uuid, key_name: &str) -> Result<GroupEncryption> {
-        let secret = seal::random_secret(GROUP_SECRET_BYTES)?;
-        let envelope = self.keys.wrap(key_name, group_id, &secret)?;
+        let secret = GroupSecret::random()?;
+        let envelope = self.keys.wrap(key_name, group_id, secret.secret())?;
         Ok(GroupEncryption { key: key_name.to_owned(), envelope: Some(envelope), envelope_written: 1 })
     }
 
@@ -86,8 +89,8 @@ impl Agent {
         Ok(DEFAULT_KEY.to_owned())
     }
 
-    /// Stores a group's changed envelope. When this returns nothing needs the envelope before any more, and the version
-    /// that wrapped it may go: whatever else keeps envelopes (the group's drives) is written in here.
+    /// Stores a group's changed envelope in the catalogue. Its drives get it under the verbs' lock (`settle_envelope`): of
+    /// a rotation before the version goes that wrapped the one before.
     ///
     /// # Errors
     /// `Busy` when somebody else changed the group's record: nothing is changed then, and the caller looks again.
@@ -164,9 +167,16 @@ impl Agent {
         Err(Error::new(Kind::Busy, key.name.clone(), message).hint("repeat it"))
     }
 
-    /// The old versions go. The caller holds the verbs' lock.
+    /// The old versions go, when nobody needs them any more. The caller holds the verbs' lock.
     fn end_rotate(&self, key: &mut Versioned<KeyRecord>) -> Result<()> {
         let newest = key.last_version;
+        let mut missing = Vec::new();
+        for group in self.groups_of_key(&key.name)? {
+            missing.extend(self.settle_envelope(&group)?);
+        }
+        if !missing.is_empty() {
+            return Err(waits_for(key, missing));
+        }
         for old in key.versions.iter().filter(|version| version.version != newest) {
             self.keys.provider(key).forget(old.version)?;
         }
@@ -227,6 +237,10 @@ impl Agent {
             by.envelope = None;
             by.envelope_written += 1;
             self.store_envelope(&mut group)?;
+            // What cannot be reached has an envelope that nothing opens any more.
+            if let Err(error) = self.settle_envelope(&group) {
+                tracing::warn!("drives of group {} keep an envelope without a key: {error}", group.name);
+            }
         }
         key.versions.clear();
         key.life = KeyLife::Destroyed;
@@ -267,6 +281,21 @@ impl Agent {
         let held = |version: &KeyVersion| self.keys.unlocked().get(&key.name, version.version).is_some();
         key.provider == ProviderKind::Passphrase && !key.versions.iter().all(held)
     }
+}
+
+/// Why the version before stays.
+fn waits_for(key: &KeyRecord, mut missing: Vec<String>) -> Error {
+    missing.sort();
+    missing.dedup();
+    let (name, newest) = (&key.name, key.last_version);
+    let message = format!(
+        "key {name} has version {newest} now, and the versions before it stay: what they wrapped is still on what is \
+         missing: {}",
+        missing.join(", ")
+    );
+    Error::new(Kind::Refused, name.clone(), message).hint(format!(
+        "bring it back, or give it up with plinth drive fail; then repeat plinth key rotate {name}"
+    ))
 }
 
 fn new_version(version: u32) -> KeyVersion {

@@ -267,6 +267,10 @@ impl Agent {
             let message = format!("the rotation of key {name} could not be finished: {error}");
             self.events.record(Severity::Warning, "verb_unfinished", name, &message);
         }
+        // Targets that could not be started without it.
+        for volume in self.volumes_of_groups(&self.groups_of_key(name)?)? {
+            self.supervisor.hurry(&volume.name);
+        }
         self.view_key(&key)
     }
 
