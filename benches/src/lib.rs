@@ -81,6 +81,7 @@ impl NullGroup {
             drives: (0..legs).map(candidate).collect(),
             catalogue: Some(Vec::new()),
             forced: false,
+            served: None,
             activation: Activation { generation: Gen::new(1), id: Uuid([1; 16]), salt: [0; 16] },
             create: Some(NewVolume { uuid: Uuid([7; 16]), sectors: Sectors::new(mebibytes * 2048) }),
         };

@@ -1,5 +1,5 @@
 //! Small files of the state folder: replaced whole or appended to, durably.
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -49,8 +49,11 @@ fn ends_in_half_line(file: &File) -> std::io::Result<bool> {
     Ok(last[0] != b'\n')
 }
 
-/// Makes a folder's entries durable.
-fn sync_folder(path: &Path) -> Result<()> {
+/// Makes the entries of the folder of `path` durable.
+///
+/// # Errors
+/// The file system's.
+pub(crate) fn sync_folder(path: &Path) -> Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     File::open(folder)
         .and_then(|folder| folder.sync_all())
@@ -70,6 +73,40 @@ pub fn whole_lines(path: &Path) -> Result<Vec<String>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(source) => Err(Error::io("read", path, &source)),
     }
+}
+
+/// A folder that only we can enter; made if it is not there. `danger` says what happens otherwise.
+///
+/// # Errors
+/// `Permission` when it is open to others or somebody else's; the file system's.
+pub fn private_folder(path: &Path, danger: &str) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|source| Error::io("make", path, &source))?;
+    let about = std::fs::metadata(path).map_err(|source| Error::io("examine", path, &source))?;
+    closed(path, &about, danger)
+}
+
+/// Refuses what belongs to somebody else or is open to others.
+///
+/// # Errors
+/// `Permission`.
+pub fn closed(path: &Path, about: &std::fs::Metadata, danger: &str) -> Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    let name = path.display().to_string();
+    let mode = about.mode() & 0o777;
+    if mode & 0o077 != 0 {
+        let message = format!("{name} is open to others (mode {mode:04o}); {danger}");
+        let wanted = if about.is_dir() { "0700" } else { "0600" };
+        return Err(
+            Error::new(Kind::Permission, name.clone(), message).hint(format!("chmod {wanted} {name}"))
+        );
+    }
+    if about.uid() != nix::unistd::geteuid().as_raw() {
+        let message = format!("{name} belongs to another user (uid {})", about.uid());
+        return Err(Error::new(Kind::Permission, name, message).hint("give the agent one of its own"));
+    }
+    Ok(())
 }
 
 /// 128 random bits, from the kernel.

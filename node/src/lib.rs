@@ -17,6 +17,7 @@ pub mod error;
 pub mod figures;
 pub mod files;
 pub mod http;
+pub mod keys;
 pub mod model;
 pub mod moves;
 pub mod offline;

@@ -3,6 +3,7 @@
 //! Fields ending in `_bytes` are whole bytes, in `_at` RFC 3339. What is not known is `null`, never absent.
 //! Scripts are written against these names: they only grow.
 use crate::catalogue::{CopyState, DriveState, Errand, EventRecord, FrontendKind, HistoryRecord};
+use crate::keys::ProviderKind;
 use crate::scrub::{FoundKind, FoundOutcome};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -100,8 +101,8 @@ pub struct Volume {
     pub returning: Vec<String>,
     /// Progress of a scrub.
     pub scrub: Option<Scrub>,
-    /// Encryption.
-    pub encryption: Option<Later>,
+    /// How it is encrypted; `null` if it is not.
+    pub encryption: Option<Encryption>,
     /// Limits.
     pub qos: Option<Later>,
     /// The snapshot that it is a clone of.
@@ -110,6 +111,17 @@ pub struct Volume {
     pub status: Option<String>,
     /// What to do about it.
     pub action: Option<String>,
+}
+
+/// How a volume is encrypted.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Encryption {
+    /// What encrypts its blocks.
+    pub cipher: String,
+    /// The key that wraps its secret.
+    pub kek: String,
+    /// Version of that key; `null` when it was destroyed: nobody can read the volume any more.
+    pub key_version: Option<u32>,
 }
 
 /// Something of a later version: always `null` today.
@@ -546,3 +558,57 @@ pub struct Importable {
 pub type Events = Vec<EventRecord>;
 /// Body of a pool's history.
 pub type History = Vec<HistoryRecord>;
+
+/// How a key stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyState {
+    /// It wraps and unwraps.
+    Ready,
+    /// It is there and cannot be used: `status` says why.
+    Locked,
+    /// Groups go over to its newest version.
+    Rotating,
+    /// It is gone for ever.
+    Destroyed,
+}
+
+/// Where a transit engine is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct KeyPlace {
+    /// The server.
+    pub url: String,
+    /// Path at which the engine is mounted.
+    pub mount: String,
+    /// Name of the key there.
+    pub key: String,
+    /// File with the token.
+    pub token_file: String,
+    /// File with the certificates of those who may vouch for the server.
+    pub ca_file: Option<String>,
+}
+
+/// A key that wraps the secrets of groups.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Key {
+    /// Its name.
+    pub name: String,
+    /// Who keeps it.
+    pub provider: ProviderKind,
+    /// How it stands.
+    pub state: KeyState,
+    /// The version that wraps; `null` when there is none (any more).
+    pub version: Option<u32>,
+    /// When it was created.
+    pub created_at: String,
+    /// Groups whose secrets it wraps, or wrapped before it was destroyed.
+    pub groups: Vec<String>,
+    /// The volumes of these groups.
+    pub volumes: Vec<String>,
+    /// Where it is, of provider `transit`.
+    pub transit: Option<KeyPlace>,
+    /// In one sentence, what is wrong; `null` when nothing is.
+    pub status: Option<String>,
+    /// What to do about it.
+    pub action: Option<String>,
+}

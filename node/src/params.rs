@@ -1,6 +1,7 @@
 //! What the socket is asked: bodies and queries of the requests that change something.
 //!
 //! Paths are absolute: the agent does not know the caller's folder. Sizes are bytes, multiples of 4096.
+use crate::keys::{ProviderKind, SecretText};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use utoipa::ToSchema;
@@ -130,6 +131,12 @@ pub struct CreateVolume {
     /// Its group; one of its own, named like the volume, unless said.
     #[serde(default)]
     pub group: Option<String>,
+    /// What is written to its drives is encrypted. Decided once and for all.
+    #[serde(default)]
+    pub encrypt: bool,
+    /// The key that wraps its secret; the key `default`, made when it is wanted, unless said. Only with `encrypt`.
+    #[serde(default)]
+    pub kek: Option<String>,
 }
 
 /// `POST /v1/volumes/NAME/resize`.
@@ -175,6 +182,68 @@ pub struct UpgradeVolume {
     #[schema(value_type = Option<String>)]
     #[serde(default)]
     pub binary: Option<PathBuf>,
+}
+
+/// `POST /v1/keys`.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateKey {
+    /// Its name.
+    pub name: String,
+    /// Who keeps it; `file` unless said.
+    #[serde(default)]
+    pub provider: Option<ProviderKind>,
+    /// Of provider `passphrase`: the passphrase.
+    #[schema(value_type = Option<String>)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passphrase: Option<SecretText>,
+    /// Of provider `transit`: the server, `https://HOST:PORT`.
+    #[serde(default)]
+    pub url: Option<String>,
+    /// Path at which its engine is mounted; `transit` unless said.
+    #[serde(default)]
+    pub mount: Option<String>,
+    /// Name of the key there; as here unless said.
+    #[serde(default)]
+    pub key: Option<String>,
+    /// File with the token, mode 0600.
+    #[schema(value_type = Option<String>)]
+    #[serde(default)]
+    pub token_file: Option<PathBuf>,
+    /// File with the certificates of those who may vouch for the server; the system's unless said.
+    #[schema(value_type = Option<String>)]
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+}
+
+/// `POST /v1/keys/NAME/rotate`: of provider `passphrase`, the new passphrase.
+#[derive(Default, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RotateKey {
+    /// The new passphrase.
+    #[schema(value_type = Option<String>)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passphrase: Option<SecretText>,
+}
+
+/// `POST /v1/keys/NAME/unlock`.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UnlockKey {
+    /// The passphrase.
+    #[schema(value_type = String)]
+    pub passphrase: SecretText,
+}
+
+/// Query of `DELETE /v1/keys/NAME`.
+#[derive(Clone, Copy, Default, Debug, Serialize, Deserialize)]
+pub struct DestroyKey {
+    /// Check everything, change nothing.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// Also while volumes that need it are attached.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// `POST /v1/agent/stop`.

@@ -124,6 +124,9 @@ pub enum Notice {
     Serving {
         /// Number of the ublk device, if that is the front end.
         device_number: Option<u32>,
+        /// The Gen of its activation, which is on the drives; `None` when nothing was written, or from an older target.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        gen_number: Option<u64>,
     },
     /// The group does not open or cannot go on; the process ends.
     Failed(Error),

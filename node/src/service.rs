@@ -5,9 +5,10 @@
 //! cleaning after a kill. When it ends, its targets go on.
 use crate::agent::{Agent, Options};
 use crate::error::{Error, Kind, Result};
+use crate::files::{closed, private_folder};
 use crate::http;
-use std::fs::{DirBuilder, File};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::fs::File;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -17,6 +18,11 @@ use tokio::sync::watch;
 /// # Errors
 /// `Permission` on loose modes, `Refused` when another agent runs, the catalogue's.
 pub fn run(options: Options) -> Result<()> {
+    if let Err(error) = ublk_target::secrets::harden_process() {
+        tracing::warn!(
+            "cannot close this process to debuggers and cores: {error}; keys in its memory are less safe"
+        );
+    }
     let _lock = prepare(&options)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -29,20 +35,23 @@ pub fn run(options: Options) -> Result<()> {
     outcome
 }
 
+/// Why nobody else may write there.
+const DANGER: &str = "whoever can write there controls all volumes";
+
 /// Makes and checks the folders and takes the lock.
 fn prepare(options: &Options) -> Result<File> {
-    private_folder(&options.state)?;
+    private_folder(&options.state, DANGER)?;
     for folder in ["targets", "groups"] {
-        private_folder(&options.state.join(folder))?;
+        private_folder(&options.state.join(folder), DANGER)?;
     }
     let folder = options.socket.parent().unwrap_or(Path::new("/"));
-    private_folder(folder)?;
+    private_folder(folder, DANGER)?;
     if let Ok(about) = std::fs::symlink_metadata(&options.socket) {
         let name = options.socket.display().to_string();
         if !about.file_type().is_socket() {
             return Err(Error::new(Kind::Refused, name.clone(), format!("{name} exists and is no socket")));
         }
-        closed(&options.socket, &about)?;
+        closed(&options.socket, &about, DANGER)?;
     }
     let path = options.state.join("lock");
     let mut open = File::options();
@@ -54,34 +63,6 @@ fn prepare(options: &Options) -> Result<File> {
             .hint("plinth node stop ends it")
     })?;
     Ok(lock)
-}
-
-/// A folder that only we can enter; made if it is not there.
-fn private_folder(path: &Path) -> Result<()> {
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|source| Error::io("make", path, &source))?;
-    let about = std::fs::metadata(path).map_err(|source| Error::io("examine", path, &source))?;
-    closed(path, &about)
-}
-
-/// Refuses what belongs to somebody else or is open to others.
-fn closed(path: &Path, about: &std::fs::Metadata) -> Result<()> {
-    let name = path.display().to_string();
-    let mode = about.mode() & 0o777;
-    if mode & 0o077 != 0 {
-        let message = format!(
-            "{name} is open to others (mode {mode:04o}); whoever can write there controls all volumes"
-        );
-        let wanted = if about.is_dir() { "0700" } else { "0600" };
-        return Err(
-            Error::new(Kind::Permission, name.clone(), message).hint(format!("chmod {wanted} {name}"))
-        );
-    }
-    if about.uid() != nix::unistd::geteuid().as_raw() {
-        let message = format!("{name} belongs to another user (uid {})", about.uid());
-        return Err(Error::new(Kind::Permission, name, message).hint("give the agent a folder of its own"));
-    }
-    Ok(())
 }
 
 async fn serve(options: Options) -> Result<()> {

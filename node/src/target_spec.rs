@@ -1,7 +1,8 @@
 //! What a target is told when it starts: one JSON file, written by the agent, read by `plinth target`.
 //!
 //! The file is complete: a target needs nothing else from the agent to recover its group and serve it, so
-//! that it can be started while the agent is busy or gone. It holds no secret.
+//! that it can be started while the agent is busy or gone. It holds no secret: that of an encrypted group comes through a
+//! pipe, and is nowhere when the process is gone (`target::secret`).
 use crate::error::{Error, Kind, Result};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -39,6 +40,12 @@ pub struct TargetSpec {
     /// The operator's recorded word that what stale copies lack is given up, where no current one is there.
     #[serde(default)]
     pub forced: bool,
+    /// The Gen that served last, of an encrypted group: drives that know only older ones were set back.
+    #[serde(default)]
+    pub served_gen: Option<u64>,
+    /// The group is encrypted: its secret comes through standard input.
+    #[serde(default)]
+    pub encrypted: bool,
     /// The volume.
     pub volume: TargetVolume,
     /// How it is served.

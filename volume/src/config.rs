@@ -122,6 +122,13 @@ pub enum Refusal {
     NotEncrypted,
     /// No superblock was made with these keys: they are another group's, or all superblocks are forged.
     WrongKey,
+    /// The newest activation that the drives know is older than the one that served last: all of them were set back.
+    Older {
+        /// Gen that the drives know.
+        found: Gen,
+        /// Gen that served last.
+        served: Gen,
+    },
     /// Reads failed on every leg while recovering.
     Unreadable(&'static str),
     /// The drives could not be written while recovering.

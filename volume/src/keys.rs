@@ -4,7 +4,8 @@
 //! data key N (32 random bytes; a rotation adds one)       metadata key (32 random bytes)
 //!   └ activation with key N, by its salt                    ├ activation, by its salt
 //!       └ data                                              │   ├ pages   ├ commits   └ superblock (a MAC)
-//!                                                           └ group: home pages (a MAC)
+//!                                                           ├ group: home pages (a MAC)
+//!                                                           └ writing of names, by its salt: names
 //! ```
 //!
 //! Every step is HKDF-SHA256 (RFC 5869) with the activation's salt; the info names the class, the group and the
@@ -20,6 +21,7 @@ pub mod reader;
 mod sessions;
 
 use crate::layout::keys as at;
+use crate::layout::names::SALT_BYTES;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use base::{Ciphers, KEY_BYTES, Uuid};
@@ -47,6 +49,8 @@ pub enum Class {
     Superblock,
     /// Row and history pages.
     HomePages,
+    /// Names in headers.
+    Names,
 }
 
 impl Class {
@@ -57,6 +61,7 @@ impl Class {
             Self::Commits => b"commits",
             Self::Superblock => b"superblock",
             Self::HomePages => b"home pages",
+            Self::Names => b"names",
         }
     }
 }
@@ -87,7 +92,9 @@ impl GroupKeys {
     pub fn derive(&self, class: Class, group: Uuid, line: &Line) -> Option<Key> {
         let from = match class {
             Class::Data => self.data_key(line.key)?,
-            Class::Pages | Class::Commits | Class::Superblock | Class::HomePages => &self.metadata,
+            Class::Pages | Class::Commits | Class::Superblock | Class::HomePages | Class::Names => {
+                &self.metadata
+            }
         };
         Some(derive(from, &line.salt, class, group, line.id))
     }
@@ -95,6 +102,11 @@ impl GroupKeys {
     /// The key of the home pages, which are written before the line of the activation that they name.
     pub fn home_pages(&self, group: Uuid) -> Key {
         derive(&self.metadata, &[], Class::HomePages, group, Uuid::NIL)
+    }
+
+    /// The key of one writing of names, which no activation owns.
+    pub(crate) fn names(&self, group: Uuid, salt: &[u8; SALT_BYTES]) -> Key {
+        derive(&self.metadata, salt, Class::Names, group, Uuid::NIL)
     }
 }
 

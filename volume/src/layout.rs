@@ -79,6 +79,12 @@ pub mod names {
 
     /// u32: number of the writing, the newest counts; 0 means that there are no names.
     pub const WRITTEN_AT: usize = 128;
+    /// u8: how they are stored.
+    pub const KIND_AT: usize = 132;
+    /// In plain.
+    pub const PLAIN: u8 = 0;
+    /// Encrypted: all of an encrypted group.
+    pub const SEALED: u8 = 1;
     /// 16 bytes: identity of the volume.
     pub const VOLUME_ID_AT: usize = 136;
     /// u64: size of the volume in bytes.
@@ -87,10 +93,35 @@ pub mod names {
     pub const GROUP_AT: usize = 256;
     /// Length byte, then text: name of the volume.
     pub const VOLUME_AT: usize = 392;
+    /// Where what is encrypted begins: identity, size and names.
+    pub const TEXT_AT: usize = VOLUME_ID_AT;
+    /// Bytes of it.
+    pub const TEXT_BYTES: usize = VOLUME_AT + 1 + NAME_BYTES - TEXT_AT;
+    /// 12 bytes: tag of what is encrypted.
+    pub const TAG_AT: usize = 528;
+    /// 32 bytes: salt of the key of this writing.
+    pub const SALT_AT: usize = 544;
+    /// Bytes of it.
+    pub const SALT_BYTES: usize = 32;
 
     const _: () = assert!(GROUP_AT + 1 + NAME_BYTES <= VOLUME_AT);
-    const _: () = assert!(VOLUME_AT + 1 + NAME_BYTES <= super::OWN_CHECK);
+    const _: () = assert!(TEXT_AT + TEXT_BYTES <= TAG_AT);
+    const _: () = assert!(TAG_AT + base::TAG_BYTES <= SALT_AT);
+    const _: () = assert!(SALT_AT + SALT_BYTES <= super::envelope::WRITTEN_AT);
     const _: () = assert!(super::header::GROUP_AT + 16 <= WRITTEN_AT);
+}
+
+/// The wrapped secret of an encrypted group, in the headers of the home row.
+pub mod envelope {
+    /// Bytes that are kept for it; what does not need them is zero.
+    pub const BYTES: usize = 1024;
+
+    /// u32: number of the writing, the newest counts; 0 means that there is none.
+    pub const WRITTEN_AT: usize = 576;
+    /// The envelope; all zero: it was destroyed.
+    pub const AT: usize = 1024;
+
+    const _: () = assert!(WRITTEN_AT + 4 <= AT && AT + BYTES <= super::OWN_CHECK);
 }
 
 /// Blocks of an extent with a fixed meaning.

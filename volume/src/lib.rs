@@ -13,6 +13,7 @@ mod buffers;
 pub mod config;
 pub mod create;
 mod drives;
+pub mod envelope;
 mod flusher;
 pub mod geometry;
 mod group;
@@ -34,6 +35,7 @@ mod volume;
 pub use config::{
     Activation, Candidate, Config, CopyHealth, DriveInfo, DriveStats, DriveView, Refusal, Stats, StaysIn,
 };
+pub use envelope::StoredEnvelope;
 pub use geometry::{Geometry, Piece, Place};
 pub use group::Halt;
 pub use group::moving::{MoveOutcome, MoveRefusal, MoveStats};

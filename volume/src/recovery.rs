@@ -62,6 +62,8 @@ pub struct OpenRequest {
     pub catalogue: Option<Vec<CopyEntry>>,
     /// The operator's recorded word that what stale copies lack is given up.
     pub forced: bool,
+    /// Gen of the activation that served last, as somebody remembers it who is not on the drives; `None` if nobody does.
+    pub served: Option<base::Gen>,
     /// Who serves from now on.
     pub activation: Activation,
     /// The volume to make, for a group that has no checkpoint yet.

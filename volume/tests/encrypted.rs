@@ -1,6 +1,6 @@
 //! Encrypted groups: the same stories, and drives that lie.
 mod world;
-use base::{BLOCK_BYTES, Engine, Fault, Op, Phase};
+use base::{BLOCK_BYTES, Engine, Fault, Gen, Op, Phase};
 use std::collections::HashSet;
 use volume::Refusal;
 use world::story::{assert_each_leg_is_whole, end_of_move, some_writes};
@@ -152,6 +152,50 @@ fn a_drive_that_is_set_back_is_found_out() {
     world.drives[1] = old;
     world.reopen();
     world.check_all();
+}
+
+/// All of them show what they were a while ago, with right checks and codes: nothing on them is false.
+#[test]
+fn drives_that_are_set_back_together_are_refused() {
+    let mut world = World::new(ENCRYPTED);
+    some_writes(&mut world, 100);
+    world.close();
+    let (old, own) = (world.drives.clone(), world.keys);
+    world.reopen();
+    let served = world.engine.stats().expect("it is served").generation;
+    some_writes(&mut world, 100);
+    world.close();
+    let newest = std::mem::replace(&mut world.drives, old.clone());
+    world.served = Some(served);
+    let found = Gen::new(served.get() - 1);
+    assert_eq!(refusal(&mut world, own), Some(Refusal::Older { found, served }));
+    world.drives = newest;
+    assert_eq!(refusal(&mut world, own), None);
+    world.check_all();
+    world.close();
+    world.drives = old;
+    world.forced = true;
+    assert_eq!(refusal(&mut world, own), None, "by the operator's word");
+    assert!(world.engine.stats().expect("it is served").generation > served);
+}
+
+/// A Gen is handed out before its line is on any drive, and only one that served is remembered.
+#[test]
+fn an_activation_that_was_cut_short_is_not_missed() {
+    let mut world = World::new(ENCRYPTED);
+    some_writes(&mut world, 50);
+    for steps in 0..60 {
+        world.served = world.engine.stats().map(|stats| stats.generation);
+        world.kill();
+        world.begin_open(world.shape.config);
+        for _ in 0..steps {
+            world.step();
+        }
+        world.cut_power();
+        world.reopen();
+        assert!(world.engine.stats().map(|stats| stats.generation) > world.served, "cut at {steps}");
+        world.check_all();
+    }
 }
 
 /// Equal blocks are stored as different ones, and nothing that was written is found anywhere.

@@ -5,7 +5,8 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use volume::layout::{FIRST_EXTENT_BLOCK, extent};
-use volume::{CopyHealth, Finding, Names, Outcome, ScrubStats, What};
+use volume::names::Found;
+use volume::{CopyHealth, Finding, Names, Outcome, ScrubStats, StoredEnvelope, What};
 use world::story::some_writes;
 use world::{Shape, Verdict, World};
 
@@ -114,9 +115,11 @@ fn names_in_headers_are_no_damage_and_are_repaired_too() {
         volume_id: world::uuid(9),
         size_bytes: 1 << 20,
     };
+    let envelope = StoredEnvelope::new(2, &[7; 100]);
     for drive in 0..2 {
         world.drives[drive].read(FIRST_EXTENT_BLOCK, &mut block);
-        names.put(&mut block);
+        names.put(&mut block, None);
+        envelope.put(&mut block);
         world.drives[drive].write(FIRST_EXTENT_BLOCK, &block, false);
     }
     assert_eq!(scrub(&mut world), []);
@@ -125,9 +128,37 @@ fn names_in_headers_are_no_damage_and_are_repaired_too() {
         let findings = scrub(&mut world);
         assert!(matches!(findings[..], [Finding { what: What::Header { .. }, .. }]), "{findings:?}");
         world.drives[drive].read(FIRST_EXTENT_BLOCK, &mut block);
-        assert_eq!(Names::read(&block), Ok(Some(names.clone())));
+        assert_eq!(Names::read(&block), Ok(Found::Plain(names.clone())));
+        assert_eq!(StoredEnvelope::read(&block), Ok(Some(envelope.clone())));
         assert_eq!(scrub(&mut world), []);
     }
+}
+
+/// A rename reached one drive and an exchange of keys another one, then both were cut short.
+#[test]
+fn a_header_gets_the_newest_names_and_the_newest_envelope() {
+    let mut world = World::new(Shape { legs: 3, ..Shape::MIRROR });
+    some_writes(&mut world, 50);
+    let mut block = [0; BLOCK_BYTES];
+    let names = |written, volume: &str| Names {
+        written,
+        group: "g".into(),
+        volume: volume.into(),
+        volume_id: world::uuid(9),
+        size_bytes: 1 << 20,
+    };
+    for (drive, name, envelope) in [(0, names(2, "new"), 1), (1, names(1, "old"), 2), (2, names(1, "old"), 1)]
+    {
+        world.drives[drive].read(FIRST_EXTENT_BLOCK, &mut block);
+        name.put(&mut block, None);
+        StoredEnvelope::new(envelope, &[envelope as u8; 100]).put(&mut block);
+        world.drives[drive].write(FIRST_EXTENT_BLOCK, &block, false);
+    }
+    spoil(&mut world, 2, FIRST_EXTENT_BLOCK);
+    assert_eq!(scrub(&mut world).len(), 1);
+    world.drives[2].read(FIRST_EXTENT_BLOCK, &mut block);
+    assert_eq!(Names::read(&block), Ok(Found::Plain(names(2, "new"))));
+    assert_eq!(StoredEnvelope::read(&block), Ok(Some(StoredEnvelope::new(2, &[2; 100]))));
 }
 
 /// One bad superblock slot on each leg: the version that repairs the first overwrites all, and each is named nevertheless.

@@ -12,6 +12,7 @@ use crate::catalogue::{
 };
 use crate::device;
 use crate::error::{Error, Kind, Result};
+use crate::keys::GroupSecret;
 use crate::params::AttachVolume;
 use crate::protocol::TargetPhase;
 use crate::supervise::Phase;
@@ -261,8 +262,11 @@ impl Agent {
         self.volume(volume).is_ok_and(|v| v.record.attachment.is_some_and(|attachment| attachment.served))
     }
 
-    /// Takes the next Gen and writes the spec of a new target.
-    pub(crate) fn prepare_activation(&self, name: &str) -> Result<()> {
+    /// Takes the next Gen and writes the spec of a new target. Returns the secret that the target is to be told, of an
+    /// encrypted group: unwrapped anew for each target, so that a key that was locked or destroyed meanwhile counts.
+    pub(crate) fn prepare_activation(&self, name: &str) -> Result<Option<GroupSecret>> {
+        // Before the lock is taken: whoever keeps the key may take its time.
+        let secret = self.secret_to_serve(name)?;
         let mut space = self.lock();
         let volume = self.ready_volume(name)?;
         let attachment = volume.attachment.clone().ok_or_else(|| {
@@ -273,8 +277,27 @@ impl Agent {
         self.fold_marks(&mut group)?;
         group.gen_number += 1;
         self.store.txn().update(records::group_key(&group.name), &group).commit()?;
+        self.settle_at_hand(&group);
+        // An import may have found another name and size for it by now.
+        let volume = self.ready_volume(name)?;
         let spec = self.target_spec_of(&volume, &group, attachment)?;
-        spec.write(&self.options.target_spec(&group.id))
+        spec.write(&self.options.target_spec(&group.id))?;
+        Ok(secret)
+    }
+
+    /// The secret of a volume's group. A rotation that ends in between takes the version that wrapped the envelope away,
+    /// and there is another envelope then.
+    fn secret_to_serve(&self, name: &str) -> Result<Option<GroupSecret>> {
+        let group = self.ready_volume(name)?.record.group;
+        let mut seen = self.group(&group)?;
+        loop {
+            let secret = self.group_secret(&seen);
+            let now = self.group(&group)?;
+            if secret.is_ok() || now.encryption == seen.encryption {
+                return secret;
+            }
+            seen = now;
+        }
     }
 
     /// Looks for drives of a group that are not where they were last, and before the first activation of an attachment
@@ -350,6 +373,8 @@ impl Agent {
             rows: granted?,
             catalogue_counts: !group.imported,
             forced: attachment.force_stale,
+            served_gen: group.served_gen,
+            encrypted: group.encryption.is_some(),
             volume: TargetVolume {
                 id: volume.id.clone(),
                 name: volume.name.clone(),
@@ -392,6 +417,10 @@ impl Agent {
             return Ok(());
         }
         self.store.txn().update(records::group_key(&group.name), &group).commit()?;
+        if mark.current {
+            // It may have been away when the envelope was written anew.
+            self.settle_at_hand(&group);
+        }
         let rows = self.rows_of(&group.id)?;
         for id in &mark.drives {
             let drive = self.drive(id);
@@ -420,7 +449,13 @@ impl Agent {
     }
 
     /// A target serves: notes its device, so that the next one takes it over, and makes the stable name.
-    pub(crate) fn note_serving(&self, name: &str, device_number: Option<u32>) -> Result<()> {
+    /// `gen_number`: its activation, if it is on the drives.
+    pub(crate) fn note_serving(
+        &self,
+        name: &str,
+        device_number: Option<u32>,
+        gen_number: Option<u64>,
+    ) -> Result<()> {
         let space = self.lock();
         let mut volume = self.volume(name)?;
         let first = match &mut volume.record.attachment {
@@ -435,9 +470,11 @@ impl Agent {
         };
         let mut txn = self.store.txn().update(records::volume_key(name), &volume);
         let mut group = self.group(&volume.group)?;
-        if group.imported {
+        let news = group.encryption.is_some() && gen_number > group.served_gen;
+        if group.imported || news {
             // Its own activation is on every current copy now, and the stale ones are marked here.
             (group.imported, group.uncertain) = (false, false);
+            group.served_gen = group.served_gen.max(gen_number.filter(|_| news));
             txn = txn.update(records::group_key(&group.name), &group);
         }
         txn.commit()?;
@@ -570,6 +607,8 @@ mod tests {
             unwiped: Vec::new(),
             imported: false,
             uncertain: false,
+            encryption: None,
+            served_gen: None,
         };
         let drives = vec!["d".to_owned()];
         let stale = |version, failed: bool| Mark {

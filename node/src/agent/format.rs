@@ -1,13 +1,13 @@
-//! What a new group's drives must hold, and the names in the headers of its home row.
+//! What a new group's drives must hold.
 use super::Agent;
+use super::headers::HeaderContent;
 use super::pools::uuid;
 use crate::catalogue::{GroupRecord, PoolRecord, RowRecord, VolumeRecord};
 use crate::drives::Media;
 use crate::error::{Error, Kind, Result};
 use base::{DriveIx, Extent, ExtentNo};
-use volume::create::{NewGroup, plan};
-use volume::label::extent_start;
-use volume::{Geometry, Header, Names};
+use volume::Geometry;
+use volume::create::{NewGroup, plan, plan_encrypted};
 
 /// The shape of a group, with the ring that it gets when it is made.
 pub fn geometry(pool: &PoolRecord, group: &GroupRecord) -> Geometry {
@@ -47,19 +47,21 @@ impl Agent {
             drives: drives?,
             home: extents,
         };
-        let phases = plan(&new).map_err(|bad| {
-            Error::new(
-                Kind::Invalid,
-                group.name.clone(),
-                format!("group {} cannot have this shape: {bad:?}", group.name),
-            )
+        let secret = self.group_secret(group)?;
+        let phases = match &secret {
+            Some(secret) => plan_encrypted(&new, secret.keys()),
+            None => plan(&new),
+        };
+        let phases = phases.map_err(|bad| {
+            let message = format!("group {} cannot have this shape: {bad:?}", group.name);
+            Error::new(Kind::Invalid, group.name.clone(), message)
         })?;
-        let names = names_of(group, volume, 1)?;
+        let content = HeaderContent::new(group, volume, secret.as_ref(), 1)?;
         let opened = self.open_drives(home)?;
         for (phase, writes) in phases.into_iter().enumerate() {
             for (index, at, mut block) in writes {
                 if phase == 0 {
-                    names.put(&mut block);
+                    content.put(&mut block);
                 }
                 opened[&group.copies[usize::from(index.get())].drive].write(at, &block)?;
             }
@@ -67,45 +69,4 @@ impl Agent {
         }
         Ok(())
     }
-
-    /// Writes the names of a group and its volume to the headers of its home row again: one drive after the other,
-    /// each flushed, so that a cut tears at most one. Before the catalogue changes; a repetition does it again.
-    /// Drives that are missing keep the old names, with an older number.
-    pub(super) fn write_names(
-        &self,
-        pool: &PoolRecord,
-        group: &GroupRecord,
-        volume: &VolumeRecord,
-    ) -> Result<()> {
-        let rows = self.rows_of(&group.id)?;
-        let home = rows.first().map(|row| row.extents.clone()).unwrap_or_default();
-        let mut headers = Vec::new();
-        for (id, extent) in &home {
-            let Ok(media) = self.open_drive(&self.drive(id)?.record) else { continue };
-            let at = extent_start(ExtentNo::new(*extent), pool.extent_blocks);
-            let block = media.read(at)?;
-            if Header::decode(&block).is_ok_and(|header| header.group.to_string() == group.id) {
-                headers.push((media, at, block));
-            }
-        }
-        let last =
-            headers.iter().filter_map(|(_, _, block)| Names::read(block).ok()?).map(|names| names.written);
-        let names = names_of(group, volume, last.max().unwrap_or(0) + 1)?;
-        for (media, at, mut block) in headers {
-            names.put(&mut block);
-            media.write(at, &block)?;
-            media.flush()?;
-        }
-        Ok(())
-    }
-}
-
-fn names_of(group: &GroupRecord, volume: &VolumeRecord, written: u32) -> Result<Names> {
-    Ok(Names {
-        written,
-        group: group.name.clone(),
-        volume: volume.name.clone(),
-        volume_id: uuid(&volume.id)?,
-        size_bytes: volume.size_bytes,
-    })
 }

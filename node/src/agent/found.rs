@@ -2,26 +2,31 @@
 //!
 //! Rows come from the superblocks, never from headers alone; names from the headers of the home rows, of which
 //! the newest writing counts. What has a header and no row stays taken, unless it is known to be nobody's.
+//!
+//! Of an encrypted group the headers have its envelope, which its wrapping key opens. Without that its rows are what all of
+//! its drives say alike, and its names are not known: it is called by its identity, and stays uncertain until it is looked
+//! at again with the key.
 use super::volumes::DEFAULT_CACHE_BYTES;
 use crate::catalogue::records::LeftOut;
 use crate::catalogue::{
-    CopyRecord, CopyState, DriveRecord, DriveState, ExtentRecord, GroupRecord, Life, PoolRecord, RowRecord,
-    VolumeRecord,
+    CopyRecord, CopyState, DriveRecord, DriveState, ExtentRecord, GroupEncryption, GroupRecord, Life,
+    PoolRecord, RowRecord, VolumeRecord,
 };
 use crate::drives::Media;
 use crate::error::{Error, Kind, Result};
+use crate::keys::Envelope;
 use crate::text;
 use base::{Blocks, DriveBlock};
 use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
-use volume::Names;
+use volume::{Names, StoredEnvelope};
 
 /// A group with its volume and rows.
 pub struct FoundGroup {
     /// The group.
     pub group: GroupRecord,
-    /// Its volume, if a header tells its names.
+    /// Its volume, if a header tells its names and they could be read.
     pub volume: Option<VolumeRecord>,
     /// Its rows, in order.
     pub rows: Vec<RowRecord>,
@@ -59,13 +64,17 @@ impl plinth_check::Media for Reader<'_> {
 ///
 /// # Errors
 /// A drive that cannot be read as one: what it holds would be taken for free.
-pub fn found_on(pool: &PoolRecord, drives: &[(DriveRecord, Media)]) -> Result<Found> {
+pub fn found_on(
+    pool: &PoolRecord,
+    drives: &[(DriveRecord, Media)],
+    keys: &plinth_check::KeysOf<'_>,
+) -> Result<Found> {
     let names: Vec<String> = drives.iter().map(|(drive, _)| drive.path.display().to_string()).collect();
     let readers: Vec<Reader<'_>> = drives.iter().map(|(_, media)| Reader(media)).collect();
     let pairs = names.iter().zip(&readers);
     let given: Vec<(&str, &dyn plinth_check::Media)> =
         pairs.map(|(name, reader)| (name.as_str(), reader as &dyn plinth_check::Media)).collect();
-    let summary = plinth_check::groups(&given);
+    let summary = plinth_check::groups(&given, keys);
     let read: BTreeSet<String> = summary.drives.iter().map(ToString::to_string).collect();
     if let Some((drive, _)) = drives.iter().find(|(drive, _)| !read.contains(&drive.id)) {
         let name = drive.path.display().to_string();
@@ -75,8 +84,8 @@ pub fn found_on(pool: &PoolRecord, drives: &[(DriveRecord, Media)]) -> Result<Fo
     let mut found = Found::default();
     for group in summary.groups.iter().filter(|group| group.pool.to_string() == pool.id) {
         match record(pool, group) {
-            Some(group) => found.groups.push(group),
-            None => found.left_out.push(left_out(&group.group.to_string(), "names a drive without an entry")),
+            Ok(group) => found.groups.push(group),
+            Err(why) => found.left_out.push(left_out(&group.group.to_string(), why)),
         }
     }
     found.left_out.extend(summary.left_out.iter().map(|left| left_out(&left.group.to_string(), &left.why)));
@@ -124,8 +133,50 @@ pub fn lacking(pool: &PoolRecord, id: &str) -> DriveRecord {
     }
 }
 
-/// A group's records; `None` if a row names a drive that the drive table does not have.
-fn record(pool: &PoolRecord, found: &plinth_check::Group) -> Option<FoundGroup> {
+/// The newest envelope that can be read, and its number; `None` if there is none, or the newest was destroyed.
+pub fn newest_envelope(envelopes: &[StoredEnvelope]) -> Option<(Envelope, u32)> {
+    let newest = envelopes.iter().take_while(|envelope| !envelope.is_destroyed());
+    newest.filter_map(|stored| Some((Envelope::decode(&stored.bytes[..]).ok()?, stored.written))).next()
+}
+
+/// How a group is encrypted, as its headers have it.
+fn encryption_of(found: &plinth_check::Group) -> std::result::Result<Option<GroupEncryption>, &'static str> {
+    let Some(envelopes) = &found.envelopes else { return Ok(None) };
+    let (envelope, written) = newest_envelope(envelopes).ok_or_else(|| {
+        if envelopes.first().is_some_and(StoredEnvelope::is_destroyed) {
+            "is encrypted, and its key was destroyed: nobody can read it any more"
+        } else {
+            "is encrypted, and its envelope is in no header that is at hand"
+        }
+    })?;
+    let key = envelope.key.clone();
+    Ok(Some(GroupEncryption { key, envelope: Some(envelope), envelope_written: written }))
+}
+
+/// What an encrypted volume is called whose names could not be read, and its group.
+pub fn nameless(group: &GroupRecord) -> VolumeRecord {
+    let name = format!("group-{}", group.id.get(..8).unwrap_or(&group.id));
+    VolumeRecord {
+        id: group.id.clone(),
+        name: name.clone(),
+        pool: group.pool.clone(),
+        group: name,
+        created_at: group.created_at.clone(),
+        life: Life::Ready,
+        size_bytes: 0,
+        cache_bytes: DEFAULT_CACHE_BYTES,
+        renamed_from: None,
+        attachment: None,
+    }
+}
+
+/// Whether it is called so still.
+pub fn is_nameless(group: &GroupRecord, volume: &VolumeRecord) -> bool {
+    volume.id == group.id
+}
+
+/// A group's records; or why there are none.
+fn record(pool: &PoolRecord, found: &plinth_check::Group) -> std::result::Result<FoundGroup, &'static str> {
     let id = found.group.to_string();
     let mut copies: Vec<CopyRecord> = found.drives.iter().map(copy).collect();
     let mut rows = Vec::with_capacity(found.rows.len());
@@ -134,7 +185,8 @@ fn record(pool: &PoolRecord, found: &plinth_check::Group) -> Option<FoundGroup> 
             Some((copies.get(usize::from(extent.drive.get()))?.drive.clone(), extent.extent.get()))
         };
         let extents: Option<Vec<_>> = extents.iter().map(place).collect();
-        rows.push(RowRecord { row: row as u32, extents: extents?, grant: 0 });
+        let extents = extents.ok_or("names a drive without an entry")?;
+        rows.push(RowRecord { row: row as u32, extents, grant: 0 });
     }
     // A drive that was left keeps its entry in the drive table; it may not even exist any more.
     let used: BTreeSet<&String> = rows.iter().flat_map(|row| &row.extents).map(|(drive, _)| drive).collect();
@@ -158,9 +210,11 @@ fn record(pool: &PoolRecord, found: &plinth_check::Group) -> Option<FoundGroup> 
         unwiped: Vec::new(),
         imported: true,
         uncertain: !found.certain,
+        encryption: encryption_of(found)?,
+        served_gen: None,
     };
     let volume = found.names.as_ref().map(|names| volume_of(pool, names, now));
-    Some(FoundGroup { group, volume, rows })
+    Ok(FoundGroup { group, volume, rows })
 }
 
 /// What the superblocks say of a copy. Its version is kept, so that a mark of an earlier life of the pool on this

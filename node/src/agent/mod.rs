@@ -9,8 +9,10 @@ mod drive_states;
 pub mod events;
 mod format;
 mod found;
+mod headers;
 mod heal;
 pub mod import;
+mod keys;
 mod moving;
 pub mod placement;
 pub mod pools;
@@ -31,7 +33,9 @@ use crate::catalogue::{
     DriveRecord, Embedded, GroupRecord, PoolRecord, Store, Versioned, VolumeRecord, records,
 };
 use crate::error::{Error, Kind, Result};
+use crate::keys::Keys;
 use crate::supervise::Supervisor;
+pub use keys::DEFAULT_KEY;
 pub(crate) use pools::uuid as parse_id;
 use space::Space;
 use std::collections::BTreeSet;
@@ -74,6 +78,10 @@ impl Options {
     pub fn target_spec(&self, group: &str) -> PathBuf {
         self.state.join("targets").join(format!("{group}.json"))
     }
+    /// Where keys of provider `file` lie.
+    pub fn keys(&self) -> PathBuf {
+        self.state.join("keys")
+    }
     /// What a group's target writes to its standard error.
     pub fn target_log(&self, group: &str) -> PathBuf {
         self.state.join("targets").join(format!("{group}.log"))
@@ -98,8 +106,12 @@ pub struct Agent {
     pub supervisor: Supervisor,
     /// What happened.
     pub events: Arc<events::EventLog>,
+    /// What wraps the secrets of groups.
+    pub keys: Keys,
     /// When it started.
     pub started_at: String,
+    /// Held by a verb of keys from its first look to its last write. Taken before the verbs' lock, never behind it.
+    key_verbs: Mutex<()>,
     space: Mutex<Space>,
     /// Drives that the last scan did not find; kept in the catalogue too.
     unseen: Mutex<BTreeSet<String>>,
@@ -128,9 +140,12 @@ impl Agent {
         let started_at = crate::text::now();
         let scrubbing = scrub::Scrubbing::load(&store)?;
         let unseen = Mutex::new(watch::missing(&store)?);
+        let keys = Keys::new(store.clone(), options.keys());
         Ok(Arc::new(Self {
             options,
             store,
+            keys,
+            key_verbs: Mutex::default(),
             supervisor,
             events,
             started_at,

@@ -6,7 +6,7 @@
 //! is what its newest superblock says, and that may be on a drive that was not there before. What has a header on a
 //! drive and no row in the catalogue stays taken: of a group whose home drives are away its later rows say no more.
 use super::Agent;
-use super::found::{Found, FoundGroup, found_on, lacking};
+use super::found::{Found, FoundGroup, found_on, lacking, nameless, newest_envelope};
 use super::rows::extents_of;
 use super::space::Space;
 use crate::catalogue::records::{LeftOut, LeftRecord};
@@ -18,7 +18,11 @@ use crate::drives::{LabelState, Media, Seen, read_label};
 use crate::error::{Error, Kind, Result};
 use crate::protocol::Request;
 use crate::text;
+use base::Uuid;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use volume::StoredEnvelope;
+use volume::keys::GroupKeys;
 
 /// A place of a pool: drive and extent.
 type Place = (String, u32);
@@ -43,6 +47,8 @@ struct Plan {
     held: BTreeMap<Place, ExtentRecord>,
     /// What others have.
     taken: BTreeMap<Place, ExtentRecord>,
+    /// Encrypted groups that could not be opened, and why.
+    locked: BTreeMap<String, Error>,
 }
 
 /// What a rebuild came to.
@@ -106,11 +112,15 @@ impl Agent {
             text::counted(plan.groups.len(), "volume")
         );
         plan.pool.left_out.iter().for_each(|left| message += &format!("; group {} {}", left.group, left.why));
+        for (group, why) in plan.locked_groups() {
+            message += &format!("; the names of encrypted group {group} were not read: {}", why.message);
+        }
         let lacks = incomplete(&plan.pool, &now);
         if let Some(lacks) = &lacks {
             message += &format!("; nothing new is handed out: {lacks}");
         }
-        Ok(Rebuilt { lacks: lacks.is_some(), pool: plan.pool.record, drives, news, message })
+        let lacks = lacks.is_some() || plan.locked_groups().next().is_some();
+        Ok(Rebuilt { lacks, pool: plan.pool.record, drives, news, message })
     }
 
     /// Reads the drives at hand: those that are new and those that the pool has.
@@ -143,7 +153,9 @@ impl Agent {
                 taken.insert((extent.drive.clone(), extent.extent), extent.record);
             }
         }
-        let found = found_on(&pool, &at_hand)?;
+        let locked = RefCell::new(BTreeMap::new());
+        let found = found_on(&pool, &at_hand, &|group, envelopes| self.keys_of(group, envelopes, &locked))?;
+        let locked = locked.into_inner();
         let at_hand = at_hand.into_iter().map(|(drive, _)| drive.id).collect();
         let plan = Plan {
             pool,
@@ -154,8 +166,33 @@ impl Agent {
             claimed: BTreeSet::new(),
             held: BTreeMap::new(),
             taken,
+            locked,
         };
         Ok((plan, found))
+    }
+
+    /// The keys of a group, by the envelope that the catalogue has, or else the newest in its headers. Notes why there are
+    /// none.
+    fn keys_of(
+        &self,
+        group: Uuid,
+        envelopes: &[StoredEnvelope],
+        locked: &RefCell<BTreeMap<String, Error>>,
+    ) -> Option<GroupKeys> {
+        let id = group.to_string();
+        let groups = self.store.list::<GroupRecord>("groups/").unwrap_or_default();
+        let known = groups.into_iter().find(|known| known.id == id).and_then(|known| known.record.encryption);
+        let envelope = match known {
+            Some(encryption) => encryption.envelope,
+            None => newest_envelope(envelopes).map(|(envelope, _)| envelope),
+        };
+        match self.keys.open_group(&envelope?, &group) {
+            Ok(secret) => Some(secret.keys()),
+            Err(error) => {
+                locked.borrow_mut().insert(id, error);
+                None
+            }
+        }
     }
 
     /// Which groups are rebuilt, which are left out, and what stays taken.
@@ -241,6 +278,12 @@ impl Agent {
 }
 
 impl Plan {
+    /// Groups that are rebuilt and were not opened, and why.
+    fn locked_groups(&self) -> impl Iterator<Item = (&String, &Error)> {
+        let rebuilt = |id: &String| self.groups.iter().any(|(found, _)| found.group.id == *id);
+        self.locked.iter().filter(move |(id, _)| rebuilt(id))
+    }
+
     /// Whether somebody else has an extent of a group, and what is said of that.
     fn collision(&self, found: &FoundGroup) -> Option<String> {
         let others = |place: &&Place| {
@@ -317,6 +360,19 @@ fn places(found: &FoundGroup) -> impl Iterator<Item = &Place> {
 
 /// Gives a group and its volume the names that they get, and what was known of them. Says why they get none.
 fn take_names(found: &mut FoundGroup, had: Option<&Had>, names: &mut BTreeSet<String>) -> Option<String> {
+    if let Some((group, _)) = had {
+        // The catalogue remembers more than the drives.
+        let now = &mut found.group;
+        now.created_at.clone_from(&group.created_at);
+        now.gen_number = now.gen_number.max(group.gen_number);
+        (now.grants, now.moves, now.served_gen) = (group.grants, group.moves, group.served_gen);
+        now.encryption = group.encryption.clone().or(now.encryption.take());
+    }
+    if found.volume.is_none() && found.group.encryption.is_some() && had.is_none() {
+        let volume = nameless(&found.group);
+        found.group.name.clone_from(&volume.group);
+        found.volume = Some(volume);
+    }
     let Some(volume) = &mut found.volume else {
         let Some((group, volume)) = had else {
             return Some("has its names in no header that is at hand".to_owned());
@@ -327,7 +383,7 @@ fn take_names(found: &mut FoundGroup, had: Option<&Had>, names: &mut BTreeSet<St
     };
     let wanted =
         |volume: &VolumeRecord| [format!("volumes/{}", volume.name), format!("groups/{}", volume.group)];
-    if let Some((group, had)) = had {
+    if let Some((_, had)) = had {
         let its = wanted(had);
         let free = wanted(volume).iter().all(|name| its.contains(name) || !names.contains(name));
         if had.attachment.is_some() || !free {
@@ -337,11 +393,7 @@ fn take_names(found: &mut FoundGroup, had: Option<&Had>, names: &mut BTreeSet<St
         volume.renamed_from.clone_from(&had.renamed_from);
         volume.attachment.clone_from(&had.attachment);
         (volume.cache_bytes, volume.size_bytes) = (had.cache_bytes, volume.size_bytes.max(had.size_bytes));
-        let now = &mut found.group;
-        now.name.clone_from(&volume.group);
-        now.created_at.clone_from(&group.created_at);
-        now.gen_number = now.gen_number.max(group.gen_number);
-        (now.grants, now.moves) = (group.grants, group.moves);
+        found.group.name.clone_from(&volume.group);
         names.retain(|name| !its.contains(name));
     } else if wanted(volume).iter().any(|name| names.contains(name)) {
         return Some(format!("is called {}, and there is one of that name already", volume.name));

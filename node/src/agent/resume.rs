@@ -22,6 +22,9 @@ impl Agent {
             this.finish_verbs()
         })
         .await?;
+        // Beside everything else: a server that keeps a key may take its time.
+        let this = self.clone();
+        tokio::task::spawn_blocking(move || this.finish_keys());
         let this = self.clone();
         let attached: Vec<VolumeRecord> = super::blocking(move || {
             let volumes = this.store.list::<VolumeRecord>("volumes/")?;

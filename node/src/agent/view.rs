@@ -4,14 +4,15 @@
 use super::Agent;
 use super::space::Space;
 use crate::catalogue::{
-    CopyState, DriveRecord, DriveState, FrontendKind, GroupRecord, Life, PoolRecord, RowRecord, Versioned,
-    VolumeRecord,
+    CopyState, DriveRecord, DriveState, FrontendKind, GroupEncryption, GroupRecord, Life, PoolRecord,
+    RowRecord, Versioned, VolumeRecord,
 };
 use crate::device;
 use crate::error::Result;
 use crate::figures;
 use crate::model::{
-    AgentInfo, Drive, Health, LastResync, Leg, LegDrive, Pool, Resync, Status, Target, Volume, VolumeState,
+    AgentInfo, Drive, Encryption, Health, LastResync, Leg, LegDrive, Pool, Resync, Status, Target, Volume,
+    VolumeState,
 };
 use crate::protocol::{TargetDriveStatus, TargetPhase, TargetResync, TargetStatus};
 use crate::supervise::{Live, Phase};
@@ -155,6 +156,12 @@ impl Agent {
         }
         let covered = every_place_covered(&group, &rows, &view.legs);
         judge_volume(&mut view, &volume, covered, live.as_ref());
+        if view.status.is_none() && super::found::is_nameless(&group, &volume) {
+            let key = group.encryption.as_ref().map_or("", |by| by.key.as_str());
+            view.status =
+                Some(format!("its name and size are not known: key {key} was not there at the import"));
+            view.action = Some(format!("make the key known, then plinth pool import {}", volume.pool));
+        }
         Ok(view)
     }
 
@@ -489,6 +496,14 @@ fn judge_volume(view: &mut Volume, record: &VolumeRecord, covered: bool, live: O
     }
 }
 
+fn view_encryption(by: &GroupEncryption) -> Encryption {
+    Encryption {
+        cipher: "aes-256-gcm".to_owned(),
+        kek: by.key.clone(),
+        key_version: by.envelope.as_ref().map(|envelope| envelope.version),
+    }
+}
+
 /// A pool as it would be.
 pub(super) fn planned_pool(pool: &PoolRecord, drives: &[DriveRecord]) -> Pool {
     let drives: Vec<Drive> =
@@ -550,7 +565,7 @@ pub(super) fn planned_volume(pool: &PoolRecord, group: &GroupRecord, volume: &Vo
         last_resync: None,
         returning: Vec::new(),
         scrub: None,
-        encryption: None,
+        encryption: group.encryption.as_ref().map(view_encryption),
         qos: None,
         clone_of: None,
         status: None,

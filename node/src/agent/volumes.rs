@@ -4,10 +4,12 @@
 //! headers are durable, then the superblocks; then the volume is ready. Until then it cannot be attached, and a
 //! repetition writes everything again. `delete` is announced, wipes, frees, forgets.
 use super::Agent;
+use super::keys::DEFAULT_KEY;
 use super::pools::unknown_property;
 use super::space::Space;
 use crate::catalogue::{
-    CopyRecord, CopyState, GroupRecord, Life, PoolRecord, Severity, Versioned, VolumeRecord, records,
+    CopyRecord, CopyState, GroupEncryption, GroupRecord, Life, PoolRecord, Severity, Versioned, VolumeRecord,
+    records,
 };
 use crate::error::{Error, Kind, Result};
 use crate::params::{CreateVolume, ResizeVolume};
@@ -46,6 +48,7 @@ impl Agent {
         text::check_name("volume", &params.name)?;
         check_bytes(&params.name, params.size_bytes)?;
         let shape = shape(params)?;
+        let key = self.wrapping_key(params, &shape, dry)?;
         let mut space = self.lock();
         if let Some(volume) = self.store.get::<VolumeRecord>(&records::volume_key(&params.name))? {
             self.same_volume(&volume, params, &shape)?;
@@ -54,23 +57,54 @@ impl Agent {
             }
             return self.view_volume(&params.name);
         }
-        let pool = self.ready_pool(&params.pool)?;
-        check_geometry(&params.name, &pool, &shape)?;
-        if self.store.get::<GroupRecord>(&records::group_key(&shape.group))?.is_some() {
-            let message = format!(
-                "group {} has a volume already; groups of several volumes are not supported yet",
-                shape.group
-            );
-            return Err(
-                Error::new(Kind::NotSupported, shape.group.clone(), message).hint("leave --group away")
-            );
-        }
-        let (group, volume) = self.announce_volume(&mut space, &pool, params, &shape, dry)?;
+        let pool = self.pool_for(params, &shape)?;
+        let (group, volume) = self.announce_volume(&mut space, &pool, params, &shape, key.as_deref(), dry)?;
         if dry {
             return Ok(super::view::planned_volume(&pool, &group, &volume));
         }
         self.finish_volume(&self.volume(&params.name)?)?;
         self.view_volume(&params.name)
+    }
+
+    /// The pool of a new volume, which can have it.
+    fn pool_for(&self, params: &CreateVolume, shape: &Shape) -> Result<Versioned<PoolRecord>> {
+        let pool = self.ready_pool(&params.pool)?;
+        check_geometry(&params.name, &pool, shape)?;
+        if self.store.get::<GroupRecord>(&records::group_key(&shape.group))?.is_none() {
+            return Ok(pool);
+        }
+        let message = format!(
+            "group {} has a volume already; groups of several volumes are not supported yet",
+            shape.group
+        );
+        Err(Error::new(Kind::NotSupported, shape.group.clone(), message).hint("leave --group away"))
+    }
+
+    /// Name of the key that is to wrap a new volume's secret; `None` for one that is not encrypted. The default key is
+    /// made here: without the verbs' lock, and not for a request that is refused anyway.
+    fn wrapping_key(&self, params: &CreateVolume, shape: &Shape, dry: bool) -> Result<Option<String>> {
+        if !params.encrypt {
+            return match &params.kek {
+                None => Ok(None),
+                Some(key) => {
+                    let message =
+                        format!("key {key} is for an encrypted volume, and {} is not to be one", params.name);
+                    Err(Error::invalid(&params.name, message).hint("add --encrypt, or leave --kek away"))
+                }
+            };
+        }
+        let exists = self.store.get::<VolumeRecord>(&records::volume_key(&params.name))?.is_some();
+        if let Some(key) = &params.kek {
+            if !exists {
+                crate::keys::usable(&self.keys.key(key)?.record)?;
+            }
+            return Ok(Some(key.clone()));
+        }
+        if !dry && !exists {
+            self.pool_for(params, shape)?;
+            return self.default_key().map(Some);
+        }
+        Ok(Some(DEFAULT_KEY.to_owned()))
     }
 
     /// Places the home row and writes the announcement (unless it is a dry run).
@@ -80,10 +114,12 @@ impl Agent {
         pool: &Versioned<PoolRecord>,
         params: &CreateVolume,
         shape: &Shape,
+        key: Option<&str>,
         dry: bool,
     ) -> Result<(GroupRecord, VolumeRecord)> {
+        let id = files::random_id()?;
         let mut group = GroupRecord {
-            id: files::random_id()?.to_string(),
+            id: id.to_string(),
             name: shape.group.clone(),
             pool: pool.name.clone(),
             created_at: text::now(),
@@ -100,6 +136,8 @@ impl Agent {
             unwiped: Vec::new(),
             imported: false,
             uncertain: false,
+            encryption: None,
+            served_gen: None,
         };
         let row = self.choose_row(space, pool, &group, 0, &[], &[])?;
         // Other drives join with the first row that lies on them.
@@ -117,8 +155,11 @@ impl Agent {
             attachment: None,
         };
         if dry {
+            group.encryption = key.map(planned_encryption);
             return Ok((group, volume));
         }
+        // Under the lock until the group's record is there: no rotation ends in between.
+        group.encryption = key.map(|key| self.new_group_keys(&id, key)).transpose()?;
         let txn = self.store.txn().expect(records::pool_key(&pool.name), pool.version);
         let txn = txn.create(records::group_key(&group.name), &group);
         let txn = txn.create(records::volume_key(&volume.name), &volume);
@@ -140,6 +181,15 @@ impl Agent {
             && (params.group.is_none() || volume.group == shape.group)
             && (group.legs, group.columns, group.stripe_blocks)
                 == (shape.legs, shape.columns, shape.stripe_blocks);
+        let its_key = group.encryption.as_ref().map(|by| by.key.as_str());
+        if same && its_key != wrapped_by(params) {
+            let how = |key: Option<&str>| {
+                key.map_or("not encrypted".into(), |key| format!("encrypted by key {key}"))
+            };
+            let message = format!("volume {} exists and is {}", volume.name, how(its_key));
+            return Err(Error::new(Kind::Exists, volume.name.clone(), message)
+                .hint("whether a volume is encrypted is decided when it is made; choose another name"));
+        }
         if same {
             return Ok(());
         }
@@ -175,6 +225,14 @@ impl Agent {
         let message = format!("volume {} of {} was created", volume.name, text::show_size(volume.size_bytes));
         self.events.history(&pool.id, &format!("volume create {}", volume.name), &message);
         self.events.record(Severity::Info, "volume_create", &volume.name, &message);
+        if group.encryption.is_some() && !ublk_target::aes_is_fast() {
+            let message = format!(
+                "volume {} is encrypted, and this machine's processor has no instructions for AES: it is as safe and many \
+                 times slower",
+                volume.name
+            );
+            self.events.record(Severity::Warning, "encryption_slow", &volume.name, &message);
+        }
         Ok(())
     }
 
@@ -330,6 +388,16 @@ impl Agent {
         self.events.record(Severity::Info, "volume_delete", &volume.name, &message);
         Ok(())
     }
+}
+
+/// The key that a request to create asks for.
+fn wrapped_by(params: &CreateVolume) -> Option<&str> {
+    params.encrypt.then(|| params.kek.as_deref().unwrap_or(DEFAULT_KEY))
+}
+
+/// Of a rehearsal: nothing is wrapped yet.
+fn planned_encryption(key: &str) -> GroupEncryption {
+    GroupEncryption { key: key.to_owned(), envelope: None, envelope_written: 0 }
 }
 
 /// The record of a copy that has everything.

@@ -8,12 +8,14 @@
 //! Crash story: a transaction is durable when `commit` returns. A verb first writes what it is about to do,
 //! then does it to the drives, then writes that it is done; each half can be repeated.
 pub mod embedded;
+pub mod keys;
 pub mod moves;
 pub mod records;
 pub mod scrubs;
 pub mod store;
 
 pub use embedded::Embedded;
+pub use keys::{GroupEncryption, KeyLife, KeyRecord, KeyVersion, SealedKey, TransitPlace};
 pub use moves::MoveRecord;
 pub use records::{
     Attachment, CopyRecord, CopyState, DriveRecord, DriveState, Errand, EventRecord, ExtentRecord,

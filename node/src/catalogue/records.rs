@@ -5,6 +5,7 @@
 //! | `pools/NAME` | [`PoolRecord`] |
 //! | `drives/ID` | [`DriveRecord`] |
 //! | `extents/DRIVE/NUMBER` | [`ExtentRecord`]: taken by creating the key, so never twice |
+//! | `keys/NAME` | [`super::KeyRecord`] |
 //! | `groups/NAME` | [`GroupRecord`] |
 //! | `rows/GROUP-ID/NUMBER` | [`RowRecord`] |
 //! | `volumes/NAME` | [`VolumeRecord`] |
@@ -347,6 +348,12 @@ pub struct GroupRecord {
     /// When it was rebuilt, a copy that may know of more rows was not there or could not be read.
     #[serde(default)]
     pub uncertain: bool,
+    /// How its data is encrypted; not at all, if nothing is said. Never changes from one to the other.
+    #[serde(default)]
+    pub encryption: Option<super::GroupEncryption>,
+    /// Of an encrypted group: the Gen that served last, as its target said. Drives that know only older ones were set back.
+    #[serde(default)]
+    pub served_gen: Option<u64>,
 }
 
 /// Through what a volume is attached.

@@ -61,6 +61,7 @@ pub fn router(agent: Arc<Agent>, stop: watch::Sender<bool>) -> Router {
         .route("/v1/volumes/{name}/detach", post(detach_volume))
         .route("/v1/volumes/{name}/upgrade", post(upgrade_volume))
         .route("/v1/volumes/{name}/scrub", get(scrub).post(start_scrub).delete(stop_scrub))
+        .merge(super::keys::router())
         .route("/v1/events", get(events))
         .route("/v1/support-bundle", get(support_bundle))
         .route("/v1/openapi.json", get(super::openapi::document))
@@ -82,7 +83,7 @@ pub fn metrics_router(agent: Arc<Agent>, stop: watch::Sender<bool>) -> Router {
 }
 
 /// Runs a verb on a thread that may block.
-async fn on<T: Send + 'static>(
+pub(super) async fn on<T: Send + 'static>(
     shared: &Shared,
     verb: impl FnOnce(&Agent) -> Result<T> + Send + 'static,
 ) -> std::result::Result<T, Failure> {

@@ -6,8 +6,11 @@ use super::{Command, Live, Phase, Slot};
 use crate::agent::{Agent, Chosen, blocking};
 use crate::catalogue::Severity;
 use crate::error::{Error, Kind, Result};
+use crate::keys::GroupSecret;
 use crate::protocol::{Answer, FromTarget, Notice, Request};
 use crate::target::marks::Mark;
+use std::fs::File;
+use std::io::Write;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -211,9 +214,9 @@ async fn begin(agent: &Arc<Agent>, volume: &str, chosen: &Chosen) -> Result<(Lin
         return Ok((link, hello, None));
     }
     let (this, name) = (agent.clone(), volume.to_owned());
-    blocking(move || this.prepare_activation(&name)).await?;
+    let secret = blocking(move || this.prepare_activation(&name)).await?;
     let log = agent.options.target_log(&group);
-    let mut child = spawn_detached(&chosen.path, &agent.options.target_spec(&group), &log)?;
+    let mut child = spawn_detached(&chosen.path, &agent.options.target_spec(&group), &log, secret)?;
     let deadline = Instant::now() + LISTEN_DEADLINE;
     loop {
         if let Ok((link, hello)) = Link::connect(&socket, &group).await {
@@ -238,32 +241,47 @@ const STARTED: &str = "--- started ";
 
 /// The log of a target that begins, behind what those before it wrote: the last words of one that died are what is
 /// wanted most, and its successor is there a moment later.
-fn open_log(log: &Path) -> std::io::Result<std::fs::File> {
-    use std::io::Write;
+fn open_log(log: &Path) -> std::io::Result<File> {
     if std::fs::metadata(log).is_ok_and(|about| about.len() > LOG_BYTES) {
         std::fs::rename(log, log.with_extension("log.1"))?;
     }
-    let mut file = std::fs::File::options().create(true).append(true).open(log)?;
+    let mut file = File::options().create(true).append(true).open(log)?;
     writeln!(file, "{STARTED}{}", crate::text::now())?;
     Ok(file)
 }
 
 /// Starts a target in the background. It makes itself a session of its own, so that nothing that ends the agent
-/// ends it.
-pub fn spawn_detached(program: &Path, spec: &Path, log: &Path) -> Result<Child> {
+/// ends it. The secret of an encrypted group goes through a pipe that nobody else has, in one piece that the pipe has room
+/// for: nothing waits for the target here.
+///
+/// Crash story: an agent that is killed in between leaves the pipe empty and closed, and the target says so and ends; the
+/// next agent starts another one.
+///
+/// # Errors
+/// The log cannot be written, or the program not be started.
+pub fn spawn_detached(program: &Path, spec: &Path, log: &Path, secret: Option<GroupSecret>) -> Result<Child> {
     let fail = |source: &std::io::Error| Error::io("write", log, source);
     let log_file = open_log(log).map_err(|source| fail(&source))?;
-    tokio::process::Command::new(program)
+    let mut child = tokio::process::Command::new(program)
         .arg("target")
         .arg("--spec")
         .arg(spec)
-        .stdin(Stdio::null())
+        .stdin(if secret.is_some() { Stdio::piped() } else { Stdio::null() })
         .stdout(Stdio::null())
         .stderr(log_file)
         .current_dir("/")
         .kill_on_drop(false)
         .spawn()
-        .map_err(|source| Error::io("start", program, &source))
+        .map_err(|source| Error::io("start", program, &source))?;
+    if let (Some(secret), Some(input)) = (secret, child.stdin.take()) {
+        let told =
+            input.into_owned_fd().and_then(|pipe| File::from(pipe).write_all(secret.secret().expose()));
+        if let Err(error) = told {
+            // A target that ended already says why; one that goes on hears that its secret is cut short.
+            tracing::warn!("a target was not told its secret: {error}");
+        }
+    }
+    Ok(child)
 }
 
 /// The error of a target that ended before it was heard: what it wrote last.
@@ -445,8 +463,8 @@ fn died_closing(volume: &str, why: Option<&Error>) -> Error {
 async fn heard(agent: &Arc<Agent>, volume: &str, slot: &Slot, link: &mut Link, notice: Notice) {
     let (this, name) = (agent.clone(), volume.to_owned());
     match notice {
-        Notice::Serving { device_number } => {
-            let noted = blocking(move || this.note_serving(&name, device_number)).await;
+        Notice::Serving { device_number, gen_number } => {
+            let noted = blocking(move || this.note_serving(&name, device_number, gen_number)).await;
             if let Err(error) = noted {
                 tracing::error!("the catalogue did not take that {volume} is served: {error}");
             }

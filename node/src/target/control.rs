@@ -286,9 +286,15 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn serving_notice(&self, status: &TargetStatus) -> Notice {
+        // Who only reads begins no activation.
+        let gen_number = (!self.spec.read_only).then_some(status.gen_number);
+        Notice::Serving { device_number: status.device_number, gen_number }
+    }
+
     /// A new agent: the one before is not heard any more.
     fn greet(&self, stream: UnixStream, serving: &dyn Serving) {
-        let device_number = serving.status().device_number;
+        let status = serving.status();
         let mut state = self.lock();
         if let Some(before) = state.agent.replace(stream) {
             let _ = before.shutdown(std::net::Shutdown::Both);
@@ -301,7 +307,7 @@ impl Shared {
             gen_number: self.spec.gen_number,
         });
         if state.serving {
-            state.notify(Notice::Serving { device_number });
+            state.notify(self.serving_notice(&status));
         }
         for mark in marks::read(&self.spec.stale_marks).unwrap_or_default() {
             state.notify_mark(mark, None);
@@ -455,7 +461,7 @@ impl Shared {
                 let status = serving.status();
                 let mut state = self.lock();
                 state.serving = true;
-                state.notify(Notice::Serving { device_number: status.device_number });
+                state.notify(self.serving_notice(&status));
                 // A row that the superblock names by now is in use, not in hand.
                 state.offered(&self.spec.rows, status.rows);
             }

@@ -6,6 +6,7 @@ pub mod control;
 mod drives;
 pub mod marks;
 mod open;
+pub mod secret;
 pub mod serve;
 
 pub use control::{Control, Ending, Note, Notes, Serving};

@@ -3,6 +3,7 @@ use super::drives::{OpenDrive, OpenDrives};
 use crate::agent::parse_id;
 use crate::drives::{LabelState, Media, read_label};
 use crate::error::{Error, Kind, Result};
+use crate::keys::GroupSecret;
 use crate::target_spec::{TargetDrive, TargetSpec};
 use base::limits::{MAX_POLL_ACTIONS, MAX_POLL_SEGMENTS, MAX_SLOTS};
 use base::{
@@ -127,7 +128,7 @@ pub struct Opened {
 ///
 /// # Errors
 /// A drive is held by somebody else, or the spec is not one.
-pub fn open_group(spec: &TargetSpec) -> Result<Opened> {
+pub fn open_group(spec: &TargetSpec, secret: Option<GroupSecret>) -> Result<Opened> {
     let group = parse_id(&spec.group)?;
     let (mut drives, mut candidates, mut absent) = (Vec::new(), Vec::new(), Vec::new());
     let open = OpenDrives::default();
@@ -168,6 +169,7 @@ pub fn open_group(spec: &TargetSpec) -> Result<Opened> {
         drives: candidates,
         catalogue: catalogue.filter(|_| spec.catalogue_counts),
         forced: spec.forced,
+        served: spec.served_gen.map(Gen::new),
         activation: Activation {
             generation: Gen::new(spec.gen_number),
             id: parse_id(&spec.activation)?,
@@ -193,7 +195,15 @@ pub fn open_group(spec: &TargetSpec) -> Result<Opened> {
         slow_after: Duration::from_millis(2_000),
         ..Options::default()
     };
-    let engine = Served(Volume::open(config, request));
+    if secret.is_some() && !ublk_target::aes_is_fast() {
+        tracing::warn!(
+            "this processor has no instructions for AES: encryption is as safe and many times slower"
+        );
+    }
+    let engine = Served(match secret {
+        Some(secret) => Volume::open_encrypted(config, request, secret.keys()),
+        None => Volume::open(config, request),
+    });
     let target = Target::new(engine, drives, volume.clone(), options)
         .map_err(|source| Error::general(Kind::Failed, format!("cannot prepare the loop: {source}")))?;
     Ok(Opened { target, volume, absent, open })
@@ -292,6 +302,28 @@ pub fn refused(refusal: &Refusal) -> Error {
         }
         Refusal::Unreadable(what) => {
             Error::general(Kind::Damage, format!("cannot read on any leg: {what}")).hint("see plinth fsck")
+        }
+        Refusal::Encrypted => {
+            let message = "the drives hold an encrypted group, and the catalogue has no key of it";
+            Error::general(Kind::Permission, message)
+                .hint("plinth pool export, then plinth pool import takes its envelope from the drives")
+        }
+        Refusal::NotEncrypted => {
+            let message =
+                "the group is encrypted, and what its drives hold is not: it is another's, or was put there";
+            Error::general(Kind::Damage, message).hint("see plinth fsck; nothing was read from them")
+        }
+        Refusal::WrongKey => {
+            let message =
+                "no superblock of the group was made with its key: it is another group's, or was changed";
+            Error::general(Kind::Permission, message).hint("see plinth key list and plinth fsck")
+        }
+        Refusal::Older { found, served } => {
+            let message = format!(
+                "the drives hold an earlier state of the group (Gen {found}) than was served last (Gen {served})"
+            );
+            Error::general(Kind::Refused, message)
+                .hint("bring the drives that have it; --force-stale goes on from the earlier state")
         }
         Refusal::Unwritable => {
             Error::general(Kind::Failed, "the drives could not be written while recovering")

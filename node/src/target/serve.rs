@@ -43,6 +43,20 @@ const CLIENTS_DEADLINE: Duration = Duration::from_secs(1);
 /// Pause between two looks at the number of clients.
 const CLIENTS_PAUSE: Duration = Duration::from_millis(5);
 
+/// No core of this process, and nobody looks into it. An agent without CAP_SYS_PTRACE could not look which file this
+/// process runs any more, which it asks before an upgrade; ours has what we have, so without it we stay open to our user.
+fn close_to_others() -> std::io::Result<()> {
+    const CAP_SYS_PTRACE: u32 = 19;
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    if mask >> CAP_SYS_PTRACE & 1 == 1 {
+        ublk_target::secrets::harden_process()
+    } else {
+        ublk_target::secrets::forbid_cores()
+    }
+}
+
 /// Serves a group until it is closed or cannot go on.
 ///
 /// # Errors
@@ -50,9 +64,17 @@ const CLIENTS_PAUSE: Duration = Duration::from_millis(5);
 pub fn run(spec: TargetSpec) -> Result<()> {
     end_on_panic();
     // Before the first thread: what it sets is inherited.
-    let unhardened: Vec<String> = match spec.front_end {
+    let mut unhardened: Vec<String> = match spec.front_end {
         FrontEndSpec::Ublk { .. } => harden_process().iter().map(ToString::to_string).collect(),
         FrontEndSpec::Nbd { .. } => Vec::new(),
+    };
+    if let Err(error) = close_to_others() {
+        unhardened.push(format!("cannot close this process to debuggers and cores: {error}"));
+    }
+    // As early as that: whatever is wrong with it is said before anything is touched.
+    let secret = match spec.encrypted {
+        true => Some(super::secret::read(std::io::stdin().lock(), &spec.group_name)?),
+        false => None,
     };
     // A session of its own, so that nothing that ends the agent's terminal ends it. A leader has one already.
     let _ = nix::unistd::setsid();
@@ -61,7 +83,7 @@ pub fn run(spec: TargetSpec) -> Result<()> {
     for message in unhardened {
         let _ = notes.send(warning("not_hardened", message));
     }
-    let Opened { target, volume, absent, open } = open_group(&spec)?;
+    let Opened { target, volume, absent, open } = open_group(&spec, secret)?;
     for message in absent {
         let _ = notes.send(warning("drive_missing", message));
     }

@@ -1,9 +1,10 @@
 //! Reading blocks that a Ref or a record names, on every copy that counts.
-use crate::group::{CopyAt, GroupView};
+use crate::group::{CopyAt, GroupView, HomeChecks};
 use crate::report::{Object, Report, Severity, Where};
 use crate::scan::is_zero;
 use base::{BLOCK_BYTES, Block, Blocks, Check, Pba};
 use rlog::LegSet;
+use volume::keys::mac_fits;
 
 /// Blocks that are read at once.
 const MAX_RUN: usize = 128;
@@ -28,12 +29,39 @@ impl Item {
 
 /// Reads a page on every copy and returns a right one.
 pub(crate) fn page(view: &GroupView<'_>, item: &Item, report: &mut Report) -> Option<Box<Block>> {
+    page_that(view, item, report, |block| Check::of(&block[..]) == item.check)
+}
+
+/// The same of a row or history page.
+pub(crate) fn home_page(view: &GroupView<'_>, item: &Item, report: &mut Report) -> Option<Box<Block>> {
+    match &view.home_checks {
+        HomeChecks::Plain => page(view, item, report),
+        HomeChecks::Keyed(key) => {
+            page_that(view, item, report, |block| mac_fits(key, &[block], &item.check.0))
+        }
+        HomeChecks::Unknown => {
+            let blocks: Vec<_> = view
+                .copies(item.pba)
+                .filter_map(|copy| view.drive(&copy).media().read(copy.block).ok())
+                .collect();
+            let alike = blocks.windows(2).all(|pair| pair[0] == pair[1]);
+            page_that(view, item, report, |block| alike && !is_zero(block))
+        }
+    }
+}
+
+fn page_that(
+    view: &GroupView<'_>,
+    item: &Item,
+    report: &mut Report,
+    is_right: impl Fn(&Block) -> bool,
+) -> Option<Box<Block>> {
     let mut right = None;
     let mut wrong = Vec::new();
     for copy in view.copies(item.pba) {
         report.counts.copies += 1;
         match view.drive(&copy).media().read(copy.block) {
-            Ok(block) if Check::of(&block[..]) == item.check => right = right.or(Some(block)),
+            Ok(block) if is_right(&block) => right = right.or(Some(block)),
             Ok(block) => wrong.push((copy, fault(&block))),
             Err(error) => wrong.push((copy, format!("cannot be read: {error}"))),
         }

@@ -8,8 +8,9 @@ use crate::report::{Object, Report, Severity, Where};
 use crate::scan::Scan;
 use base::{Column, Extent, LegId, RowNo};
 use std::collections::BTreeMap;
+use volume::Header;
 use volume::layout::extent::HEADER;
-use volume::{Header, Names};
+use volume::names::Found;
 
 /// Who holds an extent: by (index of the drive, extent).
 pub(crate) type Holders = BTreeMap<(usize, u32), String>;
@@ -135,7 +136,7 @@ fn differences(found: &Header, expected: &Header) -> Vec<String> {
 
 /// The names in the headers of the home row: possible, and the same under the same number.
 fn check_names(view: &GroupView<'_>, scan: &Scan, report: &mut Report) {
-    let mut known: Vec<(&Names, Where)> = Vec::new();
+    let mut known: Vec<(&Found, Where)> = Vec::new();
     for (key, extent, at) in home_headers(view) {
         let object = Object::Header(extent.extent.get());
         match scan.names.get(&key) {
@@ -145,11 +146,14 @@ fn check_names(view: &GroupView<'_>, scan: &Scan, report: &mut Report) {
                 report.add(Severity::Damage, object, what, vec![at]);
             }
             Some(Some(names)) => {
-                let same = |(other, _): &&(&Names, Where)| other.written == names.written && *other != names;
+                let same =
+                    |(other, _): &&(&Found, Where)| other.written() == names.written() && *other != names;
                 if let Some((_, other)) = known.iter().find(same) {
                     let what = format!(
                         "has other names than the header on {} block {} under the same number {}",
-                        other.drive, other.block, names.written
+                        other.drive,
+                        other.block,
+                        names.written()
                     );
                     report.add(Severity::Damage, object, what, vec![at.clone()]);
                 }
@@ -157,21 +161,23 @@ fn check_names(view: &GroupView<'_>, scan: &Scan, report: &mut Report) {
             }
         }
     }
-    let newest = known.iter().map(|(names, _)| names.written).max();
-    for (names, at) in known.iter().filter(|(names, _)| Some(names.written) < newest) {
-        let what = format!(
-            "the names in the header on {} are older ({} {}): a rename was cut short",
-            at.drive, names.group, names.volume
-        );
+    let newest = known.iter().map(|(names, _)| names.written()).max();
+    for (names, at) in known.iter().filter(|(names, _)| Some(names.written()) < newest) {
+        let which = match names {
+            Found::Plain(names) => format!("{} {}", names.group, names.volume),
+            Found::Sealed(_) | Found::None => "encrypted".to_owned(),
+        };
+        let what =
+            format!("the names in the header on {} are older ({which}): a rename was cut short", at.drive);
         report.add(Severity::Note, Object::Group, what, vec![at.clone()]);
     }
 }
 
 /// The newest names of the group, if its headers have any.
-pub(crate) fn newest_names<'s>(view: &GroupView<'_>, scan: &'s Scan) -> Option<&'s Names> {
+pub(crate) fn newest_names<'s>(view: &GroupView<'_>, scan: &'s Scan) -> Option<&'s Found> {
     home_headers(view)
         .filter_map(|(key, ..)| scan.names.get(&key)?.as_ref())
-        .max_by_key(|names| names.written)
+        .max_by_key(|names| names.written())
 }
 
 /// Where the headers of the home row are that count.

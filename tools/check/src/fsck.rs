@@ -108,7 +108,8 @@ fn check_group(mut view: GroupView<'_>, scan: &Scan, holders: &mut Holders, repo
 
 /// The names in the home headers are those of the volume that the directory has.
 fn check_identity(view: &GroupView<'_>, scan: &Scan, found: &directory::Found, report: &mut Report) {
-    let Some(names) = extents::newest_names(view, scan) else { return };
+    // Those of an encrypted group are no business of who has no keys.
+    let Some(volume::names::Found::Plain(names)) = extents::newest_names(view, scan) else { return };
     let mut volumes = found.volumes.iter().peekable();
     if volumes.peek().is_some() && !volumes.any(|volume| volume.uuid == names.volume_id) {
         let what = format!(

@@ -5,6 +5,7 @@ use crate::supers::Slot;
 use base::{Blocks, DriveBlock, Extent, LegId, Pba, Uuid};
 use fence::{CopyTable, DriveSet};
 use rlog::LegSet;
+use volume::keys::Key;
 use volume::{Geometry, Superblock};
 
 /// A group and the drives that it is read from.
@@ -23,6 +24,18 @@ pub(crate) struct GroupView<'a> {
     pub current: DriveSet,
     /// Extents of all rows known so far; the home row until the row pages are read.
     pub rows: Vec<Extent>,
+    /// How the checks of row and history pages can be told.
+    pub home_checks: HomeChecks,
+}
+
+/// How the checks of row and history pages can be told.
+pub(crate) enum HomeChecks {
+    /// Anybody can tell them.
+    Plain,
+    /// They are codes under this key.
+    Keyed(Key),
+    /// They are codes, and the group's keys are not at hand: what all copies say alike is believed.
+    Unknown,
 }
 
 /// One copy of a block.

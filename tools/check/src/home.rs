@@ -42,7 +42,7 @@ impl HomePages {
             return None;
         }
         report.counts.pages += 1;
-        copies::page(view, &Item::new(object, to.pba, to.check), report)
+        copies::home_page(view, &Item::new(object, to.pba, to.check), report)
     }
 
     /// How many are in use.
@@ -179,6 +179,7 @@ fn out_of_order(order: OutOfOrder) -> &'static str {
         OutOfOrder::Generation => "its Gen is not higher than the one before",
         OutOfOrder::Commit => "it starts at a lower commit than the one before",
         OutOfOrder::Seq => "it starts at a lower Seq than the one before",
+        OutOfOrder::Checkpoint => "it starts at a lower checkpoint than the one before",
     }
 }
 

@@ -35,4 +35,4 @@ pub use inspect::{inspect, to_text};
 pub use media::{FileMedia, Media, MemoryMedia, open_media};
 pub use report::{Counts, Finding, Object, Report, Severity, Where};
 pub use scan::{Doubt, GroupHomes, Scan, find_groups};
-pub use summary::{Group, Held, LeftOut, Summary, groups};
+pub use summary::{Group, Held, KeysOf, LeftOut, Summary, groups};

@@ -9,7 +9,8 @@ use base::{BLOCK_BYTES, Block, ExtentNo, RowNo, Uuid};
 use std::collections::{BTreeMap, BTreeSet};
 use volume::layout::OWN_CHECK;
 use volume::layout::extent::{HEADER, SUPERBLOCKS};
-use volume::{Bad, Header, Names, Superblock};
+use volume::names::Found;
+use volume::{Bad, Header, Names, StoredEnvelope, Superblock};
 
 /// Where a group's home extents are, as far as the drives at hand tell.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -28,7 +29,9 @@ pub struct Scan {
     /// Headers by (index of the drive, extent).
     pub headers: BTreeMap<(usize, u32), Header>,
     /// Names in these headers, by the same; an impossible one is `None`.
-    pub names: BTreeMap<(usize, u32), Option<Names>>,
+    pub names: BTreeMap<(usize, u32), Option<Found>>,
+    /// Envelopes in them.
+    pub envelopes: BTreeMap<(usize, u32), StoredEnvelope>,
     /// Headers with bytes set that this version does not know.
     pub unknown: BTreeSet<(usize, u32)>,
     /// Headers that cannot be read, although there is or may be one.
@@ -92,18 +95,19 @@ pub fn find_groups(drives: &[Drive<'_>], report: &mut Report) -> Scan {
 impl Scan {
     fn note(&mut self, at: (usize, u32), header: Header, block: &Block) {
         self.headers.insert(at, header);
-        let mut known = header.encode();
+        if let Ok(Some(envelope)) = StoredEnvelope::read(block) {
+            self.envelopes.insert(at, envelope);
+        }
         match Names::read(block) {
-            Ok(None) => {}
-            Ok(Some(names)) => {
-                names.put(&mut known);
-                self.names.insert(at, Some(names));
-            }
+            Ok(Found::None) => {}
+            Ok(names) => drop(self.names.insert(at, Some(names))),
             Err(_) => {
                 self.names.insert(at, None);
                 return;
             }
         }
+        let mut known = header.encode();
+        Names::copy_known(block, &mut known);
         if known[..OWN_CHECK] != block[..OWN_CHECK] {
             self.unknown.insert(at);
         }

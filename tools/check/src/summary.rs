@@ -5,16 +5,18 @@
 //! goes over them. So whatever is not known to be nobody's is told as held.
 use crate::drive::Drive;
 use crate::fsck::{Options, identify};
-use crate::group::GroupView;
+use crate::group::{GroupView, HomeChecks};
 use crate::home::{self, HomePages};
 use crate::media::Media;
 use crate::report::Report;
 use crate::scan::{Doubt, GroupHomes, Scan, find_groups};
 use crate::supers::{self, SlotState, Unusable};
-use base::{Extent, ExtentNo, Gen, RowNo, Uuid};
+use base::{CheckKind, Extent, ExtentNo, Gen, RowNo, Uuid};
 use fence::CopyEntry;
 use std::collections::BTreeSet;
-use volume::{Bad, Geometry, Header, Names};
+use volume::keys::GroupKeys;
+use volume::names::Found;
+use volume::{Bad, Geometry, Header, Names, StoredEnvelope};
 
 /// A group as its newest superblock and its row pages describe it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -31,11 +33,16 @@ pub struct Group {
     pub drives: Vec<CopyEntry>,
     /// Its rows: per row the extents, ordered by leg, then column.
     pub rows: Vec<Vec<Extent>>,
-    /// The newest names in the headers of its home row.
+    /// The newest names in the headers of its home row; `None` too if they could not be opened.
     pub names: Option<Names>,
-    /// No drive can know better: every home extent on a drive that counts was read.
+    /// Of an encrypted group: the envelopes in those headers, the newest first.
+    pub envelopes: Option<Vec<StoredEnvelope>>,
+    /// No drive can know better: every home extent on a drive that counts was read, with its keys if it is encrypted.
     pub certain: bool,
 }
+
+/// Gives the keys of an encrypted group, by its identity and the envelopes in its headers, the newest first.
+pub type KeysOf<'a> = dyn Fn(Uuid, &[StoredEnvelope]) -> Option<GroupKeys> + 'a;
 
 /// A group that cannot be described.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -82,8 +89,8 @@ struct Known {
     backed: BTreeSet<(usize, u32)>,
 }
 
-/// What is on these drives.
-pub fn groups(drives: &[(&str, &dyn Media)]) -> Summary {
+/// What is on these drives. Of an encrypted group without its keys that is what its drives say alike, and no names.
+pub fn groups(drives: &[(&str, &dyn Media)], keys: &KeysOf<'_>) -> Summary {
     let mut report = Report::default();
     let drives = identify(drives, &mut report);
     let scan = find_groups(&drives, &mut report);
@@ -95,7 +102,7 @@ pub fn groups(drives: &[(&str, &dyn Media)]) -> Summary {
         if homes.homes.is_empty() {
             continue;
         }
-        match describe(&drives, &scan, &homes, &mut known, &mut report) {
+        match describe(&drives, &scan, &homes, keys, &mut known, &mut report) {
             Ok(group) => {
                 if group.certain {
                     known.certain.insert(group.group);
@@ -136,6 +143,7 @@ fn describe<'a>(
     drives: &'a [Drive<'a>],
     scan: &Scan,
     homes: &GroupHomes,
+    keys: &KeysOf<'_>,
     known: &mut Known,
     report: &mut Report,
 ) -> Result<Group, Unusable> {
@@ -149,16 +157,22 @@ fn describe<'a>(
     if let Some(version) = newer {
         return Err(Unusable::Faults(format!("has format version {version}: use a newer program")));
     }
+    let (opened, envelopes) = match view.superblock.checks {
+        CheckKind::AesGcm => {
+            let envelopes = envelopes(&view, scan);
+            (keys(view.group, &envelopes), Some(envelopes))
+        }
+        _ => (None, None),
+    };
+    if let Some(keys) = &opened {
+        view.home_checks = HomeChecks::Keyed(keys.home_pages(view.group));
+    }
     home::read_rows(&mut view, &mut HomePages::default(), report);
     let per_row = view.geometry().row_extents();
     if view.rows.len() != view.superblock.rows as usize * per_row {
         return Err(Unusable::Faults("has rows that cannot be read".to_owned()));
     }
-    let names = view.superblock.home.iter().filter_map(|extent| {
-        let drive = view.handles[usize::from(extent.drive.get())]?;
-        scan.names.get(&(drive, extent.extent.get()))?.as_ref()
-    });
-    let names = names.max_by_key(|names| names.written).cloned();
+    let names = names(&view, scan, opened.as_ref());
     for extent in &view.rows {
         if let Some(drive) = view.handles[usize::from(extent.drive.get())] {
             known.backed.insert((drive, extent.extent.get()));
@@ -172,8 +186,41 @@ fn describe<'a>(
         drives: view.table.entries().to_vec(),
         rows: view.rows.chunks_exact(per_row).map(<[Extent]>::to_vec).collect(),
         names,
-        certain: is_certain(&view),
+        certain: is_certain(&view) && (envelopes.is_none() || opened.is_some()),
+        envelopes,
     })
+}
+
+/// Where the headers of the home row are, on the drives at hand.
+fn home_places(view: &GroupView<'_>) -> impl Iterator<Item = (usize, u32)> {
+    let place = |extent: &Extent| Some((view.handles[usize::from(extent.drive.get())]?, extent.extent.get()));
+    view.superblock.home.iter().filter_map(place)
+}
+
+/// The newest names. What a header of an encrypted group has in plain nobody of that group wrote.
+fn names(view: &GroupView<'_>, scan: &Scan, keys: Option<&GroupKeys>) -> Option<Names> {
+    let found = home_places(view).filter_map(|place| scan.names.get(&place)?.as_ref());
+    if view.superblock.checks != CheckKind::AesGcm {
+        let plain = |found: &Found| match found {
+            Found::Plain(names) => Some(names.clone()),
+            Found::Sealed(_) | Found::None => None,
+        };
+        return found.filter_map(plain).max_by_key(|names| names.written);
+    }
+    let keys = keys?;
+    let open = |found: &Found| match found {
+        Found::Sealed(sealed) => sealed.open(keys).ok().flatten(),
+        Found::Plain(_) | Found::None => None,
+    };
+    found.filter_map(open).max_by_key(|names| names.written)
+}
+
+/// The envelopes, the newest first.
+fn envelopes(view: &GroupView<'_>, scan: &Scan) -> Vec<StoredEnvelope> {
+    let mut all: Vec<_> = home_places(view).filter_map(|place| scan.envelopes.get(&place).cloned()).collect();
+    all.sort_by_key(|envelope| std::cmp::Reverse(envelope.written));
+    all.dedup();
+    all
 }
 
 /// Whether each copy that counts was asked what it knows. A version is in a slot of every one of them before anything

@@ -8,10 +8,10 @@
 //! sectors of an older version among those of the newest.
 use crate::drive::Drive;
 use crate::fsck::Options;
-use crate::group::GroupView;
+use crate::group::{GroupView, HomeChecks};
 use crate::report::{Object, Report, Severity, Where};
 use crate::scan::{GroupHomes, is_zero};
-use base::{Block, DriveBlock, DriveIx, ExtentNo, Gen, SECTOR_BYTES, Uuid, codec};
+use base::{Block, CheckKind, DriveBlock, DriveIx, ExtentNo, Gen, SECTOR_BYTES, Uuid, codec};
 use fence::{CopyState, CopyTable, DriveSet};
 use rlog::Commit;
 use rlog::layout::H_GROUP;
@@ -124,7 +124,11 @@ pub(crate) fn read<'a>(
     }
     let rows = superblock.home.clone();
     let group = homes.group;
-    Some(GroupView { drives, group, superblock, slots, table, handles, current, rows })
+    let home_checks = match superblock.checks {
+        CheckKind::AesGcm => HomeChecks::Unknown,
+        _ => HomeChecks::Plain,
+    };
+    Some(GroupView { drives, group, superblock, slots, table, handles, current, rows, home_checks })
 }
 
 /// Why a group has home extents and no superblock that can be used.

@@ -27,7 +27,7 @@ fn summary(drives: &Drives, which: &[usize]) -> Summary {
         which.iter().map(|drive| (format!("d{drive}"), &drives.media[*drive])).collect();
     let given: Vec<(&str, &dyn Media)> =
         given.iter().map(|(name, media)| (name.as_str(), *media as &dyn Media)).collect();
-    groups(&given)
+    groups(&given, &|_, _| None)
 }
 
 fn header_at(extent: u32) -> u64 {
@@ -190,7 +190,7 @@ fn a_header_that_cannot_be_read_keeps_its_extent() {
     let mut drives = mirror();
     let read = |drives: &Drives, broken: u64| {
         let first = Broken(&drives.media[0], broken);
-        groups(&[("d0", &first as &dyn Media), ("d1", &drives.media[1])])
+        groups(&[("d0", &first as &dyn Media), ("d1", &drives.media[1])], &|_, _| None)
     };
     let of_nobody = read(&drives, header_at(EXTENTS - 1));
     assert_eq!(held(&of_nobody, 0), [EXTENTS - 1]);

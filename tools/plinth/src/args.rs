@@ -136,8 +136,9 @@ pub enum Verb {
     Clone(Later),
     /// Groups of several volumes (a later version)
     Group(Later),
-    /// Keys (a later version)
-    Key(Later),
+    /// Keys that wrap the secrets of encrypted groups
+    #[command(subcommand)]
+    Key(Key),
     /// Read every copy of everything, and repair what is wrong from another leg
     #[command(subcommand)]
     Scrub(Scrub),
@@ -396,6 +397,77 @@ pub enum Scrub {
     },
 }
 
+/// Who keeps a key.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Provider {
+    /// A file in the agent's state folder.
+    File,
+    /// The kernel's keyring; gone after a boot unless something puts it back.
+    Keyring,
+    /// A passphrase, read from standard input; `plinth key unlock` after each start of the agent.
+    Passphrase,
+    /// The transit engine of a server (Vault, OpenBao).
+    Transit,
+}
+
+/// Verbs of keys.
+#[derive(Subcommand, Debug)]
+pub enum Key {
+    /// Make a key
+    Create {
+        /// Its name.
+        key: String,
+        /// Who keeps it
+        #[arg(long, value_enum, default_value = "file")]
+        provider: Provider,
+        /// Transit: the server, https://HOST:PORT
+        #[arg(long)]
+        url: Option<String>,
+        /// Transit: path at which the engine is mounted [default: transit]
+        #[arg(long, value_name = "PATH")]
+        mount: Option<String>,
+        /// Transit: name of the key there [default: the same]
+        #[arg(long = "key", value_name = "NAME")]
+        there: Option<String>,
+        /// Transit: file with the token, mode 0600
+        #[arg(long, value_name = "FILE")]
+        token_file: Option<PathBuf>,
+        /// Transit: file with the certificates of those who may vouch for the server [default: the system's]
+        #[arg(long, value_name = "FILE")]
+        ca_file: Option<PathBuf>,
+    },
+    /// List keys
+    List,
+    /// Show a key and what it is for
+    Show {
+        /// The key.
+        key: String,
+    },
+    /// Give a key a new version, and forget the old one; of a passphrase, the new one is read from standard input
+    Rotate {
+        /// The key.
+        key: String,
+    },
+    /// Destroy a key for ever, and with it everything in the volumes that need it
+    Destroy {
+        /// The key.
+        key: String,
+        /// Also while such volumes are attached
+        #[arg(long)]
+        force: bool,
+    },
+    /// Have the agent forget a key that a passphrase unlocked
+    Lock {
+        /// The key.
+        key: String,
+    },
+    /// Unlock a key by its passphrase, read from standard input
+    Unlock {
+        /// The key.
+        key: String,
+    },
+}
+
 /// Verbs of volumes.
 #[derive(Subcommand, Debug)]
 pub enum Volume {
@@ -421,10 +493,10 @@ pub enum Volume {
         /// Its group [default: one of its own]
         #[arg(long)]
         group: Option<String>,
-        /// Encrypt it (a later version)
+        /// Encrypt what is written to its drives; decided once and for all
         #[arg(long)]
         encrypt: bool,
-        /// The key that wraps its key (a later version)
+        /// The key that wraps its secret [default: default, made when it is wanted]
         #[arg(long, value_name = "NAME")]
         kek: Option<String>,
     },

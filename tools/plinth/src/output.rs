@@ -104,10 +104,21 @@ pub const VOLUMES: &[Column] = &[
     ("COLUMNS", |row| text(row, "column_count")),
     ("STATE", |row| text(row, "state")),
     ("HEALTH", |row| text(row, "health")),
+    ("KEY", |row| text(&row["encryption"], "kek")),
     ("DEVICE", |row| {
         let device = text(row, "device");
         if device == "-" { text(row, "nbd_socket") } else { device }
     }),
+];
+
+/// The columns of keys.
+pub const KEYS: &[Column] = &[
+    ("NAME", |row| text(row, "name")),
+    ("PROVIDER", |row| text(row, "provider")),
+    ("STATE", |row| text(row, "state")),
+    ("VERSION", |row| text(row, "version")),
+    ("CREATED", |row| text(row, "created_at")),
+    ("GROUPS", |row| row["groups"].as_array().map_or(0, Vec::len).to_string()),
 ];
 
 /// The columns of scrubs.
@@ -203,7 +214,16 @@ pub fn volume(output: Output, value: &Value) -> Result<()> {
     if output != Output::Table {
         return list(output, value, "name", VOLUMES);
     }
-    print(&fields(value))?;
+    let mut shown = value.clone();
+    let by = &value["encryption"];
+    if by.is_object() {
+        let version = match &by["key_version"] {
+            Value::Null => "destroyed".to_owned(),
+            version => format!("version {version}"),
+        };
+        shown["encryption"] = format!("{}, key {}, {version}", text(by, "cipher"), text(by, "kek")).into();
+    }
+    print(&fields(&shown))?;
     let mut rows = Vec::new();
     for leg in value["legs"].as_array().into_iter().flatten() {
         for drive in leg["drives"].as_array().into_iter().flatten() {

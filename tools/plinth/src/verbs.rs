@@ -43,7 +43,8 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Snapshot(_) => return Err(later("snapshots")),
         Verb::Clone(_) => return Err(later("clones")),
         Verb::Group(_) => return Err(later("groups of several volumes")),
-        Verb::Key(_) | Verb::Rekey(_) => return Err(later("encryption")),
+        Verb::Key(verb) => crate::keys::run(&global, verb)?,
+        Verb::Rekey(_) => return Err(later("encryption")),
         Verb::Replica(_) | Verb::Site(_) => return Err(later("replication")),
         Verb::Diff(_) | Verb::Image(_) | Verb::Send(_) | Verb::Receive(_) => return Err(later("backups")),
         Verb::Schedule(_) => return Err(later("schedules")),
@@ -267,9 +268,6 @@ impl Call<'_> {
         let output = self.global.output;
         match verb {
             Volume::Create { volume, pool, size, legs, columns, stripe_unit, group, encrypt, kek } => {
-                if encrypt || kek.is_some() {
-                    return Err(later("encrypted volumes"));
-                }
                 let body = CreateVolume {
                     name: volume.clone(),
                     pool,
@@ -278,8 +276,13 @@ impl Call<'_> {
                     columns,
                     stripe_unit_bytes: stripe_unit,
                     group,
+                    encrypt,
+                    kek,
                 };
-                changed(output, &self.post("/v1/volumes", &body, "creating")?, &volume)
+                let told = crate::keys::DefaultKey::before(self.global, body.encrypt && body.kek.is_none())?;
+                let made = self.post("/v1/volumes", &body, "creating")?;
+                told.after(self.global)?;
+                changed(output, &made, &volume)
             }
             Volume::List => {
                 output::list(output, &self.client()?.get("/v1/volumes")?, "name", output::VOLUMES)
@@ -424,7 +427,7 @@ fn overwrite(drives: &[PathBuf]) -> String {
 }
 
 /// The caller's folder is not the agent's.
-fn absolute(path: &Path) -> Result<PathBuf> {
+pub fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(|source| Error::io("name", path, &source))
 }
 

@@ -325,11 +325,10 @@ fn verbs_and_words_of_later_versions_and_other_systems() {
         "snapshot create v@a",
         "clone create v@a w",
         "group list",
-        "key list",
+        "rekey v",
         "replica list",
         "site list",
         "volume qos v",
-        "volume create e --pool p --size 1MiB --encrypt",
         "node --listen 127.0.0.1:1",
     ] {
         refused(&agent, line, 10, &["support"]);

@@ -58,6 +58,7 @@ impl Open for VolumeGroup {
             drives: opening.at_hand.iter().map(candidate).collect(),
             catalogue: Some(view(opening.drives, opening.catalogue)),
             forced: self.forced,
+            served: None,
             activation: Activation { generation: opening.activation, id: opening.id, salt: opening.salt },
             create: Some(self.volume),
         };

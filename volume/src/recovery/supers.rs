@@ -7,7 +7,7 @@ use crate::planted::Planted;
 use crate::sealed::Bad;
 use crate::superblock::{Home, Superblock};
 use alloc::vec::Vec;
-use base::{DriveIx, ExtentNo};
+use base::{DriveIx, ExtentNo, Gen};
 use fence::{CopyTable, DriveSet, OpenDecision, OpenInputs, decide_open};
 
 /// A valid superblock, and where it was found.
@@ -63,8 +63,25 @@ impl Recovery {
             Some(Err(_)) if decided.is_ok() => self.recover_from(newest, &found)?,
             _ => decided?,
         }
+        self.refuse_older()?;
         self.script.clear();
         self.read_row_root()
+    }
+
+    /// Drives that were set back all together say nothing false, and no key tells an old state from the newest one: only
+    /// somebody else can remember that there was more.
+    ///
+    /// Crash story: the line of an activation is durable on every copy that counts before it serves, and what is remembered
+    /// is an activation that served. One that was cut short before left nothing that anybody remembers, also when its Gen
+    /// was handed out: Gens have gaps, and an older one is then the newest that there is. A copy that was left behind does
+    /// not count, and when it is the only one at hand the copies' own marks refuse it, or the operator's word lets it in,
+    /// which counts here as well.
+    fn refuse_older(&self) -> Result<(), Refusal> {
+        let found = self.superblock().line.map_or(Gen::ZERO, |line| line.generation);
+        match self.request.served.filter(|_| !self.request.forced) {
+            Some(served) if found < served => Err(Refusal::Older { found, served }),
+            _ => Ok(()),
+        }
     }
 
     /// What a drive with a mark says does not count if it was said by an activation of which no drive without a mark

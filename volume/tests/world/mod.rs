@@ -216,6 +216,8 @@ pub struct World {
     pub polls: u64,
     /// The catalogue never stores a mark of a stale copy.
     pub forget_stale: bool,
+    /// The Gen that somebody remembers as the one that served last.
+    pub served: Option<Gen>,
     /// Opens without a catalogue: an import.
     pub no_catalogue: bool,
     /// Goes into the ids of activations: those of another catalogue are others.
@@ -295,6 +297,7 @@ impl World {
             polls: 0,
             forget_stale: false,
             no_catalogue: false,
+            served: None,
             ids: 0,
         }
     }
@@ -397,6 +400,7 @@ impl World {
             candidate.homes = self.homes_on(drive);
         }
         request.forced = self.forced;
+        request.served = self.served;
         if self.no_catalogue {
             request.catalogue = None;
         }
@@ -1005,6 +1009,7 @@ pub fn request(
         drives: (0..shape.drives() + added).filter(|i| absent >> i & 1 == 0).map(candidate).collect(),
         catalogue: Some(catalogue.to_vec()),
         forced: false,
+        served: None,
         activation: Activation {
             generation: Gen::new(generation),
             id: Uuid([generation as u8; 16]),

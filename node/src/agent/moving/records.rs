@@ -340,8 +340,10 @@ impl Agent {
         if record.stage != Stage::Switched {
             return Ok(());
         }
-        if record.places.iter().any(|place| place.row == 0) {
-            self.write_names(&pool, &group, &volume)?;
+        let home: Vec<_> =
+            record.places.iter().filter(|place| place.row == 0).map(|place| place.old.clone()).collect();
+        if !home.is_empty() {
+            self.carry_headers(&pool, &group, &volume, &home)?;
         }
         // What a leg that was added was copied from stays.
         let stays = |place: &Moved| record.change == MoveChange::AddLeg && place.new != place.old;

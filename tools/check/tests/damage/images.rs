@@ -66,7 +66,7 @@ fn put_names(drives: &mut Drives) {
     };
     for drive in 0..drives.media.len() {
         let mut block = drives.get(drive, header_at(0));
-        names.put(&mut block);
+        names.put(&mut block, None);
         drives.put(drive, header_at(0), &block);
     }
 }

@@ -161,12 +161,11 @@ impl World {
             drives: (0..drives.media.len()).map(candidate).collect(),
             catalogue: Some(Vec::new()),
             forced: false,
+            served: None,
             activation: Activation {
                 generation: Gen::new(drives.generation),
                 id: Uuid([drives.generation as u8; 16]),
                 salt: [0; 16],
-                first_ckpt: base::CkptNo::ZERO,
-                key: 0,
             },
             create: Some(NewVolume { uuid: Uuid([7; 16]), sectors: Sectors::new(SECTORS) }),
         };

@@ -2,6 +2,7 @@
 use base::{DriveIx, Extent, ExtentNo, Gen, SECTOR_BYTES, Sectors, Uuid};
 use plinth_check::{Drive, Media, Report, find_groups, groups};
 use std::collections::{BTreeSet, VecDeque};
+use volume::names::Found;
 use volume::{Activation, Candidate, Config, DriveInfo, NewVolume, OpenRequest};
 
 /// The engine as a target has it, with fewer requests at once.
@@ -30,7 +31,11 @@ pub fn opening<M: Media>(drives: &[M], number: u8) -> Result<Opening, String> {
         info: DriveInfo { uuid: drive.uuid, blocks: drives[index].blocks(), volatile: true },
         homes: homes.homes.iter().filter(|(home, _)| *home == index).map(|(_, extent)| *extent).collect(),
     };
-    let names_of = scan.names.values().flatten().max_by_key(|names| names.written);
+    let plain = |found: &Found| match found {
+        Found::Plain(names) => Some(names.clone()),
+        Found::Sealed(_) | Found::None => None,
+    };
+    let names_of = scan.names.values().flatten().filter_map(plain).max_by_key(|names| names.written);
     let generation = groups_of(&names, drives)?.generation.get() + 1;
     let request = OpenRequest {
         group: homes.group,
@@ -38,6 +43,7 @@ pub fn opening<M: Media>(drives: &[M], number: u8) -> Result<Opening, String> {
         drives: known.iter().enumerate().map(candidate).collect(),
         catalogue: None,
         forced: false,
+        served: None,
         activation: Activation {
             generation: Gen::new(generation),
             id: Uuid([0x40 + number; 16]),
@@ -54,7 +60,7 @@ pub fn opening<M: Media>(drives: &[M], number: u8) -> Result<Opening, String> {
 fn groups_of<M: Media>(names: &[String], drives: &[M]) -> Result<plinth_check::Group, String> {
     let named: Vec<(&str, &dyn Media)> =
         names.iter().map(String::as_str).zip(drives.iter().map(|drive| drive as &dyn Media)).collect();
-    let mut found = groups(&named);
+    let mut found = groups(&named, &|_, _| None);
     let why = |found: &plinth_check::Summary| {
         found.left_out.iter().map(|left| left.why.as_str()).collect::<Vec<_>>().join("; ")
     };

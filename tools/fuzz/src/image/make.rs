@@ -93,6 +93,7 @@ pub fn request(drives: u8, generation: u64, create: bool) -> OpenRequest {
         drives: (0..drives).map(candidate).collect(),
         catalogue: Some(Vec::new()),
         forced: false,
+        served: None,
         activation: Activation {
             generation: Gen::new(generation),
             id: Uuid([generation as u8 + 0x40; 16]),

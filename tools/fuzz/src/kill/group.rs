@@ -165,6 +165,8 @@ impl Group {
             resync_bytes_per_second: 0,
             scrub_bytes_per_second: 0,
             forced: false,
+            served_gen: None,
+            encrypted: false,
             control_socket: self.folder.join("control"),
             stale_marks: self.folder.join("marks"),
         }

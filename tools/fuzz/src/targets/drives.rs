@@ -8,9 +8,12 @@ use base::{
     Block, Blocks, Check, CommitNo, DriveIx, Extent, ExtentNo, Gen, LegId, Pba, RegionNo, RowNo, Seq, Uuid,
 };
 use fence::{CopyTable, DriveSet, OpenInputs, decide_open};
+use volume::keys::portable::Portable;
+use volume::keys::{GroupKeys, Key};
 use volume::label::{self, Found, Label};
 use volume::layout::OWN_CHECK;
-use volume::{Geometry, Header, Superblock, create, rows};
+use volume::names::{self, NameSeal};
+use volume::{Geometry, Header, Names, StoredEnvelope, Superblock, create, rows};
 
 /// Labels.
 pub const LABEL: Target = Target {
@@ -110,7 +113,50 @@ fn header_seeds() -> Vec<Vec<u8>> {
         leg: LegId::new(1),
         column: base::Column::new(0),
     };
-    vec![header.encode().to_vec()]
+    let mut named = header.encode();
+    let names = Names {
+        written: 3,
+        group: "group".into(),
+        volume: "volume".into(),
+        volume_id: Uuid([7; 16]),
+        size_bytes: 1 << 30,
+    };
+    names.put(&mut named, None);
+    let mut sealed = header.encode();
+    names.put(&mut sealed, Some(&NameSeal { keys: &group_keys(), salt: [5; 32] }));
+    StoredEnvelope::new(2, &[9; 300]).put(&mut sealed);
+    vec![header.encode().to_vec(), named.to_vec(), sealed.to_vec()]
+}
+
+/// Keys of a group.
+fn group_keys() -> GroupKeys {
+    let key = |byte: u8| {
+        let mut key = Key::default();
+        key.fill(byte);
+        key
+    };
+    GroupKeys { data: vec![(1, key(1))], metadata: key(2), ciphers: Box::new(Portable) }
+}
+
+/// What was read is written as it was, by whoever has the keys too.
+fn run_names(block: &Block) -> (u8, bool) {
+    let mut carried = Header::decode(block).expect("decoded before").encode();
+    Names::copy_known(block, &mut carried);
+    let found = Names::read(block);
+    if found.is_ok() {
+        assert_eq!(Names::read(&carried), found, "carried over it is another");
+    }
+    assert_eq!(StoredEnvelope::read(&carried), StoredEnvelope::read(block), "the envelope is another");
+    match found {
+        Ok(names::Found::None) => (0, false),
+        Ok(names::Found::Plain(names)) => {
+            names.put(&mut carried, None);
+            assert_eq!(Names::read(&carried), Ok(names::Found::Plain(names)));
+            (1, false)
+        }
+        Ok(names::Found::Sealed(sealed)) => (2, matches!(sealed.open(&group_keys()), Ok(Some(_)))),
+        Err(_) => (3, false),
+    }
 }
 
 fn run_header(input: &[u8]) -> Signature {
@@ -119,6 +165,7 @@ fn run_header(input: &[u8]) -> Signature {
         let decoded = Header::decode(&block);
         if let Ok(header) = &decoded {
             assert_eq!(Header::decode(&header.encode()).as_ref(), Ok(header), "written again it is another");
+            signature.shape(&run_names(&block));
         }
         signature.shape(&decoded.map(|_| ()));
     }
@@ -148,6 +195,8 @@ fn superblock_seeds() -> Vec<Vec<u8>> {
             generation: Gen::new(2),
             id: Uuid([4; 16]),
             salt: [5; 16],
+            first_ckpt: base::CkptNo::ZERO,
+            key: 0,
         };
         let used = Superblock {
             rows: 2,

@@ -4,7 +4,8 @@
 use super::Target;
 use crate::signature::Signature;
 use node::agent::Seen;
-use node::catalogue::{MoveRecord, ScrubRecord, records};
+use node::catalogue::{GroupEncryption, KeyRecord, MoveRecord, ScrubRecord, records};
+use node::keys::{Envelope, ProviderKind};
 use node::{TargetSpec, error, model, params, protocol, text};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -221,8 +222,15 @@ fn typed(words: &str, signature: &mut Signature) {
     signature.shape(&named.map_err(|error| error.kind));
 }
 
+/// An envelope of a group, in its binary form.
+fn envelope() -> Vec<u8> {
+    Envelope { provider: ProviderKind::File, key: "k".into(), version: 2, wrapped: vec![7; 92] }.encode()
+}
+
 fn record_seeds() -> Vec<Vec<u8>> {
-    texts(&[
+    let by = format!(r#"{{"key":"k","envelope":"{}","envelope_written":2}}"#, text::to_hex(&envelope()));
+    let mut seeds = vec![envelope(), by.into_bytes()];
+    seeds.extend(texts(&[
         r#"{"id":"p","name":"p","life":"ready","created_at":"2026-11-20T09:40:00.000Z","extent_blocks":16384}"#,
         r#"{"error":{"kind":"not_found","object":"v1","message":"m","hint":null,"exit_code":5}}"#,
         r#"{"drive":"d","extent":0,"group":"g","row":0,"leg":0,"column":0}"#,
@@ -242,7 +250,14 @@ fn record_seeds() -> Vec<Vec<u8>> {
         r#"{"at":"2026-11-20T09:40:00.000Z","command":"pool add p","message":"m"}"#,
         r#"{"volumes":{"v":"degraded"},"pools":{"p":2},"counted":{"v":{"pid":3,"drives":{"d":{"errors":1,"repaired":1}}}}}"#,
         r#"["d","e"]"#,
-    ])
+        concat!(
+            r#"{"name":"k","provider":"passphrase","created_at":"t","life":"rotating","last_version":2,"versions":["#,
+            r#"{"version":2,"created_at":"t","sealed":{"kdf":{"memory_kib":8,"passes":1,"lanes":1},"salt":"00","#,
+            r#""sealed":"00","before":"00"}}],"transit":{"url":"https://h","mount":"m","key":"k","token_file":"/t","#,
+            r#""ca_file":null}}"#
+        ),
+    ]));
+    seeds
 }
 
 fn run_records(input: &[u8]) -> Signature {
@@ -259,6 +274,12 @@ fn run_records(input: &[u8]) -> Signature {
     try_loosely::<records::HistoryRecord>(input, &mut signature);
     try_loosely::<MoveRecord>(input, &mut signature);
     try_loosely::<ScrubRecord>(input, &mut signature);
+    try_loosely::<KeyRecord>(input, &mut signature);
+    try_loosely::<GroupEncryption>(input, &mut signature);
+    if let Ok(envelope) = Envelope::decode(input) {
+        assert_eq!(envelope.encode(), input[..envelope.encode().len()], "written again it is another");
+        signature.note(u64::from(envelope.version));
+    }
     try_loosely::<Seen>(input, &mut signature);
     try_loosely::<BTreeSet<String>>(input, &mut signature);
     try_loosely::<model::Status>(input, &mut signature);
@@ -288,6 +309,8 @@ mod tests {
         }
         let count = |taken: fn(&[u8]) -> bool| record_seeds().iter().filter(|seed| taken(seed)).count();
         assert!(count(is::<MoveRecord>) > 0 && count(is::<ScrubRecord>) > 0);
+        assert!(count(is::<KeyRecord>) > 0 && count(is::<GroupEncryption>) > 0);
+        assert!(count(|seed| Envelope::decode(seed).is_ok()) > 0);
         assert!(count(is::<records::LeftRecord>) > 0 && count(is::<records::HistoryRecord>) > 0);
     }
 }

@@ -4,6 +4,7 @@
 //! somewhere and not in its buffer is read once more from where it was right, and handed to `repair`, which writes and
 //! flushes it. The unit ends when its last repair has ended: so a finding that says repaired is.
 use super::{Item, Stage, UNIT_BLOCKS};
+use crate::envelope::StoredEnvelope;
 use crate::group::repair::Content;
 use crate::group::scrub::{Finding, Outcome, What};
 use crate::group::{Group, Turn};
@@ -125,19 +126,26 @@ impl Group {
         Header::decode(block) == Ok(wanted)
     }
 
-    /// Writes the right header into its buffer, with the newest names that any other header of the home row has: all
-    /// of them are in one unit and were read by now. If none is right, the names are gone, and the catalogue has them.
+    /// Writes the right header into its buffer, with the newest names and the newest envelope that any other header of
+    /// the home row has: all of them are in one unit and were read by now. If none is right, both are gone, and the
+    /// catalogue has them.
     fn make_header<M: Keyed>(&self, turn: &mut Turn<'_, M>, at: usize, row: RowNo, leg: LegId) {
         let column = self.geometry.place(self.sweep.unit[at].pba).column;
         let mut block = self.header_of(self.extent(row, leg, column), row, leg, column);
         let home = |item: &Item| matches!(item.what, What::Header { row: RowNo::ZERO, .. });
         let others = (0..self.sweep.unit.len()).filter(|other| {
             let item = &self.sweep.unit[*other];
-            *other != at && item.ready && item.wrong == 0 && home(item)
+            row == RowNo::ZERO && *other != at && item.ready && item.wrong == 0 && home(item)
         });
-        let named = others.max_by_key(|other| Names::written(turn.memory.block(self.unit_buffer(*other))));
-        if let Some(other) = named.filter(|_| row == RowNo::ZERO) {
-            Names::copy(turn.memory.block(self.unit_buffer(other)), &mut block);
+        let (mut named, mut wrapped) = (None, None);
+        for other in others {
+            let other = turn.memory.block(self.unit_buffer(other));
+            named = named.into_iter().chain([other]).max_by_key(|block| Names::written(block));
+            wrapped = wrapped.into_iter().chain([other]).max_by_key(|block| StoredEnvelope::written(block));
+        }
+        if let (Some(named), Some(wrapped)) = (named, wrapped) {
+            Names::copy(named, &mut block);
+            StoredEnvelope::copy(wrapped, &mut block);
         }
         *turn.memory.block_mut(self.unit_buffer(at)) = block;
     }
