@@ -340,3 +340,24 @@ fn planted_bug() -> Result<Option<volume::planted::Planted>> {
     let unknown = || Error::general(Kind::Invalid, format!("PLINTH_PLANTED names no bug: {name}"));
     found.map(Some).ok_or_else(unknown)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is wrong with keys or age is told in a sentence of its own, with a way on.
+    #[test]
+    fn refusals_of_encrypted_groups_are_told() {
+        let older = Refusal::Older { found: Gen::new(5), served: Gen::new(7) };
+        for (refusal, kind, words) in [
+            (Refusal::Encrypted, Kind::Permission, "encrypted"),
+            (Refusal::NotEncrypted, Kind::Damage, "is not"),
+            (Refusal::WrongKey, Kind::Permission, "was made with its key"),
+            (older, Kind::Refused, "earlier state of the group (Gen 5) than was served last (Gen 7)"),
+        ] {
+            let error = refused(&refusal);
+            assert_eq!(error.kind, kind, "{refusal:?}");
+            assert!(error.message.contains(words) && error.hint.is_some(), "{error:?}");
+        }
+    }
+}

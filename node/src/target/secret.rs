@@ -4,13 +4,23 @@
 //! may look at it. It goes from the pipe into locked memory. The engine's own keys are made of it, and it is wiped.
 use crate::error::{Error, Kind, Result};
 use crate::keys::{GroupSecret, MAX_GROUP_SECRET_BYTES, Secret};
+use std::fs::File;
 use std::io::Read;
+use std::os::fd::AsFd;
+use std::path::Path;
 
-/// Reads the secret of this group.
+/// Reads the secret of this group from standard input.
 ///
 /// # Errors
 /// `Permission`: what came is not one.
-pub fn read(mut from: impl Read, group: &str) -> Result<GroupSecret> {
+pub fn from_stdin(group: &str) -> Result<GroupSecret> {
+    // The library's own handle reads ahead into a buffer that lives as long as the process.
+    let unbuffered = std::io::stdin().as_fd().try_clone_to_owned();
+    let unbuffered = unbuffered.map_err(|source| Error::io("read", Path::new("standard input"), &source))?;
+    read(File::from(unbuffered), group)
+}
+
+fn read(mut from: impl Read, group: &str) -> Result<GroupSecret> {
     let refuse = |why: &str| {
         let message = format!("the target of group {group} was not told its secret: {why}");
         Error::new(Kind::Permission, group, message).hint("attach the volume again; see the agent's log")

@@ -73,7 +73,7 @@ pub fn run(spec: TargetSpec) -> Result<()> {
     }
     // As early as that: whatever is wrong with it is said before anything is touched.
     let secret = match spec.encrypted {
-        true => Some(super::secret::read(std::io::stdin().lock(), &spec.group_name)?),
+        true => Some(super::secret::from_stdin(&spec.group_name)?),
         false => None,
     };
     // A session of its own, so that nothing that ends the agent's terminal ends it. A leader has one already.
