@@ -141,6 +141,8 @@ pub struct Scan {
     found: Vec<Candidate>,
     index: BTreeMap<(Column, u32, [u8; 16]), usize>,
     unreadable: u64,
+    /// The newest superblock that is named by commits which are whole, and which no key at hand opens.
+    named: Option<SuperblockId>,
     /// Where a commit is opened, whose bytes are the caller's.
     scratch: Vec<u8>,
 }
@@ -158,6 +160,7 @@ impl Scan {
             found,
             index: BTreeMap::new(),
             unreadable: 0,
+            named: None,
             scratch: Vec::new(),
         }
     }
@@ -226,6 +229,12 @@ impl Scan {
         self.scratch.extend_from_slice(bytes);
         let Ok(commit) = Commit::open(&mut self.scratch, keys) else {
             self.unreadable += 1;
+            // Whole, and of an activation whose keys nobody has: its line may be in the superblock that it names.
+            if let Ok(commit) = Commit::parse(bytes)
+                && commit.fields().group == self.group
+            {
+                self.named = self.named.max(Some(commit.fields().superblock));
+            }
             return;
         };
         let fields = *commit.fields();
@@ -364,7 +373,7 @@ impl Scan {
         }
         // Also of commits whose owner is not in the history that was found: the line that owns them may be in
         // that very superblock.
-        let newest = self.found.iter().map(|c| c.fields.superblock).max();
+        let newest = self.found.iter().map(|c| c.fields.superblock).max().max(self.named);
         chain.newer_superblock = newest.filter(|named| *named > start.superblock);
         chain
     }

@@ -122,6 +122,14 @@ pub enum Refusal {
     NotEncrypted,
     /// No superblock was made with these keys: they are another group's, or all superblocks are forged.
     WrongKey,
+    /// A data key is not at hand that something in the group may lie under, or that its newest activation had.
+    KeyMissing {
+        /// Its number.
+        number: u16,
+    },
+    /// The id or the salt of the activation is one that the group has had: what it would seal could be under a nonce that
+    /// was taken.
+    ActivationTwice,
     /// The newest activation that the drives know is older than the one that served last: all of them were set back.
     Older {
         /// Gen that the drives know.

@@ -72,7 +72,8 @@ fn phases(new: &NewGroup, keys: Option<GroupKeys>) -> Result<Vec<PhaseWrites>, B
     }
     let keys = keys.map(|keys| Keys::new(keys, new.group));
     let checks = if keys.is_some() { CheckKind::AesGcm } else { CheckKind::Xxh3 };
-    let superblock = Superblock { checks, ..first_superblock(new) };
+    let oldest_key = u16::from(checks == CheckKind::AesGcm);
+    let superblock = Superblock { checks, oldest_key, ..first_superblock(new) };
     let mut headers = PhaseWrites::new();
     let mut slots = [PhaseWrites::new(), PhaseWrites::new()];
     for home in superblock.homes() {
@@ -119,6 +120,7 @@ fn first_superblock(new: &NewGroup) -> Superblock {
         row_pages: Ref::ABSENT,
         history: Ref::ABSENT,
         line: None,
+        oldest_key: 0,
         directory: Ref::ABSENT,
         home: new.home.clone(),
         drives: new.drives.iter().map(entry).collect(),

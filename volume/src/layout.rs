@@ -201,6 +201,8 @@ pub mod superblock {
     pub const POOL_AT: usize = 384;
     /// u8, u8, u8, pad, u32: the drive, leg, column and extent where this copy lies.
     pub const SELF_AT: usize = 400;
+    /// u16: in an encrypted group the lowest number of a data key that something may lie under; else zero.
+    pub const OLDEST_KEY_AT: usize = 408;
     /// Up to 32 of (drive u8, 3 pad, extent u32), ordered by leg, then column.
     pub const HOME_AT: usize = 512;
     /// Bytes of an entry of the home row.

@@ -72,6 +72,8 @@ pub struct Superblock {
     pub history: Ref,
     /// The newest history line; the last of the history, not on the pages.
     pub line: Option<Line>,
+    /// Of an encrypted group the lowest number of a data key that something may lie under; else 0.
+    pub oldest_key: u16,
     /// The directory; absent before the first checkpoint of a group.
     pub directory: Ref,
     /// The home row, ordered by leg, then column.
@@ -134,6 +136,7 @@ impl Superblock {
         if let Some(line) = &self.line {
             line.encode(&mut b[at::LINE_AT..at::LINE_AT + rlog::layout::LINE_BYTES]);
         }
+        codec::put_u16(b, at::OLDEST_KEY_AT, self.oldest_key);
         b[at::SELF_AT] = home.extent.drive.get();
         b[at::SELF_AT + 1] = home.leg.get();
         b[at::SELF_AT + 2] = home.column.get();
@@ -198,6 +201,7 @@ impl Superblock {
             row_pages: Ref::decode(&b[at::ROW_PAGES_AT..at::ROW_PAGES_AT + 32]),
             history: Ref::decode(&b[at::HISTORY_AT..at::HISTORY_AT + 32]),
             line: Line::decode(line),
+            oldest_key: codec::u16_at(b, at::OLDEST_KEY_AT),
             directory: Ref::decode(&b[at::DIRECTORY_AT..at::DIRECTORY_AT + 32]),
             home: (0..geometry.row_extents())
                 .map(|i| extent_at(b, at::HOME_AT + i * at::HOME_BYTES))
@@ -214,6 +218,7 @@ impl Superblock {
         self.rows >= 1
             && self.row_height <= 3
             && (self.line.is_some() || no_line)
+            && (self.oldest_key == 0) == (self.checks == CheckKind::Xxh3)
             && self.home.iter().all(|extent| usize::from(extent.drive.get()) < drives)
             && self.ring_start.0.iter().all(|start| *start < ring)
             && self.ckpt_seq.get() < Seq::LIMIT

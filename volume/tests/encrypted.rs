@@ -230,3 +230,87 @@ fn the_drives_show_nothing() {
     // Superblocks, headers and row pages are no secrets, and may be alike.
     assert!(data > 256 && shown.count() < 64, "of {data} blocks");
 }
+
+fn superblock_slots(world: &World) -> Vec<(usize, u64, [u8; BLOCK_BYTES])> {
+    let places = (0..world.drives.len()).flat_map(|drive| [256 + 3, 256 + 4].map(|at| (drive, at)));
+    places
+        .map(|(drive, at)| {
+            let mut block = [0; BLOCK_BYTES];
+            world.drives[drive].read(at, &mut block);
+            (drive, at, block)
+        })
+        .collect()
+}
+
+/// The log names a superblock that no drive shows: its commits are of an activation that nobody knows any more.
+#[test]
+fn superblocks_that_were_set_back_without_the_log_are_refused() {
+    for shape in [Shape::MIRROR, ENCRYPTED] {
+        let mut world = World::new(shape);
+        some_writes(&mut world, 50);
+        world.close();
+        let old = superblock_slots(&world);
+        world.reopen();
+        world.write(0, 8).expect("written");
+        world.flush().expect("flushed");
+        world.write(8, 8).expect("written");
+        world.settle();
+        world.kill();
+        for (drive, at, block) in old {
+            world.drives[drive].write(at, &block, false);
+        }
+        world.open_with(shape.config);
+        let refusal = world.engine.refusal();
+        assert!(matches!(refusal, Some(Refusal::NewerSuperblock { .. })), "{refusal:?}");
+    }
+}
+
+/// A spec that is used twice would count on from the same numbers under the same keys.
+#[test]
+fn an_activation_is_taken_once() {
+    let mut world = World::new(ENCRYPTED);
+    some_writes(&mut world, 50);
+    world.kill();
+    world.generation -= 1;
+    world.open_with(ENCRYPTED.config);
+    assert_eq!(world.engine.refusal(), Some(&Refusal::ActivationTwice));
+    world.reopen();
+    world.check_all();
+}
+
+/// Whoever is killed whenever it has opened does not use up the room for the history.
+#[test]
+fn opens_that_do_nothing_leave_no_lines() {
+    let mut world = World::new(ENCRYPTED);
+    some_writes(&mut world, 20);
+    for round in 0..1500u32 {
+        world.kill();
+        world.ids = (round / 200) as u8 + 1;
+        world.reopen();
+    }
+    world.check_all();
+}
+
+/// A slot that somebody wrote who has no key, with a right check.
+#[test]
+fn a_scrub_finds_a_superblock_that_was_forged() {
+    let mut world = World::new(ENCRYPTED);
+    some_writes(&mut world, 50);
+    world.flush().expect("flushed");
+    world.close();
+    world.reopen();
+    world.settle();
+    let (_, at, mut block) = superblock_slots(&world)[2];
+    block[BLOCK_BYTES - 20] ^= 1;
+    let check = base::Check::of(&block[..BLOCK_BYTES - 16]);
+    block[BLOCK_BYTES - 16..].copy_from_slice(&check.0);
+    world.drives[1].write(at, &block, false);
+    assert!(world.engine.start_scrub(0));
+    world.run_until("scrubbed", |world| world.engine.stats().expect("served").scrub.finished);
+    let mut found = Vec::new();
+    world.engine.take_findings(&mut found);
+    assert_eq!(found.iter().map(|finding| finding.what).collect::<Vec<_>>(), [volume::What::Superblock]);
+    world.drives[1].read(at, &mut block);
+    world.kill_and_reopen();
+    world.check_all();
+}

@@ -1,7 +1,7 @@
 //! Another data key: what lies under the older one is written again, while everything goes on.
 mod world;
-use base::{DriveOp, Engine, Fault, Op, Phase};
-use volume::RekeyStats;
+use base::{DriveOp, Engine, Op, Phase};
+use volume::{Refusal, RekeyStats};
 use world::story::{assert_each_leg_is_whole, some_writes};
 use world::{Shape, Verdict, World};
 
@@ -31,6 +31,13 @@ fn without_first_key(world: &mut World) {
     assert_each_leg_is_whole(world);
 }
 
+fn refusal(world: &mut World, data_keys: (u16, u16)) -> Option<Refusal> {
+    world.kill();
+    world.data_keys = data_keys;
+    world.open_with(world.shape.config);
+    world.engine.refusal().cloned()
+}
+
 #[test]
 fn the_older_key_can_be_given_up_behind_the_walk_and_not_before() {
     for columns in [1, 2] {
@@ -38,13 +45,10 @@ fn the_older_key_can_be_given_up_behind_the_walk_and_not_before() {
         some_writes(&mut world, 200);
         with_second_key(&mut world);
         world.check_all();
-        world.kill();
-        world.data_keys = (2, 2);
-        world.reopen();
-        let first = world.model.keys().next().copied().expect("something was written");
-        assert_eq!(world.ask(Op::Read, first / 8 * 8, 8).err(), Some(Fault::Io), "without its key");
+        assert_eq!(refusal(&mut world, (2, 2)), Some(Refusal::KeyMissing { number: 1 }));
+        assert_eq!(refusal(&mut world, (1, 1)), Some(Refusal::KeyMissing { number: 2 }));
         world.data_keys = (1, 2);
-        world.kill_and_reopen();
+        world.reopen();
         rekeyed(&mut world);
         let stats = stats(&world);
         assert!(stats.finished && stats.lost_blocks == 0 && stats.rewritten_blocks > 0, "{stats:?}");
@@ -155,4 +159,33 @@ fn a_close_does_not_wait_for_the_walk() {
     world.check_all();
     rekeyed(&mut world);
     assert!(stats(&world).finished);
+}
+
+/// A copy that was away while the key was given up is of no use without it, and says so.
+#[test]
+fn a_copy_that_was_away_needs_the_older_key() {
+    let mut world = World::new(ENCRYPTED);
+    some_writes(&mut world, 50);
+    with_second_key(&mut world);
+    world.flush().expect("flushed");
+    world.engine.take_out(world::uuid(1)).expect("the other one is there");
+    world.settle();
+    rekeyed(&mut world);
+    assert!(stats(&world).finished);
+    // It is brought up to date without it.
+    world.data_keys = (2, 2);
+    world.kill_and_reopen();
+    let before = (world.drives.clone(), world.catalogue.clone());
+    world.settle();
+    world.back(1);
+    let done = |world: &World| world.engine.stats().expect("served").last_resync.is_some();
+    world.run_until("it is up to date", done);
+    assert_each_leg_is_whole(&mut world);
+    // Alone it is refused, also by the operator's word.
+    world.kill();
+    (world.drives, world.catalogue) = before;
+    (world.absent, world.forced) = (1, true);
+    assert_eq!(refusal(&mut world, (2, 2)), Some(Refusal::KeyMissing { number: 1 }));
+    world.data_keys = (1, 2);
+    world.reopen();
 }

@@ -318,6 +318,16 @@ pub fn refused(refusal: &Refusal) -> Error {
                 "no superblock of the group was made with its key: it is another group's, or was changed";
             Error::general(Kind::Permission, message).hint("see plinth key list and plinth fsck")
         }
+        Refusal::KeyMissing { number } => {
+            let message = format!("data key {number} of the group is not in the envelope that was opened");
+            Error::general(Kind::Permission, message).hint(
+                "the envelope is older than what its drives hold; bring the drives that have the newest one",
+            )
+        }
+        Refusal::ActivationTwice => {
+            let message = "this activation was used already: a target is started once with its spec";
+            Error::general(Kind::Refused, message).hint("let the agent start it")
+        }
         Refusal::Older { found, served } => {
             let message = format!(
                 "the drives hold an earlier state of the group (Gen {found}) than was served last (Gen {served})"

@@ -7,7 +7,9 @@
 //! it writes is what the block holds at that moment. Between two runs it rests (`pace.rs`).
 //!
 //! When the walk has come to its end and a checkpoint that began behind it is durable, nothing that a recovery can reach
-//! lies under an older key, neither by the map nor by the log, and the older keys can be given up.
+//! lies under an older key, neither by the map nor by the log. The next superblock says which key is the oldest that is needed,
+//! and when that is durable the older keys can be given up. A recovery refuses to open without a key that is needed: what
+//! it cannot read it would take for lost. A copy that was away meanwhile says that it needs the older one.
 //!
 //! Crash story: the walk keeps nothing on the drives. After a crash it begins again, and finds most blocks under the new
 //! key. What was being written is in the log or not, like any write: the block has the same content under both keys. Until
@@ -56,6 +58,8 @@ enum Stage {
     Walk,
     /// Everything was looked at: this checkpoint makes it durable.
     Checkpoint(CkptNo),
+    /// This version of the superblock says that no older key is needed.
+    Announce(u64),
 }
 
 /// The walk.
@@ -144,9 +148,10 @@ impl Group {
         self.rekey.guest_waited |= self.slots.order.iter().any(is_guests);
         match self.rekey.stage {
             Stage::Walk if !self.rekey.busy => self.next_run(turn),
-            Stage::Checkpoint(number) if self.checkpoint.durable() >= number => {
+            Stage::Checkpoint(number) if self.checkpoint.durable() >= number => self.announce_key(),
+            Stage::Announce(version) if self.writer.is_durable(version) => {
                 self.stop_rekey();
-                self.rekey.stats.finished = self.rekey.stats.lost_blocks == 0;
+                self.rekey.stats.finished = true;
             }
             _ => {}
         }
@@ -189,6 +194,17 @@ impl Group {
         self.rekey.stage = Stage::Checkpoint(number);
         self.checkpoint.force = true;
         self.checkpoint.needed = true;
+        self.again = true;
+    }
+
+    /// No older key is needed: superblocks say so, and refuse whoever has not got the newest.
+    fn announce_key(&mut self) {
+        let key = self.superblock.line.map_or(0, |line| line.key);
+        if self.rekey.stats.lost_blocks > 0 {
+            return self.stop_rekey();
+        }
+        self.superblock.oldest_key = key;
+        self.rekey.stage = Stage::Announce(self.writer.want());
         self.again = true;
     }
 

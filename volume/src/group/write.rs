@@ -253,6 +253,13 @@ impl Group {
                     self.again = true;
                     return;
                 }
+                // What is only written again does not keep the guest waiting.
+                Err(wait @ (Wait::Checkpoint | Wait::Bitmap | Wait::Row)) if slot.rewrites => match wait {
+                    Wait::Bitmap => {}
+                    // What it replaces comes back with a checkpoint: a row would be taken for good.
+                    Wait::Row if !self.frees_soon() => self.growth.want(),
+                    _ => self.checkpoint.force = true,
+                },
                 Err(Wait::Checkpoint) => {
                     self.checkpoint.force = true;
                     return;
@@ -399,14 +406,17 @@ impl Group {
         if self.growth.possible() {
             return Wait::Row;
         }
-        // What is being collected replaces blocks as well.
-        let pending = !self.active.is_empty()
+        if self.frees_soon() { Wait::Checkpoint } else { Wait::NoSpace }
+    }
+
+    /// Whether blocks were replaced that come back with a checkpoint; what is being collected replaces some as well.
+    fn frees_soon(&self) -> bool {
+        !self.active.is_empty()
             || !self.log.idle()
             || !self.log.builder.is_empty()
             || !self.checkpoint.idle()
             || !self.directory.cuts.is_empty()
-            || self.space.limbo() > Blocks::ZERO;
-        if pending { Wait::Checkpoint } else { Wait::NoSpace }
+            || self.space.limbo() > Blocks::ZERO
     }
 
     /// Makes a request's blocks ready to be written. Each is sealed under the Seq that its record will take: the request is

@@ -53,8 +53,13 @@ impl Keys {
     }
 
     /// Whose key an activation that begins now has.
-    pub fn newest_data_key(&self) -> u16 {
-        self.sessions.keys().newest().expect("an encrypted group has a data key")
+    pub fn newest_data_key(&self) -> Option<u16> {
+        self.sessions.keys().newest()
+    }
+
+    /// Whether the data key of this number is at hand.
+    pub fn has_data_key(&self, number: u16) -> bool {
+        self.sessions.keys().data_key(number).is_some()
     }
 
     /// The number of the data key that a write with this Seq is under.

@@ -51,7 +51,7 @@ impl Recovery {
     /// What the accepted tail lacked is flushed: the line of the activation before goes to a history page.
     pub(super) fn write_history_page(&mut self) -> Result<(), Refusal> {
         self.script.clear();
-        let page = match self.superblock().line {
+        let page = match self.superblock().line.filter(|line| self.owns_something(line)) {
             Some(line) => Some(self.next_history_page(line)?),
             None => None,
         };
@@ -66,6 +66,16 @@ impl Recovery {
         }
         self.at(Stage::HistoryPage);
         Ok(())
+    }
+
+    /// Whether anything that can be reached is of this activation. One that made nothing durable is left out of the history of
+    /// an encrypted group, which has no end: or a target that is killed whenever it has opened would use up the room for it.
+    fn owns_something(&self, line: &Line) -> bool {
+        let chain = self.chain.as_ref().expect("a chain");
+        let nothing = line.first_commit == chain.next
+            && line.first_seq == chain.next_seq
+            && line.first_ckpt == self.first_attempt();
+        self.keys.is_none() || !nothing
     }
 
     /// The newest history page with one line more, on a free home page; a new page if it is full.
@@ -118,6 +128,7 @@ impl Recovery {
             id: self.request.activation.id,
             salt: self.request.activation.salt,
         };
+        self.refuse_twice(&activation)?;
         let activation = match self.superblock().line {
             Some(line) if self.config.bug(Planted::SaltReused) => {
                 Activation { id: line.id, salt: line.salt, ..activation }
@@ -179,7 +190,7 @@ impl Recovery {
             id: activation.id,
             salt: activation.salt,
             first_ckpt,
-            key: self.keys.as_deref().map_or(0, Keys::newest_data_key),
+            key: self.keys.as_deref().and_then(Keys::newest_data_key).unwrap_or(0),
         };
         superblock.line = Some(line);
         if let Some(keys) = self.keys.as_deref_mut() {
@@ -187,6 +198,17 @@ impl Recovery {
             history.append(line).map_err(|_| Refusal::Damaged("its history is out of order"))?;
             keys.follow(history);
         }
+        Ok(())
+    }
+
+    /// An activation of an encrypted group is another one than all before it: its keys come from its salt, and its numbers go
+    /// on where those before were cut short. Only a recovery that begins again finds what it has written itself.
+    fn refuse_twice(&mut self, activation: &Activation) -> Result<(), Refusal> {
+        let known = |line: &Line| line.id == activation.id || line.salt == activation.salt;
+        if self.keys.is_some() && !self.forsaken.composed && self.history.lines().iter().any(known) {
+            return Err(Refusal::ActivationTwice);
+        }
+        self.forsaken.composed = true;
         Ok(())
     }
 

@@ -29,6 +29,8 @@ pub(crate) struct Forsaken {
     unasked: DriveSet,
     /// The group does not open without them: nobody is forsaken before the superblocks are read.
     patient: bool,
+    /// The line of this activation may be on drives.
+    pub composed: bool,
     /// It begins again once nothing is in flight.
     pub again: bool,
     pub watch: Overdue,
@@ -37,7 +39,14 @@ pub(crate) struct Forsaken {
 impl Forsaken {
     pub fn none(bound: Duration) -> Self {
         let none = DriveSet::EMPTY;
-        Self { drives: none, unasked: none, patient: false, again: false, watch: Overdue::new(bound) }
+        Self {
+            drives: none,
+            unasked: none,
+            patient: false,
+            composed: false,
+            again: false,
+            watch: Overdue::new(bound),
+        }
     }
 }
 

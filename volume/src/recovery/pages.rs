@@ -149,6 +149,25 @@ impl Recovery {
         if let Some(keys) = self.keys.as_deref_mut() {
             keys.follow(self.history.clone());
         }
+        self.refuse_without_keys()?;
         self.begin_ring()
+    }
+
+    /// Every data key must be at hand that something may lie under, and the newest activation's.
+    ///
+    /// Crash story: a node opened the group with an envelope from before the last rotation of its data key. What the
+    /// activation before had acknowledged was right on no leg, as far as it could tell: the log was cut there, and moves and
+    /// resyncs went on without it. With the right envelope it was gone for good.
+    fn refuse_without_keys(&self) -> Result<(), Refusal> {
+        let Some(keys) = self.keys.as_deref() else { return Ok(()) };
+        let oldest = self.superblock().oldest_key;
+        let newest = keys.newest_data_key().ok_or(Refusal::KeyMissing { number: oldest })?;
+        for line in self.history.lines() {
+            let needed = line.key >= oldest && !keys.has_data_key(line.key);
+            if needed || line.key > newest {
+                return Err(Refusal::KeyMissing { number: line.key });
+            }
+        }
+        Ok(())
     }
 }

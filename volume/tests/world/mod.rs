@@ -1013,7 +1013,7 @@ pub fn request(
         activation: Activation {
             generation: Gen::new(generation),
             id: Uuid([generation as u8; 16]),
-            salt: [generation as u8; 16],
+            salt: u128::from(generation).to_le_bytes(),
         },
         create: create.then_some(NewVolume { uuid: Uuid([7; 16]), sectors: Sectors::new(shape.sectors) }),
     }

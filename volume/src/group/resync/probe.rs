@@ -24,7 +24,8 @@ use crate::layout::extent as fixed;
 use crate::ops::Purpose;
 use crate::planted::Planted;
 use crate::superblock::{Home, Superblock};
-use base::{CkptNo, Extent, Fault, RowNo, Segment};
+use alloc::vec::Vec;
+use base::{Block, CkptNo, Extent, Fault, RowNo, Segment};
 use fence::{CopyState, Event};
 use rlog::Witness;
 
@@ -61,11 +62,16 @@ impl Group {
     }
 
     /// What the drive is by its own word; `None` if that is not what the group thinks. Notes what its ring can add.
-    fn probe_says<M: Keyed>(&mut self, turn: &Turn<'_, M>, ckpt: CkptNo) -> Option<(CopyState, CkptNo)> {
+    fn probe_says<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, ckpt: CkptNo) -> Option<(CopyState, CkptNo)> {
         let drive = self.superblock.drives[usize::from(self.sweep.drive.get())].drive;
         let slots = 0..self.sweep.unit.len().min(fixed::SUPERBLOCKS.len());
         let read = slots.filter(|i| self.sweep.unit[*i].ready);
-        let found = read.filter_map(|i| Superblock::decode(turn.memory.block(self.unit_buffer(i))).ok());
+        let blocks: Vec<Block> = read.map(|i| *turn.memory.block(self.unit_buffer(i))).collect();
+        let keys = turn.memory.keys();
+        let genuine = |block: &Block| {
+            Superblock::decode(block).ok().filter(|(said, _)| said.is_genuine(block, keys.as_deref()))
+        };
+        let found = blocks.iter().filter_map(genuine);
         let own = |(superblock, home): (Superblock, Home)| {
             let entry = *superblock.drives.get(usize::from(home.extent.drive.get()))?;
             let here = self

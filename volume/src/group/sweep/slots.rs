@@ -70,9 +70,13 @@ impl Group {
         index: usize,
         result: Result<(), Fault>,
     ) {
-        let found = Superblock::decode(turn.memory.block(self.unit_buffer(index)));
+        let block = *turn.memory.block(self.unit_buffer(index));
+        let found = Superblock::decode(&block);
+        let keys = turn.memory.keys();
         let ours = |found: &Superblock| {
-            found.group == self.superblock.group && Some(found.version) == self.sweep.slots.version
+            let same =
+                found.group == self.superblock.group && Some(found.version) == self.sweep.slots.version;
+            same && found.is_genuine(&block, keys.as_deref())
         };
         self.sweep.slots.right[index] = result.is_ok() && found.as_ref().is_ok_and(|(found, _)| ours(found));
         self.sweep.scrub.stats.checked_copies += 1;
