@@ -1,8 +1,9 @@
 //! A group as its newest superblock describes it: which drives count, and where each block of its space lies.
 use crate::drive::Drive;
+use crate::keys::Seals;
 use crate::report::Where;
 use crate::supers::Slot;
-use base::{Blocks, DriveBlock, Extent, LegId, Pba, Uuid};
+use base::{Blocks, CheckKind, DriveBlock, Extent, LegId, Pba, Uuid};
 use fence::{CopyTable, DriveSet};
 use rlog::LegSet;
 use volume::{Geometry, Superblock};
@@ -23,6 +24,8 @@ pub(crate) struct GroupView<'a> {
     pub current: DriveSet,
     /// Extents of all rows known so far; the home row until the row pages are read.
     pub rows: Vec<Extent>,
+    /// What is needed to look behind the group's checks.
+    pub seals: Seals,
 }
 
 /// One copy of a block.
@@ -37,6 +40,11 @@ pub(crate) struct CopyAt {
 impl<'a> GroupView<'a> {
     pub fn geometry(&self) -> Geometry {
         self.superblock.geometry
+    }
+
+    /// Whether its blocks are encrypted.
+    pub fn is_encrypted(&self) -> bool {
+        self.superblock.checks == CheckKind::AesGcm
     }
 
     /// Blocks of the group's space.

@@ -7,6 +7,7 @@ use crate::drive::Drive;
 use crate::fsck::{Options, identify};
 use crate::group::GroupView;
 use crate::home::{self, HomePages};
+use crate::keys::NoKeys;
 use crate::media::Media;
 use crate::report::Report;
 use crate::scan::{Doubt, GroupHomes, Scan, find_groups};
@@ -139,7 +140,7 @@ fn describe<'a>(
     known: &mut Known,
     report: &mut Report,
 ) -> Result<Group, Unusable> {
-    let Some(mut view) = supers::read(drives, homes, &Options::default(), report) else {
+    let Some(mut view) = supers::read(drives, homes, &Options::default(), &NoKeys, report) else {
         return Err(supers::why_none(drives, homes).0);
     };
     let newer = view.slots.iter().find_map(|slot| match slot.state {

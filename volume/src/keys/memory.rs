@@ -62,6 +62,16 @@ impl Keys {
         self.history.owner_of_seq(seq).map(|line| line.key)
     }
 
+    /// Whether the data key of this number was given.
+    pub fn has_data_key(&self, number: u16) -> bool {
+        self.sessions.keys().data_key(number).is_some()
+    }
+
+    /// Whether the history tells whose a checkpoint is.
+    pub fn knows_checkpoint(&self, ckpt: CkptNo) -> bool {
+        self.history.owner_of_ckpt(ckpt).is_some()
+    }
+
     fn of_data(&mut self, seq: Seq) -> Option<&mut dyn Aead> {
         let line = *self.history.owner_of_seq(seq)?;
         self.sessions.cipher(Class::Data, &line)

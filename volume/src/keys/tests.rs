@@ -1,3 +1,4 @@
+//! What is derived from keys, byte for byte; codes; ciphers of many activations.
 use super::portable::Portable;
 use super::*;
 use base::{CommitNo, Gen, Nonce, Seq};

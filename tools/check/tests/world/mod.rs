@@ -165,8 +165,6 @@ impl World {
                 generation: Gen::new(drives.generation),
                 id: Uuid([drives.generation as u8; 16]),
                 salt: [0; 16],
-                first_ckpt: base::CkptNo::ZERO,
-                key: 0,
             },
             create: Some(NewVolume { uuid: Uuid([7; 16]), sectors: Sectors::new(SECTORS) }),
         };
