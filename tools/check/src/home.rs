@@ -70,7 +70,10 @@ pub(crate) fn read_rows(view: &mut GroupView<'_>, pages: &mut HomePages, report:
         let below = leaves.div_ceil(128usize.pow(u32::from(level) - 1));
         let mut children = Vec::new();
         for (index, to) in refs.iter().enumerate() {
-            let valid = |page: &Block| (0..128).all(|i| cow::page::get(page, i).valid(view.space()));
+            let valid = |page: &Block| {
+                let mut refs = (0..128).map(|i| cow::page::get(page, i));
+                refs.all(|to| to.is_absent() || to.valid(view.space()))
+            };
             let object = Object::RowPage(level, index as u32);
             let Some(page) = pages.read(view, to, object, &valid, report) else { return };
             children.extend((0..128).map(|i| cow::page::get(&page, i)));

@@ -309,7 +309,10 @@ fn report_lacking(view: &GroupView<'_>, commit: &Candidate, durable: Seq, legs: 
     let pba = ring_pba(view, commit.column, commit.fields.offset);
     for leg in legs.iter() {
         let at = view.copies(pba).filter(|copy| copy.leg == leg).map(|copy| view.place(&copy)).collect();
-        let what = format!("leg {leg} does not have it; the next opening writes it there");
+        // Without the keys it is not known whether its data is there.
+        let end =
+            if covered || !matches!(view.seals, Seals::Shut) { "" } else { ", or ends the log before it" };
+        let what = format!("leg {leg} does not have it; the next opening writes it there{end}");
         report.add(severity, Object::Commit(commit.fields.no.get()), what, at);
     }
 }
