@@ -43,7 +43,7 @@ fn instead(drives: &mut Drives, legs: std::ops::Range<u8>, block: &Block) -> Str
 /// Where the log put an Lba on a leg.
 fn logged(drives: &Drives, lba: u64, leg: u8) -> (usize, u64) {
     let named = commits(drives).into_iter().flat_map(|commit| named(&opened(drives, &commit)));
-    let (_, pba) = named.filter(|(named, _)| named.get() == lba).last().expect("a record of it");
+    let (_, pba) = named.rev().find(|(named, _)| named.get() == lba).expect("a record of it");
     place(drives, pba, leg)
 }
 
