@@ -8,7 +8,7 @@ use crate::drives::{LabelState, Media, read_label};
 use crate::error::{Error, Kind, Result};
 use crate::target::drive_error;
 use base::{Blocks, DriveBlock};
-use plinth_check::{Object, Options, Severity};
+use plinth_check::{Encrypted, Object, Options, Severity};
 use serde::Serialize;
 use std::io;
 use std::path::PathBuf;
@@ -36,6 +36,8 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// What was looked at, one line each: drives, groups, counts.
     pub checked: Vec<String>,
+    /// The encrypted groups, and whether their keys were at hand.
+    pub encrypted: Vec<Encrypted>,
     /// What to do, one sentence for each severity above a note, the worst first.
     pub actions: Vec<String>,
 }
@@ -84,6 +86,8 @@ pub fn fsck(drives: &[PathBuf], repair: bool) -> Result<Report> {
             report.actions.push(format!("{severity}: {}", severity.action()));
         }
     }
+    report.checked.extend(found.encrypted.iter().map(ToString::to_string));
+    report.encrypted = found.encrypted;
     let counts = found.counts;
     if counts.not_kept > 0 {
         report.checked.push(format!("{} more findings are not listed", counts.not_kept));

@@ -95,6 +95,11 @@ pub trait Unseal {
     fn cipher(&mut self, fields: &Fields) -> Option<&mut dyn Aead>;
     /// Whether bodies are sealed. A commit that is not what the group's are counts for nothing.
     fn seals(&self) -> bool;
+    /// Whether sealed bodies are opened. Whoever has no keys takes a commit that is whole for what it says, and sees none
+    /// of its records.
+    fn opens(&self) -> bool {
+        true
+    }
 }
 
 /// The log of a plain group.
@@ -105,6 +110,21 @@ impl Unseal for Plain {
         None
     }
     fn seals(&self) -> bool {
+        false
+    }
+}
+
+/// The log of an encrypted group, for whoever has no keys.
+pub struct Outside;
+
+impl Unseal for Outside {
+    fn cipher(&mut self, _: &Fields) -> Option<&mut dyn Aead> {
+        None
+    }
+    fn seals(&self) -> bool {
+        true
+    }
+    fn opens(&self) -> bool {
         false
     }
 }
@@ -164,7 +184,8 @@ impl Commit {
         Ok(commit_blocks(body))
     }
 
-    /// The commit that begins at the first byte, with its records: the body is decrypted in place, if it is sealed.
+    /// The commit that begins at the first byte, with its records: the body is decrypted in place, if it is sealed and
+    /// `keys` open it.
     ///
     /// # Errors
     /// As `parse`; `Forged` if the body does not open, or no key is there for it; `Reserved` if it is sealed and the
@@ -174,7 +195,7 @@ impl Commit {
         if view.sealed != keys.seals() {
             return Err(Bad::Reserved);
         }
-        if !view.sealed {
+        if !view.sealed || !keys.opens() {
             return Self::parse(bytes);
         }
         let CommitView { fields, check, seqs, records, body, .. } = view;
@@ -268,6 +289,10 @@ impl<'a> CommitView<'a> {
     /// Number of its records.
     pub const fn record_count(&self) -> u16 {
         self.records
+    }
+    /// How many of its records take no Seq: they are voids.
+    pub const fn void_count(&self) -> u16 {
+        self.records.saturating_sub(if self.seqs > u16::MAX as u32 { u16::MAX } else { self.seqs as u16 })
     }
     /// Whether its body is encrypted: its records are nobody's to see.
     pub const fn is_sealed(&self) -> bool {

@@ -29,7 +29,7 @@ pub use base::LegSet;
 
 pub use builder::{CommitBuilder, Sealed};
 pub use commit::{
-    Bad, Commit, CommitView, Fields, Plain, RecordKind, RecordView, SuperblockId, Unseal, VoidOf,
+    Bad, Commit, CommitView, Fields, Outside, Plain, RecordKind, RecordView, SuperblockId, Unseal, VoidOf,
 };
 pub use history::{History, Line};
 pub use layout::MAX_COMMIT_BLOCKS;

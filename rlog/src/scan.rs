@@ -33,8 +33,10 @@ pub struct Candidate {
     pub blocks: u32,
     /// The legs on which it is intact.
     pub legs: LegSet,
-    /// The commits that it voids.
+    /// The commits that it voids; none if its records are sealed.
     pub voids: Vec<VoidOf>,
+    /// How many commits it voids: its header tells, also to whoever sees no records.
+    pub void_count: u16,
 }
 
 impl Candidate {
@@ -252,7 +254,8 @@ impl Scan {
             column,
             blocks: commit.blocks(),
             legs,
-            voids: commit.voids().collect(),
+            voids: if commit.is_sealed() { Vec::new() } else { commit.voids().collect() },
+            void_count: commit.void_count(),
         });
     }
 

@@ -439,8 +439,13 @@ fn a_sealed_commit_is_whole_to_everybody_and_open_to_its_key() {
     assert_eq!((record.lba, record.checks().next()), (Lba::new(100), Some(Check([5; 16]))));
     assert_eq!(Commit::open(&mut bytes.clone(), &mut Toy(0x5b)).err(), Some(Bad::Forged), "another key");
     assert_eq!(Commit::open(&mut bytes.clone(), &mut Plain).err(), Some(Bad::Reserved), "a plain group");
+    let mut copy = bytes.clone();
+    let view = Commit::open(&mut copy, &mut Outside).expect("whole");
+    assert!(view.is_sealed() && view.void_count() == 0, "whoever has no keys sees the header");
     let (_, mut plain) = one_of_each();
     assert_eq!(Commit::open(&mut plain, &mut Toy(0x5a)).err(), Some(Bad::Reserved), "no downgrade");
+    assert_eq!(Commit::open(&mut plain, &mut Outside).err(), Some(Bad::Reserved), "nor for an onlooker");
+    assert_eq!(Commit::parse(&plain).expect("intact").void_count(), 1);
 }
 
 /// Whoever changes a bit can make the check anew, but not the tag.

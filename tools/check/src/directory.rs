@@ -37,6 +37,7 @@ pub(crate) fn walk<'a>(
     let (ckpt, seq) = (view.superblock.ckpt, view.superblock.ckpt_seq);
     let mut walk =
         Walk { view, overlay, data, ckpt, seq, report, lost: 0, data_blocks: BTreeMap::new(), visit };
+    check_list(&mut walk, "the root", &at);
     let page = walk.page(&at, &Object::DirectoryRoot, Severity::Damage)?;
     let root = match Root::decode(&page, view.space()) {
         Ok(root) => root,
@@ -80,22 +81,6 @@ fn check_root(walk: &mut Walk<'_, '_>, root: &Root) {
     if root.seq != superblock.ckpt_seq {
         wrong.push(format!("covers Seq {}, the superblock says {}", root.seq, superblock.ckpt_seq));
     }
-    for (page, to) in [
-        ("the root", superblock.directory),
-        ("the volumes page", root.volumes),
-        ("the list of cut subtrees", root.cuts),
-    ] {
-        // Every checkpoint writes these pages anew.
-        if !to.is_absent() && (to.ckpt() != superblock.ckpt || to.when != superblock.ckpt_seq) {
-            wrong.push(format!(
-                "the Ref to {page} says checkpoint {} and Seq {}, the superblock says {} and {}",
-                to.ckpt(),
-                to.when,
-                superblock.ckpt,
-                superblock.ckpt_seq
-            ));
-        }
-    }
     if root.region_blocks != geometry.extent_blocks || u64::from(root.regions) > regions {
         wrong.push(format!(
             "has {} regions of {} blocks, the group has {regions}",
@@ -104,6 +89,28 @@ fn check_root(walk: &mut Walk<'_, '_>, root: &Root) {
     }
     for what in wrong {
         walk.report.add(Severity::Damage, Object::DirectoryRoot, what, view.places(superblock.directory.pba));
+    }
+    check_list(walk, "the volumes page", &root.volumes);
+    check_list(walk, "the list of cut subtrees", &root.cuts);
+}
+
+/// Every checkpoint writes root, volumes page and list of cut subtrees anew.
+fn check_list(walk: &mut Walk<'_, '_>, page: &str, to: &Ref) {
+    let superblock = &walk.view.superblock;
+    if !to.is_absent() && (to.ckpt() != superblock.ckpt || to.when != superblock.ckpt_seq) {
+        let what = format!(
+            "the Ref to {page} says checkpoint {} and Seq {}, the superblock says {} and {}",
+            to.ckpt(),
+            to.when,
+            superblock.ckpt,
+            superblock.ckpt_seq
+        );
+        walk.report.add(
+            Severity::Damage,
+            Object::DirectoryRoot,
+            what,
+            walk.view.places(superblock.directory.pba),
+        );
     }
 }
 

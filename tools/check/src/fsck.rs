@@ -5,6 +5,7 @@ use crate::drive::Drive;
 use crate::extents::{self, Holders};
 use crate::group::GroupView;
 use crate::home::{self, HomePages};
+use crate::keys::{self, Form, Keyring, NoKeys, Seals};
 use crate::log::{self, Log};
 use crate::map::Visit;
 use crate::media::Media;
@@ -27,18 +28,23 @@ pub struct Options {
     pub catalogue: BTreeMap<Uuid, Vec<CopyEntry>>,
 }
 
-/// Checks drives: each with the name that findings use.
+/// Checks drives: each with the name that findings use. Of encrypted groups only what needs no keys.
 pub fn fsck(drives: &[(&str, &dyn Media)], options: &Options) -> Report {
+    fsck_with_keys(drives, options, &NoKeys)
+}
+
+/// Checks drives: each with the name that findings use. Of the groups that `keys` has keys of everything.
+pub fn fsck_with_keys(drives: &[(&str, &dyn Media)], options: &Options, keys: &dyn Keyring) -> Report {
     let mut report = Report::default();
     let known = identify(drives, &mut report);
-    check(&known, options, &mut report);
+    check(&known, options, keys, &mut report);
     report
 }
 
 /// Checks drives whose identity the caller knows.
 pub fn fsck_drives(drives: &[Drive<'_>], options: &Options) -> Report {
     let mut report = Report::default();
-    check(drives, options, &mut report);
+    check(drives, options, &NoKeys, &mut report);
     report
 }
 
@@ -59,14 +65,14 @@ pub(crate) fn identify<'a>(drives: &[(&str, &'a dyn Media)], report: &mut Report
     known
 }
 
-fn check(drives: &[Drive<'_>], options: &Options, report: &mut Report) {
+fn check(drives: &[Drive<'_>], options: &Options, keys: &dyn Keyring, report: &mut Report) {
     report.counts.drives += drives.len() as u64;
     let scan = find_groups(drives, report);
     let mut holders = Holders::new();
     for homes in &scan.groups {
         report.counts.groups += 1;
         report.enter_group(Some(homes.group.to_string()));
-        match supers::read(drives, homes, options, report) {
+        match supers::read(drives, homes, options, keys, report) {
             Some(view) => check_group(view, &scan, &mut holders, report),
             None => supers::report_none(drives, homes, report),
         }
@@ -76,6 +82,9 @@ fn check(drives: &[Drive<'_>], options: &Options, report: &mut Report) {
 }
 
 fn check_group(mut view: GroupView<'_>, scan: &Scan, holders: &mut Holders, report: &mut Report) {
+    if view.is_encrypted() {
+        report.note_encrypted(matches!(view.seals, Seals::Open(_)));
+    }
     supers::check(&view, report);
     let mut pages = HomePages::default();
     home::read_rows(&mut view, &mut pages, report);
@@ -104,6 +113,7 @@ fn check_group(mut view: GroupView<'_>, scan: &Scan, holders: &mut Holders, repo
     }
     let claims = claims(&view, &usage);
     space::report_conflicts(&view, &usage, &claims, &log, report);
+    keys::report(&view, report);
 }
 
 /// The names in the home headers are those of the volume that the directory has.
@@ -128,7 +138,8 @@ fn check_log_data(view: &GroupView<'_>, log: &Log, report: &mut Report) {
         .filter(|(_, _, block)| block.pba.get() < view.space().get())
         .map(|(volume, lba, block)| {
             let object = Object::LogData { volume: volume.get(), lba: lba.get() };
-            Item { may_lack: log::may_lack(log, block), ..Item::new(object, block.pba, block.check) }
+            let form = Form::Data(volume, lba, block.seq);
+            Item { may_lack: log::may_lack(log, block), ..Item::new(object, form, block.pba, block.check) }
         })
         .collect();
     report.counts.data += items.len() as u64;

@@ -1,11 +1,11 @@
 //! A group as its newest superblock describes it: which drives count, and where each block of its space lies.
 use crate::drive::Drive;
+use crate::keys::Seals;
 use crate::report::Where;
 use crate::supers::Slot;
-use base::{Blocks, DriveBlock, Extent, LegId, Pba, Uuid};
+use base::{Blocks, CheckKind, DriveBlock, Extent, LegId, Pba, Uuid};
 use fence::{CopyTable, DriveSet};
 use rlog::LegSet;
-use volume::keys::Key;
 use volume::{Geometry, Superblock};
 
 /// A group and the drives that it is read from.
@@ -24,18 +24,10 @@ pub(crate) struct GroupView<'a> {
     pub current: DriveSet,
     /// Extents of all rows known so far; the home row until the row pages are read.
     pub rows: Vec<Extent>,
-    /// How the checks of row and history pages can be told.
-    pub home_checks: HomeChecks,
-}
-
-/// How the checks of row and history pages can be told.
-pub(crate) enum HomeChecks {
-    /// Anybody can tell them.
-    Plain,
-    /// They are codes under this key.
-    Keyed(Key),
-    /// They are codes, and the group's keys are not at hand: what all copies say alike is believed.
-    Unknown,
+    /// What is needed to look behind the group's checks.
+    pub seals: Seals,
+    /// Row and history pages that cannot be told right from wrong are believed only if all copies are alike.
+    pub only_alike: bool,
 }
 
 /// One copy of a block.
@@ -50,6 +42,11 @@ pub(crate) struct CopyAt {
 impl<'a> GroupView<'a> {
     pub fn geometry(&self) -> Geometry {
         self.superblock.geometry
+    }
+
+    /// Whether its blocks are encrypted.
+    pub fn is_encrypted(&self) -> bool {
+        self.superblock.checks == CheckKind::AesGcm
     }
 
     /// Blocks of the group's space.

@@ -5,6 +5,7 @@
 //! zero, or it was written by somebody else.
 use crate::copies::{self, Item};
 use crate::group::GroupView;
+use crate::keys::{Form, Seals};
 use crate::report::{Object, Report, Severity, ref_text};
 use base::{Block, CkptNo, Extent, Gen, Pba, Seq, Uuid};
 use cow::Ref;
@@ -25,6 +26,7 @@ impl HomePages {
         view: &GroupView<'_>,
         to: &Ref,
         object: Object,
+        looks_like_one: &dyn Fn(&Block) -> bool,
         report: &mut Report,
     ) -> Option<Box<Block>> {
         if !to.valid(view.space()) || to.is_hole() || view.geometry().home_index(to.pba).is_none() {
@@ -42,7 +44,7 @@ impl HomePages {
             return None;
         }
         report.counts.pages += 1;
-        copies::home_page(view, &Item::new(object, to.pba, to.check), report)
+        copies::home_page(view, &Item::new(object, Form::Home, to.pba, to.check), looks_like_one, report)
     }
 
     /// How many are in use.
@@ -68,9 +70,12 @@ pub(crate) fn read_rows(view: &mut GroupView<'_>, pages: &mut HomePages, report:
         let below = leaves.div_ceil(128usize.pow(u32::from(level) - 1));
         let mut children = Vec::new();
         for (index, to) in refs.iter().enumerate() {
-            let Some(page) = pages.read(view, to, Object::RowPage(level, index as u32), report) else {
-                return;
+            let valid = |page: &Block| {
+                let mut refs = (0..128).map(|i| cow::page::get(page, i));
+                refs.all(|to| to.is_absent() || to.valid(view.space()))
             };
+            let object = Object::RowPage(level, index as u32);
+            let Some(page) = pages.read(view, to, object, &valid, report) else { return };
             children.extend((0..128).map(|i| cow::page::get(&page, i)));
         }
         if children.iter().skip(below).any(|child| !child.is_absent()) {
@@ -87,8 +92,9 @@ pub(crate) fn read_rows(view: &mut GroupView<'_>, pages: &mut HomePages, report:
     let mut table = Vec::new();
     for (index, to) in refs.iter().enumerate() {
         let object = Object::RowPage(0, index as u32);
-        let Some(page) = pages.read(view, to, object.clone(), report) else { return };
         let count = (extents - table.len()).min(at::PER_PAGE);
+        let holds = |page: &Block| holds_rows(view, page, table.len(), count);
+        let Some(page) = pages.read(view, to, object.clone(), &holds, report) else { return };
         if page[count * 8..].iter().any(|byte| *byte != 0) {
             let what = format!("holds entries behind the last of {} rows", view.superblock.rows);
             report.add(Severity::Damage, object.clone(), what, view.places(to.pba));
@@ -102,6 +108,18 @@ pub(crate) fn read_rows(view: &mut GroupView<'_>, pages: &mut HomePages, report:
         }
     }
     take_rows(view, table, extents, report);
+}
+
+/// Whether a page may be the one that holds these extents, for whoever cannot make its check.
+fn holds_rows(view: &GroupView<'_>, page: &Block, first: usize, count: usize) -> bool {
+    let drives = view.table.entries().len();
+    let home = |index: usize| view.superblock.home.get(first + index);
+    rows::decode(page, count).is_some_and(|extents| {
+        let mut each = extents.iter().enumerate();
+        each.all(|(i, extent)| {
+            usize::from(extent.drive.get()) < drives && home(i).is_none_or(|home| home == extent)
+        })
+    })
 }
 
 fn take_rows(view: &mut GroupView<'_>, table: Vec<Extent>, extents: usize, report: &mut Report) {
@@ -133,7 +151,8 @@ pub(crate) fn read_history(view: &GroupView<'_>, pages: &mut HomePages, report: 
     let mut next = view.superblock.history;
     while !next.is_absent() {
         let object = Object::HistoryPage(found.len() as u32);
-        let Some(page) = pages.read(view, &next, object.clone(), report) else { break };
+        let holds = |page: &Block| history::decode_page(page, &mut Vec::new()).is_ok();
+        let Some(page) = pages.read(view, &next, object.clone(), &holds, report) else { break };
         let mut lines = Vec::new();
         match history::decode_page(&page, &mut lines) {
             Ok(previous) => {
@@ -168,8 +187,19 @@ pub(crate) fn read_history(view: &GroupView<'_>, pages: &mut HomePages, report: 
         }
         if let Some(other) = ids.insert(line.id, line.generation) {
             let what = format!("the activations of Gen {other} and Gen {} have one id", line.generation);
+            report.add(Severity::Damage, object.clone(), what, Vec::new());
+        }
+        if (line.key == 0) == view.is_encrypted() {
+            let (has, is) = if line.key == 0 { ("no", "is") } else { ("a", "is not") };
+            let what = format!(
+                "the activation of Gen {} has {has} data key, and the group {is} encrypted",
+                line.generation
+            );
             report.add(Severity::Damage, object, what, Vec::new());
         }
+    }
+    if let Seals::Open(opener) = &view.seals {
+        opener.borrow_mut().reader.follow(history.lines());
     }
     history
 }
@@ -178,8 +208,8 @@ fn out_of_order(order: OutOfOrder) -> &'static str {
     match order {
         OutOfOrder::Generation => "its Gen is not higher than the one before",
         OutOfOrder::Commit => "it starts at a lower commit than the one before",
-        OutOfOrder::Seq => "it starts at a lower Seq than the one before",
         OutOfOrder::Checkpoint => "it starts at a lower checkpoint than the one before",
+        OutOfOrder::Seq => "it starts at a lower Seq than the one before",
     }
 }
 

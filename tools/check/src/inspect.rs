@@ -6,13 +6,14 @@ use crate::drive::Drive;
 use crate::fsck::{Options, identify};
 use crate::group::GroupView;
 use crate::home::{self, HomePages};
+use crate::keys::{Keyring, NoKeys, Seals};
 use crate::log::{self, Log};
 use crate::media::Media;
 use crate::report::{Object, Report};
 use crate::scan::{Scan, find_groups};
 use crate::space::Blockset;
 use crate::supers::{self, SlotState};
-use base::{BLOCK_BYTES, Pba};
+use base::{BLOCK_BYTES, CheckKind, Pba};
 use cow::Ref;
 use fence::CopyState;
 use rlog::{History, Line};
@@ -21,15 +22,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 /// Describes drives as JSON: labels, extents, superblocks, history, the commits on the ring, the directory, and how
-/// much the maps hold. With `problems` come the findings that reading alone led to.
+/// much the maps hold. With `problems` come the findings that reading alone led to. Of encrypted groups only what is not
+/// encrypted.
 pub fn inspect(drives: &[(&str, &dyn Media)]) -> Value {
+    inspect_with_keys(drives, &NoKeys)
+}
+
+/// The same; of the groups that `keys` has keys of everything.
+pub fn inspect_with_keys(drives: &[(&str, &dyn Media)], keys: &dyn Keyring) -> Value {
     let mut report = Report::default();
     let known = identify(drives, &mut report);
     let scan = find_groups(&known, &mut report);
     let mut groups = Vec::new();
     for homes in &scan.groups {
         report.enter_group(Some(homes.group.to_string()));
-        match supers::read(&known, homes, &Options::default(), &mut report) {
+        match supers::read(&known, homes, &Options::default(), keys, &mut report) {
             Some(view) => groups.push(group(view, &mut report)),
             None => groups.push(json!({ "group": homes.group.to_string(), "superblock": null })),
         }
@@ -77,6 +84,8 @@ fn group(mut view: GroupView<'_>, report: &mut Report) -> Value {
     let log = log::read(&view, &history, report);
     json!({
         "group": view.group.to_string(),
+        "encrypted": view.is_encrypted(),
+        "keys": matches!(view.seals, Seals::Open(_)),
         "superblock": superblock(&view),
         "slots": slots(&view),
         "drives": copies(&view),
@@ -94,6 +103,10 @@ fn superblock(view: &GroupView<'_>) -> Value {
         "pool": superblock.pool.to_string(),
         "gen": superblock.generation.get(),
         "version": superblock.version,
+        "checks": match superblock.checks {
+            CheckKind::Xxh3 => "xxh3-128",
+            CheckKind::AesGcm => "aes-256-gcm",
+        },
         "clean": superblock.clean,
         "checkpoint": superblock.ckpt.get(),
         "checkpoint_seq": superblock.ckpt_seq.get(),
@@ -173,6 +186,8 @@ fn line(line: &Line) -> Value {
         "id": line.id.to_string(),
         "first_seq": line.first_seq.get(),
         "first_commit": line.first_commit.get(),
+        "first_checkpoint": line.first_ckpt.get(),
+        "data_key": line.key,
     })
 }
 
@@ -195,6 +210,7 @@ fn chain(view: &GroupView<'_>, log: &Log, history: &History) -> Value {
             "blocks": commit.blocks,
             "legs": commit.legs.iter().map(base::LegId::get).collect::<Vec<_>>(),
             "at": places.iter().map(|(copy, at)| json!([copy.leg.get(), at.block])).collect::<Vec<_>>(),
+            "void_count": commit.void_count,
             "voids": commit.voids.iter().map(|void| void.commit.get()).collect::<Vec<_>>(),
             "of_history": history.owns(fields.generation, fields.history, fields.no),
             "replayed": replayed.contains(i),

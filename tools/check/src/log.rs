@@ -2,16 +2,25 @@
 //!
 //! The same scan, chain and decision table as recovery's, without its writing. What the accepted commits lack
 //! above D is what a crash leaves; below D it is damage.
+//!
+//! Without the keys of an encrypted group only the headers of commits are seen. How many commits one voids its header
+//! tells, and not which: a commit that is missing may be one of those. Whether the data above D is there is not known, so
+//! the log may end earlier than here.
 use crate::group::{CopyAt, GroupView};
+use crate::keys::{Form, Seals};
 use crate::overlay::{LogBlock, Overlay};
 use crate::report::{Object, Report, Severity, Where};
 use crate::ring;
-use base::{BLOCK_BYTES, Blocks, Check, Column, CommitNo, DriveBlock, Lba, Pba, Seq, VolumeId};
+use base::{BLOCK_BYTES, Blocks, Check, Column, CommitNo, DriveBlock, Lba, LegId, Pba, Seq, VolumeId};
 use rlog::replay::{self, Data, Decision, Found, Lacking};
 use rlog::{
-    Candidate, Chain, ChainStart, Commit, History, LegSet, RecordKind, RingShape, Scan, SuperblockId,
+    Candidate, Chain, ChainStart, Commit, History, LegSet, Outside, Plain, RecordKind, RingShape, Scan,
+    SuperblockId, Unseal,
 };
 use volume::Place;
+
+mod forged;
+mod unseen;
 
 /// A block that a record of the accepted log names.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +33,8 @@ pub(crate) struct Named {
 
 /// The log as the next opening would accept it.
 pub(crate) struct Log {
-    /// Every commit that was found on the ring, of whatever activation.
+    /// Every commit that was found on the ring, of whatever activation; with the keys of an encrypted group those that
+    /// they open.
     pub scan: Scan,
     pub chain: Chain,
     /// For each commit of `chain.accepted`: D covers it.
@@ -36,12 +46,25 @@ pub(crate) struct Log {
 /// A commit of the chain, read again.
 struct Parsed {
     index: usize,
-    bytes: Vec<u8>,
+    /// Those that take a Seq; none if they are not to be seen.
+    records: Vec<Record>,
+}
+
+/// A write or hole.
+struct Record {
+    kind: RecordKind,
+    volume: VolumeId,
+    lba: Lba,
+    blocks: Blocks,
+    seq: Seq,
+    written: Vec<(Lba, Pba, Check)>,
 }
 
 /// Reads the ring and follows the chain.
 pub(crate) fn read(view: &GroupView<'_>, history: &History, report: &mut Report) -> Log {
-    let scan = scan(view, report);
+    let (scan, whole) = scan(view, report);
+    let whole = whole.as_ref().unwrap_or(&scan);
+    forged::report(view, history, &scan, whole, report);
     let superblock = &view.superblock;
     let start = ChainStart {
         next: superblock.next_commit,
@@ -53,12 +76,12 @@ pub(crate) fn read(view: &GroupView<'_>, history: &History, report: &mut Report)
     };
     let mut limit = CommitNo::new(u64::MAX);
     loop {
-        let chain = scan.chain_before(&start, history, limit);
+        let chain = chain_before(view, &scan, &start, history, limit);
         let commits = commits(view, &scan, &chain, report);
         match judge(view, &scan, &chain, &commits) {
             Ok(lacking) => {
                 report_chain(view, &scan, &chain, &lacking, report);
-                ring::check(view, history, &scan, &chain, report);
+                ring::check(view, history, (&scan, whole), &chain, report);
                 return lay_over(scan, chain, &commits);
             }
             Err(cut) => limit = cut,
@@ -75,22 +98,51 @@ pub(crate) fn shape(view: &GroupView<'_>) -> RingShape {
     RingShape::new(&pieces, usize::from(geometry.columns))
 }
 
-fn scan(view: &GroupView<'_>, report: &mut Report) -> Scan {
+/// The chain; where no records are seen, over the places of commits that may be voided.
+fn chain_before(
+    view: &GroupView<'_>,
+    scan: &Scan,
+    start: &ChainStart,
+    history: &History,
+    limit: CommitNo,
+) -> Chain {
+    match view.seals {
+        Seals::Shut => unseen::chain_before(scan, start, history, limit),
+        Seals::None | Seals::Open(_) => scan.chain_before(start, history, limit),
+    }
+}
+
+/// With what the group's commits are read.
+fn unsealing<T>(view: &GroupView<'_>, with: impl FnOnce(&mut dyn Unseal) -> T) -> T {
+    match &view.seals {
+        Seals::None => with(&mut Plain),
+        Seals::Shut => with(&mut Outside),
+        Seals::Open(opener) => with(opener.borrow_mut().reader.commits()),
+    }
+}
+
+/// What is on the ring; with the keys of an encrypted group also what anybody takes for a commit.
+fn scan(view: &GroupView<'_>, report: &mut Report) -> (Scan, Option<Scan>) {
     let geometry = view.geometry();
-    let mut scan = Scan::new(view.group, shape(view), usize::from(geometry.legs));
+    let new = || Scan::new(view.group, shape(view), usize::from(geometry.legs));
+    let (mut scan, mut whole) = (new(), matches!(view.seals, Seals::Open(_)).then(new));
     for column in (0..geometry.columns).map(Column::new) {
         for copy in view.copies(ring_pba(view, column, 0)) {
             let bytes = ring_bytes(view, &copy, column, report);
-            let mut at = 0;
-            while at < geometry.ring_blocks() {
-                let taken =
-                    scan.feed(&mut rlog::Plain, copy.leg, column, at, &bytes[at as usize * BLOCK_BYTES..]);
-                assert!(taken > 0, "a whole ring always gets on");
-                at += taken as u32;
-            }
+            unsealing(view, |keys| feed(&mut scan, keys, copy.leg, column, &bytes));
+            whole.iter_mut().for_each(|whole| feed(whole, &mut Outside, copy.leg, column, &bytes));
         }
     }
-    scan
+    (scan, whole)
+}
+
+fn feed(scan: &mut Scan, keys: &mut dyn Unseal, leg: LegId, column: Column, bytes: &[u8]) {
+    let mut at = 0;
+    while at < bytes.len() {
+        let taken = scan.feed(keys, leg, column, (at / BLOCK_BYTES) as u32, &bytes[at..]);
+        assert!(taken > 0, "a whole ring always gets on");
+        at += taken * BLOCK_BYTES;
+    }
 }
 
 /// The Pba of a ring block.
@@ -127,18 +179,38 @@ fn commits(view: &GroupView<'_>, scan: &Scan, chain: &Chain, report: &mut Report
         let candidate = &scan.candidates()[*index];
         let pba = ring_pba(view, candidate.column, candidate.fields.offset);
         let mut bytes = vec![0; candidate.blocks as usize * BLOCK_BYTES];
-        let read = view.copies(pba).filter(|copy| candidate.legs.contains(copy.leg)).any(|copy| {
-            let read = view.drive(&copy).media().read_into(copy.block, &mut bytes).is_ok();
-            read && Commit::parse(&bytes).is_ok_and(|commit| commit.check() == candidate.check)
+        let mut copies = view.copies(pba).filter(|copy| candidate.legs.contains(copy.leg));
+        let records = copies.find_map(|copy| {
+            view.drive(&copy).media().read_into(copy.block, &mut bytes).ok()?;
+            unsealing(view, |keys| records_of(&mut bytes, keys, candidate.check))
         });
-        if !read {
+        let Some(records) = records else {
             let what = "could be read a moment ago and cannot be now";
             report.add(Severity::Damage, Object::Commit(candidate.fields.no.get()), what, view.places(pba));
             break;
-        }
-        all.push(Parsed { index: *index, bytes });
+        };
+        all.push(Parsed { index: *index, records });
     }
     all
+}
+
+/// The records of a commit that has this check.
+fn records_of(bytes: &mut [u8], keys: &mut dyn Unseal, check: Check) -> Option<Vec<Record>> {
+    let commit = Commit::open(bytes, keys).ok().filter(|commit| commit.check() == check)?;
+    if commit.is_sealed() {
+        return Some(Vec::new());
+    }
+    let records = commit.records().filter_map(|record| {
+        Some(Record {
+            kind: record.kind,
+            volume: record.volume,
+            lba: record.lba,
+            blocks: record.blocks,
+            seq: record.seq?,
+            written: record.each_block().collect(),
+        })
+    });
+    Some(records.collect())
 }
 
 /// What the legs lack, by place in the chain; or the commit before which the log ends.
@@ -153,7 +225,7 @@ fn judge(
         let candidate = &scan.candidates()[commit.index];
         let covered = candidate.at_or_below(chain.durable);
         let current = view.legs(ring_pba(view, candidate.column, 0));
-        let data = if covered { Data::NotRead } else { data_found(view, current, &commit.bytes) };
+        let data = if covered { Data::NotRead } else { data_found(view, current, &commit.records) };
         let found = Found {
             current,
             at_or_below_d: covered,
@@ -174,13 +246,15 @@ fn judge(
 }
 
 /// Reads the data of a commit on every leg.
-fn data_found(view: &GroupView<'_>, current: LegSet, bytes: &[u8]) -> Data {
+fn data_found(view: &GroupView<'_>, current: LegSet, records: &[Record]) -> Data {
     let (mut complete_on, mut each_somewhere) = (current, true);
-    for (_, pba, check) in blocks_of(bytes) {
+    let blocks = records.iter().flat_map(|record| record.written.iter().map(move |block| (record, *block)));
+    for (record, (lba, pba, check)) in blocks {
+        let form = Form::Data(record.volume, lba, record.seq);
         let mut somewhere = false;
         for copy in view.copies(pba) {
             let block = view.drive(&copy).media().read(copy.block);
-            if block.is_ok_and(|block| Check::of(&block[..]) == check) {
+            if block.is_ok_and(|mut block| view.seals.judge(&mut block, pba, form, check).is_ok()) {
                 somewhere = true;
             } else {
                 complete_on.remove(copy.leg);
@@ -189,11 +263,6 @@ fn data_found(view: &GroupView<'_>, current: LegSet, bytes: &[u8]) -> Data {
         each_somewhere &= somewhere;
     }
     Data::Read { complete_on, each_somewhere }
-}
-
-fn blocks_of(bytes: &[u8]) -> Vec<(Lba, Pba, Check)> {
-    let commit = Commit::parse(bytes).expect("parsed before");
-    commit.records().flat_map(|record| record.each_block().collect::<Vec<_>>()).collect()
 }
 
 fn report_chain(
@@ -220,8 +289,9 @@ fn report_chain(
         let what = format!("was closed, and {} commits follow", chain.accepted.len());
         report.add(Severity::Damage, Object::Group, what, Vec::new());
     } else if !clean {
+        let most = if matches!(view.seals, Seals::Shut) { "at most " } else { "" };
         let what = format!(
-            "was not closed: the next opening replays {} commits, up to Seq {}",
+            "was not closed: the next opening replays {most}{} commits, up to Seq {}",
             chain.accepted.len(),
             Seq::new(chain.next_seq.get() - 1)
         );
@@ -239,7 +309,10 @@ fn report_lacking(view: &GroupView<'_>, commit: &Candidate, durable: Seq, legs: 
     let pba = ring_pba(view, commit.column, commit.fields.offset);
     for leg in legs.iter() {
         let at = view.copies(pba).filter(|copy| copy.leg == leg).map(|copy| view.place(&copy)).collect();
-        let what = format!("leg {leg} does not have it; the next opening writes it there");
+        // Without the keys it is not known whether its data is there.
+        let end =
+            if covered || !matches!(view.seals, Seals::Shut) { "" } else { ", or ends the log before it" };
+        let what = format!("leg {leg} does not have it; the next opening writes it there{end}");
         report.add(severity, Object::Commit(commit.fields.no.get()), what, at);
     }
 }
@@ -250,15 +323,15 @@ fn lay_over(scan: Scan, chain: Chain, commits: &[Parsed]) -> Log {
         let candidate = &scan.candidates()[parsed.index];
         let no = candidate.fields.no;
         durable.push(candidate.at_or_below(chain.durable));
-        for record in Commit::parse(&parsed.bytes).expect("parsed before").records() {
-            let Some(seq) = record.seq else { continue };
+        for record in &parsed.records {
             overlay.name(record.volume, record.lba + record.blocks, no);
             if record.kind == RecordKind::Hole {
                 overlay.hole(record.volume, record.lba, record.blocks);
             }
-            for (lba, pba, check) in record.each_block() {
+            for (lba, pba, check) in record.written.iter().copied() {
                 named.push(Named { pba, volume: record.volume, lba, commit: no });
-                overlay.write(record.volume, lba, LogBlock { pba, check, seq, commit: place });
+                let block = LogBlock { pba, check, seq: record.seq, commit: place };
+                overlay.write(record.volume, lba, block);
             }
         }
     }

@@ -4,6 +4,7 @@
 //! below a page that no copy has right nothing is known, and then nothing can be called a leak.
 use crate::copies::{self, Item};
 use crate::group::GroupView;
+use crate::keys::Form;
 use crate::overlay::Overlay;
 use crate::report::{Object, Report, Severity, ref_text};
 use base::{Block, CkptNo, Lba, Pba, SECTORS_PER_BLOCK, Seq, VolumeId};
@@ -69,7 +70,7 @@ impl Walk<'_, '_> {
         }
         let first = (self.visit)(to.pba, object);
         self.report.counts.pages += 1;
-        let item = Item { most, ..Item::new(object.clone(), to.pba, to.check) };
+        let item = Item { most, ..Item::new(object.clone(), Form::Page(to.ckpt()), to.pba, to.check) };
         let page = copies::page(self.view, &item, self.report);
         self.lost += u64::from(page.is_none());
         let page = page?;
@@ -163,7 +164,8 @@ impl Walk<'_, '_> {
                 // What a record replaced is never read again.
                 let replaced = self.overlay.replaces(volume.id, lba);
                 let most = if replaced { Severity::Note } else { Severity::Damage };
-                items.push(Item { most, ..Item::new(object, to.pba, to.check) });
+                let form = Form::Data(volume.id, lba, to.when);
+                items.push(Item { most, ..Item::new(object, form, to.pba, to.check) });
             }
         }
         if self.data {

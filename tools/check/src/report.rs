@@ -235,6 +235,27 @@ pub struct Counts {
     pub not_kept: u64,
 }
 
+/// An encrypted group, and how far it was checked.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Encrypted {
+    /// The group.
+    pub group: String,
+    /// Its keys were at hand.
+    pub keys: bool,
+}
+
+impl fmt::Display for Encrypted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let how = if self.keys {
+            "was checked with its keys"
+        } else {
+            "was checked without its keys: its maps, free space and data were not looked at, nor whether its superblocks \
+             and commits were made by it"
+        };
+        write!(f, "group {} is encrypted and {how}", self.group)
+    }
+}
+
 /// The outcome of a check.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct Report {
@@ -242,6 +263,8 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// What was looked at.
     pub counts: Counts,
+    /// The encrypted groups among those that were looked at.
+    pub encrypted: Vec<Encrypted>,
     #[serde(skip)]
     group: Option<String>,
     worst: Option<Severity>,
@@ -265,6 +288,12 @@ impl Report {
 
     pub(crate) fn enter_group(&mut self, group: Option<String>) {
         self.group = group;
+    }
+
+    /// The group that was entered is encrypted, and is looked at with or without its keys.
+    pub(crate) fn note_encrypted(&mut self, keys: bool) {
+        let group = self.group.clone().unwrap_or_default();
+        self.encrypted.push(Encrypted { group, keys });
     }
 
     pub(crate) fn add(

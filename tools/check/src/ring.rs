@@ -4,7 +4,8 @@
 //! for its numbers, says D from before itself, follows its predecessor without a gap in the Seqs, and lies where
 //! the writer's rule puts it; and the superblock's start of the log is the end of what its checkpoint covers. A
 //! commit that was voided breaks the line of Seqs and places, so nothing is asked right behind one. Of older
-//! activations' tails, whose numbers were taken again, nothing is asked at all.
+//! activations' tails, whose numbers were taken again, nothing is asked at all. Without the keys of an encrypted group it is
+//! not seen which commits are voided: if any is, nothing is asked that one would break.
 use crate::group::GroupView;
 use crate::log::{ring_place, shape};
 use crate::report::{Object, Report, Severity, Where};
@@ -12,25 +13,33 @@ use base::{Column, CommitNo};
 use rlog::{Candidate, Chain, History, RingShape, Scan};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Compares what was found on the ring.
+/// Compares what was found on the ring; `whole` is what anybody takes for a commit.
 pub(crate) fn check(
     view: &GroupView<'_>,
     history: &History,
-    scan: &Scan,
+    (scan, whole): (&Scan, &Scan),
     chain: &Chain,
     report: &mut Report,
 ) {
     let owned = owned(history, scan);
-    for candidate in scan.candidates() {
+    for candidate in whole.candidates() {
         check_owner(view, history, candidate, report);
     }
     for same in owned.values() {
         check_one(view, same, report);
     }
     let accepted: Vec<&Candidate> = chain.accepted.iter().map(|index| &scan.candidates()[*index]).collect();
-    check_seqs(view, &accepted, report);
-    check_places(view, chain, &accepted, report);
+    let unseen = has_unseen_voids(scan);
+    check_seqs(view, &accepted, unseen, report);
+    if !unseen {
+        check_places(view, chain, &accepted, report);
+    }
     check_start(view, scan, &owned, report);
+}
+
+/// Whether commits are voided of which it is not seen which they are.
+fn has_unseen_voids(scan: &Scan) -> bool {
+    scan.candidates().iter().any(|commit| usize::from(commit.void_count) > commit.voids.len())
 }
 
 /// The commits of the group's history, by number.
@@ -105,10 +114,11 @@ fn check_one(view: &GroupView<'_>, same: &[&Candidate], report: &mut Report) {
 
 /// Seqs of an activation have no gap but where a commit was voided; what a commit knows to be durable never
 /// becomes less, nor the superblock that it knows.
-fn check_seqs(view: &GroupView<'_>, accepted: &[&Candidate], report: &mut Report) {
+fn check_seqs(view: &GroupView<'_>, accepted: &[&Candidate], unseen_voids: bool, report: &mut Report) {
     for pair in accepted.windows(2) {
         let (before, after) = (&pair[0].fields, &pair[1].fields);
-        if before.no.next() == after.no
+        if !unseen_voids
+            && before.no.next() == after.no
             && before.generation == after.generation
             && pair[0].next_seq() != after.first_seq
         {
@@ -190,7 +200,7 @@ fn check_start(
         let end = shape.advance(commit.fields.offset, commit.blocks);
         let start = superblock.ring_start.of(commit.column);
         // A block that would not take the next commit whole is skipped by it, not by the start.
-        if !voided.contains(&no) && end != start {
+        if !voided.contains(&no) && !has_unseen_voids(scan) && end != start {
             let what = format!(
                 "the superblock keeps the ring of column {} from block {start} on, the last commit that its \
                  checkpoint covers ({no}) ends at {end}",

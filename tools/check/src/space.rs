@@ -8,6 +8,7 @@
 use crate::copies::{self, Item};
 use crate::directory::Found;
 use crate::group::GroupView;
+use crate::keys::Form;
 use crate::log::Log;
 use crate::report::{Object, Report, Severity, ref_text};
 use base::{Blocks, CkptNo, Pba, RegionNo};
@@ -143,7 +144,11 @@ fn read(
         return None;
     }
     report.counts.bitmaps += 1;
-    let block = copies::page(view, &Item::new(object.clone(), entry.pba, entry.check), report)?;
+    let block = copies::page(
+        view,
+        &Item::new(object.clone(), Form::Page(entry.ckpt()), entry.pba, entry.check),
+        report,
+    )?;
     let bits = Box::new(Bitmap::decode(&block));
     let blocks = view.geometry().extent_blocks;
     let summary = bits.summary(blocks);

@@ -5,8 +5,9 @@
 //! goes over them. So whatever is not known to be nobody's is told as held.
 use crate::drive::Drive;
 use crate::fsck::{Options, identify};
-use crate::group::{GroupView, HomeChecks};
+use crate::group::GroupView;
 use crate::home::{self, HomePages};
+use crate::keys::{Keyring, Seals};
 use crate::media::Media;
 use crate::report::Report;
 use crate::scan::{Doubt, GroupHomes, Scan, find_groups};
@@ -147,7 +148,8 @@ fn describe<'a>(
     known: &mut Known,
     report: &mut Report,
 ) -> Result<Group, Unusable> {
-    let Some(mut view) = supers::read(drives, homes, &Options::default(), report) else {
+    let by_envelopes = ByEnvelopes { scan, homes, keys };
+    let Some(mut view) = supers::read(drives, homes, &Options::default(), &by_envelopes, report) else {
         return Err(supers::why_none(drives, homes).0);
     };
     let newer = view.slots.iter().find_map(|slot| match slot.state {
@@ -157,22 +159,19 @@ fn describe<'a>(
     if let Some(version) = newer {
         return Err(Unusable::Faults(format!("has format version {version}: use a newer program")));
     }
-    let (opened, envelopes) = match view.superblock.checks {
-        CheckKind::AesGcm => {
-            let envelopes = envelopes(&view, scan);
-            (keys(view.group, &envelopes), Some(envelopes))
-        }
-        _ => (None, None),
-    };
-    if let Some(keys) = &opened {
-        view.home_checks = HomeChecks::Keyed(keys.home_pages(view.group));
-    }
+    // Without keys only what all copies say alike is believed: extents are handed out by it.
+    view.only_alike = true;
     home::read_rows(&mut view, &mut HomePages::default(), report);
     let per_row = view.geometry().row_extents();
     if view.rows.len() != view.superblock.rows as usize * per_row {
         return Err(Unusable::Faults("has rows that cannot be read".to_owned()));
     }
-    let names = names(&view, scan, opened.as_ref());
+    let envelopes = (view.superblock.checks == CheckKind::AesGcm).then(|| envelopes(home_places(&view), scan));
+    let opened = match &view.seals {
+        Seals::Open(opener) => Some(opener.borrow()),
+        Seals::None | Seals::Shut => None,
+    };
+    let names = names(&view, scan, opened.as_ref().map(|opener| opener.reader.keys()));
     for extent in &view.rows {
         if let Some(drive) = view.handles[usize::from(extent.drive.get())] {
             known.backed.insert((drive, extent.extent.get()));
@@ -215,9 +214,23 @@ fn names(view: &GroupView<'_>, scan: &Scan, keys: Option<&GroupKeys>) -> Option<
     found.filter_map(open).max_by_key(|names| names.written)
 }
 
-/// The envelopes, the newest first.
-fn envelopes(view: &GroupView<'_>, scan: &Scan) -> Vec<StoredEnvelope> {
-    let mut all: Vec<_> = home_places(view).filter_map(|place| scan.envelopes.get(&place).cloned()).collect();
+/// Keys by the envelopes in the headers of the extents that say that they are of the home row.
+struct ByEnvelopes<'a> {
+    scan: &'a Scan,
+    homes: &'a GroupHomes,
+    keys: &'a KeysOf<'a>,
+}
+
+impl Keyring for ByEnvelopes<'_> {
+    fn keys_of(&self, group: Uuid) -> Option<GroupKeys> {
+        let places = self.homes.homes.iter().map(|(drive, extent)| (*drive, extent.get()));
+        (self.keys)(group, &envelopes(places, self.scan))
+    }
+}
+
+/// The envelopes in these headers, the newest first.
+fn envelopes(places: impl Iterator<Item = (usize, u32)>, scan: &Scan) -> Vec<StoredEnvelope> {
+    let mut all: Vec<_> = places.filter_map(|place| scan.envelopes.get(&place).cloned()).collect();
     all.sort_by_key(|envelope| std::cmp::Reverse(envelope.written));
     all.dedup();
     all

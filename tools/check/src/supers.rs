@@ -6,15 +6,21 @@
 //! it twice (the second slots are written only after the first ones are flushed everywhere). A group that was
 //! closed an instant before the crash can have a torn second slot too; there the slot must look like one: whole
 //! sectors of an older version among those of the newest.
+//!
+//! With the keys of an encrypted group a superblock counts only if it has the group's code. If none has, the keys are not
+//! the group's, or all of its superblocks were made by somebody else: that is told once, and the group is looked at as
+//! without keys.
 use crate::drive::Drive;
 use crate::fsck::Options;
-use crate::group::{GroupView, HomeChecks};
+use crate::group::GroupView;
+use crate::keys::{Keyring, Seals};
 use crate::report::{Object, Report, Severity, Where};
 use crate::scan::{GroupHomes, is_zero};
-use base::{Block, CheckKind, DriveBlock, DriveIx, ExtentNo, Gen, SECTOR_BYTES, Uuid, codec};
+use base::{Block, Check, CheckKind, DriveBlock, DriveIx, ExtentNo, Gen, SECTOR_BYTES, Uuid, codec};
 use fence::{CopyState, CopyTable, DriveSet};
 use rlog::Commit;
 use rlog::layout::H_GROUP;
+use volume::keys::reader::Reader;
 use volume::layout::OWN_CHECK;
 use volume::layout::extent::{RING_FIRST, SUPERBLOCKS};
 use volume::layout::superblock as at;
@@ -30,6 +36,8 @@ pub(crate) enum SlotState {
     Valid(Box<Superblock>, Home),
     /// Such a one, with bytes set that this version does not know.
     More(Box<Superblock>, Home),
+    /// Such a one without the code of its group: what it would be if it counted.
+    Forged(Box<SlotState>),
     /// One that passes its check and belongs elsewhere; where, if it is of this group.
     Foreign(Option<Home>),
     Zero,
@@ -69,6 +77,9 @@ impl Slot {
                 "holds a superblock that belongs elsewhere: to leg {} column {}, drive {} of the table, extent {}",
                 home.leg, home.column, home.extent.drive, home.extent.extent
             )),
+            SlotState::Forged(_) => Some(
+                "is whole and not what was sealed here (changed, or made by somebody without the group's keys)".into(),
+            ),
             SlotState::Zero => Some("is empty".into()),
             SlotState::Bad(Bad::Newer(version), _) => {
                 Some(format!("has format version {version}: use a newer program"))
@@ -86,11 +97,16 @@ pub(crate) fn read<'a>(
     drives: &'a [Drive<'a>],
     homes: &GroupHomes,
     options: &Options,
+    keys: &dyn Keyring,
     report: &mut Report,
 ) -> Option<GroupView<'a>> {
     let mut slots = Vec::new();
+    let mut reader = keys.keys_of(homes.group).map(|keys| Reader::new(keys, homes.group));
     for (drive, extent) in &homes.homes {
-        read_slots(drives, homes.group, (*drive, *extent), &mut slots);
+        read_slots(drives, homes.group, (*drive, *extent), reader.as_ref(), &mut slots);
+    }
+    if newest(&slots).is_none() && believe_forged(&mut slots, report) {
+        reader = None;
     }
     let first = newest(&slots)?.clone();
     // Home extents whose headers are gone are known from the superblock alone.
@@ -99,7 +115,7 @@ pub(crate) fn read<'a>(
         let drive = drives.iter().position(|drive| drive.uuid == uuid);
         let known = |drive| homes.homes.contains(&(drive, home.extent.extent));
         if let Some(drive) = drive.filter(|drive| !known(*drive)) {
-            read_slots(drives, homes.group, (drive, home.extent.extent), &mut slots);
+            read_slots(drives, homes.group, (drive, home.extent.extent), reader.as_ref(), &mut slots);
         }
     }
     let superblock = newest(&slots)?.clone();
@@ -124,11 +140,35 @@ pub(crate) fn read<'a>(
     }
     let rows = superblock.home.clone();
     let group = homes.group;
-    let home_checks = match superblock.checks {
-        CheckKind::AesGcm => HomeChecks::Unknown,
-        _ => HomeChecks::Plain,
+    let seals = match (superblock.checks, reader) {
+        (CheckKind::Xxh3, _) => Seals::None,
+        (CheckKind::AesGcm, None) => Seals::Shut,
+        (CheckKind::AesGcm, Some(reader)) => Seals::open(reader),
     };
-    Some(GroupView { drives, group, superblock, slots, table, handles, current, rows, home_checks })
+    Some(GroupView { drives, group, superblock, slots, table, handles, current, rows, seals, only_alike: false })
+}
+
+/// If superblocks lack their code, and no other is there: takes them for what they say, and tells so.
+fn believe_forged(slots: &mut [Slot], report: &mut Report) -> bool {
+    let mut encrypted = None;
+    for slot in slots {
+        if let SlotState::Forged(said) = &slot.state {
+            slot.state = (**said).clone();
+            let kind = slot.superblock().map(|superblock| superblock.checks == CheckKind::AesGcm);
+            encrypted = encrypted.max(kind);
+        }
+    }
+    let what = match encrypted {
+        None => return false,
+        Some(true) => {
+            "no superblock was made with the keys given: they are another group's, or all superblocks were changed"
+        }
+        Some(false) => {
+            "is not encrypted by its superblocks, and keys of it were given: all superblocks were changed, or it never was"
+        }
+    };
+    report.add(Severity::Damage, Object::Group, what, Vec::new());
+    true
 }
 
 /// Why a group has home extents and no superblock that can be used.
@@ -145,7 +185,7 @@ pub(crate) enum Unusable {
 pub(crate) fn why_none(drives: &[Drive<'_>], homes: &GroupHomes) -> (Unusable, Vec<Where>) {
     let mut slots = Vec::new();
     for home in &homes.homes {
-        read_slots(drives, homes.group, *home, &mut slots);
+        read_slots(drives, homes.group, *home, None, &mut slots);
     }
     let at: Vec<Where> = slots.iter().map(|slot| drives[slot.drive].at(slot.at)).collect();
     let zero = slots.iter().all(|slot| matches!(slot.state, SlotState::Zero));
@@ -183,7 +223,13 @@ fn was_written(drives: &[Drive<'_>], homes: &GroupHomes) -> bool {
     })
 }
 
-fn read_slots(drives: &[Drive<'_>], group: Uuid, home: (usize, ExtentNo), slots: &mut Vec<Slot>) {
+fn read_slots(
+    drives: &[Drive<'_>],
+    group: Uuid,
+    home: (usize, ExtentNo),
+    reader: Option<&Reader>,
+    slots: &mut Vec<Slot>,
+) {
     let (index, extent) = home;
     let drive = &drives[index];
     if extent.get() >= drive.extents {
@@ -196,14 +242,20 @@ fn read_slots(drives: &[Drive<'_>], group: Uuid, home: (usize, ExtentNo), slots:
             Ok(block) => match Superblock::decode(&block) {
                 Ok((superblock, home)) => {
                     let listed = superblock.drives.get(usize::from(home.extent.drive.get()));
-                    let belongs = superblock.group == group
+                    let of_group = superblock.group;
+                    let belongs = of_group == group
                         && home.extent.extent == extent
                         && listed.is_some_and(|entry| entry.drive == drive.uuid);
-                    let more = superblock.encode(home) != *block;
-                    match (belongs, more) {
-                        (false, _) => SlotState::Foreign((superblock.group == group).then_some(home)),
-                        (true, false) => SlotState::Valid(Box::new(superblock), home),
-                        (true, true) => SlotState::More(Box::new(superblock), home),
+                    let more = as_coded(&superblock, home, &block) != *block;
+                    let genuine = reader.is_none_or(|reader| reader.is_genuine(&superblock, &block));
+                    let counts = match more {
+                        false => SlotState::Valid(Box::new(superblock), home),
+                        true => SlotState::More(Box::new(superblock), home),
+                    };
+                    match (belongs, genuine) {
+                        (false, _) => SlotState::Foreign((of_group == group).then_some(home)),
+                        (true, true) => counts,
+                        (true, false) => SlotState::Forged(Box::new(counts)),
                     }
                 }
                 Err(_) if is_zero(&block) => SlotState::Zero,
@@ -212,6 +264,17 @@ fn read_slots(drives: &[Drive<'_>], group: Uuid, home: (usize, ExtentNo), slots:
         };
         slots.push(Slot { drive: index, extent, slot: slot as u8, at, state });
     }
+}
+
+/// What a superblock is as a block, with the code that this block has: that is its group's to make.
+fn as_coded(superblock: &Superblock, home: Home, block: &Block) -> Block {
+    let mut whole = superblock.encode(home);
+    if superblock.checks == CheckKind::AesGcm {
+        whole[at::CODE_AT..OWN_CHECK].copy_from_slice(&block[at::CODE_AT..OWN_CHECK]);
+        let check = Check::of(&whole[..OWN_CHECK]);
+        codec::put_check(&mut whole, OWN_CHECK, check);
+    }
+    whole
 }
 
 /// The newest superblock; of several that call themselves the same, the one that most slots hold.
@@ -238,7 +301,8 @@ pub(crate) fn check(view: &GroupView<'_>, report: &mut Report) {
         for slot in slots.iter().flatten() {
             let Some(fault) = slot.fault() else { continue };
             let readable = !matches!(slot.state, SlotState::Unreadable(_));
-            let torn = good > 0 && readable && (!superblock.clean || is_torn(slot, superblock, *home));
+            let forged = matches!(slot.state, SlotState::Forged(_));
+            let torn = good > 0 && readable && !forged && (!superblock.clean || is_torn(view, slot, *home));
             let severity = if torn { Severity::Note } else { Severity::Repairable };
             let tail = if torn { ": torn by a crash, or damaged" } else { "" };
             report.add(severity, object(*home, slot.slot), format!("{fault}{tail}"), places(view, slot));
@@ -275,16 +339,26 @@ fn check_elsewhere(view: &GroupView<'_>, report: &mut Report) {
 
 /// Whether a bad slot looks like the newest version written over an older one and cut short: sectors are whole, the
 /// first has the older number, and the last, which holds the check, has another check altogether.
-fn is_torn(slot: &Slot, newest: &Superblock, home: Home) -> bool {
+///
+/// Without the keys of an encrypted group the right code is not known, so one that was damaged looks like an older one.
+fn is_torn(view: &GroupView<'_>, slot: &Slot, home: Home) -> bool {
     const LAST: usize = OWN_CHECK / SECTOR_BYTES * SECTOR_BYTES;
     let SlotState::Bad(Bad::Check, block) = &slot.state else { return false };
-    let whole = newest.encode(home);
+    let newest = &view.superblock;
+    let whole = match &view.seals {
+        Seals::Open(opener) => opener.borrow().reader.superblock(newest, home),
+        Seals::None | Seals::Shut => as_coded(newest, home, block),
+    };
     let number = (Gen::new(codec::u64_at(&block[..], at::GEN_AT)), codec::u64_at(&block[..], at::NUMBER_AT));
     let first_new = block[..SECTOR_BYTES] == whole[..SECTOR_BYTES];
     let last_new = block[LAST..] == whole[LAST..];
     let first_old = block[..at::VERSION_AT + 2] == whole[..at::VERSION_AT + 2] && number < newest.newness();
-    let other = (OWN_CHECK..OWN_CHECK + 16).filter(|i| block[*i] != whole[*i]).count();
-    let last_old = block[LAST..OWN_CHECK] == whole[LAST..OWN_CHECK] && other >= 12;
+    let another = |at: usize| (at..at + 16).filter(|i| block[*i] != whole[*i]).count() >= 12;
+    let other_code = match newest.checks {
+        CheckKind::AesGcm => another(at::CODE_AT) || matches!(view.seals, Seals::Shut),
+        CheckKind::Xxh3 => block[at::CODE_AT..OWN_CHECK] == whole[at::CODE_AT..OWN_CHECK],
+    };
+    let last_old = block[LAST..at::CODE_AT] == whole[LAST..at::CODE_AT] && other_code && another(OWN_CHECK);
     (first_new || first_old) && (last_new || last_old) && !(first_new && last_new)
 }
 

@@ -3,7 +3,7 @@ mod world;
 
 use base::{CkptNo, Engine, Op, Phase, Seq, Uuid};
 use fence::{CopyEntry, CopyState};
-use plinth_check::{Drive, Object, Options, Severity, fsck_drives};
+use plinth_check::{Drive, NoKeys, Object, Options, Severity, fsck_drives};
 use world::{Drives, Rng, World};
 
 const SHAPES: [(u8, u8); 4] = [(1, 1), (2, 1), (1, 3), (2, 2)];
@@ -11,6 +11,7 @@ const SHAPES: [(u8, u8); 4] = [(1, 1), (2, 1), (1, 3), (2, 2)];
 #[test]
 fn a_group_that_was_made_and_never_opened_is_clean() {
     for (legs, columns) in SHAPES {
+        Drives::encrypted(legs, columns).assert_clean("new and encrypted");
         let report = Drives::new(legs, columns).assert_clean("new");
         assert_eq!(report.counts.groups, 1);
         assert_eq!(report.counts.drives, u64::from(legs * columns));
@@ -19,9 +20,11 @@ fn a_group_that_was_made_and_never_opened_is_clean() {
 
 #[test]
 fn a_closed_group_has_not_even_a_note() {
-    for (legs, columns) in SHAPES {
+    let plain = SHAPES.map(|(legs, columns)| Drives::new(legs, columns));
+    let encrypted = SHAPES.map(|(legs, columns)| Drives::encrypted(legs, columns));
+    for mut drives in plain.into_iter().chain(encrypted) {
+        let (legs, columns) = (drives.legs, drives.columns);
         let mut rng = Rng(77);
-        let mut drives = Drives::new(legs, columns);
         for round in 0..4 {
             let mut world = World::serve(drives);
             world.work(&mut rng, 250);
@@ -43,7 +46,9 @@ fn after_a_crash_anywhere_there_is_nothing_but_notes() {
     for seed in 1..=100u64 {
         let (legs, columns) = SHAPES[seed as usize % SHAPES.len()];
         let mut rng = Rng(seed * 0x9e37_79b9);
-        let mut drives = Drives::new(legs, columns);
+        let encrypted = seed % 3 == 0;
+        let mut drives =
+            if encrypted { Drives::encrypted(legs, columns) } else { Drives::new(legs, columns) };
         for round in 0..6 {
             let mut world = World::open(drives);
             if rng.below(4) > 0 {
@@ -132,4 +137,27 @@ fn a_creation_that_was_cut_short_is_a_note() {
         assert_eq!(report.is_clean(), clean, "{report:#?}");
         assert_eq!(report.findings[0].object, Object::Group);
     }
+}
+
+/// The report says what was not looked at, and that is no finding.
+#[test]
+fn without_keys_the_report_says_so() {
+    let mut world = World::serve(Drives::encrypted(2, 1));
+    world.work(&mut Rng(9), 60);
+    let drives = world.close();
+    for (keys, says) in [(true, "checked with its keys"), (false, "checked without its keys: its maps")] {
+        let report = if keys { drives.fsck() } else { drives.fsck_with(&NoKeys) };
+        assert!(report.findings.is_empty(), "{:#?}", report.findings);
+        assert!(report.encrypted.len() == 1 && report.encrypted[0].to_string().contains(says));
+        let told = serde_json::to_value(&report).expect("JSON");
+        assert_eq!(told["encrypted"][0]["keys"], keys);
+        assert_eq!(report.counts.data > 50, keys, "{:?}", report.counts);
+    }
+    let shown = drives.given(|given| plinth_check::inspect(given));
+    let group = &shown["groups"][0];
+    assert_eq!((&group["encrypted"], &group["keys"]), (&true.into(), &false.into()));
+    assert!(group["directory"].is_null() && !group["log"]["ring"].as_array().expect("a list").is_empty());
+    assert_eq!(shown["problems"].as_array().map(Vec::len), Some(0));
+    let shown = drives.inspect();
+    assert!(shown["groups"][0]["directory"]["volumes"][0]["data_blocks"].as_u64() > Some(50));
 }

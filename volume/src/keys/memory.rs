@@ -57,6 +57,11 @@ impl Keys {
         self.sessions.keys().newest()
     }
 
+    /// All of them.
+    pub fn group_keys(&self) -> &GroupKeys {
+        self.sessions.keys()
+    }
+
     /// Whether the data key of this number is at hand.
     pub fn has_data_key(&self, number: u16) -> bool {
         self.sessions.keys().data_key(number).is_some()
@@ -65,6 +70,11 @@ impl Keys {
     /// The number of the data key that a write with this Seq is under.
     pub fn data_key_of(&self, seq: Seq) -> Option<u16> {
         self.history.owner_of_seq(seq).map(|line| line.key)
+    }
+
+    /// Whether the history tells whose a checkpoint is.
+    pub fn knows_checkpoint(&self, ckpt: CkptNo) -> bool {
+        self.history.owner_of_ckpt(ckpt).is_some()
     }
 
     fn of_data(&mut self, seq: Seq) -> Option<&mut dyn Aead> {

@@ -1,7 +1,7 @@
 //! Reading an encrypted group that nobody serves: for tools that have its keys.
 use super::GroupKeys;
 use super::memory::{Form, Keys, is_stored, open_page};
-use crate::superblock::Superblock;
+use crate::superblock::{Home, Superblock};
 use alloc::vec::Vec;
 use base::{Block, Check, CkptNo, Lba, Pba, Seq, Uuid, VolumeId};
 use rlog::{History, Line, Unseal};
@@ -13,6 +13,11 @@ impl Reader {
     /// No line of the history is known yet.
     pub fn new(keys: GroupKeys, group: Uuid) -> Self {
         Self(Keys::new(keys, group))
+    }
+
+    /// The keys that it reads with.
+    pub fn keys(&self) -> &GroupKeys {
+        self.0.group_keys()
     }
 
     /// The lines of the history, oldest first. False, and nothing changes, if they are not in order.
@@ -28,6 +33,22 @@ impl Reader {
     /// Whether a block that decodes to this superblock was made with these keys.
     pub fn is_genuine(&self, superblock: &Superblock, block: &Block) -> bool {
         superblock.is_genuine(block, Some(&self.0))
+    }
+
+    /// The block of the copy of a superblock that lies at `home`, as the group makes it.
+    pub fn superblock(&self, superblock: &Superblock, home: Home) -> Block {
+        superblock.encode_with(home, Some(&self.0))
+    }
+
+    /// The number of the data key that a write with this Seq is under, and whether that key is at hand; `None` if the
+    /// history does not tell.
+    pub fn data_key(&self, seq: Seq) -> Option<(u16, bool)> {
+        self.0.data_key_of(seq).map(|number| (number, self.0.has_data_key(number)))
+    }
+
+    /// Whether the history tells whose a checkpoint is.
+    pub fn knows_checkpoint(&self, ckpt: CkptNo) -> bool {
+        self.0.knows_checkpoint(ckpt)
     }
 
     /// Whether a row or history page has this check.

@@ -13,6 +13,7 @@ pub(super) fn check(view: &GroupView<'_>, report: &mut Report) {
     check_line(view, report);
     check_same(view, report);
     check_order(view, report);
+    check_kinds(view, report);
     for slot in &view.slots {
         check_marks(view, slot, report);
         if let SlotState::More(..) = slot.state {
@@ -113,6 +114,7 @@ fn check_same(view: &GroupView<'_>, report: &mut Report) {
 fn differences(a: &Superblock, b: &Superblock) -> Vec<&'static str> {
     let fields = [
         ("pool", a.pool != b.pool),
+        ("kind of check", a.checks != b.checks),
         ("geometry", a.geometry != b.geometry),
         ("mark of a clean close", a.clean != b.clean),
         ("checkpoint", (a.ckpt, a.ckpt_seq) != (b.ckpt, b.ckpt_seq)),
@@ -126,6 +128,20 @@ fn differences(a: &Superblock, b: &Superblock) -> Vec<&'static str> {
         ("table of drives", a.drives != b.drives),
     ];
     fields.into_iter().filter(|(_, differs)| *differs).map(|(field, _)| field).collect()
+}
+
+/// A group is encrypted, or not, in every version of its superblock.
+fn check_kinds(view: &GroupView<'_>, report: &mut Report) {
+    for slot in &view.slots {
+        let Some(superblock) = slot.superblock().filter(|one| one.checks != view.superblock.checks) else {
+            continue;
+        };
+        let (is, newest) =
+            if view.is_encrypted() { ("not encrypted", "is") } else { ("encrypted", "is not") };
+        let what =
+            format!("is version {} of a group that is {is}, and the newest {newest}", superblock.version);
+        report.add(Severity::Damage, object(slot), what, at(view, slot));
+    }
 }
 
 /// Versions grow with Gens. Told once: the newest beside the one with the highest number.

@@ -2,8 +2,8 @@
 use crate::images::Image::{Closed, Log, Striped};
 use crate::table::{Row, damage, leak, repairable};
 use crate::tools::{
-    at, bitmap, bump, commits, cut_off, edit, edit_ref, flip_all, flip_leg, free_block, leaf_path, page_name,
-    page_path, read, set_free, some_data, superblock, write,
+    at, bitmap, bump, commits, cut_off, edit, edit_ref, flip_all, flip_leg, free_block, leaf_path, page_at,
+    page_name, page_path, put_page, read, set_free, some_data, superblock,
 };
 use crate::world::{Drives, EXTENT};
 use base::{Block, Check, Pba, Seq, codec};
@@ -49,7 +49,7 @@ fn leaked(drives: &mut Drives, pba: u32) -> String {
 
 /// The first block from `from` on in region `region` that is free.
 fn free_in(drives: &Drives, region: u32, from: u32) -> u32 {
-    let bits = read(drives, at(drives, &[ROOT_TREE, region as usize * 32]).pba);
+    let bits = page_at(drives, &at(drives, &[ROOT_TREE, region as usize * 32]));
     let bits = cow::bitmap::Bitmap::decode(&bits);
     (from..EXTENT).find(|bit| !bits.get(*bit)).expect("a free block")
 }
@@ -242,7 +242,7 @@ pub const ROWS: &[Row] = &[
         "Pba".into()
     }),
     damage("bitmaps, two regions' exchanged behind right checks", Closed, FREE, |d| {
-        let other = cow::bitmap::Bitmap::decode(&read(d, at(d, &[ROOT_TREE, 32]).pba));
+        let other = cow::bitmap::Bitmap::decode(&page_at(d, &at(d, &[ROOT_TREE, 32])));
         bitmap(d, 0, |now| *now = other);
         name(0)
     }),
@@ -260,8 +260,8 @@ pub const ROWS: &[Row] = &[
         let mut block = [0; 4096];
         page::set(&mut block, 0, &tree);
         page::set(&mut block, 127, &tree);
-        write(d, Pba::new(free), &block);
-        let to = Ref::page(Pba::new(free), tree.when, tree.ckpt(), Check::of(&block));
+        let mut to = Ref::page(Pba::new(free), tree.when, tree.ckpt(), Check::NONE);
+        to.check = put_page(d, &to, &block);
         edit(d, &[], |root, _| {
             root[cow::space_layout::ROOT_TREE_HEIGHT] = 2;
             to.encode(&mut root[ROOT_TREE..ROOT_TREE + 32]);
@@ -272,9 +272,8 @@ pub const ROWS: &[Row] = &[
 
 /// The first block that a commit names.
 fn named(drives: &Drives, commit: &crate::tools::Commit) -> u64 {
-    let (drive, at) = crate::tools::commit_at(drives, commit, 0);
-    let block = drives.get(drive, at);
-    let bytes = &block[rlog::layout::HEADER_BYTES + rlog::layout::RECORD_BYTES..];
+    let opened = crate::tools::opened(drives, commit);
+    let bytes = &opened[rlog::layout::HEADER_BYTES + rlog::layout::RECORD_BYTES..];
     assert!(superblock(drives).geometry.legs > 0);
     codec::u64_at(bytes, 0) & ((1 << 40) - 1)
 }

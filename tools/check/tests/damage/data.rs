@@ -2,10 +2,12 @@
 use crate::images::Image::{Closed, Log, Striped, StripedLog};
 use crate::table::{Row, damage, repairable};
 use crate::tools::{
-    data_name, flip, flip_all, flip_leg, place, read, some_data, superblock, two_data, write,
+    commits, data_name, flip, flip_all, flip_leg, opened, place, read, some_data, superblock, two_data, write,
 };
 use crate::world::Drives;
-use base::{Block, Pba, SECTOR_BYTES};
+use base::codec::{u16_at, u64_at};
+use base::{Block, Blocks, Lba, Pba, SECTOR_BYTES};
+use rlog::layout::{HEADER_BYTES, R_KIND, R_LBA, R_RUNS, RECORD_BYTES, RUN_BYTES, RUN_COUNT};
 
 const RIGHT: &str = "another copy is right";
 const NONE: &str = "no copy is right";
@@ -38,17 +40,26 @@ fn instead(drives: &mut Drives, legs: std::ops::Range<u8>, block: &Block) -> Str
     name
 }
 
-/// Where the log put an Lba on the last leg's drives (the image's writes are told by their content).
+/// Where the log put an Lba on a leg.
 fn logged(drives: &Drives, lba: u64, leg: u8) -> (usize, u64) {
-    let content = (lba * 8).to_le_bytes();
-    let drives_of_leg = usize::from(leg * drives.columns)..usize::from((leg + 1) * drives.columns);
-    let stamp = |block: &Block| u64::from_le_bytes(block[8..16].try_into().expect("a number"));
-    drives_of_leg
-        .flat_map(|drive| drives.media[drive].content.iter().map(move |(at, block)| (drive, *at, block)))
-        .filter(|(_, _, block)| block[..8] == content && (1..=6).contains(&stamp(block)))
-        .map(|(drive, at, _)| (drive, at))
-        .next()
-        .expect("the data")
+    let named = commits(drives).into_iter().flat_map(|commit| named(&opened(drives, &commit)));
+    let (_, pba) = named.rev().find(|(named, _)| named.get() == lba).expect("a record of it");
+    place(drives, pba, leg)
+}
+
+/// The blocks that a commit of one record names.
+fn named(commit: &[u8]) -> Vec<(Lba, Pba)> {
+    let record = &commit[HEADER_BYTES..];
+    if record[R_KIND] != rlog::RecordKind::Write as u8 {
+        return Vec::new();
+    }
+    let first = Lba::new(u64_at(record, R_LBA));
+    let runs = record[RECORD_BYTES..].chunks_exact(RUN_BYTES).take(usize::from(u16_at(record, R_RUNS)));
+    let blocks = runs.flat_map(|run| {
+        let pba = Pba::new(u64_at(run, 0) & ((1 << 40) - 1));
+        (0..u64::from(u16_at(run, RUN_COUNT))).map(move |i| pba + Blocks::new(i))
+    });
+    blocks.enumerate().map(|(i, pba)| (first + Blocks::new(i as u64), pba)).collect()
 }
 
 fn log_name(lba: u64) -> String {

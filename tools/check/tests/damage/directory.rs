@@ -1,7 +1,7 @@
 //! The directory: root page, volumes page, list of cut subtrees, the tree of bitmaps.
 use crate::images::Image::{Closed, Log};
 use crate::table::{Row, damage, leak, repairable};
-use crate::tools::{at, bump, cut_off, edit, edit_ref, flip_all, flip_leg, leaf_path, read, write};
+use crate::tools::{at, bump, cut_off, edit, edit_ref, flip_all, flip_leg, leaf_path, page_at, write};
 use crate::world::Drives;
 use base::{Pba, Seq, codec};
 use cow::Ref;
@@ -348,7 +348,7 @@ pub const ROWS: &[Row] = &[
     }),
     leak("cut subtree, its page rots on one leg", Closed, "another copy is right", |d| {
         cut_off(d, 0);
-        let list = read(d, at(d, &[ROOT_CUTS]).pba);
+        let list = page_at(d, &at(d, &[ROOT_CUTS]));
         let pba = Ref::decode(&list[CUTS_FIRST..CUTS_FIRST + 32]).pba;
         flip_leg(d, pba, 1);
         "page of level 1 of cut subtree 0".into()

@@ -1,9 +1,9 @@
 //! History pages: the lines of the activations.
 use crate::images::Image::{Closed, Log};
 use crate::table::{Row, damage, repairable};
-use crate::tools::{flip_all, flip_leg, put_superblock, read, superblock, supers, write};
+use crate::tools::{flip_all, flip_leg, home_check, put_superblock, read, superblock, supers, write};
 use crate::world::Drives;
-use base::{Block, Check, CkptNo, Seq, codec};
+use base::{Block, CkptNo, Seq, codec};
 use cow::Ref;
 use rlog::layout::{
     L_FIRST_COMMIT, L_FIRST_SEQ, L_GEN, L_ID, L_SALT, LINE_BYTES, P_FIRST_LINE, P_LINES, P_MAGIC, P_PREVIOUS,
@@ -18,7 +18,7 @@ fn history(drives: &mut Drives, change: impl FnOnce(&mut Block)) -> String {
     let mut page = read(drives, superblock.history.pba);
     change(&mut page);
     write(drives, superblock.history.pba, &page);
-    superblock.history.check = Check::of(&page[..]);
+    superblock.history.check = home_check(drives, &page);
     put_superblock(drives, &superblock);
     PAGE.into()
 }
@@ -35,7 +35,7 @@ fn older(drives: &mut Drives, change: impl FnOnce(&mut Block)) -> String {
     rlog::history::encode_page(&[], &[0; 192], &mut block);
     change(&mut block);
     write(drives, pba, &block);
-    let to = Ref::page(pba, Seq::ZERO, CkptNo::ZERO, Check::of(&block));
+    let to = Ref::page(pba, Seq::ZERO, CkptNo::ZERO, home_check(drives, &block));
     history(drives, |page| to.encode(&mut page[P_PREVIOUS..P_PREVIOUS + 32]));
     "history page 1 from the newest".into()
 }
@@ -147,7 +147,7 @@ pub const ROWS: &[Row] = &[
         history(d, |p| p.copy_within(line(0, L_ID)..line(0, L_ID) + 16, line(1, L_ID)))
     }),
     damage("history line, reserved bytes", Closed, "line 0 is impossible", |d| {
-        history(d, |p| p[line(0, L_SALT) + 20] = 1)
+        history(d, |p| p[line(0, L_SALT) + 22] = 1)
     }),
     damage("history line, swapped with the next", Closed, NONE, |d| {
         history(d, |p| {

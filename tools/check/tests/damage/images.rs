@@ -41,10 +41,31 @@ impl Image {
     }
 }
 
+impl Image {
+    /// The same of an encrypted group.
+    pub fn encrypted(self) -> &'static Drives {
+        static CLOSED: LazyLock<Drives> = LazyLock::new(|| served(Drives::encrypted(2, 1)));
+        static STRIPED: LazyLock<Drives> = LazyLock::new(|| served(Drives::encrypted(2, 2)));
+        static LOG: LazyLock<Drives> = LazyLock::new(|| killed(CLOSED.clone()));
+        static STRIPED_LOG: LazyLock<Drives> = LazyLock::new(|| killed(STRIPED.clone()));
+        static TWO: LazyLock<Drives> = LazyLock::new(|| with_another(CLOSED.clone()));
+        match self {
+            Self::Closed => &CLOSED,
+            Self::Striped => &STRIPED,
+            Self::Log => &LOG,
+            Self::StripedLog => &STRIPED_LOG,
+            Self::Two => &TWO,
+        }
+    }
+}
+
 /// A closed group with names, rows, history pages, a log of old commits and a map of several pages.
 pub fn closed(legs: u8, columns: u8) -> Drives {
+    served(Drives::new(legs, columns))
+}
+
+fn served(mut drives: Drives) -> Drives {
     let mut rng = Rng(4242);
-    let mut drives = Drives::new(legs, columns);
     put_names(&mut drives);
     for _ in 0..3 {
         let mut world = World::serve(drives);
@@ -99,9 +120,7 @@ fn with_another(mut drives: Drives) -> Drives {
         drives: (0..usize::from(count)).map(world::uuid).collect(),
         home: (0..count).map(home).collect(),
     };
-    for (drive, at, block) in create::plan(&new).expect("a possible shape").into_iter().flatten() {
-        drives.put(usize::from(drive.get()), at.get(), &block);
-    }
+    drives.make(&new);
     drives.extents += 1;
     assert!(drives.assert_clean("two groups").findings.is_empty());
     drives

@@ -119,8 +119,7 @@ pub const ROWS: &[Row] = &[
     }),
     damage("run, a block of another record", Log, "two records name it", |d| {
         let all = commits(d);
-        let (drive, at) = crate::tools::commit_at(d, &all[4], 0);
-        let other = u64_at(&d.get(drive, at)[..], RUN) & ((1 << 40) - 1);
+        let other = u64_at(&crate::tools::opened(d, &all[4]), RUN) & ((1 << 40) - 1);
         onto(d, other);
         format!("{} for volume 1 Lba 30 and commit {}", commit_name(all[WRITE].no), all[4].no)
     }),

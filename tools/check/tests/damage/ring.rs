@@ -2,7 +2,7 @@
 use crate::images::Image::{Closed, Log, StripedLog};
 use crate::table::{Row, damage, repairable};
 use crate::tools::{
-    another, commit_at, commit_name, commits, lie, put_commit, rot, rot_all, seal_commit, superblock,
+    another, commit_at, commit_name, commits, lie, lie_on, put_commit, rot, rot_all, seal_commit, superblock,
 };
 use crate::world::Drives;
 use base::codec::{put_check, put_u16, put_u32, put_u64, u32_at, u64_at};
@@ -74,7 +74,9 @@ pub const ROWS: &[Row] = &[
     damage("commit, fewer records than there are", Log, MISSING, |d| {
         lie(d, MIDDLE, |b| put_u16(b, H_RECORDS, 0))
     }),
-    damage("commit, flags", Log, MISSING, |d| lie(d, MIDDLE, |b| put_u32(b, H_FLAGS, 1))),
+    damage("commit, flags", Log, MISSING, |d| {
+        lie(d, MIDDLE, |b| put_u32(b, H_FLAGS, u32_at(b, H_FLAGS) ^ 2))
+    }),
     damage("commit, bytes of the body too few", Log, MISSING, |d| {
         lie(d, MIDDLE, |b| put_u32(b, H_BODY_BYTES, 24))
     }),
@@ -161,21 +163,15 @@ pub const ROWS: &[Row] = &[
     }),
     damage("commit, another on each leg", Log, "is there twice with different contents", |d| {
         let commit = commits(d)[MIDDLE].clone();
-        rot(d, MIDDLE, 1, |b| {
-            put_u64(b, H_DURABLE, commit.durable - 1);
-            seal_commit(b);
-        })
+        lie_on(d, MIDDLE, 1, |b| put_u64(b, H_DURABLE, commit.durable - 1))
     }),
     damage("commit, the last another on each leg", Log, "is there twice with different contents", |d| {
-        rot(d, 6, 1, |b| {
-            b[HEADER_BYTES + RECORD_BYTES + RUN_BYTES] ^= 1;
-            seal_commit(b);
-        })
+        lie_on(d, 6, 1, |b| b[HEADER_BYTES + RECORD_BYTES + RUN_BYTES] ^= 1)
     }),
     damage("commit, at another place of the ring", Log, "the log's places contradict each other", |d| {
         let all = commits(d);
         let moved = another(d, 6, |_| {});
-        rot_all(d, 6, |b| b.fill(0));
+        put_commit(d, &all[6], &vec![0; 4096 * all[6].blocks as usize]);
         assert_eq!(moved, commit_name(all[6].no));
         moved
     }),

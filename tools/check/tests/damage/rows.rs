@@ -1,7 +1,7 @@
 //! Row pages: the table of extents.
 use crate::images::Image::{Closed, Striped};
 use crate::table::{Row, damage, repairable};
-use crate::tools::{flip_all, flip_leg, header_at, put_superblock, read, superblock, write};
+use crate::tools::{flip_all, flip_leg, header_at, home_check, put_superblock, read, superblock, write};
 use crate::world::Drives;
 use base::{Block, Check, CkptNo, Pba, Seq, codec};
 use cow::{Ref, page};
@@ -16,7 +16,7 @@ fn rows(drives: &mut Drives, change: impl FnOnce(&mut Block)) -> String {
     let mut page = read(drives, superblock.row_pages.pba);
     change(&mut page);
     write(drives, superblock.row_pages.pba, &page);
-    superblock.row_pages.check = Check::of(&page[..]);
+    superblock.row_pages.check = home_check(drives, &page);
     put_superblock(drives, &superblock);
     PAGE.into()
 }
@@ -44,7 +44,7 @@ fn inner(drives: &mut Drives, refs: &[Ref]) -> String {
     write(drives, pba, &block);
     let mut superblock = superblock(drives);
     superblock.row_height = 1;
-    superblock.row_pages = Ref::page(pba, Seq::ZERO, CkptNo::ZERO, Check::of(&block));
+    superblock.row_pages = Ref::page(pba, Seq::ZERO, CkptNo::ZERO, home_check(drives, &block));
     put_superblock(drives, &superblock);
     "row page 0 of level 1".into()
 }

@@ -2,7 +2,7 @@
 use crate::images::Image::{Closed, Log, Striped, Two};
 use crate::images::OTHER;
 use crate::table::{Row, damage, repairable};
-use crate::tools::{FIRST, flip, header_at, put_superblock, slot, superblock, supers};
+use crate::tools::{FIRST, coded, flip, header_at, put_superblock, slot, superblock, supers};
 use crate::world::Drives;
 use base::{CkptNo, Gen, Seq, codec};
 use fence::CopyState;
@@ -19,7 +19,7 @@ fn one(drives: &mut Drives, leg: usize, number: usize, change: impl FnOnce(&mut 
     let mut changed = superblock(drives);
     change(&mut changed);
     let home = changed.homes().nth(leg * usize::from(drives.columns)).expect("a home");
-    slot(drives, leg, number, |block| *block = changed.encode(home))
+    slot(drives, leg, number, |block| *block = coded(&changed, home))
 }
 
 const TWO: &str = "there are two different superblocks";
@@ -176,7 +176,7 @@ pub const ROWS: &[Row] = &[
         for home in other.homes().collect::<Vec<_>>() {
             let drive = usize::from(home.extent.drive.get());
             for slot in 3..5 {
-                d.put(drive, header_at(1) + slot, &other.encode(home));
+                d.put(drive, header_at(1) + slot, &coded(&other, home));
             }
             let header = d.get(drive, header_at(last));
             let mut found = volume::Header::decode(&header).expect("a header");
@@ -194,7 +194,7 @@ pub const ROWS: &[Row] = &[
         codec::put_u64(&mut rows[..], 4 * 8, entry >> 32 << 32 | last);
         crate::tools::write(d, root.pba, &rows);
         let mut changed = superblock(d);
-        changed.row_pages.check = base::Check::of(&rows[..]);
+        changed.row_pages.check = crate::tools::home_check(d, &rows);
         put_superblock(d, &changed);
         format!("extent {last} is row")
     }),

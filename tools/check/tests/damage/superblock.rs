@@ -336,7 +336,7 @@ pub const ROWS: &[Row] = &[
         super_bytes(d, |b| b[at::LINE_AT + 24..at::LINE_AT + 40].fill(0))
     }),
     damage("superblock, bytes behind the line", Closed, IMPOSSIBLE, |d| {
-        super_bytes(d, |b| b[at::LINE_AT + 60] = 1)
+        super_bytes(d, |b| b[at::LINE_AT + 62] = 1)
     }),
     damage("superblock, pool", Closed, "belongs to another pool", |d| supers(d, |s| s.pool = Uuid([77; 16]))),
     damage("superblock, where the copy lies", Closed, IMPOSSIBLE, |d| {
@@ -348,7 +348,7 @@ pub const ROWS: &[Row] = &[
         changed.home[1] = base::Extent { drive: changed.home[0].drive, extent: base::ExtentNo::new(9) };
         let home = changed.homes().next().expect("a home");
         for slot in [3, 4] {
-            d.put(0, crate::tools::FIRST + slot, &changed.encode(home));
+            d.put(0, crate::tools::FIRST + slot, &crate::tools::coded(&changed, home));
             d.put(1, crate::tools::FIRST + slot, &[0; 4096]);
         }
         "row 0".into()

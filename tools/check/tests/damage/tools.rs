@@ -1,14 +1,15 @@
 //! Changes of drives behind right checks: what a structure says is changed, and every check above is made again.
-use crate::world::{Drives, EXTENT};
-use base::{Block, Check, DriveIx, Extent, ExtentNo, Pba, Seq, codec};
+use crate::world::{Drives, EXTENT, GROUP, keys};
+use base::{Block, Check, CheckKind, DriveIx, Extent, ExtentNo, Pba, Seq, codec};
 use cow::bitmap::Bitmap;
 use cow::space_layout::{ROOT_CUTS, ROOT_TREE, ROOT_USED, ROOT_VOLUMES, VOLUME_ROOT, VOLUMES_FIRST};
 use cow::{PAGE_REFS, Ref, page};
-use plinth_check::{MemoryMedia, inspect};
 use rlog::layout::{CHECK_BYTES, H_CHECK, H_OFFSET, H_PREVIOUS, HEADER_BYTES};
 use volume::label::places;
 use volume::layout::OWN_CHECK;
 use volume::layout::extent::{RING_FIRST, SUPERBLOCKS};
+use volume::layout::superblock::{CHECK_KIND_AT, MAGIC};
+use volume::superblock::Home;
 use volume::{Geometry, Header, Label, Superblock};
 
 /// First block of extent 0.
@@ -36,8 +37,13 @@ pub fn reseal(block: &mut Block) {
 /// Changes a block that holds its own check.
 pub fn sealed(drives: &mut Drives, drive: usize, at: u64, change: impl FnOnce(&mut Block)) {
     let mut block = drives.get(drive, at);
+    let is_superblock = block[..8] == MAGIC[..];
     change(&mut block);
-    reseal(&mut block);
+    if is_superblock && drives.encrypted {
+        keys::seal_superblock(&mut block)
+    } else {
+        reseal(&mut block)
+    }
     drives.put(drive, at, &block);
 }
 
@@ -113,15 +119,24 @@ pub fn superblock(drives: &Drives) -> Superblock {
     found.max_by_key(Superblock::newness).expect("a superblock")
 }
 
+/// The block of a copy of a superblock, with all its codes.
+pub fn coded(superblock: &Superblock, home: Home) -> Block {
+    let mut block = superblock.encode(home);
+    reseal_superblock(&mut block);
+    block
+}
+
+/// Makes the codes of a superblock right.
+pub fn reseal_superblock(block: &mut Block) {
+    if block[CHECK_KIND_AT] == CheckKind::Xxh3 as u8 { reseal(block) } else { keys::seal_superblock(block) }
+}
+
 /// Writes a superblock into every slot.
 pub fn put_superblock(drives: &mut Drives, superblock: &Superblock) {
     for home in superblock.homes() {
         for slot in SUPERBLOCKS {
-            drives.put(
-                usize::from(home.extent.drive.get()),
-                FIRST + u64::from(slot),
-                &superblock.encode(home),
-            );
+            let drive = usize::from(home.extent.drive.get());
+            drives.put(drive, FIRST + u64::from(slot), &coded(superblock, home));
         }
     }
 }
@@ -144,10 +159,52 @@ pub fn super_bytes(drives: &mut Drives, change: impl Fn(&mut Block)) -> String {
     "group".into()
 }
 
-/// Changes a slot of one copy, and gives it its right check; what it is called.
+/// Changes a slot of one copy, and makes its codes right; what it is called.
 pub fn slot(drives: &mut Drives, leg: usize, slot: usize, change: impl FnOnce(&mut Block)) -> String {
     sealed(drives, leg * usize::from(drives.columns), FIRST + u64::from(SUPERBLOCKS[slot]), change);
     format!("superblock slot {slot} of leg {leg} column 0")
+}
+
+// ---- what is encrypted, if the group is
+
+/// The lines of the history, oldest first.
+fn lines(drives: &Drives) -> Vec<rlog::Line> {
+    let superblock = superblock(drives);
+    let (mut next, mut pages) = (superblock.history, Vec::new());
+    while !next.is_absent() {
+        let page = read(drives, next.pba);
+        // A page that is damaged tells nothing.
+        let Some((lines, before)) = volume::keys::reader::history_lines(&page) else { break };
+        pages.push(lines);
+        next = before;
+    }
+    pages.into_iter().rev().flatten().chain(superblock.line).collect()
+}
+
+/// The check of a row or history page.
+pub fn home_check(drives: &Drives, page: &Block) -> Check {
+    if drives.encrypted { keys::home_check(GROUP, page) } else { Check::of(page) }
+}
+
+/// A page that a Ref leads to, in plain text.
+pub fn page_at(drives: &Drives, to: &Ref) -> Box<Block> {
+    let mut page = read(drives, to.pba);
+    if drives.encrypted {
+        keys::open_page(GROUP, &lines(drives), &mut page, to.pba, to.ckpt(), to.check);
+    }
+    page
+}
+
+/// Writes a page where a Ref leads to; its check.
+pub fn put_page(drives: &mut Drives, to: &Ref, page: &Block) -> Check {
+    let mut stored = *page;
+    let check = if drives.encrypted {
+        keys::seal_page(GROUP, &lines(drives), &mut stored, to.pba, to.ckpt())
+    } else {
+        Check::of(page)
+    };
+    write(drives, to.pba, &stored);
+    check
 }
 
 // ---- the directory and what it leads to
@@ -159,7 +216,7 @@ pub const MAP: [usize; 2] = [ROOT_VOLUMES, VOLUMES_FIRST + VOLUME_ROOT];
 pub fn path(drives: &Drives, offsets: &[usize]) -> Vec<Ref> {
     let mut refs = vec![superblock(drives).directory];
     for offset in offsets {
-        let block = read(drives, refs.last().expect("a Ref").pba);
+        let block = page_at(drives, refs.last().expect("a Ref"));
         refs.push(Ref::decode(&block[*offset..*offset + 32]));
     }
     refs
@@ -174,10 +231,9 @@ pub fn at(drives: &Drives, offsets: &[usize]) -> Ref {
 pub fn edit(drives: &mut Drives, offsets: &[usize], change: impl FnOnce(&mut Block, &mut Ref)) {
     let mut refs = path(drives, offsets);
     let mut to = refs.pop().expect("a Ref");
-    let mut block = read(drives, to.pba);
+    let mut block = page_at(drives, &to);
     change(&mut block, &mut to);
-    to.check = Check::of(&block[..]);
-    write(drives, to.pba, &block);
+    to.check = put_page(drives, &to, &block);
     above(drives, offsets, refs, to);
 }
 
@@ -191,10 +247,9 @@ pub fn edit_ref(drives: &mut Drives, offsets: &[usize], change: impl FnOnce(&mut
 
 fn above(drives: &mut Drives, offsets: &[usize], refs: Vec<Ref>, mut to: Ref) {
     for (offset, above) in offsets.iter().zip(&refs).rev() {
-        let mut block = read(drives, above.pba);
+        let mut block = page_at(drives, above);
         to.encode(&mut block[*offset..*offset + 32]);
-        write(drives, above.pba, &block);
-        to = Ref { check: Check::of(&block[..]), ..*above };
+        to = Ref { check: put_page(drives, above, &block), ..*above };
     }
     let superblock = Superblock { directory: to, ..superblock(drives) };
     put_superblock(drives, &superblock);
@@ -232,7 +287,7 @@ pub fn some_data(drives: &Drives, from: u64) -> (u64, Ref) {
             if to.is_hole() {
                 return None;
             }
-            let found = page::get(&read(drives, to.pba), lba as usize % PAGE_REFS);
+            let found = page::get(&page_at(drives, &to), lba as usize % PAGE_REFS);
             (!found.is_hole()).then_some((lba, found))
         })
         .expect("data")
@@ -272,7 +327,7 @@ pub fn renew(drives: &mut Drives, lba: u64, from: u32) {
 
 /// A block of region 0 that is free.
 pub fn free_block(drives: &Drives) -> u32 {
-    let bitmap = read(drives, at(drives, &[ROOT_TREE, 0]).pba);
+    let bitmap = page_at(drives, &at(drives, &[ROOT_TREE, 0]));
     let bits = Bitmap::decode(&bitmap);
     (100..EXTENT).find(|bit| !bits.get(*bit)).expect("a free block")
 }
@@ -316,9 +371,10 @@ pub fn cut_off(drives: &mut Drives, cursor: u64) {
     cuts.push(cow::CutEntry { volume: base::VolumeId::new(1), subtree, level: 1, cursor });
     let mut list = [0; 4096];
     cow::directory::encode_cuts(&cuts, &mut list);
-    write(drives, Pba::new(u64::from(free)), &list);
-    edit(drives, &[], |block, to| {
-        let page = Ref::page(Pba::new(u64::from(free)), to.when, to.ckpt(), Check::of(&list));
+    let root = at(drives, &[]);
+    let mut page = Ref { pba: Pba::new(u64::from(free)), ..root };
+    page.check = put_page(drives, &page, &list);
+    edit(drives, &[], |block, _| {
         page.encode(&mut block[ROOT_CUTS..ROOT_CUTS + 32]);
     });
 }
@@ -338,13 +394,7 @@ pub struct Commit {
 
 /// All of them, in order.
 pub fn commits(drives: &Drives) -> Vec<Commit> {
-    let names: Vec<String> = (0..drives.media.len()).map(|i| format!("d{i}")).collect();
-    let given: Vec<(&str, &dyn plinth_check::Media)> = names
-        .iter()
-        .zip(&drives.media)
-        .map(|(name, media): (_, &MemoryMedia)| (name.as_str(), media as _))
-        .collect();
-    let shown = inspect(&given);
+    let shown = drives.inspect();
     let ring = shown["groups"][0]["log"]["ring"].as_array().expect("a list");
     let number = |commit: &serde_json::Value, field: &str| commit[field].as_u64().expect("a number");
     let one = |commit: &serde_json::Value| Commit {
@@ -374,6 +424,15 @@ fn commit_bytes(drives: &Drives, commit: &Commit) -> Vec<u8> {
     (0..u64::from(commit.blocks)).flat_map(|i| drives.get(drive, at + i).to_vec()).collect()
 }
 
+/// A commit's bytes, its records in plain text.
+pub fn opened(drives: &Drives, commit: &Commit) -> Vec<u8> {
+    let mut bytes = commit_bytes(drives, commit);
+    if drives.encrypted {
+        keys::open_commit(&lines(drives), &mut bytes);
+    }
+    bytes
+}
+
 fn put_bytes(drives: &mut Drives, drive: usize, at: u64, bytes: &[u8]) {
     for (i, block) in bytes.chunks_exact(4096).enumerate() {
         drives.put(drive, at + i as u64, block.try_into().expect("a block"));
@@ -388,6 +447,14 @@ pub fn put_commit(drives: &mut Drives, commit: &Commit, bytes: &[u8]) {
     }
 }
 
+/// Seals a commit that was opened, and gives it its right check.
+fn close(drives: &Drives, bytes: &mut [u8]) -> Check {
+    if drives.encrypted {
+        keys::seal_commit(&lines(drives), bytes);
+    }
+    seal_commit(bytes)
+}
+
 /// Gives a commit its right check.
 pub fn seal_commit(bytes: &mut [u8]) -> Check {
     let end = HEADER_BYTES + codec::u32_at(bytes, rlog::layout::H_BODY_BYTES) as usize;
@@ -400,17 +467,28 @@ pub fn seal_commit(bytes: &mut [u8]) -> Check {
 /// Changes the `index`-th commit on all legs, makes its check right, and links all behind it to it again; its name.
 pub fn lie(drives: &mut Drives, index: usize, change: impl FnOnce(&mut [u8])) -> String {
     let all = commits(drives);
-    let mut bytes = commit_bytes(drives, &all[index]);
+    let mut bytes = opened(drives, &all[index]);
+    let behind: Vec<Vec<u8>> = all[index + 1..].iter().map(|commit| opened(drives, commit)).collect();
     change(&mut bytes);
-    let mut previous = seal_commit(&mut bytes);
+    let mut previous = close(drives, &mut bytes);
     put_commit(drives, &all[index], &bytes);
-    for commit in &all[index + 1..] {
-        let mut bytes = commit_bytes(drives, commit);
+    for (commit, mut bytes) in all[index + 1..].iter().zip(behind) {
         codec::put_check(&mut bytes, H_PREVIOUS, previous);
-        previous = seal_commit(&mut bytes);
+        previous = close(drives, &mut bytes);
         put_commit(drives, commit, &bytes);
     }
     commit_name(all[index].no)
+}
+
+/// Changes the `index`-th commit on one leg and makes its codes right; its name.
+pub fn lie_on(drives: &mut Drives, index: usize, leg: u8, change: impl FnOnce(&mut [u8])) -> String {
+    let commit = commits(drives)[index].clone();
+    let mut bytes = opened(drives, &commit);
+    change(&mut bytes);
+    close(drives, &mut bytes);
+    let (drive, at) = commit_at(drives, &commit, leg);
+    put_bytes(drives, drive, at, &bytes);
+    commit_name(commit.no)
 }
 
 /// Changes the bytes of the `index`-th commit on one leg; its name.
@@ -439,10 +517,10 @@ pub fn another(drives: &mut Drives, index: usize, change: impl FnOnce(&mut [u8])
     let all = commits(drives);
     let last = all.last().expect("commits");
     let offset = last.offset + last.blocks + 4;
-    let mut bytes = commit_bytes(drives, &all[index]);
+    let mut bytes = opened(drives, &all[index]);
     codec::put_u32(&mut bytes, H_OFFSET, offset);
     change(&mut bytes);
-    seal_commit(&mut bytes);
+    close(drives, &mut bytes);
     let commit = Commit { offset, ..all[index].clone() };
     put_commit(drives, &commit, &bytes);
     commit_name(commit.no)

@@ -95,7 +95,13 @@ pub fn decode(image: &[u8]) -> (Drives, Check) {
         media.push(one);
     }
     assert!(rest.is_empty(), "bytes behind the image");
-    let drives =
-        Drives { legs: shape[0], columns: shape[1], extents: u32::from(shape[2]), media, generation };
+    let drives = Drives {
+        legs: shape[0],
+        columns: shape[1],
+        extents: u32::from(shape[2]),
+        media,
+        generation,
+        encrypted: false,
+    };
     (drives, content)
 }

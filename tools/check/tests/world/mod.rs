@@ -8,13 +8,14 @@ use base::{
     ExtentNo, Fault, Gen, Instant, Memory, Op, Phase, Reply, Request, RowGrant, SECTOR_BYTES, Sector,
     Sectors, SlotId, Uuid, VecMemory,
 };
-use plinth_check::{Media, MemoryMedia, Options, Report, fsck};
+use plinth_check::{Keyring, Media, MemoryMedia, NoKeys, Options, Report, fsck_with_keys, inspect_with_keys};
 use volume::label::places;
 use volume::{
     Activation, Candidate, Config, DriveInfo, Geometry, Label, NewVolume, OpenRequest, Volume, create,
 };
 
 pub mod image;
+pub mod keys;
 
 /// Blocks of an extent.
 pub const EXTENT: u32 = 256;
@@ -47,6 +48,8 @@ pub struct Drives {
     /// Extents that are handed out, the same on each drive.
     pub extents: u32,
     pub generation: u64,
+    /// The groups on them are encrypted.
+    pub encrypted: bool,
 }
 
 pub struct World {
@@ -78,6 +81,15 @@ fn config() -> Config {
 impl Drives {
     /// Drives with labels and a new group.
     pub fn new(legs: u8, columns: u8) -> Self {
+        Self::labelled(legs, columns, false)
+    }
+
+    /// Drives with labels and a new group that is encrypted.
+    pub fn encrypted(legs: u8, columns: u8) -> Self {
+        Self::labelled(legs, columns, true)
+    }
+
+    fn labelled(legs: u8, columns: u8, encrypted: bool) -> Self {
         let count = legs * columns;
         let blocks = 512 + u64::from(EXTENTS * EXTENT);
         let mut drives = Self {
@@ -86,6 +98,7 @@ impl Drives {
             media: vec![MemoryMedia { blocks, ..MemoryMedia::default() }; usize::from(count)],
             extents: 1,
             generation: 0,
+            encrypted,
         };
         for index in 0..usize::from(count) {
             let label = Label {
@@ -112,10 +125,17 @@ impl Drives {
             drives: (0..usize::from(count)).map(uuid).collect(),
             home: row(count, 0),
         };
-        for (drive, at, block) in create::plan(&new).expect("a possible shape").into_iter().flatten() {
-            drives.put(usize::from(drive.get()), at.get(), &block);
-        }
+        drives.make(&new);
         drives
+    }
+
+    /// Writes a new group.
+    pub fn make(&mut self, new: &create::NewGroup) {
+        let plan =
+            if self.encrypted { create::plan_encrypted(new, keys::right()) } else { create::plan(new) };
+        for (drive, at, block) in plan.expect("a possible shape").into_iter().flatten() {
+            self.put(usize::from(drive.get()), at.get(), &block);
+        }
     }
 
     pub fn put(&mut self, drive: usize, at: u64, block: &Block) {
@@ -126,12 +146,27 @@ impl Drives {
         self.media[drive].read(DriveBlock::new(at)).expect("inside the drive")
     }
 
-    /// Checks the drives as they are.
+    /// Checks the drives as they are, with the keys if the groups have any.
     pub fn fsck(&self) -> Report {
+        if self.encrypted { self.fsck_with(&keys::Right) } else { self.fsck_with(&NoKeys) }
+    }
+
+    pub fn fsck_with(&self, keys: &dyn Keyring) -> Report {
+        self.given(|given| fsck_with_keys(given, &Options::default(), keys))
+    }
+
+    /// Shows the drives as they are, with the keys if the groups have any.
+    pub fn inspect(&self) -> serde_json::Value {
+        let keys: &dyn Keyring = if self.encrypted { &keys::Right } else { &NoKeys };
+        self.given(|given| inspect_with_keys(given, keys))
+    }
+
+    /// The drives with the names that findings use.
+    pub fn given<T>(&self, with: impl FnOnce(&[(&str, &dyn Media)]) -> T) -> T {
         let names: Vec<String> = (0..self.media.len()).map(|i| format!("d{i}")).collect();
         let given: Vec<(&str, &dyn Media)> =
             names.iter().zip(&self.media).map(|(name, media)| (name.as_str(), media as &dyn Media)).collect();
-        fsck(&given, &Options::default())
+        with(&given)
     }
 
     /// Asserts that there is nothing but notes.
@@ -139,6 +174,12 @@ impl Drives {
         let report = self.fsck();
         let problems: Vec<String> = report.problems().map(ToString::to_string).collect();
         assert!(report.is_clean(), "{when}: {problems:#?}");
+        if self.encrypted {
+            let without: Vec<_> = self.fsck_with(&NoKeys).findings;
+            let worse = |one: &&plinth_check::Finding| one.severity > plinth_check::Severity::Note;
+            let worse: Vec<_> = without.iter().filter(worse).collect();
+            assert!(worse.is_empty(), "{when}, without keys: {worse:#?}");
+        }
         report
     }
 }
@@ -165,11 +206,15 @@ impl World {
             activation: Activation {
                 generation: Gen::new(drives.generation),
                 id: Uuid([drives.generation as u8; 16]),
-                salt: [0; 16],
+                salt: if drives.encrypted { [drives.generation as u8 + 0x80; 16] } else { [0; 16] },
             },
             create: Some(NewVolume { uuid: Uuid([7; 16]), sectors: Sectors::new(SECTORS) }),
         };
-        let engine = Volume::open(config(), request);
+        let engine = if drives.encrypted {
+            Volume::open_encrypted(config(), request, keys::right())
+        } else {
+            Volume::open(config(), request)
+        };
         let memory = VecMemory::new(engine.memory_blocks());
         let out = Actions::with_capacity(base::limits::MAX_POLL_ACTIONS, base::limits::MAX_POLL_SEGMENTS);
         let unflushed = vec![Vec::new(); drives.media.len()];
