@@ -148,6 +148,8 @@ fn superblock_seeds() -> Vec<Vec<u8>> {
             generation: Gen::new(2),
             id: Uuid([4; 16]),
             salt: [5; 16],
+            first_ckpt: base::CkptNo::ZERO,
+            key: 0,
         };
         let used = Superblock {
             rows: 2,
