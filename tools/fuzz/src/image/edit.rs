@@ -1,9 +1,12 @@
 //! Edits: what an input does to an image.
 //!
+//! With repairs the sealed parts of an encrypted image are edited in plain text and sealed again, else as they are stored.
+//!
 //! The first byte chooses the image and the mode, then come edits of eight bytes: part (u16), byte in it (u16), what
 //! (u8), value (u8), and two bytes that some edits use. Any bytes are edits of some kind.
 use super::make::{Image, content, images};
-use super::parts::{Check as At, Part, PartKind, parts};
+use super::parts::{Check as At, Part, PartKind, parts, sealer};
+use super::secret::Sealer;
 use base::codec::{put_check, put_u64, u16_at, u32_at};
 use base::{BLOCK_BYTES, Blocks, Check, DriveBlock};
 use plinth_check::{Media, MemoryMedia};
@@ -57,6 +60,11 @@ fn parts_of(image: usize) -> &'static [Part] {
     &PARTS.get_or_init(|| images().iter().map(parts).collect())[image]
 }
 
+fn sealer_of(image: usize) -> Option<Sealer> {
+    static SEALERS: OnceLock<Vec<Option<Sealer>>> = OnceLock::new();
+    SEALERS.get_or_init(|| images().iter().map(sealer).collect())[image]
+}
+
 /// Inputs to begin with: each image whole, and one edit of each kind of part in each mode.
 pub fn seeds() -> Vec<Vec<u8>> {
     let mut seeds = Vec::new();
@@ -89,7 +97,8 @@ pub fn damage(input: &[u8]) -> Damaged {
         leg => Mode::OneLeg((leg >> 1) % image.legs),
     };
     let parts = parts_of(index);
-    let mut bench = Bench::new(image, parts);
+    let seals = if mode == Mode::Repaired { sealer_of(index) } else { None };
+    let mut bench = Bench::new(image, parts, seals);
     let edits = input.get(1..).unwrap_or(&[]).chunks_exact(EDIT_BYTES).take(MAX_EDITS);
     edits.for_each(|bytes| bench.edit(&parse(bytes)));
     if mode == Mode::Repaired {
@@ -116,11 +125,13 @@ struct Bench {
     content: Vec<Option<Vec<u8>>>,
     /// Whether an edit, not a repair, changed it.
     edited: Vec<bool>,
+    /// Who opens and seals, if the content is plain text of what is sealed.
+    sealer: Option<Sealer>,
 }
 
 impl Bench {
-    fn new(image: &'static Image, parts: &'static [Part]) -> Self {
-        Self { image, parts, content: vec![None; parts.len()], edited: vec![false; parts.len()] }
+    fn new(image: &'static Image, parts: &'static [Part], sealer: Option<Sealer>) -> Self {
+        Self { image, parts, content: vec![None; parts.len()], edited: vec![false; parts.len()], sealer }
     }
 
     fn original(&self, part: usize) -> Vec<u8> {
@@ -133,7 +144,11 @@ impl Bench {
 
     fn content(&mut self, part: usize) -> &mut Vec<u8> {
         if self.content[part].is_none() {
-            self.content[part] = Some(self.original(part));
+            let mut text = self.original(part);
+            if let Some(sealer) = self.sealer {
+                sealer.open(self.parts[part].form, &mut text, self.parts[part].has);
+            }
+            self.content[part] = Some(text);
         }
         self.content[part].as_mut().expect("just put there")
     }
@@ -177,6 +192,7 @@ impl Bench {
             if self.content[index].is_none() {
                 continue;
             }
+            let check = self.seal(index);
             match self.parts[index].check {
                 At::Elsewhere => {}
                 At::Own => {
@@ -185,16 +201,24 @@ impl Bench {
                     put_check(bytes, OWN_CHECK, check);
                 }
                 At::In(parent, at) => {
-                    let check = Check::of(self.content(index));
                     put_check(self.content(parent), at + 16, check);
                 }
                 At::InSuperblocks(at) => {
-                    let check = Check::of(self.content(index));
                     let newest: Vec<usize> = (0..index).filter(|i| self.parts[*i].newest).collect();
                     newest.into_iter().for_each(|slot| put_check(self.content(slot), at + 16, check));
                 }
                 At::Commit(next) => self.repair_commit(index, next),
             }
+        }
+    }
+
+    /// Seals a part, if it was opened; its check.
+    fn seal(&mut self, index: usize) -> Check {
+        let (sealer, form) = (self.sealer, self.parts[index].form);
+        let bytes = self.content(index);
+        match sealer {
+            Some(sealer) => sealer.seal(form, bytes),
+            None => Check::of(bytes),
         }
     }
 

@@ -7,6 +7,7 @@ use base::{
 };
 use plinth_check::{Media, MemoryMedia};
 use std::collections::VecDeque;
+use volume::keys::GroupKeys;
 use volume::{Config, OpenRequest, Volume};
 
 /// Steps that opening, one request or closing may take.
@@ -53,7 +54,21 @@ impl<D: Drive> Machine<D> {
         request: OpenRequest,
         grants: VecDeque<Vec<base::Extent>>,
     ) -> Self {
-        let engine = Volume::open(config, request);
+        Self::with_keys(drives, config, request, grants, None)
+    }
+
+    /// The same, of a group that is encrypted if there are keys.
+    pub fn with_keys(
+        drives: Vec<D>,
+        config: Config,
+        request: OpenRequest,
+        grants: VecDeque<Vec<base::Extent>>,
+        keys: Option<GroupKeys>,
+    ) -> Self {
+        let engine = match keys {
+            Some(keys) => Volume::open_encrypted(config, request, keys),
+            None => Volume::open(config, request),
+        };
         Self {
             drives,
             memory: VecMemory::new(engine.memory_blocks()),

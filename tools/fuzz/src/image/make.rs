@@ -1,5 +1,6 @@
 //! The images: groups of different shapes, written by the engine itself, closed or left as a crash leaves them.
 use super::machine::Machine;
+use super::secret;
 use base::{
     BLOCK_BYTES, Block, Blocks, DriveIx, Extent, ExtentNo, Gen, Lba, Op, Phase, RowNo, SECTORS_PER_BLOCK,
     Sectors, Uuid,
@@ -42,6 +43,8 @@ pub struct Image {
     pub columns: u8,
     /// Whether it was closed: then nothing is in the log alone.
     pub closed: bool,
+    /// Whether it is encrypted.
+    pub encrypted: bool,
     /// The drives.
     pub drives: Vec<MemoryMedia>,
     /// By block of the volume: the versions that it ever had, the present one last; 0 is a hole.
@@ -55,10 +58,12 @@ pub fn images() -> &'static [Image] {
     static IMAGES: OnceLock<Vec<Image>> = OnceLock::new();
     IMAGES.get_or_init(|| {
         vec![
-            make("mirror, closed", 2, 1, true),
-            make("mirror, crashed", 2, 1, false),
-            make("striped mirror, crashed", 2, 2, false),
-            make("single leg, closed", 1, 1, true),
+            make("mirror, closed", (2, 1), true, false),
+            make("mirror, crashed", (2, 1), false, false),
+            make("striped mirror, crashed", (2, 2), false, false),
+            make("single leg, closed", (1, 1), true, false),
+            make("encrypted mirror, closed", (2, 1), true, true),
+            make("encrypted mirror, crashed", (2, 1), false, true),
         ]
     })
 }
@@ -97,7 +102,7 @@ pub fn request(drives: u8, generation: u64, create: bool) -> OpenRequest {
         activation: Activation {
             generation: Gen::new(generation),
             id: Uuid([generation as u8 + 0x40; 16]),
-            salt: [0; 16],
+            salt: [generation as u8 + 0x20; 16],
         },
         create: create.then_some(NewVolume {
             uuid: Uuid([7; 16]),
@@ -115,7 +120,7 @@ fn row(drives: u8, extent: u32) -> Vec<Extent> {
     (0..drives).map(|drive| Extent { drive: DriveIx::new(drive), extent }).collect()
 }
 
-fn make(name: &'static str, legs: u8, columns: u8, closed: bool) -> Image {
+fn make(name: &'static str, (legs, columns): (u8, u8), closed: bool, encrypted: bool) -> Image {
     let count = legs * columns;
     let ring = Geometry::default_ring(columns, EXTENT_BLOCKS);
     let new = create::NewGroup {
@@ -126,7 +131,8 @@ fn make(name: &'static str, legs: u8, columns: u8, closed: bool) -> Image {
         home: row(count, 0),
     };
     let mut drives: Vec<MemoryMedia> = (0..count).map(labelled).collect();
-    for (drive, at, block) in create::plan(&new).expect("a possible shape").into_iter().flatten() {
+    let plan = if encrypted { create::plan_encrypted(&new, secret::keys()) } else { create::plan(&new) };
+    for (drive, at, block) in plan.expect("a possible shape").into_iter().flatten() {
         drives[usize::from(drive.get())].content.insert(at.get(), block);
     }
     let grants = (1..EXTENTS).map(|extent| row(count, extent)).collect();
@@ -135,6 +141,7 @@ fn make(name: &'static str, legs: u8, columns: u8, closed: bool) -> Image {
         legs,
         columns,
         closed,
+        encrypted,
         drives,
         versions: vec![vec![0]; VOLUME_BLOCKS as usize],
         grants,
@@ -169,7 +176,8 @@ fn fill(image: &mut Image) {
     let count = image.legs * image.columns;
     let drives = std::mem::take(&mut image.drives);
     let grants = std::mem::take(&mut image.grants);
-    let mut machine = Machine::new(drives, CONFIG, request(count, 1, true), grants);
+    let keys = image.encrypted.then(secret::keys);
+    let mut machine = Machine::with_keys(drives, CONFIG, request(count, 1, true), grants, keys);
     assert_eq!(machine.wait_open(), Ok(Phase::Serving));
     for round in 0..90u64 {
         let lba = round * 37 % (VOLUME_BLOCKS - 24);

@@ -8,6 +8,7 @@ pub mod edit;
 pub mod machine;
 pub mod make;
 pub mod parts;
+pub mod secret;
 
 pub use edit::{Edit, Mode};
 pub use machine::{Drive, Machine, Stuck};

@@ -2,6 +2,8 @@
 //!
 //! Parts are listed parents first, so that checks can be repaired by going through the list backwards.
 use super::make::Image;
+use super::secret::{Form, Sealer};
+use base::codec::{u16_at, u64_at};
 use base::{Block, DriveBlock, Extent, ExtentNo, Pba};
 use cow::{Ref, directory, page, space_layout};
 use plinth_check::{Media, MemoryMedia};
@@ -69,6 +71,10 @@ pub struct Part {
     pub blocks: u32,
     /// Who holds its check.
     pub check: Check,
+    /// How it is sealed, if the image is encrypted.
+    pub form: Form,
+    /// The check that it has where somebody else holds it.
+    pub has: base::Check,
     /// Of a superblock slot: whether it has the newest version.
     pub newest: bool,
 }
@@ -92,6 +98,12 @@ struct Finder<'a> {
     rows: Vec<Extent>,
     parts: Vec<Part>,
     data: BTreeSet<Pba>,
+    sealer: Option<Sealer>,
+}
+
+/// Who seals the parts of an image, if it is encrypted.
+pub fn sealer(image: &Image) -> Option<Sealer> {
+    Finder::new(image).sealer
 }
 
 impl<'a> Finder<'a> {
@@ -101,7 +113,9 @@ impl<'a> Finder<'a> {
             slots.filter_map(|block| Superblock::decode(&block).ok()).map(|(superblock, _)| superblock);
         let superblock = newest.max_by_key(Superblock::newness).expect("an image has superblocks");
         let rows = superblock.home.clone();
-        Self { image, superblock, rows, parts: Vec::new(), data: BTreeSet::new() }
+        let line = superblock.line.filter(|_| image.encrypted);
+        let sealer = line.map(|line| Sealer::new(superblock.group, line));
+        Self { image, superblock, rows, parts: Vec::new(), data: BTreeSet::new(), sealer }
     }
 
     fn geometry(&self) -> Geometry {
@@ -109,7 +123,15 @@ impl<'a> Finder<'a> {
     }
 
     fn add(&mut self, kind: PartKind, copies: Vec<(usize, DriveBlock)>, blocks: u32, check: Check) -> usize {
-        self.parts.push(Part { kind, copies, blocks, check, newest: false });
+        let form = match kind {
+            _ if self.sealer.is_none() => Form::Plain,
+            PartKind::Superblock => Form::Superblock,
+            PartKind::RowPage | PartKind::HistoryPage => Form::Home,
+            PartKind::Commit => Form::Commit,
+            _ => Form::Plain,
+        };
+        let has = base::Check::NONE;
+        self.parts.push(Part { kind, copies, blocks, check, form, has, newest: false });
         self.parts.len() - 1
     }
 
@@ -183,7 +205,11 @@ impl<'a> Finder<'a> {
                 for i in 0..u64::from((geometry.ring_blocks() - offset).min(rlog::MAX_COMMIT_BLOCKS)) {
                     bytes.extend_from_slice(&block(&self.image.drives[drive], start + base::Blocks::new(i)));
                 }
-                if let Ok(commit) = Commit::parse(&bytes) {
+                if let (Ok(commit), Some(sealer)) = (Commit::parse(&bytes), self.sealer) {
+                    let (no, blocks) = (commit.fields().no, commit.blocks());
+                    sealer.open(Form::Commit, &mut bytes, base::Check::NONE);
+                    commits.push((no, blocks, self.copies(pba), blocks_named(&bytes)));
+                } else if let Ok(commit) = Commit::parse(&bytes) {
                     let mut named = Vec::new();
                     for record in commit.records() {
                         named.extend(record.each_block().map(|(_, pba, _)| pba));
@@ -212,7 +238,13 @@ impl<'a> Finder<'a> {
 
     fn page(&mut self, kind: PartKind, page: &Ref, check: Check) -> (usize, Block) {
         let copies = self.copies(page.pba);
-        (self.add(kind, copies, 1, check), self.block(page.pba))
+        let (part, mut block) = (self.add(kind, copies, 1, check), self.block(page.pba));
+        if let Some(sealer) = self.sealer {
+            sealer.open_page(&mut block, page.ckpt(), page.pba, page.check);
+            self.parts[part].form = Form::Page(page.ckpt(), page.pba);
+            self.parts[part].has = page.check;
+        }
+        (part, block)
     }
 
     fn directory(&mut self, root: Ref) {
@@ -263,6 +295,30 @@ impl<'a> Finder<'a> {
             }
         }
     }
+}
+
+/// The blocks that the records of a commit name, whose own check no longer fits its body.
+fn blocks_named(bytes: &[u8]) -> Vec<Pba> {
+    use rlog::layout::*;
+    let mut named = Vec::new();
+    let mut at = HEADER_BYTES;
+    for _ in 0..u16_at(bytes, H_RECORDS) {
+        let (runs, blocks) = (usize::from(u16_at(bytes, at + R_RUNS)), u64_at(bytes, at + R_BLOCKS));
+        let kind = bytes[at + R_KIND];
+        at += RECORD_BYTES;
+        for run in bytes[at..at + runs * RUN_BYTES].chunks_exact(RUN_BYTES) {
+            let first = Pba::new(u64_at(run, 0) & (Pba::LIMIT - 1));
+            let count = u64::from(u16_at(run, RUN_COUNT));
+            named.extend((0..count).map(|i| first + base::Blocks::new(i)));
+        }
+        let checks = match kind {
+            kind if kind == rlog::RecordKind::Write as u8 => blocks as usize,
+            kind if kind == rlog::RecordKind::Void as u8 => 1,
+            _ => 0,
+        };
+        at += runs * RUN_BYTES + checks * CHECK_BYTES;
+    }
+    named
 }
 
 fn slots(drive: &MemoryMedia) -> impl Iterator<Item = DriveBlock> + use<> {

@@ -3,15 +3,16 @@
 //! Promises, by what was damaged. One leg of a mirror, checks not repaired: the group opens and every block is what it
 //! must be. All legs, checks not repaired: a block is what it was, once, or an error. Checks repaired: a block whose
 //! content was damaged is never returned, nothing runs for ever, and nothing panics: where free space and the map
-//! contradict each other the group takes no more writes. What was written after the opening is read back. What is not
+//! contradict each other the group takes no more writes. An encrypted group has one promise more, also behind repaired
+//! checks: a block is what was written to it once, or a hole. What was written after the opening is read back. What is not
 //! checked: that the offline check names the damage (its own tests do).
 use super::Target;
 use crate::image::edit::{Damaged, damage, seeds};
 use crate::image::make::{CONFIG, VOLUME_BLOCKS, content, request};
-use crate::image::{Machine, Mode, Stuck};
+use crate::image::{Machine, Mode, Stuck, secret};
 use crate::signature::Signature;
 use base::{BLOCK_BYTES, Block, Check, Lba, Op, Phase, SECTORS_PER_BLOCK};
-use plinth_check::{Media, Options, fsck};
+use plinth_check::{Keyring, Media, NoKeys, Options, fsck_with_keys};
 
 /// Images.
 pub const IMAGE: Target = Target {
@@ -35,7 +36,13 @@ fn run(input: &[u8]) -> Signature {
     check_offline(&damaged, &mut signature);
     let drives = damaged.drives.len() as u8;
     let grants = damaged.image.grants.clone();
-    let mut machine = Machine::new(damaged.drives.clone(), CONFIG, request(drives, 2, false), grants);
+    let mut machine = Machine::with_keys(
+        damaged.drives.clone(),
+        CONFIG,
+        request(drives, 2, false),
+        grants,
+        damaged.image.encrypted.then(secret::keys),
+    );
     let phase = machine.wait_open().unwrap_or_else(|stuck| panic!("{stuck:?}"));
     signature.shape(&(phase, machine.engine().refusal()));
     let strict = matches!(damaged.mode, Mode::OneLeg(_)) && damaged.image.legs > 1;
@@ -83,7 +90,8 @@ fn serve(
     signature.note(u64::from(closed));
     let drives = damaged.drives.len() as u8;
     let (media, grants) = (std::mem::take(&mut machine.drives), machine.grants().clone());
-    let mut again = Machine::new(media, CONFIG, request(drives, 3, false), grants);
+    let keys = damaged.image.encrypted.then(secret::keys);
+    let mut again = Machine::with_keys(media, CONFIG, request(drives, 3, false), grants, keys);
     let phase = again.wait_open()?;
     signature.shape(&(phase, again.engine().refusal()));
     if phase == Phase::Serving && flushed {
@@ -127,6 +135,7 @@ fn judge(damaged: &Damaged, lba: u64, bytes: &[u8]) {
         let was = |version: &u32| block == &content(lba, *version) as &Block;
         let now = versions.last().expect("every block has a version");
         let right = match damaged.mode {
+            Mode::Repaired if damaged.image.encrypted => was(&0) || versions.iter().any(was),
             Mode::Repaired => true,
             Mode::OneLeg(_) if damaged.image.legs > 1 => was(now),
             _ if damaged.image.closed => was(now),
@@ -141,12 +150,16 @@ fn check_offline(damaged: &Damaged, signature: &mut Signature) {
     let names: Vec<String> = (0..damaged.drives.len()).map(|i| format!("drive{i}")).collect();
     let media: Vec<(&str, &dyn Media)> =
         names.iter().zip(&damaged.drives).map(|(name, media)| (name.as_str(), media as &dyn Media)).collect();
-    let report = fsck(&media, &Options::default());
-    let worst = report.findings.iter().map(|finding| finding.severity).max();
-    signature.shape(&worst);
-    if damaged.kinds.is_empty() {
-        let worst = worst.unwrap_or(plinth_check::Severity::Note);
-        assert!(worst <= plinth_check::Severity::Note, "an image without damage: {:?}", report.findings);
+    let keyrings: &[&dyn Keyring] =
+        if damaged.image.encrypted { &[&secret::Ring, &NoKeys] } else { &[&NoKeys] };
+    for keys in keyrings {
+        let report = fsck_with_keys(&media, &Options::default(), *keys);
+        let worst = report.findings.iter().map(|finding| finding.severity).max();
+        signature.shape(&worst);
+        if damaged.kinds.is_empty() {
+            let worst = worst.unwrap_or(plinth_check::Severity::Note);
+            assert!(worst <= plinth_check::Severity::Note, "an image without damage: {:?}", report.findings);
+        }
     }
 }
 
@@ -159,7 +172,9 @@ mod tests {
         let damaged = damage(input);
         let drives = damaged.drives.len() as u8;
         let request = request(drives, 2, false);
-        let mut machine = Machine::new(damaged.drives.clone(), CONFIG, request, damaged.image.grants.clone());
+        let grants = damaged.image.grants.clone();
+        let keys = damaged.image.encrypted.then(secret::keys);
+        let mut machine = Machine::with_keys(damaged.drives.clone(), CONFIG, request, grants, keys);
         let phase = machine.wait_open().expect("it comes to rest");
         (damaged, machine, phase)
     }
