@@ -166,7 +166,8 @@ fn describe<'a>(
     if view.rows.len() != view.superblock.rows as usize * per_row {
         return Err(Unusable::Faults("has rows that cannot be read".to_owned()));
     }
-    let envelopes = (view.superblock.checks == CheckKind::AesGcm).then(|| envelopes(home_places(&view), scan));
+    let envelopes =
+        (view.superblock.checks == CheckKind::AesGcm).then(|| envelopes(home_places(&view), scan));
     let opened = match &view.seals {
         Seals::Open(opener) => Some(opener.borrow()),
         Seals::None | Seals::Shut => None,

@@ -145,7 +145,18 @@ pub(crate) fn read<'a>(
         (CheckKind::AesGcm, None) => Seals::Shut,
         (CheckKind::AesGcm, Some(reader)) => Seals::open(reader),
     };
-    Some(GroupView { drives, group, superblock, slots, table, handles, current, rows, seals, only_alike: false })
+    Some(GroupView {
+        drives,
+        group,
+        superblock,
+        slots,
+        table,
+        handles,
+        current,
+        rows,
+        seals,
+        only_alike: false,
+    })
 }
 
 /// If superblocks lack their code, and no other is there: takes them for what they say, and tells so.

@@ -174,9 +174,11 @@ impl Recovery {
 
     fn home_pages(&mut self) -> crate::rows::HomePages {
         let mut pages = self.home_pages.take().expect("home pages");
-        // The history page that the new version replaced is free: the new version counts.
-        if self.history_pages.first().is_some_and(|(_, lines)| lines.len() < rlog::layout::LINES_PER_PAGE) {
-            pages.drop_later(self.history_pages[0].0.pba);
+        // The history page that the new version replaced is free, if it names another one: the new version counts.
+        let named = self.superblock.as_ref().map(|superblock| superblock.history.pba);
+        let newest = self.history_pages.first().filter(|(page, _)| Some(page.pba) != named);
+        if let Some((page, _)) = newest.filter(|(_, lines)| lines.len() < rlog::layout::LINES_PER_PAGE) {
+            pages.drop_later(page.pba);
         }
         pages.settle();
         pages
