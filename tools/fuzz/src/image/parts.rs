@@ -209,7 +209,9 @@ impl<'a> Finder<'a> {
                     let (no, blocks) = (commit.fields().no, commit.blocks());
                     sealer.open(Form::Commit, &mut bytes, base::Check::NONE);
                     commits.push((no, blocks, self.copies(pba), blocks_named(&bytes)));
-                } else if let Ok(commit) = Commit::parse(&bytes) {
+                } else if let Ok(commit) = Commit::parse(&bytes)
+                    && !commit.is_sealed()
+                {
                     let mut named = Vec::new();
                     for record in commit.records() {
                         named.extend(record.each_block().map(|(_, pba, _)| pba));

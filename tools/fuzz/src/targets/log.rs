@@ -171,6 +171,10 @@ fn run_commit(input: &[u8]) -> Signature {
         let parsed = Commit::parse(bytes);
         signature.shape(&parsed.as_ref().err());
         if let Ok(commit) = parsed {
+            signature.note(u64::from(commit.is_sealed()));
+            if commit.is_sealed() {
+                continue;
+            }
             examine(&commit, bytes);
             signature.note(u64::from(commit.record_count().min(3)));
             commit.records().take(4).for_each(|record| signature.shape(&record.kind));
