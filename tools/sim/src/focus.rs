@@ -207,7 +207,7 @@ fn bend_to_disasters(shape: &mut Shape, rng: &mut Rng) {
 
 fn bend_to_failures(shape: &mut Shape, rng: &mut Rng) {
     (shape.legs, shape.weather, shape.seesaw) = (*rng.pick(&[1, 1, 1, 2]), Weather::Hiccups, false);
-    (shape.fails, shape.only) = (true, &[FaultKind::WriteError]);
+    shape.fails = true;
     (shape.fault_every, shape.crash_every) = (*rng.pick(&[15, 40]), *rng.pick(&[100, 300]));
     // Many commits in flight at once, each soon promised.
     (shape.depth, shape.eager, shape.longest) = (*rng.pick(&[8, 16, 32]), true, *rng.pick(&[1, 1, 4]));
