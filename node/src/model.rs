@@ -103,6 +103,8 @@ pub struct Volume {
     pub scrub: Option<Scrub>,
     /// How it is encrypted; `null` if it is not.
     pub encryption: Option<Encryption>,
+    /// Progress of the walk to a new data key; `null` if none is wanted.
+    pub rekey: Option<Rekey>,
     /// Limits.
     pub qos: Option<Later>,
     /// The snapshot that it is a clone of.
@@ -122,6 +124,41 @@ pub struct Encryption {
     pub kek: String,
     /// Version of that key; `null` when it was destroyed: nobody can read the volume any more.
     pub key_version: Option<u32>,
+    /// When a walk to a new data key ended last.
+    pub rekeyed_at: Option<String>,
+}
+
+/// A walk to a new data key.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Rekey {
+    /// Where it stands.
+    pub state: RekeyState,
+    /// Number of the data key.
+    pub data_key: u16,
+    /// When it was asked for.
+    pub started_at: String,
+    /// Size of the volume; `null` before its target was looked at.
+    pub bytes_total: Option<u64>,
+    /// How much of it was looked at, from its beginning.
+    pub bytes_done: u64,
+    /// What was written again; a target that is started anew begins to count again.
+    pub bytes_rewritten: u64,
+    /// What has to happen before it goes on; `null` if nothing has to.
+    pub waits_for: Option<String>,
+}
+
+/// Where a walk to a new data key stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RekeyState {
+    /// Something has to happen before it goes on.
+    Waiting,
+    /// Another target takes over, which writes under the new key.
+    Starting,
+    /// Blocks are written again.
+    Running,
+    /// Nothing needs the older keys any more; they are about to go.
+    Ending,
 }
 
 /// Something of a later version: always `null` today.

@@ -74,6 +74,13 @@ pub enum Request {
         /// In a second; 0 is no bound.
         bytes: u64,
     },
+    /// The walk to a new data key: begun if it is wanted and can be, and how far it is. Answered by `Answer::Rekey`.
+    Rekey {
+        /// The data key that is wanted. An activation under an older one begins nothing.
+        to: u16,
+        /// Begin it, if none is under way and none has come to a good end.
+        start: bool,
+    },
     /// What the group has on a drive. Answered by `Answer::Holds`. From now on no row is taken that lies on the drives to
     /// avoid, and one in hand goes back; those named before may be used again.
     Holds {
@@ -106,6 +113,8 @@ pub enum Answer {
     Done,
     /// To `Scrub`.
     Scrub(Box<TargetScrub>),
+    /// To `Rekey`.
+    Rekey(TargetRekey),
     /// To `Holds`.
     Holds(Holds),
     /// To `Move`.
@@ -271,6 +280,27 @@ pub struct TargetResync {
     pub bytes_per_second: Option<u64>,
 }
 
+/// A walk to a new data key as its target sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TargetRekey {
+    /// The data key that this activation writes under.
+    pub data_key: u16,
+    /// It is under way.
+    pub running: bool,
+    /// Nothing needs an older data key any more, which is durable.
+    pub finished: bool,
+    /// Size of the volume.
+    pub total_bytes: u64,
+    /// How much of it was looked at, from its beginning.
+    pub walked_bytes: u64,
+    /// What was written again.
+    pub rewritten_bytes: u64,
+    /// What no leg has right: it keeps the older key.
+    pub lost_bytes: u64,
+    /// It waits for space.
+    pub no_space: bool,
+}
+
 /// How it went with a drive that was handed back.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ReturnedDrive {
@@ -329,6 +359,8 @@ mod tests {
         let scrub = Request::Scrub { order: Some(Order { run: 2, from_block: 3 }), seen: None };
         assert_eq!(line(&scrub), r#"{"scrub":{"order":{"run":2,"from_block":3},"seen":null}}"#);
         assert_eq!(line(&Request::ScrubRate { bytes: 1 }), r#"{"scrub_rate":{"bytes":1}}"#);
+        let rekey = Request::Rekey { to: 2, start: true };
+        assert_eq!(line(&rekey), r#"{"rekey":{"to":2,"start":true}}"#);
         let avoid = BTreeSet::from(["d".to_owned()]);
         let holds = Request::Holds { drive: "d".into(), avoid };
         assert_eq!(line(&holds), r#"{"holds":{"drive":"d","avoid":["d"]}}"#);

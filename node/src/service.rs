@@ -75,6 +75,7 @@ async fn serve(options: Options) -> Result<()> {
     tokio::spawn(agent.clone().heal(stop.subscribe()));
     tokio::spawn(agent.clone().scrub(stop.subscribe()));
     tokio::spawn(agent.clone().move_drives(stop.subscribe()));
+    tokio::spawn(agent.clone().rekey(stop.subscribe()));
     if let Some(address) = metrics {
         let listener = http::bind_metrics(address).await?;
         let routes = http::routes::metrics_router(agent.clone(), stop.clone());

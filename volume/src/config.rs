@@ -235,6 +235,8 @@ pub struct Stats {
     pub scrub: crate::group::scrub::ScrubStats,
     /// The walk to the newest data key that is under way, or the last one since the group was opened.
     pub rekey: crate::group::rekey::RekeyStats,
+    /// Number of the data key that the activation writes under; 0 of a plain group.
+    pub data_key: u16,
     /// The move off a drive that is under way, or the last one since the group was opened.
     pub moving: Option<crate::group::moving::MoveStats>,
     /// The extents of row `row`, ordered by leg, then column.

@@ -456,6 +456,7 @@ impl Group {
             last_resync: self.sweep.last,
             scrub: self.scrub_stats(),
             rekey: self.rekey.stats(),
+            data_key: self.superblock.line.map_or(0, |line| line.key),
             moving: self.move_stats(),
             home: self.superblock.home.clone(),
         }

@@ -294,7 +294,7 @@ impl Agent {
             let secret = self.group_secret(&seen);
             let now = self.group(&group)?;
             if secret.is_ok() || now.encryption == seen.encryption {
-                return secret;
+                return Ok(super::rekey::as_told(secret?, &seen));
             }
             seen = now;
         }

@@ -150,7 +150,7 @@ fn encryption_of(found: &plinth_check::Group) -> std::result::Result<Option<Grou
         }
     })?;
     let key = envelope.key.clone();
-    Ok(Some(GroupEncryption { key, envelope: Some(envelope), envelope_written: written }))
+    Ok(Some(GroupEncryption::new(key, Some(envelope), written)))
 }
 
 /// What an encrypted volume is called whose names could not be read, and its group.

@@ -17,6 +17,7 @@ mod moving;
 pub mod placement;
 pub mod pools;
 mod rebuild;
+mod rekey;
 mod rescan;
 pub mod resume;
 pub mod rows;
@@ -125,6 +126,8 @@ pub struct Agent {
     scrubbing: scrub::Scrubbing,
     /// Drives that are emptied.
     moving: moving::Moving,
+    /// Walks to new data keys.
+    rekeying: rekey::Rekeying,
 }
 
 impl Agent {
@@ -156,6 +159,7 @@ impl Agent {
             healing: heal::Healing::default(),
             scrubbing,
             moving: moving::Moving::default(),
+            rekeying: rekey::Rekeying::default(),
         }))
     }
 

@@ -101,14 +101,52 @@ impl Agent {
             return Ok(false);
         }
         let before = attachment.binary.clone().unwrap_or_else(|| self.options.program.clone());
-        if let Some(pid) = pid.filter(|pid| !program::runs(*pid, &before)) {
-            let kept = self.options.kept_program(&group.id);
-            program::keep(pid, &kept)?;
-            attachment.binary = Some(kept);
-        }
+        self.keep_program(&group.id, attachment, pid, &before)?;
         attachment.next = Some(wanted);
         self.store.txn().update(records::volume_key(name), &volume).commit()?;
         Ok(true)
+    }
+
+    /// Has another target of the same binary serve a volume: what it is told is new. As an upgrade, but for the binary.
+    ///
+    /// # Errors
+    /// As `upgrade_volume`.
+    pub(super) async fn exchange_target(self: &Arc<Self>, name: &str) -> Result<()> {
+        let (this, volume) = (self.clone(), name.to_owned());
+        super::blocking(move || this.announce_exchange(&volume)).await?;
+        self.supervisor.upgrade(name).await
+    }
+
+    fn announce_exchange(&self, name: &str) -> Result<()> {
+        let _space = self.lock();
+        self.upgradable(name)?;
+        let mut volume = self.ready_volume(name)?;
+        let group = self.group(&volume.group)?;
+        let attachment = volume.record.attachment.as_mut().expect("upgradable");
+        if attachment.next.is_some() {
+            return Ok(());
+        }
+        let serves = attachment.binary.clone().unwrap_or_else(|| self.options.program.clone());
+        let pid = self.supervisor.live(name).and_then(|live| live.pid);
+        self.keep_program(&group.id, attachment, pid, &serves)?;
+        attachment.next = Some(attachment.binary.clone().unwrap_or(serves));
+        self.store.txn().update(records::volume_key(name), &volume).commit().map(drop)
+    }
+
+    /// Keeps what serves now, if its file is not the one that it was started from any more.
+    fn keep_program(
+        &self,
+        group: &str,
+        attachment: &mut Attachment,
+        pid: Option<u32>,
+        before: &Path,
+    ) -> Result<()> {
+        if let Some(pid) = pid.filter(|pid| !program::runs(*pid, before)) {
+            let kept = self.options.kept_program(group);
+            program::keep(pid, &kept)?;
+            attachment.binary = Some(kept);
+        }
+        Ok(())
     }
 
     /// The exchange went well; but another one may have been asked for in between.

@@ -150,6 +150,7 @@ impl Agent {
         view.returning = self.returning(&volume, &group, live.as_ref());
         let used = live.as_ref().and_then(|live| live.status.as_ref()).map(|status| status.used_bytes);
         view.scrub = Some(self.view_scrub(&volume, &view.legs, used));
+        view.rekey = self.view_rekey(&volume, &group);
         if let (Some(target), Some(attachment)) = (&mut view.target, &volume.attachment) {
             let binary = attachment.binary.as_ref().unwrap_or(&self.options.program);
             target.binary = Some(binary.display().to_string());
@@ -501,6 +502,7 @@ fn view_encryption(by: &GroupEncryption) -> Encryption {
         cipher: "aes-256-gcm".to_owned(),
         kek: by.key.clone(),
         key_version: by.envelope.as_ref().map(|envelope| envelope.version),
+        rekeyed_at: by.rekeyed_at.clone(),
     }
 }
 
@@ -566,6 +568,7 @@ pub(super) fn planned_volume(pool: &PoolRecord, group: &GroupRecord, volume: &Vo
         returning: Vec::new(),
         scrub: None,
         encryption: group.encryption.as_ref().map(view_encryption),
+        rekey: None,
         qos: None,
         clone_of: None,
         status: None,

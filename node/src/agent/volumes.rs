@@ -397,7 +397,7 @@ fn wrapped_by(params: &CreateVolume) -> Option<&str> {
 
 /// Of a rehearsal: nothing is wrapped yet.
 fn planned_encryption(key: &str) -> GroupEncryption {
-    GroupEncryption { key: key.to_owned(), envelope: None, envelope_written: 0 }
+    GroupEncryption::new(key.to_owned(), None, 0)
 }
 
 /// The record of a copy that has everything.

@@ -111,4 +111,29 @@ pub struct GroupEncryption {
     pub envelope: Option<Envelope>,
     /// How often an envelope was written: of several on drives, the one with the highest number counts.
     pub envelope_written: u32,
+    /// The walk to a new data key, if one is wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rekey: Option<RekeyRecord>,
+    /// When the last such walk ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rekeyed_at: Option<String>,
+}
+
+impl GroupEncryption {
+    /// Of a group that this envelope opens.
+    pub const fn new(key: String, envelope: Option<Envelope>, envelope_written: u32) -> Self {
+        Self { key, envelope, envelope_written, rekey: None, rekeyed_at: None }
+    }
+}
+
+/// A walk to a new data key that is wanted.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RekeyRecord {
+    /// Number of the data key.
+    pub to: u16,
+    /// Every drive of the home row that counts has the envelope with it. Before that no target is told the key: what it
+    /// wrote under it could be lost with the catalogue.
+    pub sealed: bool,
+    /// When it was asked for.
+    pub started_at: String,
 }

@@ -15,7 +15,7 @@ pub mod scrubs;
 pub mod store;
 
 pub use embedded::Embedded;
-pub use keys::{GroupEncryption, KeyLife, KeyRecord, KeyVersion, SealedKey, TransitPlace};
+pub use keys::{GroupEncryption, KeyLife, KeyRecord, KeyVersion, RekeyRecord, SealedKey, TransitPlace};
 pub use moves::MoveRecord;
 pub use records::{
     Attachment, CopyRecord, CopyState, DriveRecord, DriveState, Errand, EventRecord, ExtentRecord,

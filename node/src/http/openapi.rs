@@ -39,6 +39,7 @@ use utoipa::OpenApi;
         super::routes::attach_volume,
         super::routes::detach_volume,
         super::routes::upgrade_volume,
+        super::routes::rekey,
         super::routes::scrub,
         super::routes::start_scrub,
         super::routes::stop_scrub,

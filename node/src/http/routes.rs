@@ -60,6 +60,7 @@ pub fn router(agent: Arc<Agent>, stop: watch::Sender<bool>) -> Router {
         .route("/v1/volumes/{name}/attach", post(attach_volume))
         .route("/v1/volumes/{name}/detach", post(detach_volume))
         .route("/v1/volumes/{name}/upgrade", post(upgrade_volume))
+        .route("/v1/volumes/{name}/rekey", post(rekey))
         .route("/v1/volumes/{name}/scrub", get(scrub).post(start_scrub).delete(stop_scrub))
         .merge(super::keys::router())
         .route("/v1/events", get(events))
@@ -487,6 +488,17 @@ pub(super) async fn upgrade_volume(
     Ok(Json(
         detached(shared, move |agent| async move { agent.upgrade_volume(&name, params, dry).await }).await?,
     ))
+}
+
+/// A new data key for the group of a volume, or a group: what is under older ones is written again.
+#[utoipa::path(post, path = "/v1/volumes/{name}/rekey", responses((status = 200, body = Volume)))]
+pub(super) async fn rekey(
+    State(shared): State<Shared>,
+    Path(name): Path<String>,
+    dry: Asked<Dry>,
+) -> Answer<Volume> {
+    let dry = dry?.dry_run;
+    Ok(Json(detached(shared, move |agent| async move { agent.rekey_group(&name, dry).await }).await?))
 }
 
 /// The last scrub of a volume.

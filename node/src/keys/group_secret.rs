@@ -13,7 +13,7 @@
 //! it is another program's, and a key read from the wrong place would encrypt a volume that nobody else can open.
 use super::Secret;
 use super::seal::{KEY_BYTES, random};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use base::Ciphers;
 use ublk_target::AwsLc;
 use volume::keys::{GroupKeys, Key};
@@ -103,6 +103,53 @@ impl GroupSecret {
         Ok(secret)
     }
 
+    /// This secret with one data key more, a random one under the next number.
+    ///
+    /// # Errors
+    /// `Refused`: it has as many as there can be, or the numbers are used up; the random source fails.
+    pub fn with_new_key(&self) -> Result<Self> {
+        let number = self.newest().checked_add(1).filter(|_| self.count() < MAX_DATA_KEYS);
+        let number = number.ok_or_else(|| {
+            let message = format!("it has {} data keys, and can have no more", self.count());
+            Error::general(Kind::Refused, message)
+        })?;
+        let before = self.0.expose();
+        let mut secret = Secret::zeroed(before.len() + layout::DATA_BYTES);
+        let bytes = secret.expose_mut();
+        bytes[..before.len()].copy_from_slice(before);
+        bytes[layout::COUNT_AT] += 1;
+        let (place, key) = bytes[before.len()..].split_at_mut(layout::NUMBER_BYTES);
+        place.copy_from_slice(&number.to_le_bytes());
+        random(key)?;
+        Ok(Self(secret))
+    }
+
+    /// This secret without the data keys before this number, or without those from it on: at least one stays.
+    pub fn only(&self, wanted: impl Fn(u16) -> bool) -> Self {
+        let kept = self.data().filter(|(number, _)| wanted(*number)).count();
+        assert!(kept > 0, "a group without a data key cannot be read");
+        let mut secret = Secret::zeroed(layout::DATA_AT + kept * layout::DATA_BYTES);
+        let bytes = secret.expose_mut();
+        bytes[..layout::DATA_AT].copy_from_slice(&self.0.expose()[..layout::DATA_AT]);
+        bytes[layout::COUNT_AT] = kept as u8;
+        let places = bytes[layout::DATA_AT..].chunks_exact_mut(layout::DATA_BYTES);
+        for (place, (number, key)) in places.zip(self.data().filter(|(number, _)| wanted(*number))) {
+            place[..layout::NUMBER_BYTES].copy_from_slice(&number.to_le_bytes());
+            place[layout::NUMBER_BYTES..].copy_from_slice(key);
+        }
+        Self(secret)
+    }
+
+    /// Number of the newest data key: what an activation with this secret writes under.
+    pub fn newest(&self) -> u16 {
+        self.data().map(|(number, _)| number).last().expect("a secret has a data key")
+    }
+
+    /// How many data keys it has.
+    pub fn count(&self) -> usize {
+        self.data().count()
+    }
+
     /// Its binary form.
     pub const fn secret(&self) -> &Secret {
         &self.0
@@ -176,6 +223,29 @@ mod tests {
         assert_ne!(one.metadata, one.data[0].1);
         let again = GroupSecret::random().expect("random");
         assert!(decode(again.0.expose()).expect("right").0.same(again.0.expose()));
+    }
+
+    #[test]
+    fn data_keys_come_and_go() {
+        let numbers =
+            |secret: &GroupSecret| -> Vec<u16> { secret.data().map(|(number, _)| number).collect() };
+        let first = GroupSecret::random().expect("random");
+        let mut secret = decode(first.0.expose()).expect("right");
+        for count in 2..=MAX_DATA_KEYS {
+            let more = secret.with_new_key().expect("there is room");
+            assert_eq!((more.count(), usize::from(more.newest())), (count, count));
+            assert!(decode(more.0.expose()).is_ok_and(|again| again.0.same(more.0.expose())));
+            assert!(more.only(|number| number < more.newest()).0.same(secret.0.expose()));
+            secret = more;
+        }
+        assert_eq!(secret.with_new_key().expect_err("full").kind, Kind::Refused);
+        let last = secret.only(|number| number == 6);
+        assert_eq!(numbers(&last), [6]);
+        assert_eq!(last.keys().metadata, first.keys().metadata);
+        assert_eq!(last.keys().data[0].1, secret.keys().data[5].1);
+        assert_eq!(numbers(&last.with_new_key().expect("there is room")), [6, 7], "no number comes again");
+        let end = decode(&form(1, &[u16::MAX])).expect("right");
+        assert_eq!(end.with_new_key().expect_err("used up").kind, Kind::Refused);
     }
 
     #[test]

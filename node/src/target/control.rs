@@ -6,7 +6,7 @@ use super::marks::{self, Mark};
 use crate::error::{Error, Kind, Result};
 use crate::moves::{Holds, MoveOrder, TargetMove};
 use crate::protocol::{
-    Answer, FromTarget, MAX_LINE, Notice, PROTOCOL_VERSION, Request, ReturnedDrive, TargetStatus,
+    Answer, FromTarget, MAX_LINE, Notice, PROTOCOL_VERSION, Request, ReturnedDrive, TargetRekey, TargetStatus,
 };
 use crate::scrub::{Order, Seen, TargetScrub};
 use crate::target_spec::{Row, TargetSpec};
@@ -94,6 +94,12 @@ pub trait Serving: Send + Sync {
     fn scrub(&self, order: Option<Order>, seen: Option<Seen>) -> Result<TargetScrub>;
     /// Bounds the rate at which a scrub reads copies, in bytes a second; 0 is no bound.
     fn scrub_rate(&self, bytes: u64);
+    /// How far the walk to this data key is; begun if that is asked for, none is under way, and the activation writes
+    /// under that key.
+    ///
+    /// # Errors
+    /// `Refused`: the group takes no writes; `Busy`: it does not answer.
+    fn rekey(&self, to: u16, start: bool) -> Result<TargetRekey>;
     /// What the group has on a drive.
     ///
     /// # Errors
@@ -390,6 +396,10 @@ impl Shared {
                 });
             }
             Request::ScrubRate { bytes } => serving.scrub_rate(bytes),
+            Request::Rekey { to, start } => {
+                let look = if self.lock().serving { serving.rekey(to, start) } else { Err(self.not_yet()) };
+                return Some(look.map_or_else(Answer::Failed, Answer::Rekey));
+            }
             Request::Holds { drive, avoid } => {
                 return Some(match self.holds(&drive, avoid, serving) {
                     Ok(holds) => Answer::Holds(holds),

@@ -54,6 +54,16 @@ impl Served {
         self.0.stop_scrub();
     }
 
+    /// Starts the walk to the newest data key; see `Volume::start_rekey`.
+    pub fn start_rekey(&mut self) -> bool {
+        self.0.start_rekey()
+    }
+
+    /// Bounds the rate of that walk, in blocks a second; 0 is no bound.
+    pub fn set_rekey_rate(&mut self, blocks: u64) {
+        self.0.set_rekey_rate(blocks);
+    }
+
     /// Bounds the rate of scrubs, in copies a second; 0 is no bound.
     pub fn set_scrub_rate(&mut self, copies: u64) {
         self.0.set_scrub_rate(copies);

@@ -12,7 +12,7 @@ use crate::device::{owner, ublk_error};
 use crate::error::{Error, Kind, Result};
 use crate::figures;
 use crate::moves::{Holds, MoveOrder, TargetMove};
-use crate::protocol::{TargetDriveStatus, TargetPhase, TargetStatus};
+use crate::protocol::{TargetDriveStatus, TargetPhase, TargetRekey, TargetStatus};
 use crate::scrub::{Order, Seen, TargetScrub};
 use crate::target_spec::{FrontEndSpec, Row, TargetDrive, TargetSpec};
 use base::{DriveIx, Engine as _, Phase, Reply, RowNo, SECTOR_BYTES, Sectors};
@@ -26,6 +26,7 @@ use ublk_target::{Drive, Handle, NbdServer, Notice, Target, TargetError};
 use volume::{CopyHealth, DriveView, Halt, Stats};
 
 mod moves;
+mod rekey;
 mod returns;
 mod scrub;
 
@@ -548,6 +549,10 @@ impl Serving for Glue {
 
     fn scrub_rate(&self, bytes: u64) {
         self.set_scrub_rate(bytes);
+    }
+
+    fn rekey(&self, to: u16, start: bool) -> Result<TargetRekey> {
+        self.look_at_rekey(to, start)
     }
 
     fn holds(&self, drive: &str) -> Result<Holds> {

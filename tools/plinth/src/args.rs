@@ -146,9 +146,15 @@ pub enum Verb {
     Replica(Later),
     /// Other sites (a later version)
     Site(Later),
-    /// New encryption keys (a later version)
-    #[command(hide = true)]
-    Rekey(Later),
+    /// Give an encrypted volume a new data key, and write what is under the old one again, in the background
+    Rekey {
+        /// The volume, or its group
+        #[arg(value_name = "GROUP|VOL")]
+        name: String,
+        /// Wait until the old key is not needed any more
+        #[arg(long)]
+        wait: bool,
+    },
     /// What changed (a later version)
     #[command(hide = true)]
     Diff(Later),

@@ -11,6 +11,7 @@ mod drives;
 mod events;
 mod keys;
 mod output;
+mod rekey;
 mod scrub;
 mod target;
 mod verbs;

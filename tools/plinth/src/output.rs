@@ -223,6 +223,12 @@ pub fn volume(output: Output, value: &Value) -> Result<()> {
         };
         shown["encryption"] = format!("{}, key {}, {version}", text(by, "cipher"), text(by, "kek")).into();
     }
+    let rekey = &value["rekey"];
+    if rekey.is_object() {
+        let waits = rekey["waits_for"].as_str().map(|why| format!(": waits for {why}")).unwrap_or_default();
+        let (state, key) = (text(rekey, "state"), text(rekey, "data_key"));
+        shown["rekey"] = format!("to data key {key}, {state}{waits}").into();
+    }
     print(&fields(&shown))?;
     let mut rows = Vec::new();
     for leg in value["legs"].as_array().into_iter().flatten() {

@@ -44,7 +44,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Clone(_) => return Err(later("clones")),
         Verb::Group(_) => return Err(later("groups of several volumes")),
         Verb::Key(verb) => crate::keys::run(&global, verb)?,
-        Verb::Rekey(_) => return Err(later("encryption")),
+        Verb::Rekey { name, wait } => crate::rekey::run(&global, &name, wait)?,
         Verb::Replica(_) | Verb::Site(_) => return Err(later("replication")),
         Verb::Diff(_) | Verb::Image(_) | Verb::Send(_) | Verb::Receive(_) => return Err(later("backups")),
         Verb::Schedule(_) => return Err(later("schedules")),

@@ -325,7 +325,6 @@ fn verbs_and_words_of_later_versions_and_other_systems() {
         "snapshot create v@a",
         "clone create v@a w",
         "group list",
-        "rekey v",
         "replica list",
         "site list",
         "volume qos v",

@@ -58,7 +58,7 @@ impl Agent {
     pub fn new_group_keys(&self, group_id: &base::Uuid, key_name: &str) -> Result<GroupEncryption> {
         let secret = GroupSecret::random()?;
         let envelope = self.keys.wrap(key_name, group_id, secret.secret())?;
-        Ok(GroupEncryption { key: key_name.to_owned(), envelope: Some(envelope), envelope_written: 1 })
+        Ok(GroupEncryption::new(key_name.to_owned(), Some(envelope), 1))
     }
 
     /// The key of who names none; made by the file provider on first use. To be called before the verbs' lock is taken.
@@ -101,7 +101,7 @@ impl Agent {
     }
 
     /// Takes the lock of verbs of keys.
-    fn key_verbs(&self) -> MutexGuard<'_, ()> {
+    pub(super) fn key_verbs(&self) -> MutexGuard<'_, ()> {
         // A verb that panicked left records that its repetition finishes.
         self.key_verbs.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }

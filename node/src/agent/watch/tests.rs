@@ -75,6 +75,7 @@ fn volume(health: Health, pid: u32, drives: Vec<LegDrive>) -> Volume {
         returning: Vec::new(),
         scrub: None,
         encryption: None,
+        rekey: None,
         qos: None,
         clone_of: None,
         status: Some("why".into()),

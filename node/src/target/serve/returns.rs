@@ -165,7 +165,11 @@ impl Glue {
     /// See `Serving::resync_rate`.
     pub(super) fn set_resync_rate(&self, bytes: u64) {
         let blocks = bytes.div_ceil(BLOCK_BYTES as u64);
-        self.handle.with_engine(move |engine| engine.set_resync_rate(blocks));
+        // A walk to a new data key writes no less.
+        self.handle.with_engine(move |engine| {
+            engine.set_resync_rate(blocks);
+            engine.set_rekey_rate(blocks);
+        });
     }
 
     /// See `Serving::release`.
