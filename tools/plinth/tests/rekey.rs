@@ -70,7 +70,11 @@ fn a_volume_goes_over_to_a_new_key_while_it_is_served() {
     let before = pid(&agent);
     agent.plinth("rekey v --dry-run").ok();
     assert_eq!(shown(&agent)["rekey"], Value::Null);
+    // Slow enough for the next target, too, to be in the midst of it if the old key went too early.
+    agent.plinth("pool set p resync_rate=8MiB").ok();
     let done = agent.plinth("rekey v --wait --timeout 120s -o json").json();
+    let target = pid(&agent);
+    assert!(signal("KILL", &target.to_string()));
     assert_eq!(
         (&done["rekey"], done["encryption"]["rekeyed_at"].is_string()),
         (&Value::Null, true),
