@@ -124,6 +124,7 @@ fn a_superblock_that_was_changed() {
     let plain = |block: &mut base::Block| {
         block[layout::CHECK_KIND_AT] = 1;
         block[layout::CODE_AT..layout::CODE_AT + 16].fill(0);
+        block[layout::OLDEST_KEY_AT..layout::OLDEST_KEY_AT + 2].fill(0);
         newer(block);
     };
     change(&mut drives, &[(1, 1)], plain);
