@@ -3,16 +3,22 @@
 //! Both link the format code, not the server. Drives are opened for reading, under a lock that keeps targets out
 //! and that a target keeps them from; only labels are ever written, when told to repair. Everything else is put
 //! right by the next opening of its group, from a copy that is right.
+use crate::agent::newest_envelope;
 use crate::drives::label::repair_label;
 use crate::drives::{LabelState, Media, read_label};
 use crate::error::{Error, Kind, Result};
+use crate::keys::{GroupSecret, open_offline};
 use crate::target::drive_error;
-use base::{Blocks, DriveBlock};
-use plinth_check::{Encrypted, Object, Options, Severity};
+use base::{Blocks, DriveBlock, Uuid};
+use plinth_check::{Encrypted, Keyring, Object, Options, Severity};
 use serde::Serialize;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use ublk_target::{Access, Drive};
+use volume::StoredEnvelope;
+use volume::keys::GroupKeys;
 
 /// One thing that `fsck` found.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -62,12 +68,47 @@ impl plinth_check::Media for Locked {
     }
 }
 
+/// The secrets of encrypted groups that can be opened here.
+struct AtHand(BTreeMap<Uuid, GroupSecret>);
+
+impl AtHand {
+    /// Opens what the drives' envelopes hold. Why one does not open is told.
+    fn new(drives: &[(&str, &dyn plinth_check::Media)], folder: &Path, report: &mut Report) -> Self {
+        let opened = RefCell::new(BTreeMap::new());
+        let open = |group: Uuid, envelopes: &[StoredEnvelope]| {
+            let (envelope, _) = newest_envelope(envelopes)?;
+            let tried = open_offline(folder, &envelope, &group);
+            let keys = tried.as_ref().ok().map(GroupSecret::keys);
+            opened.borrow_mut().insert(group, tried);
+            keys
+        };
+        plinth_check::groups(drives, &open);
+        let mut secrets = BTreeMap::new();
+        for (group, tried) in opened.into_inner() {
+            match tried {
+                Ok(secret) => drop(secrets.insert(group, secret)),
+                Err(error) => report.checked.push(format!("group {group} stays shut: {}", error.message)),
+            }
+        }
+        Self(secrets)
+    }
+}
+
+impl Keyring for AtHand {
+    fn keys_of(&self, group: Uuid) -> Option<GroupKeys> {
+        self.0.get(&group).map(GroupSecret::keys)
+    }
+}
+
 /// Checks drives; with `repair`, puts labels right.
 ///
 /// # Errors
 /// `NotFound`, `Refused` (in use) and the like when a drive cannot be looked at at all; `Invalid` (no drive of a pool)
 /// or `NotSupported` (of a newer format) when that is so of every drive: beside another drive it is a finding.
-pub fn fsck(drives: &[PathBuf], repair: bool) -> Result<Report> {
+///
+/// `keys` is a folder of keys in files. Of an encrypted group whose key is neither there nor in the kernel's keyring that is
+/// checked which needs no key.
+pub fn fsck(drives: &[PathBuf], keys: &Path, repair: bool) -> Result<Report> {
     let locked = open(drives)?;
     let mut report = Report::default();
     let mut refused = Vec::new();
@@ -78,7 +119,9 @@ pub fn fsck(drives: &[PathBuf], repair: bool) -> Result<Report> {
         return Err(refused.remove(0));
     }
     let names: Vec<String> = drives.iter().map(|path| path.display().to_string()).collect();
-    let found = plinth_check::fsck(&given(&names, &locked), &Options::default());
+    let given = given(&names, &locked);
+    let at_hand = AtHand::new(&given, keys, &mut report);
+    let found = plinth_check::fsck_with_keys(&given, &Options::default(), &at_hand);
     report.clean = found.is_clean();
     report.findings.extend(found.findings.iter().map(describe));
     for severity in [Severity::Damage, Severity::Repairable, Severity::Leak] {

@@ -38,7 +38,7 @@ pub use group_secret::{BadSecret, GroupSecret, MAX_DATA_KEYS, ciphers};
 pub use passphrase::Kdf;
 pub(crate) use passphrase::{MAX_PASSPHRASE_BYTES, Unlocked, locked};
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 pub use text::SecretText;
 pub(crate) use transit::check_place;
 pub use ublk_target::Secret;
@@ -171,12 +171,7 @@ impl Keys {
     /// # Errors
     /// As `unwrap`; `Damage` for something else.
     pub fn open_group(&self, envelope: &Envelope, group: &Uuid) -> Result<GroupSecret> {
-        let secret = self.unwrap(envelope, group)?;
-        GroupSecret::decode(secret).map_err(|bad| {
-            let message =
-                format!("what key {} wraps for group {group} is no secret of one: {bad}", envelope.key);
-            Error::new(Kind::Damage, envelope.key.clone(), message)
-        })
+        decoded(self.unwrap(envelope, group)?, envelope, group)
     }
 
     /// The record of a key.
@@ -211,6 +206,35 @@ impl Keys {
             ProviderKind::Keyring | ProviderKind::Passphrase | ProviderKind::Transit => Ok(None),
         }
     }
+}
+
+fn decoded(secret: Secret, envelope: &Envelope, group: &Uuid) -> Result<GroupSecret> {
+    GroupSecret::decode(secret).map_err(|bad| {
+        let message = format!("what key {} wraps for group {group} is no secret of one: {bad}", envelope.key);
+        Error::new(Kind::Damage, envelope.key.clone(), message)
+    })
+}
+
+/// Opens a group's envelope without a catalogue: with a file in this folder, or the kernel's keyring.
+///
+/// # Errors
+/// `NotSupported` of other providers, which need what the catalogue has; else as `Keys::unwrap` and `open_group`.
+pub fn open_offline(folder: &Path, envelope: &Envelope, group: &Uuid) -> Result<GroupSecret> {
+    let (name, version) = (envelope.key.as_str(), envelope.version);
+    let secret = match envelope.provider {
+        ProviderKind::File => {
+            local::Local::new(name, file::Files::new(folder, name)).unwrap(version, group, &envelope.wrapped)
+        }
+        ProviderKind::Keyring => {
+            local::Local::new(name, keyring::Keyring::new(name)).unwrap(version, group, &envelope.wrapped)
+        }
+        ProviderKind::Passphrase | ProviderKind::Transit => {
+            let provider = envelope.provider.word();
+            let message = format!("key {name} of provider {provider} opens nothing without its agent");
+            Err(Error::new(Kind::NotSupported, name, message))
+        }
+    }?;
+    decoded(secret, envelope, group)
 }
 
 fn not_made(name: &str) -> String {

@@ -108,6 +108,9 @@ pub enum Verb {
         /// The drives.
         #[arg(required = true, value_name = "DRIVE")]
         drives: Vec<PathBuf>,
+        /// Folder of keys in files: with them encrypted groups are checked as plain ones are
+        #[arg(long, value_name = "DIR", default_value = "/var/lib/plinth/keys")]
+        keys: PathBuf,
         /// Put right what a good copy allows
         #[arg(long)]
         repair: bool,

@@ -29,7 +29,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Volume(verb) => call.volume(verb)?,
         Verb::Scrub(verb) => return crate::scrub::run(&global, verb),
         Verb::Events { follow, since } => crate::events::run(&global, follow, since.as_deref())?,
-        Verb::Fsck { drives, repair } => return call.fsck(&drives, repair),
+        Verb::Fsck { drives, keys, repair } => return call.fsck(&drives, &keys, repair),
         Verb::Inspect { drives } => {
             let told = offline::inspect(&drives)?;
             match global.output {
@@ -391,9 +391,9 @@ impl Call<'_> {
         changed(self.global.output, &json!({ "path": name }), &name)
     }
 
-    fn fsck(&self, drives: &[PathBuf], repair: bool) -> Result<ExitCode> {
-        let report =
-            while_waiting(self.global, "checking", || offline::fsck(drives, repair && !self.global.dry_run))?;
+    fn fsck(&self, drives: &[PathBuf], keys: &Path, repair: bool) -> Result<ExitCode> {
+        let repair = repair && !self.global.dry_run;
+        let report = while_waiting(self.global, "checking", || offline::fsck(drives, keys, repair))?;
         if self.global.output == Output::Json {
             output::json(&serde_json::to_value(&report).expect("a report encodes as JSON"))?;
         } else {

@@ -91,7 +91,8 @@ fn what_is_written_is_read_by_targets_and_agents_that_come_later() {
     let again = agent.plinth("volume create v --pool p --size 64MiB --encrypt");
     assert_eq!((again.code, again.out.as_str(), again.err.as_str()), (0, "v\n", ""));
     let shown = agent.plinth("volume show v -o json").json();
-    let by = serde_json::json!({"cipher": "aes-256-gcm", "kek": "default", "key_version": 1});
+    let by =
+        serde_json::json!({"cipher": "aes-256-gcm", "kek": "default", "key_version": 1, "rekeyed_at": null});
     assert_eq!(shown["encryption"], by);
     assert!(agent.plinth("volume show v").ok().contains("aes-256-gcm, key default, version 1"));
     let mut nbd = attach(&agent, "v");
@@ -327,6 +328,23 @@ fn drives_that_are_set_back_are_refused() {
     detach(&agent, "v", nbd);
     let nbd = attach(&agent, "v");
     detach(&agent, "v", nbd);
+}
+
+/// With its key an encrypted volume is checked like a plain one; without it as far as anybody can.
+#[test]
+fn drives_are_checked_with_the_key_and_without() {
+    let agent = Agent::start();
+    encrypted(&agent);
+    let mut nbd = attach(&agent, "v");
+    for block in 0..50 {
+        nbd.write(block * BLOCK as u64, &text());
+    }
+    detach(&agent, "v", nbd);
+    let counted = |told: &str| told.contains(" 50 blocks of data ");
+    let told = agent.plinth("fsck @d1 @d2 --keys @state/keys").ok();
+    assert!(counted(&told) && !told.contains("shut"), "{told}");
+    let told = agent.plinth("fsck @d1 @d2 --keys @state").ok();
+    assert!(!counted(&told) && told.contains("stays shut: version 1 of key k is not there"), "{told}");
 }
 
 /// The blocks of a drive that are not zero.

@@ -206,6 +206,25 @@ fn tells(bytes: &[u8], secret: &[u8]) -> bool {
     holds(secret) || holds(&hex)
 }
 
+/// Aborts a process, as a failed assertion does, and looks where the kernel would leave a core.
+fn leaves_no_core(pid: u64) {
+    let folder = std::fs::read_link(format!("/proc/{pid}/cwd")).expect("a process of ours");
+    let cores = || {
+        let names = std::fs::read_dir(&folder).expect("lists").flatten().map(|file| file.file_name());
+        names.filter(|name| name.to_string_lossy().starts_with("core")).collect::<Vec<_>>()
+    };
+    let before = cores();
+    assert!(support::signal("ABRT", &pid.to_string()));
+    let alive =
+        || std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z"));
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    while alive() {
+        assert!(std::time::Instant::now() < deadline, "an abort ends it");
+        std::thread::yield_now();
+    }
+    assert_eq!(cores(), before);
+}
+
 #[test]
 fn no_secret_is_told() {
     let mut agent = Agent::stopped();
@@ -275,6 +294,8 @@ fn no_secret_is_told() {
             assert!(!tells(bytes, secret), "{what} tells secret {number}");
         }
     }
+    let target = status["volumes"][0]["target"]["pid"].as_u64().expect("a process");
+    leaves_no_core(target);
     let bundle = String::from_utf8_lossy(&std::fs::read(agent.path("bundle")).expect("reads")).into_owned();
     assert!(bundle.contains("kept back") && !bundle.contains("504c4e5448454e56"), "envelopes stay out of it");
 }

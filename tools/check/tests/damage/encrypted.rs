@@ -1,4 +1,5 @@
 //! The same damage in encrypted groups, with the keys and without.
+use crate::images_encrypted::encrypted;
 use crate::table::{self, Row};
 use crate::world::Drives;
 use crate::{missed, planted};
@@ -19,8 +20,8 @@ const NOT_THERE: &[&str] = &["bitmap, an older one behind a right check"];
 fn each(mut with: impl FnMut(&Row, &Drives, &str, &str)) {
     let rows = table::ALL.iter().flat_map(|rows| rows.iter());
     for row in rows.filter(|row| !NOT_THERE.contains(&row.name)) {
-        let (drives, object) = planted(row, row.image.encrypted());
-        assert!(drives != *row.image.encrypted(), "{}: nothing was planted", row.name);
+        let (drives, object) = planted(row, encrypted(row.image));
+        assert!(drives != *encrypted(row.image), "{}: nothing was planted", row.name);
         let says = SAYS.iter().find(|(name, _)| *name == row.name).map_or(row.says, |(_, says)| says);
         with(row, &drives, &object, says);
     }

@@ -2,6 +2,7 @@
 //! that can be made without keys.
 use crate::encrypted::NOT_SEALED;
 use crate::images::{Image, OTHER};
+use crate::images_encrypted::encrypted;
 use crate::tools::{
     FIRST, at, commit_name, data_name, leaf_path, page_at, page_name, read, reseal, rot, rot_all,
     seal_commit, some_data, superblock, two_data, write,
@@ -15,7 +16,7 @@ use volume::layout::extent::SUPERBLOCKS;
 use volume::layout::superblock as layout;
 
 fn closed() -> Drives {
-    Image::Closed.encrypted().clone()
+    encrypted(Image::Closed).clone()
 }
 
 /// Asserts that just these are more than notes, by what they are about, and what is said of each.
@@ -149,7 +150,7 @@ fn a_commit_that_was_changed() {
         bytes[HEADER_BYTES + 5] ^= 1;
         seal_commit(bytes);
     };
-    let mut drives = Image::Log.encrypted().clone();
+    let mut drives = encrypted(Image::Log).clone();
     let name = rot(&mut drives, 3, 1, forge);
     let expected = [
         (Severity::Repairable, name.as_str(), NOT_SEALED),
@@ -158,7 +159,7 @@ fn a_commit_that_was_changed() {
     assert_told(&drives.fsck(), &expected);
     let without = drives.fsck_with(&NoKeys);
     assert!(without.problems().all(|one| one.object.to_string() == name), "{without:#?}");
-    let mut drives = Image::Log.encrypted().clone();
+    let mut drives = encrypted(Image::Log).clone();
     let name = rot_all(&mut drives, 3, forge);
     let expected = [
         (Severity::Damage, name.as_str(), NOT_SEALED),
@@ -176,7 +177,7 @@ fn a_commit_that_was_changed() {
 fn wrong_keys() {
     let right = Wrong { data: false, metadata: false, number: 1 };
     for image in [Image::Closed, Image::Log, Image::StripedLog] {
-        let drives = image.encrypted();
+        let drives = encrypted(image);
         let told = |keys: &Wrong, says| {
             assert_told(&drives.fsck_with(keys), &[(Severity::Damage, "group", says)]);
         };

@@ -41,30 +41,13 @@ impl Image {
     }
 }
 
-impl Image {
-    /// The same of an encrypted group.
-    pub fn encrypted(self) -> &'static Drives {
-        static CLOSED: LazyLock<Drives> = LazyLock::new(|| served(Drives::encrypted(2, 1)));
-        static STRIPED: LazyLock<Drives> = LazyLock::new(|| served(Drives::encrypted(2, 2)));
-        static LOG: LazyLock<Drives> = LazyLock::new(|| killed(CLOSED.clone()));
-        static STRIPED_LOG: LazyLock<Drives> = LazyLock::new(|| killed(STRIPED.clone()));
-        static TWO: LazyLock<Drives> = LazyLock::new(|| with_another(CLOSED.clone()));
-        match self {
-            Self::Closed => &CLOSED,
-            Self::Striped => &STRIPED,
-            Self::Log => &LOG,
-            Self::StripedLog => &STRIPED_LOG,
-            Self::Two => &TWO,
-        }
-    }
-}
-
 /// A closed group with names, rows, history pages, a log of old commits and a map of several pages.
 pub fn closed(legs: u8, columns: u8) -> Drives {
     served(Drives::new(legs, columns))
 }
 
-fn served(mut drives: Drives) -> Drives {
+/// The same of drives with an empty group.
+pub fn served(mut drives: Drives) -> Drives {
     let mut rng = Rng(4242);
     put_names(&mut drives);
     for _ in 0..3 {
@@ -93,7 +76,7 @@ fn put_names(drives: &mut Drives) {
 }
 
 /// Commits 0 to 4 of the log are durable, 5 and 6 are not; 2 is a hole, the others are writes.
-fn killed(drives: Drives) -> Drives {
+pub fn killed(drives: Drives) -> Drives {
     let mut world = World::serve(drives);
     world.write(80, 8, 1);
     world.write(160, 16, 2);
@@ -110,7 +93,7 @@ fn killed(drives: Drives) -> Drives {
 }
 
 /// A second group, whose home row is the next extent of every drive.
-fn with_another(mut drives: Drives) -> Drives {
+pub fn with_another(mut drives: Drives) -> Drives {
     let count = drives.legs * drives.columns;
     let home = |drive| Extent { drive: DriveIx::new(drive), extent: ExtentNo::new(drives.extents) };
     let new = create::NewGroup {

@@ -13,6 +13,7 @@ mod forged;
 mod headers;
 mod history;
 mod images;
+mod images_encrypted;
 mod labels;
 mod map;
 mod records;
