@@ -169,10 +169,12 @@ impl Agent {
         let message = format!("a move of volume {} was given up: {why}", volume.name);
         let mut known = locked(&self.moving.known);
         let known = known.entry(volume.id.clone()).or_default();
-        known.failed(Error::new(Kind::Failed, volume.name.clone(), message), Instant::now());
+        let now = Instant::now();
+        known.failed(Error::new(Kind::Failed, volume.name.clone(), message), now);
         match why {
-            // What it does not fit any more is planned anew at once.
-            MoveEnd::Misfit if known.failures == 1 => known.not_before = None,
+            // The volume grew between plan and begin. It cannot do that for ever, so nothing is gained by waiting longer
+            // and longer: planned anew at once, and then soon.
+            MoveEnd::Misfit => known.not_before = (known.failures > 1).then(|| now + super::FIRST_PAUSE),
             MoveEnd::DriveFailed | MoveEnd::NotOpened(_) => {
                 known.avoid.extend(record.places.iter().map(|place| place.new.0.clone()));
             }

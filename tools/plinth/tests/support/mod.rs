@@ -219,8 +219,22 @@ impl Agent {
     }
 }
 
+impl Agent {
+    /// What a failure leaves behind, for whoever reads the test's output.
+    fn tell(&self) {
+        for command in ["status -o json", "pool list -o json", "events"] {
+            let said = self.plinth(&format!("{command} --timeout 10s"));
+            eprintln!("plinth {command}: exit code {}\n{}{}", said.code, said.out, said.err);
+        }
+        eprintln!("log:\n{}", self.log());
+    }
+}
+
 impl Drop for Agent {
     fn drop(&mut self) {
+        if std::thread::panicking() && self.process.is_some() {
+            self.tell();
+        }
         if self.process.is_some() {
             let _ = self.plinth("node stop --all --yes --timeout 60s");
         }
