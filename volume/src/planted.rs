@@ -147,7 +147,7 @@ planted! {
     LateLands = "late-lands",
     /// An activation has the keys of the one before, and counts from where that one was found.
     SaltReused = "salt-reused",
-    /// Older keys are given up before the checkpoint behind the walk is durable.
+    /// A walk to a new data key ends before it has come by everything.
     RekeyTooEarly = "rekey-too-early",
     /// A checkpoint has the number of the one before.
     CkptReused = "ckpt-reused",

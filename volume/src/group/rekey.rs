@@ -166,7 +166,8 @@ impl Group {
         }
         let walked = Lba::new(self.rekey.stats.walked_blocks);
         let left = self.rekey.stats.total_blocks.saturating_sub(walked.get());
-        if left == 0 {
+        let too_early = self.config.bug(Planted::RekeyTooEarly) && left <= self.rekey.stats.total_blocks / 4;
+        if left == 0 || too_early {
             return self.walk_ended();
         }
         self.again = true;
@@ -187,11 +188,7 @@ impl Group {
 
     /// Everything was looked at. What is not in the map yet becomes so by the next checkpoint that begins.
     fn walk_ended(&mut self) {
-        let number = match self.config.bug(Planted::RekeyTooEarly) {
-            true => CkptNo::ZERO,
-            false => self.checkpoint.next_number(),
-        };
-        self.rekey.stage = Stage::Checkpoint(number);
+        self.rekey.stage = Stage::Checkpoint(self.checkpoint.next_number());
         self.checkpoint.force = true;
         self.checkpoint.needed = true;
         self.again = true;
