@@ -3,11 +3,10 @@
 //! Both link the format code, not the server. Drives are opened for reading, under a lock that keeps targets out
 //! and that a target keeps them from; only labels are ever written, when told to repair. Everything else is put
 //! right by the next opening of its group, from a copy that is right.
-use crate::agent::newest_envelope;
 use crate::drives::label::repair_label;
 use crate::drives::{LabelState, Media, read_label};
 use crate::error::{Error, Kind, Result};
-use crate::keys::{GroupSecret, open_offline};
+use crate::keys::{GroupSecret, newest_envelope, open_offline};
 use crate::target::drive_error;
 use base::{Blocks, DriveBlock, Uuid};
 use plinth_check::{Encrypted, Keyring, Object, Options, Severity};
@@ -68,35 +67,39 @@ impl plinth_check::Media for Locked {
     }
 }
 
-/// The secrets of encrypted groups that can be opened here.
-struct AtHand(BTreeMap<Uuid, GroupSecret>);
+/// The secrets of encrypted groups that can be opened without an agent.
+pub struct AtHand {
+    secrets: BTreeMap<Uuid, GroupSecret>,
+    /// Why others stay shut, one sentence each.
+    pub shut: Vec<String>,
+}
 
 impl AtHand {
-    /// Opens what the drives' envelopes hold. Why one does not open is told.
-    fn new(drives: &[(&str, &dyn plinth_check::Media)], folder: &Path, report: &mut Report) -> Self {
-        let opened = RefCell::new(BTreeMap::new());
+    /// Opens the newest envelopes that these drives have, with keys in files of this folder and in the kernel's keyring.
+    pub fn open(drives: &[(&str, &dyn plinth_check::Media)], folder: &Path) -> Self {
+        let tried = RefCell::new(BTreeMap::new());
         let open = |group: Uuid, envelopes: &[StoredEnvelope]| {
             let (envelope, _) = newest_envelope(envelopes)?;
-            let tried = open_offline(folder, &envelope, &group);
-            let keys = tried.as_ref().ok().map(GroupSecret::keys);
-            opened.borrow_mut().insert(group, tried);
+            let opened = open_offline(folder, &envelope, &group);
+            let keys = opened.as_ref().ok().map(GroupSecret::keys);
+            tried.borrow_mut().insert(group, opened);
             keys
         };
         plinth_check::groups(drives, &open);
-        let mut secrets = BTreeMap::new();
-        for (group, tried) in opened.into_inner() {
-            match tried {
-                Ok(secret) => drop(secrets.insert(group, secret)),
-                Err(error) => report.checked.push(format!("group {group} stays shut: {}", error.message)),
+        let mut at_hand = Self { secrets: BTreeMap::new(), shut: Vec::new() };
+        for (group, opened) in tried.into_inner() {
+            match opened {
+                Ok(secret) => drop(at_hand.secrets.insert(group, secret)),
+                Err(error) => at_hand.shut.push(format!("group {group} stays shut: {}", error.message)),
             }
         }
-        Self(secrets)
+        at_hand
     }
 }
 
 impl Keyring for AtHand {
     fn keys_of(&self, group: Uuid) -> Option<GroupKeys> {
-        self.0.get(&group).map(GroupSecret::keys)
+        self.secrets.get(&group).map(GroupSecret::keys)
     }
 }
 
@@ -120,7 +123,8 @@ pub fn fsck(drives: &[PathBuf], keys: &Path, repair: bool) -> Result<Report> {
     }
     let names: Vec<String> = drives.iter().map(|path| path.display().to_string()).collect();
     let given = given(&names, &locked);
-    let at_hand = AtHand::new(&given, keys, &mut report);
+    let at_hand = AtHand::open(&given, keys);
+    report.checked.extend(at_hand.shut.iter().cloned());
     let found = plinth_check::fsck_with_keys(&given, &Options::default(), &at_hand);
     report.clean = found.is_clean();
     report.findings.extend(found.findings.iter().map(describe));

@@ -87,7 +87,7 @@ pub fn run(plan: &Plan, witness: &mut dyn Witness) -> Result<()> {
     );
     here.lose_a_drive(plan, witness, &sums)?;
     here.take_back()?;
-    let clean = fsck(&plan.plinth, &here.drives[1..]).map_err(|e| e.to_string());
+    let clean = fsck(&plan.plinth, &here.drives[1..], &here.state).map_err(|e| e.to_string());
     expect(witness, "drive-checker", clean)?;
     fs::remove_dir_all(&plan.folder).doing(|| format!("remove {}", plan.folder.display()))
 }

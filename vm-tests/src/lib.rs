@@ -12,6 +12,7 @@ pub mod guest;
 pub mod here;
 pub mod initramfs;
 pub mod kernel;
+pub mod key;
 pub mod machine;
 pub mod oracle;
 pub mod protocol;

@@ -14,7 +14,7 @@ use crate::catalogue::{
 };
 use crate::drives::Media;
 use crate::error::{Error, Kind, Result};
-use crate::keys::Envelope;
+use crate::keys::newest_envelope;
 use crate::text;
 use base::{Blocks, DriveBlock};
 use std::collections::BTreeSet;
@@ -131,12 +131,6 @@ pub fn lacking(pool: &PoolRecord, id: &str) -> DriveRecord {
         leaving: None,
         lost_since: None,
     }
-}
-
-/// The newest envelope that can be read, and its number; `None` if there is none, or the newest was destroyed.
-pub fn newest_envelope(envelopes: &[StoredEnvelope]) -> Option<(Envelope, u32)> {
-    let newest = envelopes.iter().take_while(|envelope| !envelope.is_destroyed());
-    newest.filter_map(|stored| Some((Envelope::decode(&stored.bytes[..]).ok()?, stored.written))).next()
 }
 
 /// How a group is encrypted, as its headers have it.

@@ -9,7 +9,6 @@ mod drive_states;
 pub mod events;
 mod format;
 mod found;
-pub(crate) use found::newest_envelope;
 mod headers;
 mod heal;
 pub mod import;

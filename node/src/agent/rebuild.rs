@@ -6,7 +6,7 @@
 //! is what its newest superblock says, and that may be on a drive that was not there before. What has a header on a
 //! drive and no row in the catalogue stays taken: of a group whose home drives are away its later rows say no more.
 use super::Agent;
-use super::found::{Found, FoundGroup, found_on, lacking, nameless, newest_envelope};
+use super::found::{Found, FoundGroup, found_on, lacking, nameless};
 use super::rows::extents_of;
 use super::space::Space;
 use crate::catalogue::records::{LeftOut, LeftRecord};
@@ -16,6 +16,7 @@ use crate::catalogue::{
 };
 use crate::drives::{LabelState, Media, Seen, read_label};
 use crate::error::{Error, Kind, Result};
+use crate::keys::newest_envelope;
 use crate::protocol::Request;
 use crate::text;
 use base::Uuid;

@@ -204,6 +204,15 @@ fn volumes(page: &mut Page, volumes: &[Volume]) {
     each("plinth_volume_scrub_repaired_copies", "gauge", "Copies that the last scrub repaired.", |v| {
         Some(v.scrub.as_ref()?.copies_repaired)
     });
+    each(
+        "plinth_volume_rekey_left_bytes",
+        "gauge",
+        "What is still to be looked at for a new data key.",
+        |v| {
+            let rekey = v.rekey.as_ref()?;
+            Some(rekey.bytes_total?.saturating_sub(rekey.bytes_done))
+        },
+    );
     each("plinth_volume_lost_bytes", "gauge", "What a scrub found that no leg has right.", |v| {
         Some(v.scrub.as_ref()?.lost_bytes)
     });

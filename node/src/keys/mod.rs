@@ -43,6 +43,7 @@ pub use text::SecretText;
 pub(crate) use transit::check_place;
 pub use ublk_target::Secret;
 use utoipa::ToSchema;
+use volume::StoredEnvelope;
 
 /// Bytes of a group's secret at most: what every provider's envelope has room for.
 pub const MAX_GROUP_SECRET_BYTES: usize = 256;
@@ -213,6 +214,12 @@ fn decoded(secret: Secret, envelope: &Envelope, group: &Uuid) -> Result<GroupSec
         let message = format!("what key {} wraps for group {group} is no secret of one: {bad}", envelope.key);
         Error::new(Kind::Damage, envelope.key.clone(), message)
     })
+}
+
+/// The newest envelope that can be read, and its number; `None` if there is none, or the newest was destroyed.
+pub fn newest_envelope(envelopes: &[StoredEnvelope]) -> Option<(Envelope, u32)> {
+    let newest = envelopes.iter().take_while(|envelope| !envelope.is_destroyed());
+    newest.filter_map(|stored| Some((Envelope::decode(&stored.bytes[..]).ok()?, stored.written))).next()
 }
 
 /// Opens a group's envelope without a catalogue: with a file in this folder, or the kernel's keyring.

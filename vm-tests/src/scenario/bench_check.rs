@@ -18,7 +18,10 @@ const IMAGES: u64 = 10;
 /// The host's half.
 pub fn run(session: &mut Session<'_>) -> Result<()> {
     let mut random = Random::new(session.bench.seed);
-    let mut chain = Chain::new(session, Shape { legs: 1, columns: 1, files: false, sector_bytes: 512 })?;
+    let mut chain = Chain::new(
+        session,
+        Shape { legs: 1, columns: 1, files: false, sector_bytes: 512, encrypted: false },
+    )?;
     let base = copy_bases(&chain.drives)?.remove(0);
     load_and_cut(session, &mut chain, Duration::from_millis(1500), 300)?;
     let log_path = chain.drives[0].log.clone().expect("the drives of a cut are logged");

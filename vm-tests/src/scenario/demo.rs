@@ -46,7 +46,7 @@ pub fn run(session: &mut Session<'_>) -> Result<()> {
         lose_caches(session, &drives, &bases)?;
         let images: Vec<PathBuf> = drives[..SYSTEM].iter().map(|d| d.image.clone()).collect();
         let name = if part == 1 { "drives-after-power-cut" } else { "drives-after-second-cut" };
-        let clean = fsck(&plinth, &images).map_err(|e| e.to_string());
+        let clean = fsck(&plinth, &images, &session.folder).map_err(|e| e.to_string());
         let lost = clean.is_err();
         session.check(name, clean);
         if lost {

@@ -11,14 +11,14 @@ use crate::kernel::Which;
 use crate::random::Random;
 
 const FLOOR: [Shape; 3] = [
-    Shape { legs: 2, columns: 2, files: true, sector_bytes: 4096 },
-    Shape { legs: 1, columns: 1, files: true, sector_bytes: 512 },
-    Shape { legs: 3, columns: 1, files: true, sector_bytes: 4096 },
+    Shape { legs: 2, columns: 2, files: true, sector_bytes: 4096, encrypted: false },
+    Shape { legs: 1, columns: 1, files: true, sector_bytes: 512, encrypted: true },
+    Shape { legs: 3, columns: 1, files: true, sector_bytes: 4096, encrypted: false },
 ];
 const NEWEST: [Shape; 3] = [
-    Shape { legs: 3, columns: 2, files: true, sector_bytes: 512 },
-    Shape { legs: 1, columns: 2, files: true, sector_bytes: 4096 },
-    Shape { legs: 2, columns: 1, files: true, sector_bytes: 512 },
+    Shape { legs: 3, columns: 2, files: true, sector_bytes: 512, encrypted: true },
+    Shape { legs: 1, columns: 2, files: true, sector_bytes: 4096, encrypted: false },
+    Shape { legs: 2, columns: 1, files: true, sector_bytes: 512, encrypted: true },
 ];
 
 /// The host's half.

@@ -3,6 +3,7 @@
 
 use crate::children::{Outputs, Running, run_checked, run_lines};
 use crate::error::{Context, Error, Result};
+use crate::key;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -62,6 +63,15 @@ impl Native {
         run_checked(&command)
     }
 
+    /// Has the agent know the bench's key.
+    ///
+    /// # Errors
+    /// Any exit but 0.
+    pub fn know_key(&self) -> Result<()> {
+        key::put(&self.folder.join("state"))?;
+        self.run(&["key", "create", key::NAME]).map(drop)
+    }
+
     /// Imports the pool of `drives`, serves `volume`, and copies what it holds to `to`.
     ///
     /// # Errors
@@ -89,13 +99,13 @@ impl Native {
     }
 }
 
-/// Checks drives offline.
+/// Checks drives offline; with the keys of an agent in `folder`.
 ///
 /// # Errors
 /// fsck finds something, or cannot run.
-pub fn fsck(plinth: &Path, drives: &[PathBuf]) -> Result<()> {
+pub fn fsck(plinth: &Path, drives: &[PathBuf], folder: &Path) -> Result<()> {
     let mut command = Command::new(plinth);
-    command.arg("fsck").args(drives);
+    command.arg("fsck").arg("--keys").arg(key::folder(&folder.join("state"))).args(drives);
     let output = run_lines(&command, Duration::from_secs(300), |_| {})?;
     match output.success {
         true => Ok(()),

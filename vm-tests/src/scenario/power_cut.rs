@@ -10,7 +10,8 @@
 //! read here: two opens of one volume see the same (contract C4). Behind the last cut of a pool one more machine
 //! comes up, without load.
 //!
-//! Pools have different shapes, and every other one holds an ext4, whose files are written instead of blocks.
+//! Pools have different shapes, every other one holds an ext4, whose files are written instead of blocks, and half of them
+//! are encrypted.
 
 use super::Session;
 use super::native::{Native, fsck};
@@ -18,6 +19,7 @@ use crate::children::{Output, run_checked, run_lines};
 use crate::error::{Context, Error, Result};
 use crate::guest::Fnv;
 use crate::kernel::Which;
+use crate::key;
 use crate::machine::{Drive, Machine};
 use crate::oracle::{BLOCK_BYTES, Fact, Oracle, Settled};
 use crate::protocol::{MARK, MARKED, Message};
@@ -35,14 +37,14 @@ const VOLUME_MIB: u64 = 128;
 const CUTS_PER_POOL: u64 = 5;
 /// What the pools are, one after the other; the smoke runs of the two kernels begin four apart.
 const SHAPES: [Shape; 8] = [
-    Shape { legs: 2, columns: 1, files: false, sector_bytes: 512 },
-    Shape { legs: 2, columns: 2, files: true, sector_bytes: 512 },
-    Shape { legs: 1, columns: 1, files: false, sector_bytes: 512 },
-    Shape { legs: 3, columns: 1, files: true, sector_bytes: 512 },
-    Shape { legs: 3, columns: 1, files: false, sector_bytes: 512 },
-    Shape { legs: 2, columns: 1, files: true, sector_bytes: 512 },
-    Shape { legs: 2, columns: 2, files: false, sector_bytes: 512 },
-    Shape { legs: 1, columns: 2, files: true, sector_bytes: 512 },
+    Shape { legs: 2, columns: 1, files: false, sector_bytes: 512, encrypted: false },
+    Shape { legs: 2, columns: 2, files: true, sector_bytes: 512, encrypted: true },
+    Shape { legs: 1, columns: 1, files: false, sector_bytes: 512, encrypted: false },
+    Shape { legs: 3, columns: 1, files: true, sector_bytes: 512, encrypted: true },
+    Shape { legs: 3, columns: 1, files: false, sector_bytes: 512, encrypted: true },
+    Shape { legs: 2, columns: 1, files: true, sector_bytes: 512, encrypted: false },
+    Shape { legs: 2, columns: 2, files: false, sector_bytes: 512, encrypted: true },
+    Shape { legs: 1, columns: 2, files: true, sector_bytes: 512, encrypted: false },
 ];
 /// How long a busy host may take to pass an answer on.
 const MARK_PATIENCE: Duration = Duration::from_secs(120);
@@ -103,6 +105,8 @@ pub(super) struct Shape {
     pub(super) files: bool,
     /// Bytes of its drives' sectors: what they tear at.
     pub(super) sector_bytes: u32,
+    /// Whether it is encrypted.
+    pub(super) encrypted: bool,
 }
 
 /// The drives of one pool over several cuts, and what they may hold.
@@ -137,10 +141,11 @@ pub(super) fn one_cut(
     let sum = load_and_cut(session, &mut chain, load_for, flush_one_in)?;
     same_inside(session, &chain, sum);
     let (facts, flushes) = (chain.oracle.facts, chain.oracle.flushes);
-    let Shape { legs, columns, files, sector_bytes } = chain.shape;
+    let Shape { legs, columns, files, sector_bytes, encrypted } = chain.shape;
+    let how = if encrypted { "encrypted " } else { "" };
     let what = if files { "files" } else { "blocks" };
     eprintln!(
-        "  cut {cut}: {legs} legs, {columns} columns, sectors of {sector_bytes}, {what}, after {} ms, {facts} facts, {flushes} flushes",
+        "  cut {cut}: {legs} legs, {columns} columns, sectors of {sector_bytes}, {how}{what}, after {} ms, {facts} facts, {flushes} flushes",
         load_for.as_millis()
     );
     open_images(session, &chain, &bases, random.draw())?;
@@ -209,6 +214,9 @@ fn cutter(
     let program = program.ok_or_else(|| Error::missing("the program plinth-cut was not built"))?;
     let mut command = Command::new(program);
     command.args(words).arg("--scratch").arg(&session.folder);
+    let state = session.folder.join("keys-of-images");
+    key::put(&state)?;
+    command.arg("--keys").arg(key::folder(&state));
     command.arg("--oracle").arg(session.folder.join("drive-oracle"));
     command.arg("--sector-bytes").arg(chain.shape.sector_bytes.to_string());
     for (flag, number) in numbers {
@@ -230,11 +238,13 @@ fn open_here(session: &Session<'_>, chain: &mut Chain) -> Result<(Settled, Strin
     let plinth = plinth.ok_or_else(|| Error::missing("the plinth binary was not built"))?;
     let images: Vec<PathBuf> = chain.drives.iter().map(|d| d.image.clone()).collect();
     let content = session.folder.join("volume");
-    fsck(plinth, &images)?;
-    let native = Native::start(plinth, &session.folder.join("native"))?;
+    let folder = session.folder.join("native");
+    let native = Native::start(plinth, &folder)?;
+    native.know_key()?;
+    fsck(plinth, &images, &folder)?;
     native.copy_volume(&images, crate::guest::VOLUME, &content)?;
     native.stop()?;
-    fsck(plinth, &images)?;
+    fsck(plinth, &images, &folder)?;
     let file = fs::File::open(&content).doing(|| format!("open {}", content.display()))?;
     match chain.oracle.settle(|block| read_block(&file, block)) {
         Ok(settled) => Ok((settled, checksum(&content)?)),
@@ -280,11 +290,12 @@ fn words(
     chain: &Chain,
     loads: bool,
     flush_one_in: u64,
-) -> [(&'static str, String); 9] {
+) -> [(&'static str, String); 10] {
     [
         ("legs", chain.shape.legs.to_string()),
         ("columns", chain.shape.columns.to_string()),
         ("files", u64::from(chain.shape.files).to_string()),
+        ("encrypted", u64::from(chain.shape.encrypted).to_string()),
         ("bare", u64::from(!session.scenario.product).to_string()),
         ("resumes", u64::from(chain.cuts > 0).to_string()),
         ("loads", u64::from(loads).to_string()),

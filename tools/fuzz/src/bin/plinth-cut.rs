@@ -12,7 +12,7 @@ use vm_tests::writelog::Manner;
 
 const USAGE: &str =
     "plinth-cut [--images N] [--seed S | --only SEED] [--sector-bytes N] [--lies] [--files] [--scratch FOLDER]
-           --oracle FILE (DRIVE LOG)...
+           [--keys FOLDER] --oracle FILE (DRIVE LOG)...
   --images N         images, each with another choice of the unflushed writes (40 unless said)
   --seed S           where the seeds of images begin (1 unless said)
   --only SEED        only the image of this seed, as a failure names it
@@ -20,6 +20,7 @@ const USAGE: &str =
   --lies             the drives lie about flushes: images must be wrong, or nothing is seen here
   --files            the volume holds an ext4
   --scratch FOLDER   where volumes with an ext4 are put (the temporary folder unless said)
+  --keys FOLDER      keys in files, of encrypted volumes
   --oracle FILE      what the volume may hold
   DRIVE LOG          a drive as it was before its log began, and its log";
 
@@ -32,6 +33,7 @@ struct Asked {
     lies: bool,
     has_files: bool,
     scratch: PathBuf,
+    keys: PathBuf,
     oracle: PathBuf,
     drives: Vec<PathBuf>,
 }
@@ -59,6 +61,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Option<Asked> {
         lies: false,
         has_files: false,
         scratch: std::env::temp_dir(),
+        keys: PathBuf::new(),
         oracle: PathBuf::new(),
         drives: Vec::new(),
     };
@@ -71,6 +74,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Option<Asked> {
             "--lies" => asked.lies = true,
             "--files" => asked.has_files = true,
             "--scratch" => asked.scratch = PathBuf::from(words.next()?),
+            "--keys" => asked.keys = PathBuf::from(words.next()?),
             "--oracle" => asked.oracle = PathBuf::from(words.next()?),
             flag if flag.starts_with('-') => return None,
             path => asked.drives.push(PathBuf::from(path)),
@@ -92,8 +96,8 @@ fn load(asked: &Asked) -> Result<Cut, String> {
         let ground = Ground::load(&pair[0], &pair[1], manner);
         grounds.push(ground.map_err(|error| format!("cannot read {}: {error}", pair[0].display()))?);
     }
-    let (has_files, scratch) = (asked.has_files, asked.scratch.clone());
-    Ok(Cut { grounds, oracle, manner, has_files, scratch })
+    let (has_files, scratch, keys) = (asked.has_files, asked.scratch.clone(), asked.keys.clone());
+    Ok(Cut { grounds, oracle, manner, has_files, scratch, keys })
 }
 
 fn run(cut: &Cut, asked: &Asked) -> ExitCode {

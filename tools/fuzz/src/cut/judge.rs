@@ -1,12 +1,12 @@
 //! One image: made, checked offline, opened, compared, closed and checked again.
 use super::files;
 use super::ground::{Ground, Layered};
-use super::open::{CONFIG, opening};
+use super::open::{CONFIG, at_hand, opening};
 use crate::image::{Machine, Stuck};
 use crate::random::Random;
 use base::limits::SLOT_DATA_BLOCKS;
 use base::{BLOCK_BYTES, Lba, Phase, SECTORS_PER_BLOCK};
-use plinth_check::{Media, Options, fsck};
+use plinth_check::{Media, Options, fsck_with_keys};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -32,6 +32,8 @@ pub struct Cut {
     pub has_files: bool,
     /// Where volumes are put to be checked.
     pub scratch: PathBuf,
+    /// The folder of the keys of encrypted volumes.
+    pub keys: PathBuf,
 }
 
 /// What some images saw.
@@ -84,6 +86,7 @@ impl Cut {
     }
 
     fn judge_once(&self, seed: u64) -> Result<Figures, String> {
+        let keys = self.keys.as_path();
         let mut random = Random::new(seed);
         let mut figures = Figures { images: 1, ..Figures::default() };
         let mut drives = Vec::new();
@@ -93,23 +96,23 @@ impl Cut {
             figures.add(Figures { kept, dropped, torn, ..Figures::default() });
             drives.push(drive);
         }
-        sound(&drives, "as the cut left them")?;
+        sound(&drives, keys, "as the cut left them")?;
         let way = random.below(4);
         let mut number = 1;
         if way == 0 {
             for _ in 0..=random.below(3) {
-                drives = fail_inside(drives, number, &mut random)?;
+                drives = fail_inside(drives, number, keys, &mut random)?;
                 number += 1;
                 figures.again += 1;
             }
-            sound(&drives, "after a recovery that did not end")?;
+            sound(&drives, keys, "after a recovery that did not end")?;
         }
         let mut oracle = self.oracle.clone();
-        let mut machine = open(drives, number)?;
+        let mut machine = open(drives, number, keys)?;
         figures.blocks += settle(&mut machine, &mut oracle)?;
         if way == 1 {
             // What was read is there for good, though nobody has flushed since.
-            machine = open(lose_power(machine.drives, &mut random), number + 1)?;
+            machine = open(lose_power(machine.drives, &mut random), number + 1, keys)?;
             settle(&mut machine, &mut oracle).map_err(|why| format!("after it had been read: {why}"))?;
             figures.later += 1;
         }
@@ -118,7 +121,7 @@ impl Cut {
             figures.files += self.oracle.files().len() as u64;
         }
         match machine.close().map_err(|Stuck(why)| why)? {
-            true => sound(&machine.drives, "after it was closed")?,
+            true => sound(&machine.drives, keys, "after it was closed")?,
             false => return Err(format!("it does not close: {:?}", machine.engine().halted())),
         }
         Ok(figures)
@@ -134,11 +137,11 @@ impl Cut {
 }
 
 /// The offline check finds nothing.
-fn sound(drives: &[Layered<'_>], when: &str) -> Result<(), String> {
+fn sound(drives: &[Layered<'_>], keys: &Path, when: &str) -> Result<(), String> {
     let names: Vec<String> = (0..drives.len()).map(|drive| format!("drive {drive}")).collect();
     let named: Vec<(&str, &dyn Media)> =
         names.iter().map(String::as_str).zip(drives.iter().map(|drive| drive as &dyn Media)).collect();
-    let report = fsck(&named, &Options::default());
+    let report = fsck_with_keys(&named, &Options::default(), &at_hand(drives, keys));
     let problems: Vec<String> = report.problems().take(4).map(ToString::to_string).collect();
     match report.is_clean() {
         true => Ok(()),
@@ -146,9 +149,9 @@ fn sound(drives: &[Layered<'_>], when: &str) -> Result<(), String> {
     }
 }
 
-fn open(drives: Vec<Layered<'_>>, number: u8) -> Result<Machine<Layered<'_>>, String> {
-    let (request, rows) = opening(&drives, number)?;
-    let mut machine = Machine::new(drives, CONFIG, request, rows);
+fn open<'a>(drives: Vec<Layered<'a>>, number: u8, keys: &Path) -> Result<Machine<Layered<'a>>, String> {
+    let (request, rows, keys) = opening(&drives, number, keys)?;
+    let mut machine = Machine::with_keys(drives, CONFIG, request, rows, keys);
     match machine.wait_open() {
         Ok(Phase::Serving) => Ok(machine),
         Ok(phase) => Err(format!("it does not open: {phase:?}, {:?}", machine.engine().refusal())),
@@ -160,10 +163,11 @@ fn open(drives: Vec<Layered<'_>>, number: u8) -> Result<Machine<Layered<'_>>, St
 fn fail_inside<'a>(
     drives: Vec<Layered<'a>>,
     number: u8,
+    keys: &Path,
     random: &mut Random,
 ) -> Result<Vec<Layered<'a>>, String> {
-    let (request, rows) = opening(&drives, number)?;
-    let mut machine = Machine::new(drives, CONFIG, request, rows);
+    let (request, rows, keys) = opening(&drives, number, keys)?;
+    let mut machine = Machine::with_keys(drives, CONFIG, request, rows, keys);
     machine.open_a_little(random.below(RECOVERY_STEPS) as u64);
     Ok(lose_power(machine.drives, random))
 }

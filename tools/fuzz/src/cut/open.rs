@@ -1,22 +1,39 @@
 //! What is needed to open the one group that a set of drives holds: found on the drives, as an import finds it.
 use base::{DriveIx, Extent, ExtentNo, Gen, SECTOR_BYTES, Sectors, Uuid};
-use plinth_check::{Drive, Media, Report, find_groups, groups};
+use node::offline::AtHand;
+use plinth_check::{Drive, Keyring, KeysOf, Media, Report, find_groups, groups};
 use std::collections::{BTreeSet, VecDeque};
+use std::path::Path;
+use volume::keys::GroupKeys;
 use volume::names::Found;
 use volume::{Activation, Candidate, Config, DriveInfo, NewVolume, OpenRequest};
 
 /// The engine as a target has it, with fewer requests at once.
 pub const CONFIG: Config = Config { slots: 4, ..Config::SERVED };
 
-/// A request to open the group, and the rows that its pool has left.
-pub type Opening = (OpenRequest, VecDeque<Vec<Extent>>);
+/// A request to open the group, the rows that its pool has left, and its keys if it is encrypted.
+pub type Opening = (OpenRequest, VecDeque<Vec<Extent>>, Option<GroupKeys>);
 
-/// Reads labels, headers and superblocks. `number` tells activations of one image apart.
+/// The keys that a folder has for these drives.
+pub fn at_hand<M: Media>(drives: &[M], folder: &Path) -> AtHand {
+    let names = names(drives);
+    AtHand::open(&named(&names, drives), folder)
+}
+
+fn names<M>(drives: &[M]) -> Vec<String> {
+    (0..drives.len()).map(|drive| format!("drive {drive}")).collect()
+}
+
+fn named<'a, M: Media>(names: &'a [String], drives: &'a [M]) -> Vec<(&'a str, &'a dyn Media)> {
+    names.iter().map(String::as_str).zip(drives.iter().map(|drive| drive as &dyn Media)).collect()
+}
+
+/// Reads labels, headers and superblocks. `number` tells activations of one image apart; `folder` has the keys.
 ///
 /// # Errors
 /// In words: a drive is of no pool, or the drives do not hold exactly one group.
-pub fn opening<M: Media>(drives: &[M], number: u8) -> Result<Opening, String> {
-    let names: Vec<String> = (0..drives.len()).map(|drive| format!("drive {drive}")).collect();
+pub fn opening<M: Media>(drives: &[M], number: u8, folder: &Path) -> Result<Opening, String> {
+    let names = names(drives);
     let mut report = Report::default();
     let mut known = Vec::new();
     for (name, media) in names.iter().zip(drives) {
@@ -31,12 +48,15 @@ pub fn opening<M: Media>(drives: &[M], number: u8) -> Result<Opening, String> {
         info: DriveInfo { uuid: drive.uuid, blocks: drives[index].blocks(), volatile: true },
         homes: homes.homes.iter().filter(|(home, _)| *home == index).map(|(_, extent)| *extent).collect(),
     };
-    let plain = |found: &Found| match found {
+    let keys = at_hand(drives, folder).keys_of(homes.group);
+    let read = |found: &Found| match found {
         Found::Plain(names) => Some(names.clone()),
-        Found::Sealed(_) | Found::None => None,
+        Found::Sealed(sealed) => keys.as_ref().and_then(|keys| sealed.open(keys).ok().flatten()),
+        Found::None => None,
     };
-    let names_of = scan.names.values().flatten().filter_map(plain).max_by_key(|names| names.written);
-    let generation = groups_of(&names, drives)?.generation.get() + 1;
+    let names_of = scan.names.values().flatten().filter_map(read).max_by_key(|names| names.written);
+    let group = groups_of(&named(&names, drives), &|of, _| at_hand(drives, folder).keys_of(of))?;
+    let generation = group.generation.get() + 1;
     let request = OpenRequest {
         group: homes.group,
         extent_blocks: known[0].extent_blocks,
@@ -54,13 +74,11 @@ pub fn opening<M: Media>(drives: &[M], number: u8) -> Result<Opening, String> {
             sectors: Sectors::new(names.size_bytes / SECTOR_BYTES as u64),
         }),
     };
-    Ok((request, rows_left(&groups_of(&names, drives)?, &known, &scan)))
+    Ok((request, rows_left(&group, &known, &scan), keys))
 }
 
-fn groups_of<M: Media>(names: &[String], drives: &[M]) -> Result<plinth_check::Group, String> {
-    let named: Vec<(&str, &dyn Media)> =
-        names.iter().map(String::as_str).zip(drives.iter().map(|drive| drive as &dyn Media)).collect();
-    let mut found = groups(&named, &|_, _| None);
+fn groups_of(drives: &[(&str, &dyn Media)], keys: &KeysOf<'_>) -> Result<plinth_check::Group, String> {
+    let mut found = groups(drives, keys);
     let why = |found: &plinth_check::Summary| {
         found.left_out.iter().map(|left| left.why.as_str()).collect::<Vec<_>>().join("; ")
     };

@@ -7,6 +7,7 @@ use crate::guest::load::Fio;
 use crate::guest::product::send_signal;
 use crate::guest::runner::Teller;
 use crate::guest::{Guest, Memory};
+use crate::key;
 use crate::oracle::{BLOCK_BYTES, Fact, FileName, content, file_content, file_path};
 use crate::protocol::{MARK, MARKED};
 use crate::random::Random;
@@ -29,6 +30,8 @@ const LARGEST_BLOCKS: u64 = 16;
 /// Files of one writer at most, and the largest.
 const FILES: usize = 24;
 const LARGEST_FILE: u64 = 256 << 10;
+/// Where an agent keeps its state unless it is told otherwise.
+const STATE: &str = "/var/lib/plinth";
 const MOUNT: &str = "/mnt/vol";
 
 /// Makes the volume, or takes it over from the drives as the last cut left them, and loads it until the power is
@@ -38,16 +41,19 @@ pub(super) fn run(guest: &mut Guest) -> Result<()> {
     let device = if guest.number("bare")? == 1 {
         drives[0].path.clone()
     } else if guest.number("resumes")? == 0 {
-        guest.start_agent()?;
+        let encrypted = start_agent(guest)?;
         let (legs, columns) = (guest.parameter("legs")?.to_owned(), guest.parameter("columns")?.to_owned());
-        let shape = ["--legs", legs.as_str(), "--columns", columns.as_str()];
+        let mut shape = vec!["--legs", legs.as_str(), "--columns", columns.as_str()];
+        if encrypted {
+            shape.extend(["--encrypt", "--kek", key::NAME]);
+        }
         let device = guest.new_device(&drives, guest.number("volume_mib")?, &shape)?;
         if guest.number("files")? == 1 {
             make_ext4(guest, &device)?;
         }
         device
     } else {
-        guest.start_agent()?;
+        start_agent(guest)?;
         let names: Vec<String> = drives.iter().map(|d| d.name()).collect();
         let words: Vec<&str> =
             ["pool", "import"].into_iter().chain(names.iter().map(String::as_str)).collect();
@@ -92,6 +98,19 @@ pub(super) fn run(guest: &mut Guest) -> Result<()> {
         outcome?;
     }
     Err(Error::failed("the load ended, and nobody had cut the power"))
+}
+
+/// Starts an agent that has the key, if the volume is encrypted; returns whether it is.
+fn start_agent(guest: &mut Guest) -> Result<bool> {
+    let encrypted = guest.number("encrypted")? == 1;
+    if encrypted {
+        key::put(Path::new(STATE))?;
+    }
+    guest.start_agent()?;
+    if encrypted {
+        guest.plinth_ok(&["key", "create", key::NAME])?;
+    }
+    Ok(encrypted)
 }
 
 /// The file that fio writes and verifies on the file system.
