@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 const USAGE: &str = "plinth-kill [--kills N] [--seed S] [--plinth PROGRAM] [--folder FOLDER]
-  --kills N          kills in all, half of them of a mirror and half of a group with a single leg (200 unless said)
+  --kills N          kills in all: of a mirror and of a group with a single leg, each plain and encrypted (200 unless said)
   --seed S           where random numbers begin (1 unless said)
   --plinth PROGRAM   a plinth to kill instead of this program's own target
   --folder FOLDER    where the drives are made (a temporary folder unless said)";
@@ -58,12 +58,13 @@ fn run(asked: &Asked) -> node::Result<bool> {
     let own = own.map_err(|source| node::Error::io("find", Path::new("plinth-kill"), &source))?;
     let program = asked.program.clone().unwrap_or(own);
     let (mut passed, mut failed) = (0, 0);
-    for (legs, kills) in [(2, asked.kills.div_ceil(2)), (1, asked.kills / 2)] {
-        let folder = asked.folder.join(format!("{legs}-leg"));
-        let mut campaign = Campaign::new(&folder, legs, &program, asked.seed)?;
-        let (tally, wrong) = campaign.run(kills);
+    for (turn, (legs, encrypted)) in [(2, false), (1, true), (2, true), (1, false)].into_iter().enumerate() {
+        let how = if encrypted { " encrypted" } else { "" };
+        let folder = asked.folder.join(format!("{legs}-leg{}", how.trim()));
+        let mut campaign = Campaign::new(&folder, legs, encrypted, &program, asked.seed)?;
+        let (tally, wrong) = campaign.run((asked.kills + 3 - turn as u64) / 4);
         println!(
-            "kills of {legs} leg: {} passed, {} failed, {} writes acknowledged, slowest start {} ms",
+            "kills of {legs}{how} leg: {} passed, {} failed, {} writes acknowledged, slowest start {} ms",
             tally.passed, tally.failed, tally.acknowledged, tally.slowest_ms
         );
         match wrong {

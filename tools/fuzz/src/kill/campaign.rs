@@ -38,12 +38,12 @@ pub struct Campaign {
 }
 
 impl Campaign {
-    /// A new group with so many legs in `folder`; `program target --spec FILE` serves it.
+    /// A new group with so many legs in `folder`, encrypted or not; `program target --spec FILE` serves it.
     ///
     /// # Errors
     /// The file system's.
-    pub fn new(folder: &Path, legs: u8, program: &Path, seed: u64) -> Result<Self> {
-        let group = Group::create(folder, legs, SECTORS)?;
+    pub fn new(folder: &Path, legs: u8, encrypted: bool, program: &Path, seed: u64) -> Result<Self> {
+        let group = Group::create(folder, legs, SECTORS, encrypted)?;
         let (random, oracle) = (Random::new(seed), Oracle::new(SECTORS));
         Ok(Self { group, program: program.to_owned(), random, oracle, tally: Tally::default() })
     }

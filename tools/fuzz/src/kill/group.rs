@@ -4,10 +4,11 @@
 //! for), starts the target again. Extents are as small as the format allows, so that rows, laps of the ring and
 //! checkpoints are many.
 use base::{Blocks, DriveIx, Extent, ExtentNo, Uuid};
+use node::keys::GroupSecret;
 use node::protocol::{FromTarget, Notice, Request};
 use node::target_spec::{FrontEndSpec, Row, RowExtent, TargetDrive, TargetVolume};
 use node::{Error, Kind, Result, TargetSpec};
-use plinth_check::{FileMedia, Media, Options, Severity, fsck, open_media};
+use plinth_check::{FileMedia, Keyring, Media, Options, Severity, fsck_with_keys, open_media};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::FileExt;
@@ -15,6 +16,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use volume::keys::GroupKeys;
 use volume::label::{Label, places};
 use volume::layout::{FIRST_EXTENT_BLOCK, TAIL_BLOCKS};
 use volume::{Geometry, create};
@@ -31,6 +33,8 @@ pub struct Group {
     legs: u8,
     sectors: u64,
     starts: u64,
+    /// The keys, of a group that is encrypted.
+    secret: Option<GroupSecret>,
 }
 
 /// A target that runs.
@@ -44,9 +48,10 @@ impl Group {
     ///
     /// # Errors
     /// The file system's.
-    pub fn create(folder: &Path, legs: u8, sectors: u64) -> Result<Self> {
+    pub fn create(folder: &Path, legs: u8, sectors: u64, encrypted: bool) -> Result<Self> {
         std::fs::create_dir_all(folder).map_err(|source| Error::io("make", folder, &source))?;
-        let group = Self { folder: folder.to_owned(), legs, sectors, starts: 0 };
+        let secret = if encrypted { Some(GroupSecret::random()?) } else { None };
+        let group = Self { folder: folder.to_owned(), legs, sectors, starts: 0, secret };
         let new = create::NewGroup {
             pool: Uuid([8; 16]),
             group: Uuid([9; 16]),
@@ -74,7 +79,11 @@ impl Group {
             });
             files.push(made.map_err(|source| Error::io("make", &path, &source))?);
         }
-        for (drive, at, block) in create::plan(&new).expect("a possible shape").into_iter().flatten() {
+        let phases = match &group.secret {
+            Some(secret) => create::plan_encrypted(&new, secret.keys()),
+            None => create::plan(&new),
+        };
+        for (drive, at, block) in phases.expect("a possible shape").into_iter().flatten() {
             let index = usize::from(drive.get());
             let written = files[index].write_all_at(&block[..], at.get() * 4096);
             written.map_err(|source| Error::io("write", &group.drive(drive.get()), &source))?;
@@ -104,8 +113,13 @@ impl Group {
         let log =
             File::options().create(true).append(true).open(&log).map_err(|e| Error::io("open", &log, &e))?;
         let mut command = Command::new(program);
-        command.arg("target").arg("--spec").arg(&path).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let child = command.spawn().map_err(|source| Error::io("start", program, &source))?;
+        let input = if self.secret.is_some() { Stdio::piped() } else { Stdio::null() };
+        command.arg("target").arg("--spec").arg(&path).stdin(input).stdout(Stdio::null()).stderr(log);
+        let mut child = command.spawn().map_err(|source| Error::io("start", program, &source))?;
+        if let (Some(secret), Some(mut pipe)) = (&self.secret, child.stdin.take()) {
+            let told = pipe.write_all(secret.secret().expose());
+            told.map_err(|source| Error::io("tell its secret to", program, &source))?;
+        }
         let running = Running { child, control: spec.control_socket.clone() };
         Ok(running)
     }
@@ -147,7 +161,7 @@ impl Group {
             catalogue_counts: true,
             gen_number: self.starts,
             activation: format!("{}", Uuid((u128::from(self.starts) | 1 << 100).to_be_bytes())),
-            salt: "0".repeat(32),
+            salt: format!("{:032x}", self.starts),
             legs: self.legs,
             columns: 1,
             stripe_blocks: STRIPE_BLOCKS,
@@ -166,7 +180,7 @@ impl Group {
             scrub_bytes_per_second: 0,
             forced: false,
             served_gen: None,
-            encrypted: false,
+            encrypted: self.secret.is_some(),
             control_socket: self.folder.join("control"),
             stale_marks: self.folder.join("marks"),
         }
@@ -184,11 +198,17 @@ impl Group {
             media.push(open_media(&path).map_err(|source| Error::io("open", &path, &source))?);
         }
         let named = names.iter().zip(&media).map(|(name, media)| (name.as_str(), media as &dyn Media));
-        let report = fsck(&named.collect::<Vec<_>>(), &Options::default());
+        let report = fsck_with_keys(&named.collect::<Vec<_>>(), &Options::default(), self);
         match report.findings.iter().find(|finding| finding.severity > Severity::Note) {
             None => Ok(()),
             Some(finding) => Err(Error::general(Kind::Damage, format!("the check finds {finding:?}"))),
         }
+    }
+}
+
+impl Keyring for Group {
+    fn keys_of(&self, _: Uuid) -> Option<GroupKeys> {
+        self.secret.as_ref().map(GroupSecret::keys)
     }
 }
 
