@@ -174,8 +174,10 @@ impl Agent {
             let detached = self.supervisor.detach(name).await;
             if let Err(error) = detached {
                 let (this, volume) = (self.clone(), name.to_owned());
-                super::blocking(move || this.take_back_detach(&volume)).await?;
-                return Err(error);
+                // Whoever asked a moment before may have had it detached before this request was heard.
+                if super::blocking(move || this.take_back_detach(&volume)).await? {
+                    return Err(error);
+                }
             }
         }
         let (this, volume) = (self.clone(), name.to_owned());
@@ -215,15 +217,14 @@ impl Agent {
         Ok(true)
     }
 
-    /// A detach that the target refused leaves the volume attached.
-    fn take_back_detach(&self, name: &str) -> Result<()> {
+    /// A detach that the target refused leaves the volume attached. Returns whether it is.
+    fn take_back_detach(&self, name: &str) -> Result<bool> {
         let _space = self.lock();
         let mut volume = self.volume(name)?;
-        if let Some(attachment) = &mut volume.record.attachment {
-            attachment.detaching = false;
-            self.store.txn().update(records::volume_key(name), &volume).commit()?;
-        }
-        Ok(())
+        let Some(attachment) = &mut volume.record.attachment else { return Ok(false) };
+        attachment.detaching = false;
+        self.store.txn().update(records::volume_key(name), &volume).commit()?;
+        Ok(true)
     }
 
     /// Detaches every volume; the first that refuses ends it.

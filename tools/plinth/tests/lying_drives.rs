@@ -43,7 +43,7 @@ fn replay(told: &mut Told<'_>) {
     for &place in told.places {
         let old = &told.old[place * BLOCK..][..BLOCK];
         if old.iter().any(|byte| *byte != 0) {
-            told.put(place, &old.to_vec());
+            told.put(place, old);
         }
     }
 }
