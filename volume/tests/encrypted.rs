@@ -55,6 +55,32 @@ fn a_drive_is_left_for_another() {
     world.check_all();
 }
 
+/// Operations and blocks of the writes that a workload comes to on the drives, checkpoints and a close included.
+fn written(shape: Shape) -> (u64, u64) {
+    let mut world = World::new(shape);
+    world.settle();
+    world.log = Some(Vec::new());
+    for _ in 0..20 {
+        some_writes(&mut world, 100);
+        world.flush().expect("flushes");
+    }
+    world.settle();
+    world.close();
+    let writes = |io: &&world::DriveIo| io.op == base::DriveOp::Write;
+    let log = world.take_log();
+    let blocks = log.iter().filter(writes).map(|io| io.blocks).sum();
+    (log.iter().filter(writes).count() as u64, blocks)
+}
+
+/// Encryption costs no second write of anything.
+#[test]
+fn an_encrypted_group_writes_what_a_plain_one_writes() {
+    let (plain, encrypted) = (written(Shape::MIRROR), written(ENCRYPTED));
+    assert!(plain.0 > 1000, "{plain:?}");
+    let alike = |one: u64, other: u64| one.abs_diff(other) <= one / 100;
+    assert!(alike(plain.0, encrypted.0) && alike(plain.1, encrypted.1), "{plain:?} and {encrypted:?}");
+}
+
 fn refusal(world: &mut World, keys: Option<u32>) -> Option<Refusal> {
     world.kill();
     world.keys = keys;
