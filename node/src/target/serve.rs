@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use ublk_target::ublk::{UblkDevice, UblkQueue, harden_process};
+use ublk_target::ublk::{UblkDevice, UblkQueue, harden_process, lock_memory};
 use ublk_target::{Drive, Handle, NbdServer, Notice, Target, TargetError};
 use volume::{CopyHealth, DriveView, Halt, Stats};
 
@@ -48,14 +48,29 @@ const CLIENTS_PAUSE: Duration = Duration::from_millis(5);
 /// process runs any more, which it asks before an upgrade; ours has what we have, so without it we stay open to our user.
 fn close_to_others() -> std::io::Result<()> {
     const CAP_SYS_PTRACE: u32 = 19;
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
-    if mask >> CAP_SYS_PTRACE & 1 == 1 {
+    if may(CAP_SYS_PTRACE)? {
         ublk_target::secrets::harden_process()
     } else {
         ublk_target::secrets::forbid_cores()
     }
+}
+
+/// The engine's copy of the keys, and what its cipher makes of them, lie in ordinary memory: all of it is locked. Where
+/// there is a limit on that, later memory would not be had; then nothing is.
+fn lock_keys() -> std::io::Result<()> {
+    const CAP_IPC_LOCK: u32 = 14;
+    match may(CAP_IPC_LOCK)? {
+        true => lock_memory(),
+        false => Err(std::io::Error::other("run it with CAP_IPC_LOCK, or without swap")),
+    }
+}
+
+/// Whether this process has a capability.
+fn may(capability: u32) -> std::io::Result<bool> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    Ok(mask >> capability & 1 == 1)
 }
 
 /// Serves a group until it is closed or cannot go on.
@@ -67,6 +82,11 @@ pub fn run(spec: TargetSpec) -> Result<()> {
     // Before the first thread: what it sets is inherited.
     let mut unhardened: Vec<String> = match spec.front_end {
         FrontEndSpec::Ublk { .. } => harden_process().iter().map(ToString::to_string).collect(),
+        FrontEndSpec::Nbd { .. } if spec.encrypted => lock_keys()
+            .err()
+            .map(|error| format!("cannot keep the volume's keys out of swap: {error}"))
+            .into_iter()
+            .collect(),
         FrontEndSpec::Nbd { .. } => Vec::new(),
     };
     if let Err(error) = close_to_others() {

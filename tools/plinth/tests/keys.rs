@@ -206,6 +206,16 @@ fn tells(bytes: &[u8], secret: &[u8]) -> bool {
     holds(secret) || holds(&hex)
 }
 
+/// A target with keys has all its memory locked, if it may; what it told otherwise is an event.
+fn keeps_out_of_swap(pid: u64) {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process of ours");
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).expect("a field").trim();
+    let may = u64::from_str_radix(field("CapEff:"), 16).expect("a mask") >> 14 & 1 == 1;
+    let (locked, resident) = (field("VmLck:"), field("VmRSS:"));
+    let kib = |field: &str| field.split(' ').next().and_then(|kib| kib.parse::<u64>().ok()).expect("KiB");
+    assert!(!may || kib(locked) >= kib(resident) / 2, "{locked} of {resident}");
+}
+
 /// Aborts a process, as a failed assertion does, and looks where the kernel would leave a core.
 fn leaves_no_core(pid: u64) {
     let folder = std::fs::read_link(format!("/proc/{pid}/cwd")).expect("a process of ours");
@@ -295,6 +305,7 @@ fn no_secret_is_told() {
         }
     }
     let target = status["volumes"][0]["target"]["pid"].as_u64().expect("a process");
+    keeps_out_of_swap(target);
     leaves_no_core(target);
     let bundle = String::from_utf8_lossy(&std::fs::read(agent.path("bundle")).expect("reads")).into_owned();
     assert!(bundle.contains("kept back") && !bundle.contains("504c4e5448454e56"), "envelopes stay out of it");

@@ -37,14 +37,10 @@ pub fn harden_process() -> Vec<Unhardened> {
         "under memory pressure the volume may hang; run with CAP_SYS_RESOURCE",
         sys::set_io_flusher(),
     );
-    use nix::sys::mman::{MlockAllFlags, mlockall};
-    let all = MlockAllFlags::MCL_CURRENT
-        | MlockAllFlags::MCL_FUTURE
-        | MlockAllFlags::from_bits_retain(libc::MCL_ONFAULT);
     check(
         "lock its memory",
         "under memory pressure the volume may hang; raise the limit on locked memory (ulimit -l)",
-        mlockall(all).map_err(io::Error::from),
+        lock_memory(),
     );
     check(
         "ask the out-of-memory killer to spare it",
@@ -57,6 +53,19 @@ pub fn harden_process() -> Vec<Unhardened> {
         own_mounts(),
     );
     failed
+}
+
+/// Keeps all memory of this process, also what it gets later, out of the swap as soon as it is used. Without
+/// CAP_IPC_LOCK what it gets beyond the limit on locked memory fails from then on.
+///
+/// # Errors
+/// The operating system's.
+pub fn lock_memory() -> io::Result<()> {
+    use nix::sys::mman::{MlockAllFlags, mlockall};
+    let all = MlockAllFlags::MCL_CURRENT
+        | MlockAllFlags::MCL_FUTURE
+        | MlockAllFlags::from_bits_retain(libc::MCL_ONFAULT);
+    mlockall(all).map_err(io::Error::from)
 }
 
 /// Whether the calling thread has been marked.

@@ -18,5 +18,5 @@ mod sys;
 pub use abi::State;
 pub use control::UblkError;
 pub use device::{Existing, UblkDevice, give_up, list, remove_stale};
-pub use harden::{Unhardened, harden_process, is_io_flusher};
+pub use harden::{Unhardened, harden_process, is_io_flusher, lock_memory};
 pub use queue::UblkQueue;
