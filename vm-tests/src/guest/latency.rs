@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// The longest that a completion may take while something happens behind the device.
 pub const BAR: Duration = Duration::from_secs(1);
 /// A control beyond this part of the bar shows that the machine is too slow for it.
-pub const SHARE: u32 = 4;
+const SHARE: u32 = 4;
 /// How often a measurement is taken until it keeps its bar.
 pub const ATTEMPTS: usize = 3;
 /// The log tells a completion at most so late.
