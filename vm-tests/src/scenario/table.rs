@@ -196,7 +196,7 @@ pub const ALL: &[Scenario] = &[
         programs: &["mkfs.ext4"],
         cut: true,
         rounds: 100,
-        smoke_rounds: 7,
+        smoke_rounds: 10,
         smoke: BOTH,
         limit: Duration::from_secs(180),
         host: power_cut::run,
