@@ -22,6 +22,14 @@ fn attach(agent: &Agent) -> Nbd {
     Nbd::connect(&agent.path("n"))
 }
 
+/// The same, attached, with so many chunks written.
+fn written(agent: &Agent, chunks: usize) -> Contents {
+    encrypted(agent);
+    let mut contents = Contents::new(chunks);
+    contents.write(&mut attach(agent), 0, 1);
+    contents
+}
+
 fn shown(agent: &Agent) -> Value {
     agent.plinth("volume show v -o json").json()
 }
@@ -62,11 +70,7 @@ fn check_from_drives(agent: &mut Agent, contents: &Contents) {
 #[test]
 fn a_volume_goes_over_to_a_new_key_while_it_is_served() {
     let mut agent = Agent::start();
-    encrypted(&agent);
-    let mut contents = Contents::new(512);
-    let mut nbd = attach(&agent);
-    contents.write(&mut nbd, 0, 1);
-    drop(nbd);
+    let mut contents = written(&agent, 512);
     let before = pid(&agent);
     agent.plinth("rekey v --dry-run").ok();
     assert_eq!(shown(&agent)["rekey"], Value::Null);
@@ -138,11 +142,7 @@ fn it_waits_until_it_can_go_on() {
 #[test]
 fn a_walk_that_is_cut_short_ends_all_the_same() {
     let mut agent = Agent::start();
-    encrypted(&agent);
-    let mut contents = Contents::new(512);
-    let mut nbd = attach(&agent);
-    contents.write(&mut nbd, 0, 1);
-    drop(nbd);
+    let mut contents = written(&agent, 512);
     for (turn, delay) in [0, 10, 40, 100, 200, 400, 700, 1100, 1600].into_iter().enumerate() {
         let target = pid(&agent);
         agent.plinth("rekey v").ok();
@@ -171,11 +171,7 @@ fn a_walk_that_is_cut_short_ends_all_the_same() {
 #[test]
 fn the_old_key_stays_for_a_drive_that_is_away() {
     let mut agent = Agent::start();
-    encrypted(&agent);
-    let mut contents = Contents::new(128);
-    let mut nbd = attach(&agent);
-    contents.write(&mut nbd, 0, 1);
-    drop(nbd);
+    let mut contents = written(&agent, 128);
     agent.plinth("drive offline p @d2").ok();
     let mut nbd = Nbd::connect(&agent.path("n"));
     contents.write(&mut nbd, 1, 3);
