@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 /// How long a drive that is in use is tried again: udev probes a device under a shared lock for some milliseconds
 /// after each close.
 const USUAL_PATIENCE: Duration = Duration::from_millis(1_000);
-const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE: Duration = Duration::from_millis(2);
 /// Blocks that a synchronous transfer moves at once.
 const BOUNCE_BLOCKS: usize = 64;
 

@@ -26,6 +26,7 @@ pub mod target;
 #[cfg(test)]
 mod testing;
 pub mod ublk;
+pub mod workspace;
 
 pub use ciphers::{AwsLc, aes_is_fast};
 pub use drive::{Access, Drive, DriveError, Properties};
@@ -37,3 +38,4 @@ pub use nbd::NbdServer;
 pub use ops::MAX_DRIVE_OPS;
 pub use secrets::Secret;
 pub use target::{Ended, Options, Target, TargetError};
+pub use workspace::Workspace;

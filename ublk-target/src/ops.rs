@@ -116,8 +116,8 @@ pub(crate) struct DriveOps {
 }
 
 impl DriveOps {
-    /// For drives of which entry `n` says whether drive `n` has a volatile cache.
-    pub(crate) fn new(volatile: impl Iterator<Item = bool>) -> Self {
+    /// Without drives.
+    pub(crate) fn new() -> Self {
         let blank = |_| DriveIo {
             token: IoToken(0),
             drive: DriveIx::ZERO,
@@ -136,14 +136,12 @@ impl DriveOps {
             after: NONE,
             mark: 0,
         };
-        let mut this = Self {
+        Self {
             ops: (0..MAX_DRIVE_OPS).map(blank).collect(),
             free: (0..MAX_DRIVE_OPS as u32).rev().collect(),
             orders: Vec::with_capacity(MAX_DRIVES),
             finished: VecDeque::with_capacity(MAX_DRIVE_OPS),
-        };
-        volatile.for_each(|volatile_cache| this.add_drive(volatile_cache));
-        this
+        }
     }
 
     /// One drive more, with the next number.

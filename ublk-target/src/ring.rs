@@ -92,7 +92,7 @@ pub struct Ring {
 unsafe impl Send for Ring {}
 
 impl Ring {
-    /// A ring over `area`, for use by the calling thread alone.
+    /// A ring over `area`, not at work yet: see `enable`.
     ///
     /// # Errors
     /// The kernel refuses io_uring (`kernel.io_uring_disabled`, a container's filter) or is older than 6.1.
@@ -102,6 +102,8 @@ impl Ring {
             .setup_single_issuer()
             .setup_coop_taskrun()
             .setup_defer_taskrun()
+            // Bound to a thread when it is enabled.
+            .setup_r_disabled()
             .dontfork()
             .build(SUBMISSIONS)?;
         let params = uring.params();
@@ -112,6 +114,14 @@ impl Ring {
         let registered = register_buffers(&uring, &area);
         let iovecs = Vec::with_capacity(IOVECS);
         Ok(Self { uring, area: Some(area), iovecs, registered, front: None, in_flight: 0 })
+    }
+
+    /// Puts it to work, for use by the calling thread alone from now on.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn enable(&self) -> io::Result<()> {
+        self.uring.submitter().register_enable_rings()
     }
 
     /// Whether the engine's memory is registered: without, each transfer pins its pages anew (slower; the limit
@@ -334,7 +344,11 @@ impl Drop for Ring {
     fn drop(&mut self) {
         if self.in_flight > 0 && !self.drain() {
             std::mem::forget(self.area.take());
+            return;
         }
+        // What is left to the end of the ring is done in the background, some time later. Until then the drives stay
+        // open and locked, and whoever serves them next waits.
+        let _ = self.uring.submitter().unregister_files();
     }
 }
 

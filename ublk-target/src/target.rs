@@ -12,10 +12,11 @@
 use crate::drive::Drive;
 use crate::front::{Allocation, FrontEnd, FrontIo, VolumeInfo};
 use crate::handle::{Command, Control, Handle, Notice};
-use crate::memory::{Area, Locked, Region};
+use crate::memory::{Locked, Region};
 use crate::ops::{DriveOps, Finished, MAX_DRIVE_OPS, Next, OpIx};
 use crate::resets::{self, Resets};
 use crate::ring::{Event, Ring, Source};
+use crate::workspace::Workspace;
 use base::limits::{MAX_DRIVES, MAX_SLOTS};
 use base::{
     Action, Actions, BufId, DriveIx, DriveOp, DriveSet, Duration, Engine, Instant, Op, Phase, Reply, Request,
@@ -102,6 +103,7 @@ pub struct Target<E> {
     volume: VolumeInfo,
     options: Options,
     handle: Handle<E>,
+    workspace: Option<Workspace>,
 }
 
 impl<E: Engine + Allocation> Target<E> {
@@ -113,7 +115,13 @@ impl<E: Engine + Allocation> Target<E> {
         assert!(drives.len() <= MAX_DRIVES, "more drives than a group has");
         assert!((1..=MAX_SLOTS).contains(&options.slots), "slots are limited");
         assert!(options.actions <= MAX_DRIVE_OPS, "a poll's actions must fit the table of operations");
-        Ok(Self { engine, drives, volume, options, handle: Handle::new()? })
+        Ok(Self { engine, drives, volume, options, handle: Handle::new()?, workspace: None })
+    }
+
+    /// The same with what its loop needs made already; made anew if it does not fit.
+    #[must_use]
+    pub fn with_workspace(self, workspace: Option<Workspace>) -> Self {
+        Self { workspace, ..self }
     }
 
     /// For other threads.
@@ -195,28 +203,27 @@ macro_rules! front_io {
 
 impl<E: Engine + Allocation> Loop<E> {
     fn start(target: Target<E>, front: &mut impl FrontEnd) -> Result<Self, TargetError> {
-        let Target { engine, drives, volume, options, handle } = target;
+        let Target { engine, drives, volume, options, handle, workspace } = target;
         // Before the engine reads anything.
         let resets = Resets::listen().map_err(TargetError::Events)?;
         let front_bytes = front.memory_bytes();
-        // Eight bytes for the wake-up counter go first, on a page of their own so that the rest stays aligned.
-        let area = Area::new(engine.memory_blocks(), base::BLOCK_BYTES + front_bytes).map_err(|source| {
-            let bytes = engine.memory_blocks() as usize * base::BLOCK_BYTES + front_bytes;
-            TargetError::Memory { bytes, source }
-        })?;
-        let (own, front_memory) = area.front().split(base::BLOCK_BYTES);
-        let mut ring = Ring::new(area).map_err(TargetError::Setup)?;
+        let made = workspace
+            .filter(|made| made.fits(engine.memory_blocks(), front_bytes, &options))
+            .map_or_else(|| Workspace::new(engine.memory_blocks(), front_bytes, &options), Ok);
+        let Workspace { mut ring, mut ops, out, .. } = made?;
+        ring.enable().map_err(TargetError::Setup)?;
+        let (own, front_memory) = ring.area().front().split(base::BLOCK_BYTES);
         for (index, drive) in drives.iter().enumerate() {
             ring.set_drive(index, Some(drive.as_fd())).map_err(TargetError::Setup)?;
         }
-        let ops = DriveOps::new(drives.iter().map(|drive| drive.properties().volatile_cache));
+        drives.iter().for_each(|drive| ops.add_drive(drive.properties().volatile_cache));
         let mut places = Vec::with_capacity(MAX_DRIVES);
         places.extend(drives.into_iter().map(Some));
         let slots: Vec<_> = (0..options.slots).map(|n| engine.slot_buffer(SlotId(n as u16))).collect();
         let mut this = Self {
             ops,
             resets,
-            out: Actions::with_capacity(options.actions, options.segments),
+            out,
             requests: Vec::with_capacity(options.slots),
             slot_since: vec![None; slots.len()],
             slots,

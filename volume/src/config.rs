@@ -58,6 +58,12 @@ impl Config {
         #[cfg(feature = "planted")]
         planted: None,
     };
+
+    /// Blocks of the driver's memory that an engine of this configuration needs: what its `Engine::memory_blocks` says.
+    #[must_use]
+    pub fn memory_blocks(&self) -> u32 {
+        crate::buffers::Buffers::new(self).total
+    }
 }
 
 /// One drive of the group, by its place in the group's drive table.

@@ -273,7 +273,7 @@ impl Agent {
         let attachment = volume.attachment.clone().ok_or_else(|| {
             Error::new(Kind::Refused, name, format!("volume {name} is not to be attached any more"))
         })?;
-        self.find_drives(&mut space, &volume.group, attachment.served)?;
+        let all_there = self.find_drives(&mut space, &volume.group, attachment.served)?;
         let mut group = self.group(&volume.group)?;
         self.fold_marks(&mut group)?;
         group.gen_number += 1;
@@ -281,7 +281,7 @@ impl Agent {
         self.settle_at_hand(&group);
         // An import may have found another name and size for it by now.
         let volume = self.ready_volume(name)?;
-        let spec = self.target_spec_of(&volume, &group, attachment)?;
+        let spec = self.target_spec_of(&volume, &group, attachment, all_there)?;
         spec.write(&self.options.target_spec(&group.id))?;
         Ok(secret)
     }
@@ -303,8 +303,9 @@ impl Agent {
 
     /// Looks for drives of a group that are not where they were last, and before the first activation of an attachment
     /// also for copies of them: names of the kernel move, so that a path may lead to a copy by now. An operator hears
-    /// of that; a volume that was served goes on without such a drive, if it can.
-    fn find_drives(&self, space: &mut Space, group: &str, served: bool) -> Result<()> {
+    /// of that; a volume that was served goes on without such a drive, if it can. Returns whether every drive that is
+    /// online was just seen where the catalogue has it.
+    fn find_drives(&self, space: &mut Space, group: &str, served: bool) -> Result<bool> {
         let before = self.group(group)?;
         let mut look = !served;
         for copy in &before.copies {
@@ -325,8 +326,9 @@ impl Agent {
             if rebuilt.news {
                 self.note_import(&rebuilt, false);
             }
+            return Ok(false);
         }
-        Ok(())
+        Ok(!look)
     }
 
     fn target_spec_of(
@@ -334,6 +336,7 @@ impl Agent {
         volume: &VolumeRecord,
         group: &GroupRecord,
         attachment: Attachment,
+        all_there: bool,
     ) -> Result<TargetSpec> {
         let pool = self.pool(&volume.pool)?;
         let rows = self.rows_of(&group.id)?;
@@ -350,7 +353,7 @@ impl Agent {
             let homes = home.iter().filter(|(id, _)| *id == copy.drive).map(|(_, extent)| *extent).collect();
             drives.push(TargetDrive {
                 id: copy.drive.clone(),
-                path: self.usable(&drive).then(|| drive.path.clone()),
+                path: self.usable(&drive, all_there).then(|| drive.path.clone()),
                 blocks: drive.blocks,
                 homes,
                 stale_version: (copy.state != CopyState::Current).then_some(copy.version),
@@ -394,9 +397,9 @@ impl Agent {
         })
     }
 
-    /// Whether a target may open a drive: the operator allows it, and it is there, once.
-    fn usable(&self, drive: &DriveRecord) -> bool {
-        drive.state == DriveState::Online && self.open_drive(drive).is_ok()
+    /// Whether a target may open a drive: the operator allows it, and it is there, once. `seen`: just now.
+    fn usable(&self, drive: &DriveRecord, seen: bool) -> bool {
+        drive.state == DriveState::Online && (seen || self.open_drive(drive).is_ok())
     }
 
     /// Takes the marks that a target stored while no agent was there into the group's record. The file is

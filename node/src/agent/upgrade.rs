@@ -54,7 +54,7 @@ impl Agent {
             let (this, volume) = (self.clone(), name.to_owned());
             let announced = super::blocking(move || this.announce_upgrade(&volume, given)).await?;
             if announced {
-                self.supervisor.upgrade(name).await?;
+                self.supervisor.upgrade(self, name).await?;
                 let (this, volume) = (self.clone(), name.to_owned());
                 let attachment = super::blocking(move || this.upgradable(&volume)).await?;
                 self.check_serves(name, &attachment, &wanted)?;
@@ -114,7 +114,7 @@ impl Agent {
     pub(super) async fn exchange_target(self: &Arc<Self>, name: &str) -> Result<()> {
         let (this, volume) = (self.clone(), name.to_owned());
         super::blocking(move || this.announce_exchange(&volume)).await?;
-        self.supervisor.upgrade(name).await
+        self.supervisor.upgrade(self, name).await
     }
 
     fn announce_exchange(&self, name: &str) -> Result<()> {

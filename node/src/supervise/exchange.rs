@@ -3,9 +3,11 @@
 //! The target that serves is asked to leave. One that does not answer, that is too old to know the request, or
 //! that takes too long is killed if its front end allows that: over ublk requests wait for the next target either
 //! way. What comes next is the same as after a death (`run`), but nobody counts or pauses.
+use super::ahead::Ahead;
 use super::link::{Link, Waiter};
 use crate::error::{Error, Kind, Result};
 use crate::protocol::{Answer, Request};
+use std::path::Path;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -20,15 +22,25 @@ pub(super) const TRIAL_DEADLINE: Duration = Duration::from_secs(20);
 pub(super) struct Exchange {
     callers: Vec<oneshot::Sender<Result<()>>>,
     failure: Option<Error>,
+    /// What was started to serve next.
+    ahead: Option<Box<Ahead>>,
 }
 
 impl Exchange {
     /// Somebody waits for it.
-    pub(super) fn join(&mut self, caller: oneshot::Sender<Result<()>>) {
+    pub(super) fn join(&mut self, ahead: Option<Box<Ahead>>, caller: oneshot::Sender<Result<()>>) {
         if self.callers.is_empty() {
             self.failure = None;
         }
         self.callers.push(caller);
+        if ahead.is_some() {
+            self.ahead = ahead;
+        }
+    }
+
+    /// The target of this binary that waits for its turn, if there is one. One of another binary is not needed any more.
+    pub(super) fn take_ahead(&mut self, program: &Path) -> Option<Box<Ahead>> {
+        self.ahead.take().filter(|ahead| ahead.is_of(program))
     }
 
     /// What was to serve next does not.
@@ -38,6 +50,7 @@ impl Exchange {
 
     /// A target serves, and nothing is announced any more.
     pub(super) fn settle(&mut self) {
+        self.ahead = None;
         let outcome = self.failure.take().map_or(Ok(()), Err);
         for caller in self.callers.drain(..) {
             let _ = caller.send(outcome.clone());

@@ -8,6 +8,7 @@
 //! volume is to be attached; one that never served reports why, and the attachment is undone. A detach of a volume
 //! whose targets do not come to serve any more (its last complete copy is gone) needs none: its group is closed by
 //! nobody, and recovered when it is attached again.
+mod ahead;
 mod exchange;
 mod link;
 mod pauses;
@@ -17,6 +18,7 @@ pub use run::spawn_detached;
 
 use crate::error::{Error, Kind, Result};
 use crate::protocol::{Answer, Request, TargetStatus};
+use ahead::Ahead;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -79,8 +81,8 @@ impl Live {
 enum Command {
     /// Close the group and end.
     Detach(oneshot::Sender<Result<()>>),
-    /// Make room for the target that is announced in the catalogue.
-    Exchange(oneshot::Sender<Result<()>>),
+    /// Make room for the target that is announced in the catalogue, which may wait already.
+    Exchange(Option<Box<Ahead>>, oneshot::Sender<Result<()>>),
     /// Anything else.
     Ask(Request, oneshot::Sender<Result<Answer>>),
 }
@@ -184,11 +186,12 @@ impl Supervisor {
     ///
     /// # Errors
     /// Why the announced one does not serve; the one before does then. `Timeout`: none serves yet.
-    pub async fn upgrade(&self, volume: &str) -> Result<()> {
+    pub async fn upgrade(&self, agent: &Arc<crate::agent::Agent>, volume: &str) -> Result<()> {
         let (reply, answer) = oneshot::channel();
         let slot = self.slot(volume)?;
+        let ahead = Ahead::start(agent, volume).await.map(Box::new);
         let gone = || Error::new(Kind::Failed, volume, format!("the supervision of volume {volume} ended"));
-        slot.commands.send(Command::Exchange(reply)).await.map_err(|_| gone())?;
+        slot.commands.send(Command::Exchange(ahead, reply)).await.map_err(|_| gone())?;
         let answered = tokio::time::timeout(EXCHANGE_DEADLINE, answer).await.map_err(|_| {
             let seconds = EXCHANGE_DEADLINE.as_secs();
             let message = format!("volume {volume} is not served yet after {seconds} s; it is tried on");

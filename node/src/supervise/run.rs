@@ -15,7 +15,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::process::Child;
+use tokio::process::{Child, ChildStdin};
 use tokio::sync::{mpsc, oneshot};
 
 /// The longest that a new target may take to listen.
@@ -54,7 +54,7 @@ pub async fn supervise(
             End::Left => {}
             End::Died { why, served_for: None, detaching } if trial => {
                 let mut detaching = detaching;
-                tell(&mut detaching, &died_closing(&volume, why.as_ref()));
+                tell_all(&mut detaching, &died_closing(&volume, why.as_ref()));
                 let why =
                     why.unwrap_or_else(|| Error::new(Kind::Failed, &volume, "it was killed or crashed"));
                 give_up(&agent, &volume, &why).await;
@@ -64,7 +64,7 @@ pub async fn supervise(
                 let served = agent.has_served(&volume);
                 report_death(&agent, &volume, &slot, served, why.clone());
                 if !served {
-                    tell(&mut detaching, &died_closing(&volume, why.as_ref()));
+                    tell_all(&mut detaching, &died_closing(&volume, why.as_ref()));
                     break Err(why);
                 }
                 let pause = tokio::time::sleep(pauses.next(served_for));
@@ -101,7 +101,7 @@ async fn rest(
             }
             Err(error) => {
                 take_detaches(slot, inbox, &mut detaching);
-                tell(&mut detaching, &error);
+                tell_all(&mut detaching, &error);
             }
         }
         tokio::select! {
@@ -137,7 +137,7 @@ async fn turn(
         Ok(chosen) => chosen,
         Err(error) => return (died(error), false),
     };
-    match begin(agent, volume, &chosen).await {
+    match begin(agent, volume, &chosen, exchange).await {
         Ok((link, hello, child)) => {
             let pid = hello.pid;
             let trial = chosen.trial && child.is_some();
@@ -200,7 +200,12 @@ fn report_death(agent: &Agent, volume: &str, slot: &Slot, served: bool, error: O
 }
 
 /// Takes over the target that is there, or starts one.
-async fn begin(agent: &Arc<Agent>, volume: &str, chosen: &Chosen) -> Result<(Link, Hello, Option<Child>)> {
+async fn begin(
+    agent: &Arc<Agent>,
+    volume: &str,
+    chosen: &Chosen,
+    exchange: &mut Exchange,
+) -> Result<(Link, Hello, Option<Child>)> {
     let (this, name) = (agent.clone(), volume.to_owned());
     let group = blocking(move || this.group_of(&name)).await?;
     let socket = agent.options.target_socket(&group);
@@ -216,7 +221,10 @@ async fn begin(agent: &Arc<Agent>, volume: &str, chosen: &Chosen) -> Result<(Lin
     let (this, name) = (agent.clone(), volume.to_owned());
     let secret = blocking(move || this.prepare_activation(&name)).await?;
     let log = agent.options.target_log(&group);
-    let mut child = spawn_detached(&chosen.path, &agent.options.target_spec(&group), &log, secret)?;
+    let mut child = match exchange.take_ahead(&chosen.path) {
+        Some(ahead) => ahead.go(secret)?,
+        None => spawn_detached(&chosen.path, &agent.options.target_spec(&group), &log, secret)?,
+    };
     let deadline = Instant::now() + LISTEN_DEADLINE;
     loop {
         if let Ok((link, hello)) = Link::connect(&socket, &group).await {
@@ -241,7 +249,7 @@ const STARTED: &str = "--- started ";
 
 /// The log of a target that begins, behind what those before it wrote: the last words of one that died are what is
 /// wanted most, and its successor is there a moment later.
-fn open_log(log: &Path) -> std::io::Result<File> {
+pub(super) fn open_log(log: &Path) -> std::io::Result<File> {
     if std::fs::metadata(log).is_ok_and(|about| about.len() > LOG_BYTES) {
         std::fs::rename(log, log.with_extension("log.1"))?;
     }
@@ -273,15 +281,20 @@ pub fn spawn_detached(program: &Path, spec: &Path, log: &Path, secret: Option<Gr
         .kill_on_drop(false)
         .spawn()
         .map_err(|source| Error::io("start", program, &source))?;
-    if let (Some(secret), Some(input)) = (secret, child.stdin.take()) {
-        let told =
-            input.into_owned_fd().and_then(|pipe| File::from(pipe).write_all(secret.secret().expose()));
-        if let Err(error) = told {
-            // A target that ended already says why; one that goes on hears that its secret is cut short.
-            tracing::warn!("a target was not told its secret: {error}");
-        }
+    if let (Some(secret), Some(input)) = (secret, child.stdin.take())
+        && let Err(error) = tell(input, &[], Some(secret))
+    {
+        // A target that ended already says why; one that goes on hears that its secret is cut short.
+        tracing::warn!("a target was not told its secret: {error}");
     }
     Ok(child)
+}
+
+/// Writes a word and the secret of an encrypted group to a target's pipe, and closes it.
+pub(super) fn tell(input: ChildStdin, word: &[u8], secret: Option<GroupSecret>) -> std::io::Result<()> {
+    let mut pipe = File::from(input.into_owned_fd()?);
+    pipe.write_all(word)?;
+    secret.map_or(Ok(()), |secret| pipe.write_all(secret.secret().expose()))
 }
 
 /// The error of a target that ended before it was heard: what it wrote last.
@@ -329,7 +342,7 @@ impl Served<'_> {
                     }
                     Some(FromTarget::Answer(Answer::Failed(failure))) if !detaching.is_empty() => {
                         slot.live.send_modify(|live| live.phase = Phase::Serving);
-                        tell(&mut detaching, &failure);
+                        tell_all(&mut detaching, &failure);
                     }
                     Some(FromTarget::Answer(answer)) => link.answered(answer),
                     Some(FromTarget::Notice(Notice::Failed(failure))) => error = Some(failure),
@@ -345,14 +358,14 @@ impl Served<'_> {
                     Some(FromTarget::Hello { .. }) => {}
                     None if closed => return End::Detached(detaching),
                     None if leaving.is_some() => {
-                        tell(&mut detaching, &died_closing(volume, None));
+                        tell_all(&mut detaching, &died_closing(volume, None));
                         slot.live.send_modify(|live| (live.phase, live.pid) = (Phase::Recovering, None));
                         return End::Left;
                     }
                     None => {
                         let served_for = served_since.map(|since| since.elapsed());
                         if served_for.is_some() {
-                            tell(&mut detaching, &died_closing(volume, error.as_ref()));
+                            tell_all(&mut detaching, &died_closing(volume, error.as_ref()));
                         }
                         return End::Died { why: error, served_for, detaching };
                     }
@@ -368,11 +381,11 @@ impl Served<'_> {
                             && let Err(failure) = link.send_detach().await
                             && served_since.is_some()
                         {
-                            tell(&mut detaching, &failure);
+                            tell_all(&mut detaching, &failure);
                         }
                     }
-                    Command::Exchange(reply) => {
-                        self.exchange.join(reply);
+                    Command::Exchange(ahead, reply) => {
+                        self.exchange.join(ahead, reply);
                         if detaching.is_empty()
                             && leaving.is_none()
                             && let Some(killable) = self.is_to_leave().await
@@ -443,7 +456,7 @@ async fn next_step(leaving: &mut Option<Leaving>) -> Step {
 }
 
 /// Tells everybody who waits for a detach that it failed.
-fn tell(detaching: &mut Callers, failure: &Error) {
+fn tell_all(detaching: &mut Callers, failure: &Error) {
     for reply in detaching.drain(..) {
         let _ = reply.send(Err(failure.clone()));
     }

@@ -2,6 +2,7 @@
 //!
 //! Threads, no runtime: one listens to agents, one hears what the loop says (`Notes`) and makes stale marks
 //! durable before it answers. The loop itself never waits for any of this.
+pub mod ahead;
 pub mod control;
 mod drives;
 pub mod marks;

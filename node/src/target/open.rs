@@ -187,23 +187,12 @@ pub fn open_group(spec: &TargetSpec, secret: Option<GroupSecret>) -> Result<Open
         },
         create: Some(NewVolume { uuid: parse_id(&spec.volume.id)?, sectors }),
     };
-    let pages = (spec.cache_bytes / BLOCK_BYTES as u64).clamp(256, 1 << 24) as u32;
-    let config =
-        Config { slots: MAX_SLOTS as u16, cache_pages: pages, read_only: spec.read_only, ..Config::SERVED };
-    #[cfg(feature = "planted")]
-    let config = Config { planted: planted_bug()?, ..config };
+    let config = config(spec)?;
     let volume = VolumeInfo {
         sectors,
         stripe_bytes: u32::from(spec.columns) * spec.stripe_blocks * BLOCK_BYTES as u32,
         max_discard: Sectors::new(MAX_DISCARD_SECTORS),
         read_only: spec.read_only,
-    };
-    let options = Options {
-        slots: MAX_SLOTS,
-        actions: MAX_POLL_ACTIONS,
-        segments: MAX_POLL_SEGMENTS,
-        slow_after: Duration::from_millis(2_000),
-        ..Options::default()
     };
     if secret.is_some() && !ublk_target::aes_is_fast() {
         tracing::warn!(
@@ -214,9 +203,33 @@ pub fn open_group(spec: &TargetSpec, secret: Option<GroupSecret>) -> Result<Open
         Some(secret) => Volume::open_encrypted(config, request, secret.keys()),
         None => Volume::open(config, request),
     });
-    let target = Target::new(engine, drives, volume.clone(), options)
+    let target = Target::new(engine, drives, volume.clone(), options())
         .map_err(|source| Error::general(Kind::Failed, format!("cannot prepare the loop: {source}")))?;
     Ok(Opened { target, volume, absent, open })
+}
+
+/// The engine's bounds.
+///
+/// # Errors
+/// A bug was to be planted that there is not.
+pub(super) fn config(spec: &TargetSpec) -> Result<Config> {
+    let pages = (spec.cache_bytes / BLOCK_BYTES as u64).clamp(256, 1 << 24) as u32;
+    let config =
+        Config { slots: MAX_SLOTS as u16, cache_pages: pages, read_only: spec.read_only, ..Config::SERVED };
+    #[cfg(feature = "planted")]
+    let config = Config { planted: planted_bug()?, ..config };
+    Ok(config)
+}
+
+/// The loop's bounds.
+pub(super) fn options() -> Options {
+    Options {
+        slots: MAX_SLOTS,
+        actions: MAX_POLL_ACTIONS,
+        segments: MAX_POLL_SEGMENTS,
+        slow_after: Duration::from_millis(2_000),
+        ..Options::default()
+    }
 }
 
 /// Opens a drive, locks it for this group, and only then believes its label.

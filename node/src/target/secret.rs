@@ -14,10 +14,18 @@ use std::path::Path;
 /// # Errors
 /// `Permission`: what came is not one.
 pub fn from_stdin(group: &str) -> Result<GroupSecret> {
-    // The library's own handle reads ahead into a buffer that lives as long as the process.
+    read(input()?, group)
+}
+
+/// Standard input, read as it is asked for: the library's own handle reads ahead into a buffer that lives as long as the
+/// process.
+///
+/// # Errors
+/// The process has too many open files.
+pub(super) fn input() -> Result<File> {
     let unbuffered = std::io::stdin().as_fd().try_clone_to_owned();
     let unbuffered = unbuffered.map_err(|source| Error::io("read", Path::new("standard input"), &source))?;
-    read(File::from(unbuffered), group)
+    Ok(File::from(unbuffered))
 }
 
 fn read(mut from: impl Read, group: &str) -> Result<GroupSecret> {

@@ -22,7 +22,7 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use ublk_target::ublk::{UblkDevice, UblkQueue, harden_process, lock_memory};
-use ublk_target::{Drive, Handle, NbdServer, Notice, Target, TargetError};
+use ublk_target::{Drive, Handle, NbdServer, Notice, Target, TargetError, Workspace};
 use volume::{CopyHealth, DriveView, Halt, Stats};
 
 mod moves;
@@ -78,36 +78,55 @@ fn may(capability: u32) -> std::io::Result<bool> {
 /// # Errors
 /// Why it does not open, or cannot go on.
 pub fn run(spec: TargetSpec) -> Result<()> {
-    end_on_panic();
-    // Before the first thread: what it sets is inherited.
-    let mut unhardened: Vec<String> = match spec.front_end {
-        FrontEndSpec::Ublk { .. } => harden_process().iter().map(ToString::to_string).collect(),
-        FrontEndSpec::Nbd { .. } if spec.encrypted => lock_keys()
-            .err()
-            .map(|error| format!("cannot keep the volume's keys out of swap: {error}"))
-            .into_iter()
-            .collect(),
-        FrontEndSpec::Nbd { .. } => Vec::new(),
-    };
-    if let Err(error) = close_to_others() {
-        unhardened.push(format!("cannot close this process to debuggers and cores: {error}"));
+    let process = Process::prepare(&spec);
+    serve(spec, process, None)
+}
+
+/// What a process is before it touches its group.
+pub(super) struct Process {
+    /// What it could not be protected against.
+    unhardened: Vec<String>,
+}
+
+impl Process {
+    /// Makes this process one that may serve a group. Before the first thread: what it sets is inherited.
+    pub(super) fn prepare(spec: &TargetSpec) -> Self {
+        end_on_panic();
+        let mut unhardened: Vec<String> = match spec.front_end {
+            FrontEndSpec::Ublk { .. } => harden_process().iter().map(ToString::to_string).collect(),
+            FrontEndSpec::Nbd { .. } if spec.encrypted => lock_keys()
+                .err()
+                .map(|error| format!("cannot keep the volume's keys out of swap: {error}"))
+                .into_iter()
+                .collect(),
+            FrontEndSpec::Nbd { .. } => Vec::new(),
+        };
+        if let Err(error) = close_to_others() {
+            unhardened.push(format!("cannot close this process to debuggers and cores: {error}"));
+        }
+        // A session of its own, so that nothing that ends the agent's terminal ends it. A leader has one already.
+        let _ = nix::unistd::setsid();
+        Self { unhardened }
     }
+}
+
+/// Serves a group in this process, in this memory if it fits.
+pub(super) fn serve(spec: TargetSpec, process: Process, workspace: Option<Workspace>) -> Result<()> {
     // As early as that: whatever is wrong with it is said before anything is touched.
     let secret = match spec.encrypted {
         true => Some(super::secret::from_stdin(&spec.group_name)?),
         false => None,
     };
-    // A session of its own, so that nothing that ends the agent's terminal ends it. A leader has one already.
-    let _ = nix::unistd::setsid();
     let control = Control::listen(spec.clone())?;
     let notes = control.notes();
-    for message in unhardened {
+    for message in process.unhardened {
         let _ = notes.send(warning("not_hardened", message));
     }
     let Opened { target, volume, absent, open } = open_group(&spec, secret)?;
     for message in absent {
         let _ = notes.send(warning("drive_missing", message));
     }
+    let target = target.with_workspace(workspace);
     let handle = target.handle();
     let front = Front::prepare(&spec, &volume)?;
     let (device, stays) = (front.device.clone(), front.stays.clone());

@@ -78,6 +78,9 @@ pub enum Verb {
         /// What to serve.
         #[arg(long, value_name = "FILE")]
         spec: PathBuf,
+        /// Get ready, and wait on standard input for the turn.
+        #[arg(long)]
+        ahead: bool,
     },
     /// Show everything at a glance
     Status {

@@ -27,11 +27,12 @@ fn main() -> ExitCode {
     let json = wants_json(&args);
     // What an agent starts in the midst of a guest's pause. Making the parser of all verbs takes longer than all the rest of
     // a start.
-    if let [_, verb, flag, spec] = args.as_slice()
+    if let [_, verb, flag, spec, rest @ ..] = args.as_slice()
         && verb == "target"
         && flag == "--spec"
+        && (rest.is_empty() || rest == ["--ahead"])
     {
-        return target::run(Path::new(spec)).unwrap_or_else(|error| failed(&error, json));
+        return target::run(Path::new(spec), !rest.is_empty()).unwrap_or_else(|error| failed(&error, json));
     }
     if let Some(error) = args::copies_by_another_name(&args) {
         return failed(&error, json);

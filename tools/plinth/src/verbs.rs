@@ -22,7 +22,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
     let call = Call { global: &global };
     match cli.verb {
         Verb::Node(node) => call.node(node)?,
-        Verb::Target { spec } => return target(&spec),
+        Verb::Target { spec, ahead } => return target(&spec, ahead),
         Verb::Status { check } => return call.status(check),
         Verb::Pool(verb) => call.pool(verb)?,
         Verb::Drive(verb) => call.drive(verb)?,
@@ -58,8 +58,8 @@ fn later(what: &str) -> Error {
 }
 
 /// Serves one group; started by the agent.
-fn target(spec: &Path) -> Result<ExitCode> {
-    crate::target::run(spec)
+fn target(spec: &Path, ahead: bool) -> Result<ExitCode> {
+    crate::target::run(spec, ahead)
 }
 
 /// A command and its flags.

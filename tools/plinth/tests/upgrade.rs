@@ -72,6 +72,8 @@ fn another_binary_serves_and_is_remembered() {
     assert_eq!(runs(&agent), new);
     let after = pid(&agent);
     assert_ne!(before, after);
+    let started = std::fs::read_to_string(format!("/proc/{after}/cmdline")).expect("reads");
+    assert!(started.ends_with("--ahead\0"), "it was ready before the other one left: {started:?}");
     check(&agent);
     // Again: nothing is to be done.
     assert_eq!(agent.plinth("volume upgrade v --binary @new").ok(), "v\n");

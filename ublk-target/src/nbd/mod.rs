@@ -61,6 +61,9 @@ pub struct NbdServer {
 }
 
 impl NbdServer {
+    /// Bytes of memory of its own.
+    pub const MEMORY_BYTES: usize = MAX_CLIENTS * CLIENT_BYTES;
+
     /// Listens on a socket at `path`, for its owner alone. A socket left there by a former run is replaced at
     /// once: the lock on the drives has made sure that there is no other server of this volume.
     ///
@@ -150,7 +153,7 @@ fn event_id(place: usize, what: Io) -> u64 {
 
 impl FrontEnd for NbdServer {
     fn memory_bytes(&self) -> usize {
-        MAX_CLIENTS * CLIENT_BYTES
+        Self::MEMORY_BYTES
     }
 
     fn start(&mut self, io: &mut FrontIo<'_>, memory: Region) -> io::Result<()> {

@@ -14,6 +14,13 @@ fn start(ops: &mut DriveOps, token: u64, op: DriveOp, memory: &[Segment]) -> Nex
     ops.start(Instant::ZERO, IoToken(token), DriveIx::ZERO, op, DriveBlock::new(10), memory)
 }
 
+/// For drives of which the entries say whether they have a volatile cache.
+fn table<const N: usize>(volatile: [bool; N]) -> DriveOps {
+    let mut ops = DriveOps::new();
+    volatile.into_iter().for_each(|volatile_cache| ops.add_drive(volatile_cache));
+    ops
+}
+
 fn index(next: Next) -> OpIx {
     match next {
         Next::Submit(op) => op,
@@ -27,7 +34,7 @@ fn finished(ops: &mut DriveOps) -> Vec<(u64, Result<(), Fault>)> {
 
 #[test]
 fn a_short_transfer_is_continued_where_it_stopped() {
-    let mut ops = DriveOps::new([true].into_iter());
+    let mut ops = table([true]);
     let op = index(start(&mut ops, 1, READ, &[seg(0, 1), seg(4, 2)]));
     assert_eq!(ops.answered(op, 512), Next::Submit(op));
     let rest = ops.remainder(op);
@@ -41,7 +48,7 @@ fn a_short_transfer_is_continued_where_it_stopped() {
 
 #[test]
 fn a_drive_that_ends_early_is_a_fault() {
-    let mut ops = DriveOps::new([true].into_iter());
+    let mut ops = table([true]);
     let op = index(start(&mut ops, 1, READ, &[seg(0, 2)]));
     assert_eq!(ops.answered(op, 4096), Next::Submit(op));
     assert_eq!(ops.answered(op, 0), Next::Nothing);
@@ -50,7 +57,7 @@ fn a_drive_that_ends_early_is_a_fault() {
 
 #[test]
 fn adjacent_memory_is_one_piece() {
-    let mut ops = DriveOps::new([true].into_iter());
+    let mut ops = table([true]);
     let op = index(start(&mut ops, 1, WRITE, &[seg(0, 1), seg(1, 3), seg(8, 1)]));
     assert_eq!(ops.remainder(op).segments, [seg(0, 4), seg(8, 1)]);
 }
@@ -58,7 +65,7 @@ fn adjacent_memory_is_one_piece() {
 /// A drive that is added while others are at work has an order of its own.
 #[test]
 fn a_drive_that_is_added_flushes_for_itself() {
-    let mut ops = DriveOps::new([false].into_iter());
+    let mut ops = table([false]);
     let busy = index(start(&mut ops, 1, WRITE, &[seg(0, 1)]));
     ops.add_drive(false);
     ops.add_drive(true);
@@ -76,7 +83,7 @@ fn a_drive_that_is_added_flushes_for_itself() {
 
 #[test]
 fn without_a_volatile_cache_a_flush_waits_for_the_writes_before_it() {
-    let mut ops = DriveOps::new([false].into_iter());
+    let mut ops = table([false]);
     assert_eq!(start(&mut ops, 1, FLUSH, &[]), Next::Nothing);
     assert_eq!(finished(&mut ops), [(1, Ok(()))], "nothing was written before it");
     let one = index(start(&mut ops, 2, WRITE, &[seg(0, 1)]));
@@ -94,7 +101,7 @@ fn without_a_volatile_cache_a_flush_waits_for_the_writes_before_it() {
 
 #[test]
 fn with_a_volatile_cache_a_flush_goes_to_the_drive() {
-    let mut ops = DriveOps::new([true].into_iter());
+    let mut ops = table([true]);
     let flush = index(start(&mut ops, 1, FLUSH, &[]));
     ops.answered(flush, -libc::EIO);
     assert_eq!(finished(&mut ops), [(1, Err(Fault::Medium))]);
@@ -102,7 +109,7 @@ fn with_a_volatile_cache_a_flush_goes_to_the_drive() {
 
 #[test]
 fn interruptions_are_retried_and_errors_named() {
-    let mut ops = DriveOps::new([true].into_iter());
+    let mut ops = table([true]);
     let op = index(start(&mut ops, 1, READ, &[seg(0, 1)]));
     for _ in 0..MAX_RETRIES {
         assert_eq!(ops.answered(op, -libc::EAGAIN), Next::Submit(op));
@@ -115,7 +122,7 @@ fn interruptions_are_retried_and_errors_named() {
 
 #[test]
 fn an_old_operation_is_reported_once_and_answered_once() {
-    let mut ops = DriveOps::new([true].into_iter());
+    let mut ops = table([true]);
     let op = index(start(&mut ops, 1, WRITE, &[seg(0, 1)]));
     let (slow, deadline) = (Duration::from_millis(10), Duration::from_millis(100));
     let mut seen = Vec::new();
@@ -131,7 +138,7 @@ fn an_old_operation_is_reported_once_and_answered_once() {
 
 #[test]
 fn an_old_operation_that_still_succeeds_succeeded() {
-    let mut ops = DriveOps::new([true].into_iter());
+    let mut ops = table([true]);
     let op = index(start(&mut ops, 1, WRITE, &[seg(0, 1)]));
     let second = Duration::from_millis(1000);
     ops.watch(Instant::ZERO + second, second, second, |_| ());
@@ -142,7 +149,7 @@ fn an_old_operation_that_still_succeeds_succeeded() {
 /// A number that was released is nobody's until another drive gets it; its former drive has nothing in flight.
 #[test]
 fn a_released_number_goes_to_the_next_drive() {
-    let mut ops = DriveOps::new([true].into_iter());
+    let mut ops = table([true]);
     let op = index(start(&mut ops, 1, WRITE, &[seg(0, 1)]));
     assert!(ops.is_busy(DriveIx::ZERO));
     assert_eq!(ops.answered(op, 4096), Next::Nothing);
@@ -159,7 +166,7 @@ fn a_released_number_goes_to_the_next_drive() {
 #[test]
 #[should_panic(expected = "a drive that is not there")]
 fn a_released_number_takes_no_operations() {
-    let mut ops = DriveOps::new([true].into_iter());
+    let mut ops = table([true]);
     ops.release_drive(DriveIx::ZERO);
     start(&mut ops, 1, READ, &[seg(0, 1)]);
 }
@@ -179,7 +186,7 @@ fn flush(ops: &mut DriveOps, token: u64) -> Result<(), Fault> {
 /// The drive lost what was in its cache, no request failed, and the flush succeeds.
 #[test]
 fn a_flush_behind_a_reset_has_failed() {
-    let mut ops = DriveOps::new([true].into_iter());
+    let mut ops = table([true]);
     assert_eq!(flush(&mut ops, 1), Ok(()));
     write(&mut ops, 2);
     assert!(ops.was_reset(DriveIx::ZERO));
@@ -197,7 +204,7 @@ fn a_flush_behind_a_reset_has_failed() {
 
 #[test]
 fn a_reset_with_nothing_in_the_cache_is_harmless() {
-    let mut ops = DriveOps::new([true, false].into_iter());
+    let mut ops = table([true, false]);
     write(&mut ops, 1);
     assert_eq!(flush(&mut ops, 2), Ok(()));
     assert!(!ops.was_reset(DriveIx::ZERO));
@@ -209,7 +216,7 @@ fn a_reset_with_nothing_in_the_cache_is_harmless() {
 /// What an earlier process wrote may be in the cache still when this one reads it.
 #[test]
 fn a_reset_before_the_first_flush_counts() {
-    let mut ops = DriveOps::new([true].into_iter());
+    let mut ops = table([true]);
     assert!(ops.was_reset(DriveIx::ZERO));
     assert_eq!(flush(&mut ops, 1), Err(Fault::Gone));
 }
@@ -217,7 +224,7 @@ fn a_reset_before_the_first_flush_counts() {
 /// A flush covers what had ended when it began, and nothing else.
 #[test]
 fn a_write_that_a_flush_does_not_cover_can_be_lost() {
-    let mut ops = DriveOps::new([true].into_iter());
+    let mut ops = table([true]);
     write(&mut ops, 1);
     let late = index(start(&mut ops, 2, WRITE, &[seg(0, 1)]));
     let covering = index(start(&mut ops, 3, FLUSH, &[]));
@@ -233,7 +240,7 @@ fn a_write_that_a_flush_does_not_cover_can_be_lost() {
 /// but the read, whose memory the kernel may still fill.
 #[test]
 fn what_is_given_up_is_answered_once_and_keeps_its_drive_busy() {
-    let mut ops = DriveOps::new([true].into_iter());
+    let mut ops = table([true]);
     let read = index(start(&mut ops, 1, READ, &[seg(0, 1)]));
     let write = index(start(&mut ops, 2, WRITE, &[seg(1, 1)]));
     let late = index(start(&mut ops, 3, WRITE, &[seg(2, 1)]));
@@ -256,7 +263,7 @@ fn what_is_given_up_is_answered_once_and_keeps_its_drive_busy() {
 /// Without a volatile cache a flush waits for writes that hang. It has not succeeded because they were given up.
 #[test]
 fn a_flush_behind_what_is_given_up_has_failed() {
-    let mut ops = DriveOps::new([false, false].into_iter());
+    let mut ops = table([false, false]);
     let write = index(start(&mut ops, 1, WRITE, &[seg(0, 1)]));
     assert_eq!(start(&mut ops, 2, FLUSH, &[]), Next::Nothing);
     assert_eq!(ops.give_up(DriveIx::ZERO), [write]);

@@ -44,6 +44,9 @@ pub struct UblkQueue {
 }
 
 impl UblkQueue {
+    /// Bytes of memory of its own: what guests write and read lies in the slots.
+    pub const MEMORY_BYTES: usize = 0;
+
     /// Maps the queue of an opened device.
     pub(crate) fn new(file: File, depth: u16) -> io::Result<Self> {
         let table = Table::map(&file, depth)?;
@@ -113,7 +116,7 @@ fn errno_of(fault: Fault) -> i32 {
 
 impl FrontEnd for UblkQueue {
     fn memory_bytes(&self) -> usize {
-        0
+        Self::MEMORY_BYTES
     }
 
     fn start(&mut self, io: &mut FrontIo<'_>, _memory: Region) -> io::Result<()> {
