@@ -5,6 +5,7 @@
 //! skip that `--allow-skip` does not name, and a suite that ended badly though its counts look good.
 
 pub mod counts;
+mod programs;
 mod suites;
 
 use crate::build;
@@ -16,7 +17,7 @@ use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 use suites::{SUITES, Suite, Work};
-use vm_tests::children::run_lines;
+use vm_tests::children::{Output, run_lines};
 use vm_tests::error::{Context, Error, Kind, Result};
 
 /// No suite may take longer; the whole is to stay below 45 minutes.
@@ -115,6 +116,10 @@ fn judge(suite: &Suite, outcome: Result<(Counts, bool)>, allow_skip: &[String]) 
 fn run(workspace: &Workspace, suite: &Suite) -> Result<(Counts, bool)> {
     match &suite.work {
         Work::Inside(inside) => inside(workspace).map(|counts| (counts, true)),
+        Work::Tests => {
+            let output = programs::run(workspace, LIMIT)?;
+            tell(workspace, suite, &output, 0, counts::test_results)
+        }
         Work::Cargo { words, reader } => {
             let mut command = build::cargo(workspace);
             command.args(*words).env("CARGO_TERM_COLOR", "never");
@@ -150,7 +155,17 @@ fn follow(
     exit: i32,
     reader: counts::Reader,
 ) -> Result<(Counts, bool)> {
-    let output = run_lines(command, LIMIT, |_| {})?;
+    tell(workspace, suite, &run_lines(command, LIMIT, |_| {})?, exit, reader)
+}
+
+/// Keeps what a suite said, shows what of it tells of a failure, and counts.
+fn tell(
+    workspace: &Workspace,
+    suite: &Suite,
+    output: &Output,
+    exit: i32,
+    reader: counts::Reader,
+) -> Result<(Counts, bool)> {
     let log = workspace.out.join(format!("test-{}.log", suite.name));
     fs::write(&log, &output.text).doing(|| format!("write {}", log.display()))?;
     let counts = reader(&output.text, output.success);
