@@ -115,14 +115,38 @@ pub struct Volume {
     pub action: Option<String>,
 }
 
-/// How a volume is encrypted.
+/// A group: volumes that share log, space and owner; one volume at most for now.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Group {
+    /// Name, unique on this agent.
+    pub name: String,
+    /// 128-bit identity; `null` while it has no volume.
+    pub id: Option<String>,
+    /// Its pool.
+    pub pool: String,
+    /// When it was created.
+    pub created_at: String,
+    /// Copies in all; its first volume decides.
+    pub leg_count: Option<u8>,
+    /// Stripe columns; its first volume decides.
+    pub column_count: Option<u8>,
+    /// Stripe unit; its first volume decides.
+    pub stripe_unit_bytes: Option<u64>,
+    /// Names of its volumes.
+    pub volumes: Vec<String>,
+    /// How it is encrypted; `null` if it is not.
+    pub encryption: Option<Encryption>,
+}
+
+/// How a volume or group is encrypted.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Encryption {
     /// What encrypts its blocks.
     pub cipher: String,
     /// The key that wraps its secret.
     pub kek: String,
-    /// Version of that key; `null` when it was destroyed: nobody can read the volume any more.
+    /// Version of that key; `null` when it was destroyed: nobody can read the volume any more. Also of a group without
+    /// a volume: it has no secret yet.
     pub key_version: Option<u32>,
     /// When a walk to a new data key ended last.
     pub rekeyed_at: Option<String>,
@@ -642,6 +666,9 @@ pub struct Key {
     pub groups: Vec<String>,
     /// The volumes of these groups.
     pub volumes: Vec<String>,
+    /// Groups without a volume, whose secrets it is to wrap.
+    #[serde(default)]
+    pub empty_groups: Vec<String>,
     /// Where it is, of provider `transit`.
     pub transit: Option<KeyPlace>,
     /// In one sentence, what is wrong; `null` when nothing is.

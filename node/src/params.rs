@@ -128,13 +128,29 @@ pub struct CreateVolume {
     /// Stripe unit; 64 KiB unless said.
     #[serde(default)]
     pub stripe_unit_bytes: Option<u64>,
-    /// Its group; one of its own, named like the volume, unless said.
+    /// Its group, which may be there without a volume; one of its own, named like the volume, unless said.
     #[serde(default)]
     pub group: Option<String>,
-    /// What is written to its drives is encrypted. Decided once and for all.
+    /// What is written to its drives is encrypted. Decided once and for all; in a group that was there before, by that.
     #[serde(default)]
     pub encrypt: bool,
     /// The key that wraps its secret; the key `default`, made when it is wanted, unless said. Only with `encrypt`.
+    #[serde(default)]
+    pub kek: Option<String>,
+}
+
+/// `POST /v1/groups`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateGroup {
+    /// Its name.
+    pub name: String,
+    /// Its pool.
+    pub pool: String,
+    /// What is written to drives of it is encrypted. Decided once and for all.
+    #[serde(default)]
+    pub encrypt: bool,
+    /// The key that is to wrap its secret; the key `default`, made when it is wanted, unless said. Only with `encrypt`.
     #[serde(default)]
     pub kek: Option<String>,
 }

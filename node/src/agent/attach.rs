@@ -613,6 +613,7 @@ mod tests {
             uncertain: false,
             encryption: None,
             served_gen: None,
+            stays: false,
         };
         let drives = vec!["d".to_owned()];
         let stale = |version, failed: bool| Mark {

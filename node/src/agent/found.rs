@@ -206,6 +206,7 @@ fn record(pool: &PoolRecord, found: &plinth_check::Group) -> std::result::Result
         uncertain: !found.certain,
         encryption: encryption_of(found)?,
         served_gen: None,
+        stays: false,
     };
     let volume = found.names.as_ref().map(|names| volume_of(pool, names, now));
     Ok(FoundGroup { group, volume, rows })

@@ -1,8 +1,8 @@
 //! `pool import` and `pool export`: taking pools over from their drives, and letting them go.
 //!
-//! Crash story: an export only forgets; the labels stay, and the drives are the pool. What an import writes and when
-//! it may be repeated is told in `rebuild`. A pool of which not all is there is imported as far as it goes, and
-//! hands out nothing new until the rest is found or given up.
+//! Crash story: an export only forgets; the labels stay, and the drives are the pool. What is on no drive goes for good:
+//! settings, and groups without a volume. What an import writes and when it may be repeated is told in `rebuild`. A pool
+//! of which not all is there is imported as far as it goes, and hands out nothing new until the rest is found or given up.
 use super::Agent;
 use super::drive_states::doubled;
 use super::rebuild::Rebuilt;
@@ -31,7 +31,8 @@ pub(super) fn trace_key(pool: &str) -> String {
 }
 
 impl Agent {
-    /// `pool export`: forgets a pool without attached volumes; its drives keep everything.
+    /// `pool export`: forgets a pool without attached volumes; its drives keep everything but groups without a volume,
+    /// which they never had: those go, and a warning tells which.
     ///
     /// # Errors
     /// `Refused` while a volume is attached.
@@ -66,9 +67,18 @@ impl Agent {
         }
         let drives = self.pool_drives(&pool)?;
         let paths: Vec<PathBuf> = drives.iter().map(|drive| drive.path.clone()).collect();
+        let empty = self.empty_groups_of(name)?;
+        let dropped: Vec<&str> = empty.iter().map(|empty| empty.name.as_str()).collect();
+        let without = match dropped.as_slice() {
+            [] => String::new(),
+            dropped => format!(" without its empty groups, which no drive has: {}", dropped.join(" ")),
+        };
         // History first: once the pool's entry is gone nothing leads to its identity.
-        self.events.history(&pool.id, &format!("pool export {name}"), "exported");
+        self.events.history(&pool.id, &format!("pool export {name}"), &format!("exported{without}"));
         let mut txn = self.store.txn().put(trace_key(name), &paths);
+        for empty in &empty {
+            txn = txn.remove(records::empty_group_key(&empty.name), empty);
+        }
         for volume in &volumes {
             let group = self.group(&volume.group)?;
             for row in self.rows_of(&group.id)? {
@@ -79,7 +89,8 @@ impl Agent {
         }
         // All at once: a pool without its volumes could be deleted, and they with it.
         self.remove_pool(&mut space, txn, &pool, &drives)?;
-        self.events.record(Severity::Info, "pool_export", name, &format!("pool {name} was exported"));
+        let severity = if empty.is_empty() { Severity::Info } else { Severity::Warning };
+        self.events.record(severity, "pool_export", name, &format!("pool {name} was exported{without}"));
         Ok(())
     }
 

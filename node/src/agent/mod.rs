@@ -9,6 +9,7 @@ mod drive_states;
 pub mod events;
 mod format;
 mod found;
+mod groups;
 mod headers;
 mod heal;
 pub mod import;
@@ -225,9 +226,7 @@ impl Agent {
 
     /// The group of a volume.
     pub(crate) fn group(&self, name: &str) -> Result<Versioned<GroupRecord>> {
-        self.store
-            .get(&records::group_key(name))?
-            .ok_or_else(|| Error::new(Kind::NotFound, name, format!("there is no group {name}")))
+        self.store.get(&records::group_key(name))?.ok_or_else(|| groups::no_group(name))
     }
 
     /// The drives of a pool, in the order in which they were added.

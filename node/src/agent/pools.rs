@@ -312,17 +312,21 @@ impl Agent {
         self.view_pool(&space, name)
     }
 
-    /// `pool delete`: wipes the labels of a pool without volumes.
+    /// `pool delete`: wipes the labels of a pool without volumes and groups.
     ///
     /// # Errors
-    /// `Refused` while it has volumes.
+    /// `Refused` while it has any.
     pub fn delete_pool(&self, name: &str, dry: bool) -> Result<()> {
         let mut space = self.lock();
         let mut pool = self.pool(name)?;
-        let volumes = self.volumes_of(name)?;
-        if !volumes.is_empty() {
-            let message =
-                format!("pool {name} has {}: {}", text::counted(volumes.len(), "volume"), volumes.join(" "));
+        let groups = self.empty_groups_of(name)?.into_iter().map(|empty| empty.record.name).collect();
+        let has: Vec<String> = [("volume", self.volumes_of(name)?), ("empty group", groups)]
+            .into_iter()
+            .filter(|(_, names)| !names.is_empty())
+            .map(|(what, names)| format!("{}: {}", text::counted(names.len(), what), names.join(" ")))
+            .collect();
+        if !has.is_empty() {
+            let message = format!("pool {name} has {}", has.join(", and "));
             return Err(
                 Error::new(Kind::Refused, name, message).hint("delete them first, or use plinth pool export")
             );

@@ -207,6 +207,7 @@ impl Agent {
                 known.insert(group.id.clone(), (group.clone(), volume));
             }
         }
+        names.extend(self.empty_groups()?.iter().map(|empty| format!("groups/{}", empty.name)));
         // One that is being deleted stays so.
         let own = |id: &String| {
             let busy = |volume: &VolumeRecord| {
@@ -367,6 +368,7 @@ fn take_names(found: &mut FoundGroup, had: Option<&Had>, names: &mut BTreeSet<St
         now.created_at.clone_from(&group.created_at);
         now.gen_number = now.gen_number.max(group.gen_number);
         (now.grants, now.moves, now.served_gen) = (group.grants, group.moves, group.served_gen);
+        now.stays = group.stays;
         now.encryption = group.encryption.clone().or(now.encryption.take());
     }
     if found.volume.is_none() && found.group.encryption.is_some() && had.is_none() {
@@ -396,8 +398,9 @@ fn take_names(found: &mut FoundGroup, had: Option<&Had>, names: &mut BTreeSet<St
         (volume.cache_bytes, volume.size_bytes) = (had.cache_bytes, volume.size_bytes.max(had.size_bytes));
         found.group.name.clone_from(&volume.group);
         names.retain(|name| !its.contains(name));
-    } else if wanted(volume).iter().any(|name| names.contains(name)) {
-        return Some(format!("is called {}, and there is one of that name already", volume.name));
+    } else if let Some(taken) = wanted(volume).iter().find(|name| names.contains(*name)) {
+        let name = taken.split_once('/').map_or(taken.as_str(), |(_, name)| name);
+        return Some(format!("is called {name}, and there is one of that name already"));
     }
     names.extend(wanted(volume));
     None

@@ -11,8 +11,18 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 /// The records that are told. Extents are left out: they are many, and rows say the same.
-const TOLD: [&str; 9] =
-    ["pools/", "drives/", "left/", "groups/", "rows/", "moves/", "volumes/", "history/", "watch/"];
+const TOLD: [&str; 10] = [
+    "pools/",
+    "drives/",
+    "left/",
+    "groups/",
+    "empty-groups/",
+    "rows/",
+    "moves/",
+    "volumes/",
+    "history/",
+    "watch/",
+];
 /// Of what a target wrote to its standard error, the end.
 const LOG_BYTES: u64 = 64 << 10;
 

@@ -497,7 +497,7 @@ fn judge_volume(view: &mut Volume, record: &VolumeRecord, covered: bool, live: O
     }
 }
 
-fn view_encryption(by: &GroupEncryption) -> Encryption {
+pub(super) fn view_encryption(by: &GroupEncryption) -> Encryption {
     Encryption {
         cipher: "aes-256-gcm".to_owned(),
         kek: by.key.clone(),

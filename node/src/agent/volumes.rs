@@ -2,14 +2,15 @@
 //!
 //! Crash story of `create`: group, volume, home row and its extents are announced in one transaction; then the
 //! headers are durable, then the superblocks; then the volume is ready. Until then it cannot be attached, and a
-//! repetition writes everything again. `delete` is announced, wipes, frees, forgets.
+//! repetition writes everything again. `delete` is announced, wipes, frees, forgets. What becomes of a group that was
+//! there before its volume is told in `groups`.
 use super::Agent;
-use super::keys::DEFAULT_KEY;
+use super::groups::{check_joins, planned_encryption, volume_key};
 use super::pools::unknown_property;
 use super::space::Space;
 use crate::catalogue::{
-    CopyRecord, CopyState, GroupEncryption, GroupRecord, Life, PoolRecord, Severity, Versioned, VolumeRecord,
-    records,
+    ABSENT, CopyRecord, CopyState, EmptyGroupRecord, GroupRecord, Life, PoolRecord, Severity, Versioned,
+    VolumeRecord, records,
 };
 use crate::error::{Error, Kind, Result};
 use crate::params::{CreateVolume, ResizeVolume};
@@ -39,6 +40,13 @@ struct Shape {
     group: String,
 }
 
+/// Where a new volume goes.
+struct Home {
+    pool: Versioned<PoolRecord>,
+    /// The group that was there before it; otherwise one is made with it.
+    joins: Option<Versioned<EmptyGroupRecord>>,
+}
+
 impl Agent {
     /// `volume create`.
     ///
@@ -48,81 +56,78 @@ impl Agent {
         text::check_name("volume", &params.name)?;
         check_bytes(&params.name, params.size_bytes)?;
         let shape = shape(params)?;
-        let key = self.wrapping_key(params, &shape, dry)?;
+        self.prepare_key(params, &shape, dry)?;
         let mut space = self.lock();
+        let key = volume_key(params, self.asked_group(params)?.as_ref())?;
         if let Some(volume) = self.store.get::<VolumeRecord>(&records::volume_key(&params.name))? {
-            self.same_volume(&volume, params, &shape)?;
+            self.same_volume(&volume, params, &shape, key.as_deref())?;
             if volume.life == Life::Creating && !dry {
                 self.finish_volume(&volume)?;
             }
             return self.view_volume(&params.name);
         }
-        let pool = self.pool_for(params, &shape)?;
-        let (group, volume) = self.announce_volume(&mut space, &pool, params, &shape, key.as_deref(), dry)?;
+        let home = self.home_for(params, &shape)?;
+        let (group, volume) = self.announce_volume(&mut space, &home, params, &shape, key.as_deref(), dry)?;
         if dry {
-            return Ok(super::view::planned_volume(&pool, &group, &volume));
+            return Ok(super::view::planned_volume(&home.pool, &group, &volume));
         }
         self.finish_volume(&self.volume(&params.name)?)?;
         self.view_volume(&params.name)
     }
 
-    /// The pool of a new volume, which can have it.
-    fn pool_for(&self, params: &CreateVolume, shape: &Shape) -> Result<Versioned<PoolRecord>> {
+    /// Pool and group of a new volume, which can have it.
+    fn home_for(&self, params: &CreateVolume, shape: &Shape) -> Result<Home> {
         let pool = self.ready_pool(&params.pool)?;
         check_geometry(&params.name, &pool, shape)?;
-        if self.store.get::<GroupRecord>(&records::group_key(&shape.group))?.is_none() {
-            return Ok(pool);
+        if self.store.get::<GroupRecord>(&records::group_key(&shape.group))?.is_some() {
+            let message = format!(
+                "group {} has a volume already; groups of several volumes are not supported yet",
+                shape.group
+            );
+            let hint = if params.group.is_some() { "leave --group away" } else { "choose another name" };
+            return Err(Error::new(Kind::NotSupported, shape.group.clone(), message).hint(hint));
         }
-        let message = format!(
-            "group {} has a volume already; groups of several volumes are not supported yet",
-            shape.group
-        );
-        Err(Error::new(Kind::NotSupported, shape.group.clone(), message).hint("leave --group away"))
+        let joins = self.empty_group(&shape.group)?;
+        joins.iter().try_for_each(|empty| check_joins(params, empty))?;
+        Ok(Home { pool, joins })
     }
 
-    /// Name of the key that is to wrap a new volume's secret; `None` for one that is not encrypted. The default key is
-    /// made here: without the verbs' lock, and not for a request that is refused anyway.
-    fn wrapping_key(&self, params: &CreateVolume, shape: &Shape, dry: bool) -> Result<Option<String>> {
-        if !params.encrypt {
-            return match &params.kek {
-                None => Ok(None),
-                Some(key) => {
-                    let message =
-                        format!("key {key} is for an encrypted volume, and {} is not to be one", params.name);
-                    Err(Error::invalid(&params.name, message).hint("add --encrypt, or leave --kek away"))
-                }
-            };
+    /// Sees to it that the key is there that is to wrap a new volume's secret. The default key is made here: without the
+    /// verbs' lock, and not for a request that is refused anyway.
+    fn prepare_key(&self, params: &CreateVolume, shape: &Shape, dry: bool) -> Result<()> {
+        let group = self.asked_group(params)?;
+        let Some(key) = volume_key(params, group.as_ref())? else { return Ok(()) };
+        if self.store.get::<VolumeRecord>(&records::volume_key(&params.name))?.is_some() {
+            return Ok(());
         }
-        let exists = self.store.get::<VolumeRecord>(&records::volume_key(&params.name))?.is_some();
-        if let Some(key) = &params.kek {
-            if !exists {
-                crate::keys::usable(&self.keys.key(key)?.record)?;
+        match group {
+            Some(group) => self.check_group_key(&group),
+            None if params.kek.is_some() => crate::keys::usable(&self.keys.key(&key)?.record),
+            None if dry => Ok(()),
+            None => {
+                self.home_for(params, shape)?;
+                self.default_key().map(drop)
             }
-            return Ok(Some(key.clone()));
         }
-        if !dry && !exists {
-            self.pool_for(params, shape)?;
-            return self.default_key().map(Some);
-        }
-        Ok(Some(DEFAULT_KEY.to_owned()))
     }
 
     /// Places the home row and writes the announcement (unless it is a dry run).
     fn announce_volume(
         &self,
         space: &mut Space,
-        pool: &Versioned<PoolRecord>,
+        home: &Home,
         params: &CreateVolume,
         shape: &Shape,
         key: Option<&str>,
         dry: bool,
     ) -> Result<(GroupRecord, VolumeRecord)> {
         let id = files::random_id()?;
+        let (pool, joins, now) = (&home.pool, home.joins.as_ref(), text::now());
         let mut group = GroupRecord {
             id: id.to_string(),
             name: shape.group.clone(),
             pool: pool.name.clone(),
-            created_at: text::now(),
+            created_at: joins.map_or_else(|| now.clone(), |empty| empty.created_at.clone()),
             life: Life::Creating,
             legs: shape.legs,
             columns: shape.columns,
@@ -138,6 +143,7 @@ impl Agent {
             uncertain: false,
             encryption: None,
             served_gen: None,
+            stays: joins.is_some(),
         };
         let row = self.choose_row(space, pool, &group, 0, &[], &[])?;
         // Other drives join with the first row that lies on them.
@@ -147,7 +153,7 @@ impl Agent {
             name: params.name.clone(),
             pool: pool.name.clone(),
             group: shape.group.clone(),
-            created_at: group.created_at.clone(),
+            created_at: now,
             life: Life::Creating,
             size_bytes: params.size_bytes,
             cache_bytes: DEFAULT_CACHE_BYTES,
@@ -161,6 +167,11 @@ impl Agent {
         // Under the lock until the group's record is there: no rotation ends in between.
         group.encryption = key.map(|key| self.new_group_keys(&id, key)).transpose()?;
         let txn = self.store.txn().expect(records::pool_key(&pool.name), pool.version);
+        let empty_key = records::empty_group_key(&group.name);
+        let txn = match joins {
+            Some(empty) => txn.remove(empty_key, empty),
+            None => txn.expect(empty_key, ABSENT),
+        };
         let txn = txn.create(records::group_key(&group.name), &group);
         let txn = txn.create(records::volume_key(&volume.name), &volume);
         Self::take_row(txn, &group, &row).commit()?;
@@ -171,7 +182,13 @@ impl Agent {
     }
 
     /// Whether a repetition of `volume create` asks for what there is.
-    fn same_volume(&self, volume: &VolumeRecord, params: &CreateVolume, shape: &Shape) -> Result<()> {
+    fn same_volume(
+        &self,
+        volume: &VolumeRecord,
+        params: &CreateVolume,
+        shape: &Shape,
+        key: Option<&str>,
+    ) -> Result<()> {
         if volume.life == Life::Deleting {
             self.ready_volume(&volume.name)?;
         }
@@ -182,7 +199,7 @@ impl Agent {
             && (group.legs, group.columns, group.stripe_blocks)
                 == (shape.legs, shape.columns, shape.stripe_blocks);
         let its_key = group.encryption.as_ref().map(|by| by.key.as_str());
-        if same && its_key != wrapped_by(params) {
+        if same && its_key != key {
             let how = |key: Option<&str>| {
                 key.map_or("not encrypted".into(), |key| format!("encrypted by key {key}"))
             };
@@ -310,7 +327,10 @@ impl Agent {
         if name == new {
             return self.view_volume(name);
         }
-        if taken.is_some() || self.store.get::<GroupRecord>(&records::group_key(new))?.is_some() {
+        // Its own group keeps the name that the volume had: the volume may have it again.
+        let is_group =
+            self.store.get::<GroupRecord>(&records::group_key(new))?.is_some() && volume.group != new;
+        if taken.is_some() || is_group || self.empty_group(new)?.is_some() {
             return Err(
                 Error::new(Kind::Exists, new, format!("the name {new} is taken")).hint("choose another name")
             );
@@ -326,7 +346,7 @@ impl Agent {
         renamed.renamed_from = Some(name.to_owned());
         let mut txn = self.store.txn().remove(records::volume_key(name), &volume);
         let mut moved = group.record.clone();
-        if group.name == name {
+        if group.name == name && !group.stays {
             renamed.group = new.to_owned();
             moved.name = new.to_owned();
             txn = txn.remove(records::group_key(name), &group).create(records::group_key(new), &moved);
@@ -382,22 +402,16 @@ impl Agent {
             let _ = std::fs::remove_file(path);
         }
         let txn = self.store.txn().remove(records::volume_key(&volume.name), volume);
-        txn.remove(records::group_key(&group.name), &group).commit()?;
+        let mut txn = txn.remove(records::group_key(&group.name), &group);
+        if let Some(empty) = group.emptied() {
+            txn = txn.create(records::empty_group_key(&empty.name), &empty);
+        }
+        txn.commit()?;
         let message = format!("volume {} was deleted", volume.name);
         self.events.history(&pool.id, &format!("volume delete {}", volume.name), &message);
         self.events.record(Severity::Info, "volume_delete", &volume.name, &message);
         Ok(())
     }
-}
-
-/// The key that a request to create asks for.
-fn wrapped_by(params: &CreateVolume) -> Option<&str> {
-    params.encrypt.then(|| params.kek.as_deref().unwrap_or(DEFAULT_KEY))
-}
-
-/// Of a rehearsal: nothing is wrapped yet.
-fn planned_encryption(key: &str) -> GroupEncryption {
-    GroupEncryption::new(key.to_owned(), None, 0)
 }
 
 /// The record of a copy that has everything.

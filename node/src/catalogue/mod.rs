@@ -18,8 +18,9 @@ pub use embedded::Embedded;
 pub use keys::{GroupEncryption, KeyLife, KeyRecord, KeyVersion, RekeyRecord, SealedKey, TransitPlace};
 pub use moves::MoveRecord;
 pub use records::{
-    Attachment, CopyRecord, CopyState, DriveRecord, DriveState, Errand, EventRecord, ExtentRecord,
-    FrontendKind, GroupRecord, HistoryRecord, Leaving, Life, PoolRecord, RowRecord, Severity, VolumeRecord,
+    Attachment, CopyRecord, CopyState, DriveRecord, DriveState, EmptyGroupRecord, Errand, EventRecord,
+    ExtentRecord, FrontendKind, GroupRecord, HistoryRecord, Leaving, Life, PoolRecord, RowRecord, Severity,
+    VolumeRecord,
 };
 pub use scrubs::{Damage, ScrubRecord, Want};
 pub use store::{Store, Txn, Versioned};

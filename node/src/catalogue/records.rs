@@ -7,6 +7,7 @@
 //! | `extents/DRIVE/NUMBER` | [`ExtentRecord`]: taken by creating the key, so never twice |
 //! | `keys/NAME` | [`super::KeyRecord`] |
 //! | `groups/NAME` | [`GroupRecord`] |
+//! | `empty-groups/NAME` | [`EmptyGroupRecord`]; never beside a [`GroupRecord`] of that name |
 //! | `rows/GROUP-ID/NUMBER` | [`RowRecord`] |
 //! | `volumes/NAME` | [`VolumeRecord`] |
 //! | `scrubs/VOLUME-ID` | [`super::ScrubRecord`] |
@@ -39,6 +40,11 @@ pub fn extent_key(drive: &str, extent: u32) -> String {
 /// Key of a group.
 pub fn group_key(name: &str) -> String {
     format!("groups/{name}")
+}
+
+/// Key of a group without a volume.
+pub fn empty_group_key(name: &str) -> String {
+    format!("empty-groups/{name}")
 }
 
 /// Key of a volume.
@@ -354,6 +360,23 @@ pub struct GroupRecord {
     /// Of an encrypted group: the Gen that served last, as its target said. Drives that know only older ones were set back.
     #[serde(default)]
     pub served_gen: Option<u64>,
+    /// It was made before its volume, and stays, empty, when that goes.
+    #[serde(default)]
+    pub stays: bool,
+}
+
+/// A group without a volume: it has nothing on drives, no identity and no secret yet.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct EmptyGroupRecord {
+    /// Its name.
+    pub name: String,
+    /// Name of its pool.
+    pub pool: String,
+    /// RFC 3339.
+    pub created_at: String,
+    /// Name of the key that is to wrap its secret; it will not be encrypted, if there is none.
+    #[serde(default)]
+    pub key: Option<String>,
 }
 
 /// Through what a volume is attached.
@@ -467,6 +490,16 @@ impl GroupRecord {
     /// Extents of a row that are its copies.
     pub fn row_extents(&self) -> usize {
         usize::from(self.legs) * usize::from(self.columns)
+    }
+
+    /// What is left of it when its volume goes; `None` if it goes too.
+    pub fn emptied(&self) -> Option<EmptyGroupRecord> {
+        self.stays.then(|| EmptyGroupRecord {
+            name: self.name.clone(),
+            pool: self.pool.clone(),
+            created_at: self.created_at.clone(),
+            key: self.encryption.as_ref().map(|by| by.key.clone()),
+        })
     }
 
     /// The legs that it is to get or lose.

@@ -5,6 +5,7 @@
 //! each request (which also ends idle connections), a limit on bodies (axum's default, 2 MiB), a deadline for
 //! whoever does not read its answer.
 pub mod error;
+mod groups;
 mod keys;
 pub mod metrics;
 pub mod openapi;

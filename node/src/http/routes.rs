@@ -28,9 +28,9 @@ pub struct Shared {
     pub stop: watch::Sender<bool>,
 }
 
-type Answer<T> = std::result::Result<Json<T>, Failure>;
-type Body<T> = std::result::Result<Json<T>, JsonRejection>;
-type Asked<T> = std::result::Result<Query<T>, QueryRejection>;
+pub(super) type Answer<T> = std::result::Result<Json<T>, Failure>;
+pub(super) type Body<T> = std::result::Result<Json<T>, JsonRejection>;
+pub(super) type Asked<T> = std::result::Result<Query<T>, QueryRejection>;
 
 /// All routes.
 pub fn router(agent: Arc<Agent>, stop: watch::Sender<bool>) -> Router {
@@ -62,6 +62,7 @@ pub fn router(agent: Arc<Agent>, stop: watch::Sender<bool>) -> Router {
         .route("/v1/volumes/{name}/upgrade", post(upgrade_volume))
         .route("/v1/volumes/{name}/rekey", post(rekey))
         .route("/v1/volumes/{name}/scrub", get(scrub).post(start_scrub).delete(stop_scrub))
+        .merge(super::groups::router())
         .merge(super::keys::router())
         .route("/v1/events", get(events))
         .route("/v1/support-bundle", get(support_bundle))
@@ -162,7 +163,7 @@ pub(super) async fn set_pool(
     Ok(Json(on(&shared, move |agent| agent.set_pool(&name, &set.key, &set.value, dry)).await?))
 }
 
-/// Deletes a pool without volumes.
+/// Deletes a pool without volumes and groups.
 #[utoipa::path(delete, path = "/v1/pools/{name}", responses((status = 204)))]
 pub(super) async fn delete_pool(
     State(shared): State<Shared>,
@@ -317,7 +318,7 @@ pub(super) async fn add_drives(
     Ok(Json(on(&shared, move |agent| agent.add_drives(&name, &params, dry)).await?))
 }
 
-/// Forgets a pool; its drives keep everything.
+/// Forgets a pool; its drives keep everything but groups without a volume.
 #[utoipa::path(post, path = "/v1/pools/{name}/export", responses((status = 204)))]
 pub(super) async fn export_pool(
     State(shared): State<Shared>,

@@ -140,8 +140,9 @@ pub enum Verb {
     Snapshot(Later),
     /// Clones (a later version)
     Clone(Later),
-    /// Groups of several volumes (a later version)
-    Group(Later),
+    /// Groups that a volume is made in: whether it is encrypted is decided before it is there
+    #[command(subcommand)]
+    Group(Group),
     /// Keys that wrap the secrets of encrypted groups
     #[command(subcommand)]
     Key(Key),
@@ -285,7 +286,7 @@ pub enum Pool {
         #[arg(long)]
         force: bool,
     },
-    /// Forget a pool; its drives keep everything
+    /// Forget a pool; its drives keep everything but groups without a volume
     Export {
         /// The pool.
         pool: String,
@@ -295,7 +296,7 @@ pub enum Pool {
         /// The pool.
         pool: String,
     },
-    /// Delete a pool without volumes; wipes its drives' labels
+    /// Delete a pool without volumes and groups; wipes its drives' labels
     Delete {
         /// The pool.
         pool: String,
@@ -480,6 +481,40 @@ pub enum Key {
     },
 }
 
+/// Verbs of groups.
+#[derive(Subcommand, Debug)]
+pub enum Group {
+    /// Make a group without a volume
+    Create {
+        /// Its name.
+        group: String,
+        /// Its pool
+        #[arg(long)]
+        pool: String,
+        /// Encrypt what its volume writes to drives; decided once and for all
+        #[arg(long)]
+        encrypt: bool,
+        /// The key that is to wrap its secret [default: default, made when it is wanted]
+        #[arg(long, value_name = "NAME")]
+        kek: Option<String>,
+    },
+    /// List groups, also those that volumes have of their own
+    List,
+    /// Show a group
+    Show {
+        /// The group.
+        group: String,
+    },
+    /// Delete a group without a volume
+    Delete {
+        /// The group.
+        group: String,
+        /// No failure if there is none
+        #[arg(long)]
+        if_exists: bool,
+    },
+}
+
 /// Verbs of volumes.
 #[derive(Subcommand, Debug)]
 pub enum Volume {
@@ -502,10 +537,10 @@ pub enum Volume {
         /// Stripe unit [default: 64KiB]
         #[arg(long, value_name = "SIZE", value_parser = size)]
         stripe_unit: Option<u64>,
-        /// Its group [default: one of its own]
+        /// Its group, as plinth group create made it, or a new one [default: one of its own]
         #[arg(long)]
         group: Option<String>,
-        /// Encrypt what is written to its drives; decided once and for all
+        /// Encrypt what is written to its drives; decided once and for all, by its group if that was there before
         #[arg(long)]
         encrypt: bool,
         /// The key that wraps its secret [default: default, made when it is wanted]

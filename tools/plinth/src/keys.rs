@@ -110,16 +110,23 @@ fn post(global: &Global, client: &Client, path: &str, body: &impl serde::Seriali
     changed(global.output, &answer, key)
 }
 
-/// Names every volume that nobody will read again.
+/// Names every volume that nobody will read again, and every group that waits for one.
 fn destroy(global: &Global, client: &Client, key: &str, force: bool) -> Result<()> {
     let shown = client.get(&path(key))?;
     if shown["state"] != "destroyed" {
-        let names: Vec<&str> =
-            shown["volumes"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        let lost = match names.as_slice() {
-            [] => "no volume needs it".to_owned(),
-            names => format!("everything in these volumes is lost: {}", names.join(", ")),
+        let names = |field: &str| {
+            let names = shown[field].as_array().into_iter().flatten().filter_map(Value::as_str);
+            names.collect::<Vec<_>>().join(", ")
         };
+        let (volumes, empty) = (names("volumes"), names("empty_groups"));
+        let mut lost = if volumes.is_empty() {
+            "no volume needs it".to_owned()
+        } else {
+            format!("everything in these volumes is lost: {volumes}")
+        };
+        if !empty.is_empty() {
+            lost += &format!("; no volume can be made any more in these groups: {empty}");
+        }
         confirm(global, key, &format!("destroy key {key} for ever ({lost})"))?;
     }
     let path = format!("{}?dry_run={}&force={force}", path(key), global.dry_run);
@@ -134,10 +141,10 @@ fn show(output: Output, key: &Value) -> Result<()> {
     if !key["transit"].is_null() {
         print(&format!("\ntransit\n{}", output::fields(&key["transit"])))?;
     }
-    for list in ["groups", "volumes"] {
-        let names: Vec<&str> = key[list].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    for list in ["groups", "volumes", "empty_groups"] {
+        let names = output::names(key, list);
         if !names.is_empty() {
-            print(&format!("{list}  {}\n", names.join(" ")))?;
+            print(&format!("{list}  {names}\n"))?;
         }
     }
     Ok(())

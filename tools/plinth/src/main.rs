@@ -9,6 +9,7 @@ mod ask;
 mod docs;
 mod drives;
 mod events;
+mod groups;
 mod keys;
 mod output;
 mod rekey;

@@ -53,6 +53,12 @@ pub fn text(row: &Value, field: &str) -> String {
     }
 }
 
+/// A list of names as text.
+pub fn names(row: &Value, field: &str) -> String {
+    let names = row[field].as_array().into_iter().flatten().filter_map(Value::as_str);
+    names.collect::<Vec<_>>().join(" ")
+}
+
 /// A field of bytes for people.
 pub fn size(row: &Value, field: &str) -> String {
     row[field].as_u64().map_or_else(|| "-".to_owned(), show_size)
@@ -109,6 +115,17 @@ pub const VOLUMES: &[Column] = &[
         let device = text(row, "device");
         if device == "-" { text(row, "nbd_socket") } else { device }
     }),
+];
+
+/// The columns of groups.
+pub const GROUPS: &[Column] = &[
+    ("NAME", |row| text(row, "name")),
+    ("POOL", |row| text(row, "pool")),
+    ("LEGS", |row| text(row, "leg_count")),
+    ("COLUMNS", |row| text(row, "column_count")),
+    ("KEY", |row| text(&row["encryption"], "kek")),
+    ("CREATED", |row| text(row, "created_at")),
+    ("VOLUME", |row| if names(row, "volumes").is_empty() { "-".to_owned() } else { names(row, "volumes") }),
 ];
 
 /// The columns of keys.
@@ -170,10 +187,7 @@ pub const HISTORY: &[Column] = &[
 pub const IMPORTABLE: &[Column] = &[
     ("NAME", |row| text(row, "name")),
     ("ID", |row| text(row, "id")),
-    ("DRIVES", |row| {
-        let paths = row["drives"].as_array().into_iter().flatten().filter_map(Value::as_str);
-        paths.collect::<Vec<_>>().join(" ")
-    }),
+    ("DRIVES", |row| names(row, "drives")),
 ];
 
 /// One object, a field per line; lists and objects of its own are left to the caller.
@@ -209,19 +223,37 @@ pub fn pool(output: Output, value: &Value) -> Result<()> {
     }
 }
 
+/// How something is encrypted. `sealed`: it has a secret, so that a key without a version is one that was destroyed.
+fn encryption(by: &Value, sealed: bool) -> String {
+    let version = match &by["key_version"] {
+        Value::Null if sealed => ", destroyed".to_owned(),
+        Value::Null => String::new(),
+        version => format!(", version {version}"),
+    };
+    format!("{}, key {}{version}", text(by, "cipher"), text(by, "kek"))
+}
+
+/// A group with its volume.
+pub fn group(value: &Value) -> Result<()> {
+    let mut shown = value.clone();
+    let volumes = names(value, "volumes");
+    if value["encryption"].is_object() {
+        shown["encryption"] = encryption(&value["encryption"], !volumes.is_empty()).into();
+    }
+    if !volumes.is_empty() {
+        shown["volumes"] = volumes.into();
+    }
+    print(&fields(&shown))
+}
+
 /// A volume with its legs.
 pub fn volume(output: Output, value: &Value) -> Result<()> {
     if output != Output::Table {
         return list(output, value, "name", VOLUMES);
     }
     let mut shown = value.clone();
-    let by = &value["encryption"];
-    if by.is_object() {
-        let version = match &by["key_version"] {
-            Value::Null => "destroyed".to_owned(),
-            version => format!("version {version}"),
-        };
-        shown["encryption"] = format!("{}, key {}, {version}", text(by, "cipher"), text(by, "kek")).into();
+    if value["encryption"].is_object() {
+        shown["encryption"] = encryption(&value["encryption"], true).into();
     }
     let rekey = &value["rekey"];
     if rekey.is_object() {

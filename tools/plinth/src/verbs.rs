@@ -42,7 +42,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Man { folder } => docs::manual(folder.as_deref())?,
         Verb::Snapshot(_) => return Err(later("snapshots")),
         Verb::Clone(_) => return Err(later("clones")),
-        Verb::Group(_) => return Err(later("groups of several volumes")),
+        Verb::Group(verb) => call.group(verb)?,
         Verb::Key(verb) => crate::keys::run(&global, verb)?,
         Verb::Rekey { name, wait } => crate::rekey::run(&global, &name, wait)?,
         Verb::Replica(_) | Verb::Site(_) => return Err(later("replication")),
@@ -63,12 +63,14 @@ fn target(spec: &Path, ahead: bool) -> Result<ExitCode> {
 }
 
 /// A command and its flags.
-struct Call<'a> {
-    global: &'a Global,
+pub struct Call<'a> {
+    /// The flags.
+    pub global: &'a Global,
 }
 
 impl Call<'_> {
-    fn client(&self) -> Result<Client> {
+    /// The agent.
+    pub fn client(&self) -> Result<Client> {
         Client::new(self.global.socket.clone(), self.global.timeout)
     }
 
@@ -78,7 +80,7 @@ impl Call<'_> {
     }
 
     /// Asks the agent for a change.
-    fn post(&self, path: &str, body: &impl serde::Serialize, doing: &str) -> Result<Value> {
+    pub fn post(&self, path: &str, body: &impl serde::Serialize, doing: &str) -> Result<Value> {
         let client = self.client()?;
         while_waiting(self.global, doing, || client.post(&self.path(path), body))
     }
@@ -354,7 +356,8 @@ impl Call<'_> {
         }
     }
 
-    fn delete(&self, name: &str, path: &str, if_exists: bool, what: &str) -> Result<()> {
+    /// Asks, and deletes: `what` says what that is.
+    pub fn delete(&self, name: &str, path: &str, if_exists: bool, what: &str) -> Result<()> {
         let client = self.client()?;
         // What is not there needs no question.
         match client.get(path) {

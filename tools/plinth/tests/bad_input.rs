@@ -324,7 +324,6 @@ fn verbs_and_words_of_later_versions_and_other_systems() {
     for line in [
         "snapshot create v@a",
         "clone create v@a w",
-        "group list",
         "replica list",
         "site list",
         "volume qos v",

@@ -57,6 +57,25 @@ fn verbs_of_pools_and_volumes_converge() {
     }
 }
 
+/// Whatever happens, the group is there, and knows whether it has a volume.
+#[test]
+fn groups_converge() {
+    let mut agent = Agent::start();
+    agent.pool();
+    agent.plinth("key create k").ok();
+    for delay in DELAYS {
+        killed_and_repeated(&mut agent, "group create g --pool p --encrypt --kek k", delay);
+        let made = agent.plinth("group show g -o json").json();
+        killed_and_repeated(&mut agent, "volume create v --pool p --size 64MiB --group g", delay);
+        let full = agent.plinth("group show g -o json").json();
+        assert_eq!((&full["volumes"][0], &full["created_at"]), (&"v".into(), &made["created_at"]));
+        killed_and_repeated(&mut agent, "volume delete v --yes --if-exists", delay);
+        assert_eq!(agent.plinth("group show g -o json").json(), made);
+        killed_and_repeated(&mut agent, "group delete g --yes --if-exists", delay);
+    }
+    assert_eq!(agent.plinth("group list -o name").ok(), "");
+}
+
 #[test]
 fn attach_and_detach_converge() {
     let mut agent = Agent::start();

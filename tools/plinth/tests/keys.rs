@@ -98,7 +98,9 @@ fn keys_as_scripts_see_them() {
     agent.volume();
     encrypt(&agent, "k");
     let key = agent.plinth("key show k -o json").json();
-    for field in "name provider state version created_at groups volumes transit status action".split(' ') {
+    for field in
+        "name provider state version created_at groups volumes empty_groups transit status action".split(' ')
+    {
         assert!(key.as_object().expect("an object").contains_key(field), "{field}: {key}");
     }
     assert_eq!(

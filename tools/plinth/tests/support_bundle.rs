@@ -48,6 +48,7 @@ fn it_tells_what_there_is_and_no_secrets() {
     agent.environment = &[("AWS_SECRET_ACCESS_KEY", CANARY), ("PASSWORD", CANARY), ("PLINTH_KEY", CANARY)];
     agent.run();
     agent.volume();
+    agent.plinth("group create g --pool p").ok();
     agent.plinth("volume attach v --nbd @n").ok();
     // Data is not told either.
     let data: Vec<u8> = CANARY.bytes().cycle().take(4096).collect();
@@ -72,7 +73,7 @@ fn it_tells_what_there_is_and_no_secrets() {
     has("plinth.json", &["version", "formats"]);
     has("agent.json", &["started_at"]);
     has("status.json", &["\"health\": \"online\""]);
-    has("catalogue.json", &["pools/p", "volumes/v", "groups/v", "rows/"]);
+    has("catalogue.json", &["pools/p", "volumes/v", "groups/v", "empty-groups/g", "rows/"]);
     has("events.json", &["volume_create", "volume_serving"]);
     has("metrics.txt", &["plinth_volume_requests_total{volume=\"v\""]);
     has("machine/proc/version", &["Linux"]);

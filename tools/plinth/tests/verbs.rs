@@ -234,7 +234,7 @@ fn the_socket_describes_itself() {
         answer
     };
     let document = get("/v1/openapi.json");
-    for path in ["/v1/pools", "/v1/volumes/{name}/attach", "/v1/events"] {
+    for path in ["/v1/pools", "/v1/volumes/{name}/attach", "/v1/groups/{name}", "/v1/events"] {
         assert!(document.contains(path), "{path}");
     }
     assert!(get("/healthz").starts_with("HTTP/1.1 200"));

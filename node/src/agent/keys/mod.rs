@@ -33,7 +33,8 @@ mod view;
 use super::Agent;
 use crate::catalogue::keys::key_key;
 use crate::catalogue::{
-    GroupEncryption, GroupRecord, KeyLife, KeyRecord, KeyVersion, Severity, Versioned, VolumeRecord, records,
+    EmptyGroupRecord, GroupEncryption, GroupRecord, KeyLife, KeyRecord, KeyVersion, Severity, Versioned,
+    VolumeRecord, records,
 };
 use crate::error::{Error, Kind, Result};
 use crate::keys::{GroupSecret, ProviderKind, Secret};
@@ -111,6 +112,12 @@ impl Agent {
         let groups: Vec<Versioned<GroupRecord>> = self.store.list("groups/")?;
         let of = |group: &Versioned<GroupRecord>| group.encryption.as_ref().is_some_and(|by| by.key == name);
         Ok(groups.into_iter().filter(of).collect())
+    }
+
+    /// Names of the groups without a volume whose secrets a key is to wrap.
+    fn empty_groups_of_key(&self, name: &str) -> Result<Vec<String>> {
+        let of = |empty: &Versioned<EmptyGroupRecord>| empty.key.as_deref() == Some(name);
+        Ok(self.empty_groups()?.into_iter().filter(of).map(|empty| empty.record.name).collect())
     }
 
     /// The volumes of groups.
@@ -246,12 +253,16 @@ impl Agent {
         key.life = KeyLife::Destroyed;
         self.update_key(key)?;
         let names: Vec<String> = volumes.into_iter().map(|volume| volume.name).collect();
-        let message = match names.as_slice() {
+        let mut message = match names.as_slice() {
             [] => format!("key {} was destroyed; no volume needed it", key.name),
             names => {
                 format!("key {} was destroyed; nobody can read any more: {}", key.name, names.join(", "))
             }
         };
+        let empty = self.empty_groups_of_key(&key.name)?;
+        if !empty.is_empty() {
+            message += &format!("; no volume can be made any more in: {}", empty.join(", "));
+        }
         self.events.record(Severity::Warning, "key_destroy", &key.name, &message);
         Ok(())
     }

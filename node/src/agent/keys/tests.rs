@@ -45,6 +45,7 @@ fn group(agent: &Agent, name: &str, key: &str) {
         uncertain: false,
         encryption,
         served_gen: None,
+        stays: false,
     };
     let volume = VolumeRecord {
         id: name.into(),

@@ -43,6 +43,7 @@ impl Agent {
             created_at: key.created_at.clone(),
             groups: groups.into_iter().map(|group| group.record.name).collect(),
             volumes: volumes.into_iter().map(|volume| volume.name).collect(),
+            empty_groups: self.empty_groups_of_key(&key.name)?,
             transit: key.transit.as_ref().map(place),
             status,
             action,

@@ -57,6 +57,10 @@ impl Agent {
             Err(error) if error.kind == Kind::NotFound => {
                 let volumes = self.store.list::<VolumeRecord>("volumes/")?;
                 let of_group = volumes.into_iter().find(|volume| volume.group == name);
+                if self.empty_group(name)?.is_some() {
+                    let message = format!("group {name} has no volume, so it has no key");
+                    return Err(Error::invalid(name, message).hint("its next volume gets a new one"));
+                }
                 self.ready_volume(&of_group.ok_or(error)?.record.name)?
             }
             found => found?,

@@ -103,6 +103,8 @@ fn seeds() -> Vec<Vec<u8>> {
         request("POST /v1/import", r#"{"pool":null,"drives":["/nowhere/d"]}"#),
         request("POST /v1/drives/wipe?dry_run=true", r#"{"drive":"/nowhere/d"}"#),
         request("POST /v1/volumes", r#"{"name":"v","pool":"p","size_bytes":1073741824}"#),
+        request("POST /v1/groups", r#"{"name":"g","pool":"p","encrypt":true,"kek":"k"}"#) + &get("/v1/groups"),
+        get("/v1/groups/g") + &request("DELETE /v1/groups/g?dry_run=true", ""),
         request("POST /v1/volumes/v/attach", r#"{"nbd":"/nowhere/s","read_only":true}"#),
         request("POST /v1/volumes/v/upgrade", r#"{"binary":"/nowhere/p"}"#),
         request("POST /v1/volumes/v/scrub", "") + &request("DELETE /v1/volumes/v/scrub", ""),

@@ -168,6 +168,7 @@ fn control_seeds() -> Vec<Vec<u8>> {
         r#"{"pool":null,"drives":[]}"#,
         r#"{"drive":"/dev/sdb"}"#,
         r#"{"name":"v","pool":"p","size_bytes":1073741824,"legs":2,"columns":1,"stripe_unit_bytes":65536,"group":"g"}"#,
+        r#"{"name":"g","pool":"p","encrypt":true,"kek":"k"}"#,
         r#"{"size_bytes":4096,"relative":true}"#,
         r#"{"name":"w"}"#,
         r#"{"nbd":"/run/s","read_only":true}"#,
@@ -193,6 +194,7 @@ fn run_control(input: &[u8]) -> Signature {
     try_as::<params::ImportPool>(input, &mut signature);
     try_as::<params::WipeDrive>(input, &mut signature);
     try_as::<params::CreateVolume>(input, &mut signature);
+    try_as::<params::CreateGroup>(input, &mut signature);
     try_as::<params::ResizeVolume>(input, &mut signature);
     try_as::<params::RenameVolume>(input, &mut signature);
     try_as::<params::AttachVolume>(input, &mut signature);
@@ -235,6 +237,11 @@ fn record_seeds() -> Vec<Vec<u8>> {
         r#"{"error":{"kind":"not_found","object":"v1","message":"m","hint":null,"exit_code":5}}"#,
         r#"{"drive":"d","extent":0,"group":"g","row":0,"leg":0,"column":0}"#,
         r#"{"name":"p","id":"i","drives":["/a"]}"#,
+        r#"{"name":"g","pool":"p","created_at":"2026-11-20T09:40:00.000Z","key":"k"}"#,
+        concat!(
+            r#"{"name":"g","id":null,"pool":"p","created_at":"t","leg_count":null,"column_count":2,"stripe_unit_bytes":4096,"#,
+            r#""volumes":["v"],"encryption":{"cipher":"c","kek":"k","key_version":null,"rekeyed_at":null}}"#
+        ),
         concat!(
             r#"{"group":"g","id":7,"change":{"shift":{"drive":"d"}},"places":[{"row":1,"place":0,"old":["d",4],"#,
             r#""new":["e",5]}],"stage":"switched","started_at":"2026-11-20T09:40:00.000Z"}"#
@@ -267,6 +274,7 @@ fn run_records(input: &[u8]) -> Signature {
     try_loosely::<records::ExtentRecord>(input, &mut signature);
     try_loosely::<records::CopyRecord>(input, &mut signature);
     try_loosely::<records::GroupRecord>(input, &mut signature);
+    try_loosely::<records::EmptyGroupRecord>(input, &mut signature);
     try_loosely::<records::VolumeRecord>(input, &mut signature);
     try_loosely::<records::RowRecord>(input, &mut signature);
     try_loosely::<records::EventRecord>(input, &mut signature);
@@ -284,6 +292,7 @@ fn run_records(input: &[u8]) -> Signature {
     try_loosely::<BTreeSet<String>>(input, &mut signature);
     try_loosely::<model::Status>(input, &mut signature);
     try_loosely::<model::Volume>(input, &mut signature);
+    try_loosely::<model::Group>(input, &mut signature);
     try_loosely::<model::Importable>(input, &mut signature);
     try_loosely::<error::ErrorBody>(input, &mut signature);
     signature
@@ -310,6 +319,7 @@ mod tests {
         let count = |taken: fn(&[u8]) -> bool| record_seeds().iter().filter(|seed| taken(seed)).count();
         assert!(count(is::<MoveRecord>) > 0 && count(is::<ScrubRecord>) > 0);
         assert!(count(is::<KeyRecord>) > 0 && count(is::<GroupEncryption>) > 0);
+        assert!(count(is::<records::EmptyGroupRecord>) > 0 && count(is::<model::Group>) > 0);
         assert!(count(|seed| Envelope::decode(seed).is_ok()) > 0);
         assert!(count(is::<records::LeftRecord>) > 0 && count(is::<records::HistoryRecord>) > 0);
     }
