@@ -240,7 +240,7 @@ impl Group {
         let flush = since.map(|since| since + AUTO_FLUSH_AFTER);
         // Requests that a closing group still serves may need the row.
         let growth = self.growth.deadline().filter(|_| !self.closing || !self.served());
-        [flush, growth, self.sweep.rests_until(), self.rekey.rests_until(), overdue]
+        [flush, growth, self.sweep.rests_until(), self.rekey_rests_until(), overdue]
             .into_iter()
             .flatten()
             .min()

@@ -157,8 +157,20 @@ impl Group {
         }
     }
 
+    /// Whether the walk can go on, as far as the group is concerned: its slot is free, and the directory is there. What makes
+    /// it so calls for a poll.
+    fn may_rewrite(&self) -> bool {
+        self.opening.is_none() && self.slots.get(self.rekey_slot()).state == State::Free
+    }
+
+    /// When the walk goes on, if time is all that it waits for. Otherwise the loop would turn without a pause until what it
+    /// waits for is there.
+    pub fn rekey_rests_until(&self) -> Option<Instant> {
+        self.rekey.rests_until().filter(|_| self.may_rewrite())
+    }
+
     fn next_run<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
-        if self.slots.get(self.rekey_slot()).state != State::Free || self.opening.is_some() {
+        if !self.may_rewrite() {
             return;
         }
         if !self.rekey.pace.may_go(turn.now) {
