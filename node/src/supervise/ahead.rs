@@ -68,9 +68,9 @@ impl Ahead {
         Ok(Self { program: program.to_owned(), child, input })
     }
 
-    /// Whether it was started from this file.
-    pub(super) fn is_of(&self, program: &Path) -> bool {
-        self.program == program
+    /// Whether it was started from this file, and waits still: one that was killed meanwhile says nothing of its binary.
+    pub(super) fn is_of(&mut self, program: &Path) -> bool {
+        self.program == program && matches!(self.child.try_wait(), Ok(None))
     }
 
     /// It is its turn: the spec is written, and nobody else has the group.
@@ -101,7 +101,7 @@ mod tests {
     async fn it_is_told_its_turn_and_the_secret_behind_it() {
         let folder = tempfile::tempdir().expect("a folder");
         let (program, spec, log) = script(folder.path(), "echo ready\ncat > \"$3.told\"\necho \"$*\" >&2");
-        let ahead = Ahead::wait(&program, &spec, &log).await.expect("it waits");
+        let mut ahead = Ahead::wait(&program, &spec, &log).await.expect("it waits");
         assert!(ahead.is_of(&program) && !ahead.is_of(&spec));
         let secret = GroupSecret::random().expect("random");
         let told = [&[GO], secret.secret().expose()].concat();
@@ -124,6 +124,17 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert_eq!(std::fs::read(ended).expect("reads"), b"");
+    }
+
+    /// It was killed while it waited: another one is started in its place, and nobody blames the binary.
+    #[tokio::test]
+    async fn one_that_was_killed_is_not_taken() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (program, spec, log) = script(folder.path(), "echo ready\nexec cat");
+        let mut ahead = Ahead::wait(&program, &spec, &log).await.expect("it waits");
+        assert!(ahead.is_of(&program));
+        ahead.child.kill().await.expect("kills");
+        assert!(!ahead.is_of(&program));
     }
 
     #[tokio::test]

@@ -38,9 +38,9 @@ impl Exchange {
         }
     }
 
-    /// The target of this binary that waits for its turn, if there is one. One of another binary is not needed any more.
+    /// The target of this binary that waits for its turn, if one does. Any other is not needed any more.
     pub(super) fn take_ahead(&mut self, program: &Path) -> Option<Box<Ahead>> {
-        self.ahead.take().filter(|ahead| ahead.is_of(program))
+        self.ahead.take().and_then(|mut ahead| ahead.is_of(program).then_some(ahead))
     }
 
     /// What was to serve next does not.
