@@ -26,6 +26,8 @@ mod scrub;
 mod smart;
 pub mod space;
 mod support;
+#[cfg(test)]
+mod testing;
 mod upgrade;
 pub mod view;
 pub mod volumes;

@@ -1,23 +1,11 @@
 //! Verbs of groups over a catalogue and a drive in a file: what each changes, and in how many transactions.
 use super::*;
-use crate::agent::{DEFAULT_KEY, Options};
+use crate::agent::DEFAULT_KEY;
+use crate::agent::testing::agent;
 use crate::catalogue::Watch;
 use crate::params::{CreateKey, CreatePool, CreateVolume, DestroyKey, Labels};
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
-
-fn agent(folder: &Path) -> Arc<Agent> {
-    let options = Options {
-        state: folder.to_owned(),
-        socket: folder.join("s"),
-        program: "/none".into(),
-        links: folder.join("links"),
-        scan_devices: false,
-        metrics: None,
-    };
-    Agent::open(options).expect("opens")
-}
 
 /// A pool of one drive.
 fn pool(agent: &Agent, folder: &Path, name: &str) {

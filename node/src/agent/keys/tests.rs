@@ -1,25 +1,12 @@
 //! Verbs of keys over a catalogue with groups: what they change, and that each comes to its end from every step.
 use super::*;
-use crate::agent::Options;
+use crate::agent::testing::agent;
 use crate::catalogue::{Attachment, FrontendKind, Life};
 use crate::keys::transit::server::{Mode, Server};
 use crate::keys::{GroupSecret, Kdf, SecretText};
 use crate::model::KeyState;
 use crate::params::{DestroyKey, RotateKey, UnlockKey};
-use std::path::Path;
 use std::sync::Arc;
-
-fn agent(folder: &Path) -> Arc<Agent> {
-    let options = Options {
-        state: folder.to_owned(),
-        socket: folder.join("s"),
-        program: "/none".into(),
-        links: folder.join("links"),
-        scan_devices: false,
-        metrics: None,
-    };
-    Agent::open(options).expect("opens")
-}
 
 /// A group with a volume, whose secret this key wraps.
 fn group(agent: &Agent, name: &str, key: &str) {
