@@ -3,12 +3,21 @@
 //! The process is this program itself, as `target --spec FILE` (the same code as `plinth target`), or the one that
 //! `--plinth` names. Exits with 0 when everything was right, 1 when it was not, 2 on words it does not know.
 use node::TargetSpec;
-use plinth_fuzz::kill::campaign::Campaign;
+use plinth_fuzz::kill::{campaign::Campaign, group::Shape, loops};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+/// The groups that are killed, one after the other.
+const SHAPES: [Shape; 4] = [
+    Shape { legs: 2, encrypted: false, on_loops: true },
+    Shape { legs: 1, encrypted: true, on_loops: true },
+    Shape { legs: 2, encrypted: true, on_loops: false },
+    Shape { legs: 1, encrypted: false, on_loops: false },
+];
+
 const USAGE: &str = "plinth-kill [--kills N] [--seed S] [--plinth PROGRAM] [--folder FOLDER]
-  --kills N          kills in all: of a mirror and of a group with a single leg, each plain and encrypted (200 unless said)
+  --kills N          kills in all: of a mirror and of a group with a single leg, each plain and encrypted (200 unless said);
+                     a plain and an encrypted one of them on loop devices, where the host has any to give
   --seed S           where random numbers begin (1 unless said)
   --plinth PROGRAM   a plinth to kill instead of this program's own target
   --folder FOLDER    where the drives are made (a temporary folder unless said)";
@@ -58,13 +67,20 @@ fn run(asked: &Asked) -> node::Result<bool> {
     let own = own.map_err(|source| node::Error::io("find", Path::new("plinth-kill"), &source))?;
     let program = asked.program.clone().unwrap_or(own);
     let (mut passed, mut failed) = (0, 0);
-    for (turn, (legs, encrypted)) in [(2, false), (1, true), (2, true), (1, false)].into_iter().enumerate() {
-        let how = if encrypted { " encrypted" } else { "" };
-        let folder = asked.folder.join(format!("{legs}-leg{}", how.trim()));
-        let mut campaign = Campaign::new(&folder, legs, encrypted, &program, asked.seed)?;
+    let lacking = loops::lacking(&asked.folder)?;
+    if let Some(why) = &lacking {
+        println!("kills: all on files, for there are no loop devices here ({why})");
+    }
+    for (turn, mut shape) in SHAPES.into_iter().enumerate() {
+        shape.on_loops &= lacking.is_none();
+        let encrypted = if shape.encrypted { " encrypted" } else { "" };
+        let on = if shape.on_loops { " on loop devices" } else { "" };
+        let (legs, how) = (shape.legs, format!("{encrypted}{on}"));
+        let folder = asked.folder.join(format!("{legs}-leg{}", how.replace(' ', "-")));
+        let mut campaign = Campaign::new(&folder, shape, &program, asked.seed)?;
         let (tally, wrong) = campaign.run((asked.kills + 3 - turn as u64) / 4);
         println!(
-            "kills of {legs}{how} leg: {} passed, {} failed, {} writes acknowledged, slowest start {} ms",
+            "kills of {legs} leg{how}: {} passed, {} failed, {} writes acknowledged, slowest start {} ms",
             tally.passed, tally.failed, tally.acknowledged, tally.slowest_ms
         );
         match wrong {

@@ -1,6 +1,6 @@
 //! Kills, one after the other: load, SIGKILL in the middle of it, a new target, everything read and judged.
 use super::client::{Client, Command};
-use super::group::{Group, Running};
+use super::group::{Group, Running, Shape};
 use super::oracle::Oracle;
 use crate::random::Random;
 use node::{Error, Kind, Result};
@@ -38,12 +38,12 @@ pub struct Campaign {
 }
 
 impl Campaign {
-    /// A new group with so many legs in `folder`, encrypted or not; `program target --spec FILE` serves it.
+    /// A new group in `folder`; `program target --spec FILE` serves it.
     ///
     /// # Errors
-    /// The file system's.
-    pub fn new(folder: &Path, legs: u8, encrypted: bool, program: &Path, seed: u64) -> Result<Self> {
-        let group = Group::create(folder, legs, SECTORS, encrypted)?;
+    /// As [`Group::create`].
+    pub fn new(folder: &Path, shape: Shape, program: &Path, seed: u64) -> Result<Self> {
+        let group = Group::create(folder, shape, SECTORS)?;
         let (random, oracle) = (Random::new(seed), Oracle::new(SECTORS));
         Ok(Self { group, program: program.to_owned(), random, oracle, tally: Tally::default() })
     }

@@ -1,8 +1,9 @@
-//! A group on files, and the processes that serve it.
+//! A group on files or on loop devices, and the processes that serve it.
 //!
 //! This side does what the agent does: makes the group, hands out rows (the same extents whenever the same row is asked
 //! for), starts the target again. Extents are as small as the format allows, so that rows, laps of the ring and
 //! checkpoints are many.
+use super::loops::Loops;
 use base::{Blocks, DriveIx, Extent, ExtentNo, Uuid};
 use node::keys::GroupSecret;
 use node::protocol::{FromTarget, Notice, Request};
@@ -27,10 +28,25 @@ const STRIPE_BLOCKS: u32 = 16;
 /// A target that takes longer to listen, or to end, does neither.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A group and its files.
+/// What a group is like.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Shape {
+    /// Copies of everything, each on a drive of its own.
+    pub legs: u8,
+    /// Whether it is encrypted.
+    pub encrypted: bool,
+    /// Whether its drives are loop devices over files; else they are the files.
+    pub on_loops: bool,
+}
+
+/// A group and its drives.
 pub struct Group {
     folder: PathBuf,
     legs: u8,
+    /// The drives, by number.
+    drives: Vec<PathBuf>,
+    /// What the drives are, unless they are files. Given back with the group.
+    _loops: Loops,
     sectors: u64,
     starts: u64,
     /// The keys, of a group that is encrypted.
@@ -44,14 +60,21 @@ pub struct Running {
 }
 
 impl Group {
-    /// Makes the files of a new group in `folder`, which is made too.
+    /// Makes the drives of a new group in `folder`, which is made too.
     ///
     /// # Errors
-    /// The file system's.
-    pub fn create(folder: &Path, legs: u8, sectors: u64, encrypted: bool) -> Result<Self> {
+    /// The file system's; there are no loop devices.
+    pub fn create(folder: &Path, shape: Shape, sectors: u64) -> Result<Self> {
         std::fs::create_dir_all(folder).map_err(|source| Error::io("make", folder, &source))?;
-        let secret = if encrypted { Some(GroupSecret::random()?) } else { None };
-        let group = Self { folder: folder.to_owned(), legs, sectors, starts: 0, secret };
+        let secret = if shape.encrypted { Some(GroupSecret::random()?) } else { None };
+        let legs = shape.legs;
+        let (mut drives, mut loops) = (Vec::new(), Loops::default());
+        for drive in 0..legs {
+            let file = make_drive(folder, drive)?;
+            drives.push(if shape.on_loops { loops.over(&file)? } else { file });
+        }
+        let group =
+            Self { folder: folder.to_owned(), legs, drives, _loops: loops, sectors, starts: 0, secret };
         let new = create::NewGroup {
             pool: Uuid([8; 16]),
             group: Uuid([9; 16]),
@@ -67,18 +90,10 @@ impl Group {
                 .map(|drive| Extent { drive: DriveIx::new(drive), extent: ExtentNo::ZERO })
                 .collect(),
         };
-        let mut files = Vec::new();
-        for drive in 0..legs {
-            let path = group.drive(drive);
-            let made = File::create_new(&path).and_then(|file| {
-                file.set_len(drive_blocks().get() * 4096)?;
-                for (copy, place) in places(drive_blocks()).into_iter().enumerate() {
-                    file.write_all_at(&label(drive).encode(copy as u8), place.get() * 4096)?;
-                }
-                Ok(file)
-            });
-            files.push(made.map_err(|source| Error::io("make", &path, &source))?);
-        }
+        let open = |path: &PathBuf| {
+            File::options().write(true).open(path).map_err(|source| Error::io("open", path, &source))
+        };
+        let files = group.drives.iter().map(open).collect::<Result<Vec<File>>>()?;
         let phases = match &group.secret {
             Some(secret) => create::plan_encrypted(&new, secret.keys()),
             None => create::plan(&new),
@@ -92,7 +107,7 @@ impl Group {
     }
 
     fn drive(&self, drive: u8) -> PathBuf {
-        self.folder.join(format!("drive{drive}"))
+        self.drives[usize::from(drive)].clone()
     }
 
     /// The socket that NBD is served on.
@@ -292,6 +307,19 @@ fn answer(stream: UnixStream, rows: Vec<Row>) {
             }
         }
     }
+}
+
+/// The file of a drive, labelled.
+fn make_drive(folder: &Path, drive: u8) -> Result<PathBuf> {
+    let path = folder.join(format!("drive{drive}"));
+    let made = File::create_new(&path).and_then(|file| {
+        file.set_len(drive_blocks().get() * 4096)?;
+        for (copy, place) in places(drive_blocks()).into_iter().enumerate() {
+            file.write_all_at(&label(drive).encode(copy as u8), place.get() * 4096)?;
+        }
+        file.sync_all()
+    });
+    made.map(|()| path.clone()).map_err(|source| Error::io("make", &path, &source))
 }
 
 fn drive_uuid(drive: u8) -> Uuid {

@@ -38,6 +38,7 @@ const PACKAGES: &[Package] = &[
     package("e2fsprogs", "ext4 on a volume", Some("mkfs.ext4")),
     package("xfsprogs", "xfs on a volume", Some("mkfs.xfs")),
     package("dmsetup", "a drive that hangs", Some("dmsetup")),
+    package("mount", "loop devices", Some("losetup")),
     package("util-linux", "lsblk, and a child that dies with its parent", Some("setpriv")),
 ];
 
