@@ -168,6 +168,23 @@ impl Area {
         unsafe { self.start.as_ptr().add(buf.get() as usize * BLOCK_BYTES) }
     }
 
+    /// Puts new pages, all zero, under the engine's blocks of which these bytes are a part. What has the old ones (a
+    /// transfer under way in registered memory) keeps them, and reads and writes nothing of the area any more.
+    ///
+    /// # Errors
+    /// The kernel refuses (it is older than 5.18); then nothing has changed.
+    pub(crate) fn renew(&mut self, first: usize, bytes: usize) -> io::Result<()> {
+        let start = first / BLOCK_BYTES * BLOCK_BYTES;
+        let end = (first + bytes).next_multiple_of(BLOCK_BYTES);
+        assert!(end <= self.engine_bytes(), "only the engine's memory is renewed");
+        // SAFETY: page-aligned and inside the mapping, of which `self` is borrowed mutably; anonymous pages read as zero
+        // afterwards.
+        let done = unsafe {
+            libc::madvise(self.start.as_ptr().add(start).cast(), end - start, libc::MADV_DONTNEED_LOCKED)
+        };
+        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
     /// Address of a region, for the kernel.
     pub(crate) fn region_address(&self, region: Region) -> *mut u8 {
         assert!(region.start + region.len <= self.len, "a region lies inside the area");
@@ -224,6 +241,16 @@ mod tests {
         assert_eq!(area.bytes(front.part(99, 12)), [0, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 0]);
         area.copy_block(BufId::new(3), BufId::new(0));
         assert_eq!(area.block(BufId::new(0)), &[7; BLOCK_BYTES]);
+    }
+
+    #[test]
+    fn renewed_memory_reads_as_zero() {
+        let mut area = Area::new(3, 4096).unwrap();
+        area.blocks_mut(BufId::new(0), 3).fill(1);
+        area.renew(BLOCK_BYTES + 512, 512).unwrap();
+        for (block, byte) in [(0, 1), (1, 0), (2, 1)] {
+            assert_eq!(area.block(BufId::new(block)), &[byte; BLOCK_BYTES]);
+        }
     }
 
     #[test]

@@ -12,8 +12,9 @@
 //! - a token is answered exactly once. A read is answered only when the kernel has let go of the memory: a deadline never
 //!   completes it, it only makes it known, and asks the kernel to give it up. Writes and flushes of a drive that the
 //!   engine gives up are answered at once, whatever the kernel still holds: nobody counts on that drive any more, and
-//!   what lands there later, be it what the memory holds by then, lies where its next life copies anew. That life
-//!   begins when the kernel has let go of everything (`is_busy`).
+//!   what lands there later, be it what the memory holds by then, lies where its next life copies anew. Its reads are
+//!   answered as soon as their memory is exchanged (`let_go`). That life begins when the kernel has let go of everything
+//!   (`is_busy`).
 use base::limits::MAX_DRIVES;
 use base::{BLOCK_BYTES, Blocks, DriveBlock, DriveIx, DriveOp, Duration, Fault, Instant, IoToken, Segment};
 use std::collections::VecDeque;
@@ -76,7 +77,7 @@ struct DriveIo {
     reported: bool,
     expired: bool,
     active: bool,
-    /// It was answered when its drive was given up; the kernel still has it.
+    /// It was answered because its drive was given up; the kernel still has it.
     given_up: bool,
     segments: Vec<Segment>,
     before: u32,
@@ -182,6 +183,19 @@ impl DriveOps {
             held.push(OpIx(ix));
         }
         held
+    }
+
+    /// Whether this is a read, or what is left of one, that nobody has heard of yet.
+    pub(crate) fn is_held_read(&self, op: OpIx) -> bool {
+        let io = &self.ops[op.0 as usize];
+        io.active && !io.given_up && io.op == DriveOp::Read
+    }
+
+    /// The kernel reaches no memory of ours by this read any more: it is answered, whatever comes of it.
+    pub(crate) fn let_go(&mut self, op: OpIx) {
+        assert!(self.is_held_read(op), "only reads are waited for");
+        self.answer(op.0, Err(Fault::Timeout), 0);
+        self.ops[op.0 as usize].given_up = true;
     }
 
     /// A drive's number is nobody's from now on.

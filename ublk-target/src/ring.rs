@@ -15,6 +15,8 @@ use io_uring::{IoUring, opcode, squeue};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+mod exchange;
+
 /// Submissions gathered before the kernel is entered.
 const SUBMISSIONS: u32 = 1024;
 /// Completions that can wait; more than all that can be in flight, so that none overflows.
@@ -379,15 +381,17 @@ fn register_buffers(uring: &IoUring, area: &Area) -> bool {
     if bytes == 0 {
         return false;
     }
-    let base = area.block_address(BufId::new(0), 1);
-    let piece = |start: usize| libc::iovec {
-        // SAFETY: `start` is below the engine's part's length.
-        iov_base: unsafe { base.add(start) }.cast(),
-        iov_len: MAX_REGISTERED_BYTES.min(bytes - start),
-    };
-    let pieces: Vec<_> = (0..bytes).step_by(MAX_REGISTERED_BYTES).map(piece).collect();
+    let pieces: Vec<_> = (0..bytes.div_ceil(MAX_REGISTERED_BYTES)).map(|index| piece(area, index)).collect();
     // SAFETY: the pieces lie in the area, which outlives the ring's use of them.
     unsafe { uring.submitter().register_buffers(&pieces) }.is_ok()
+}
+
+/// What is registered under this index.
+fn piece(area: &Area, index: usize) -> libc::iovec {
+    let start = index * MAX_REGISTERED_BYTES;
+    let iov_len = MAX_REGISTERED_BYTES.min(area.engine_bytes() - start);
+    let first = BufId::new((start / BLOCK_BYTES) as u32);
+    libc::iovec { iov_base: area.block_address(first, 1).cast(), iov_len }
 }
 
 /// A raw descriptor that the kernel has just made for us (`accept`).

@@ -13,7 +13,7 @@ use crate::drive::Drive;
 use crate::front::{Allocation, FrontEnd, FrontIo, VolumeInfo};
 use crate::handle::{Command, Control, Handle, Notice};
 use crate::memory::{Locked, Region};
-use crate::ops::{DriveOps, Finished, MAX_DRIVE_OPS, Next, OpIx};
+use crate::ops::{DriveOps, Finished, MAX_DRIVE_OPS, Next, OpIx, Remainder};
 use crate::resets::{self, Resets};
 use crate::ring::{Event, Ring, Source};
 use crate::workspace::Workspace;
@@ -384,13 +384,17 @@ impl<E: Engine + Allocation> Loop<E> {
         }
     }
 
-    /// Ends what can be ended of a drive at once, and asks the kernel to end the rest.
+    /// Answers what is in flight on a drive, but reads whose memory cannot be spared, and asks the kernel to end it.
     fn give_up(&mut self, drive: DriveIx) -> io::Result<()> {
         self.given_up.insert(drive);
-        self.ops
-            .give_up(drive)
-            .into_iter()
-            .try_for_each(|op| self.ring.cancel(Source::Drive, u64::from(op.0)))
+        let held = self.ops.give_up(drive);
+        let reads: Vec<OpIx> = held.iter().copied().filter(|op| self.ops.is_held_read(*op)).collect();
+        let rests: Vec<Remainder<'_>> = reads.iter().map(|op| self.ops.remainder(*op)).collect();
+        let exchanged = self.ring.exchange(&rests)?;
+        drop(rests);
+        let free = reads.iter().zip(&exchanged).filter(|(_, exchanged)| **exchanged);
+        free.for_each(|(op, _)| self.ops.let_go(*op));
+        held.into_iter().try_for_each(|op| self.ring.cancel(Source::Drive, u64::from(op.0)))
     }
 
     fn follow(&mut self, next: Next) -> io::Result<()> {

@@ -260,6 +260,20 @@ fn what_is_given_up_is_answered_once_and_keeps_its_drive_busy() {
     assert!(!ops.is_busy(DriveIx::ZERO) && ops.in_flight() == 0);
 }
 
+#[test]
+fn a_read_whose_memory_was_exchanged_is_answered_and_keeps_its_drive_busy() {
+    let mut ops = table([true]);
+    let read = index(start(&mut ops, 1, READ, &[seg(0, 1)]));
+    assert_eq!(ops.give_up(DriveIx::ZERO), [read]);
+    assert!(ops.is_held_read(read) && finished(&mut ops).is_empty());
+    ops.let_go(read);
+    assert_eq!(finished(&mut ops), [(1, Err(Fault::Timeout))]);
+    assert!(ops.is_busy(DriveIx::ZERO) && !ops.is_held_read(read));
+    assert_eq!(ops.give_up(DriveIx::ZERO), []);
+    assert_eq!(ops.answered(read, 4096), Next::Nothing);
+    assert!(finished(&mut ops).is_empty() && !ops.is_busy(DriveIx::ZERO));
+}
+
 /// Without a volatile cache a flush waits for writes that hang. It has not succeeded because they were given up.
 #[test]
 fn a_flush_behind_what_is_given_up_has_failed() {
