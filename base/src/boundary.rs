@@ -173,8 +173,8 @@ pub enum Action {
         segments: SegmentRange,
     },
     /// Nobody waits any longer for what is in flight on this drive. Each operation on it is answered as always, with
-    /// what became of it or with `Fault::Timeout`, at once or as soon as its memory can be spared: from its answer on
-    /// it reads and writes no memory of the engine's. What it does to the drive may still come, until `Reply::Quiet`
+    /// what became of it or with `Fault::Timeout`, at once, or as soon as its memory can be spared where a driver cannot
+    /// exchange it: from its answer on it reads and writes no memory of the engine's. What it does to the drive may still come, until `Reply::Quiet`
     /// says that nothing more will. Not asked again for this number before that.
     GiveUp {
         /// Which drive, by the driver's number.

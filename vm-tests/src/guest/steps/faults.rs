@@ -156,9 +156,19 @@ pub(super) fn kill_agent(guest: &mut Guest) -> Result<()> {
 
 /// Sectors written to a device since it came, as the kernel counts them.
 pub(super) fn written_sectors(device: &Path) -> Result<u64> {
+    counted(device, 6)
+}
+
+/// Sectors read from a device since it came, as the kernel counts them.
+pub(super) fn read_sectors(device: &Path) -> Result<u64> {
+    counted(device, 2)
+}
+
+/// A field of a device's statistics (Linux, Documentation/block/stat.rst).
+fn counted(device: &Path, field: usize) -> Result<u64> {
     let name = block_name(device)?;
     let text = fs::read_to_string(format!("/sys/block/{name}/stat")).unwrap_or_default();
-    let count = text.split_whitespace().nth(6).and_then(|n| n.parse().ok());
+    let count = text.split_whitespace().nth(field).and_then(|n| n.parse().ok());
     count.ok_or_else(|| Error::failed(format!("/sys/block/{name}/stat says `{}`", text.trim())))
 }
 

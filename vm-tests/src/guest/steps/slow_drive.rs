@@ -4,21 +4,24 @@
 //! and loses none, and no cancellation reaches them; resumed, it sends them on. That is the worst a drive can do: what it was told
 //! long ago lands when everybody counts on it no more.
 //!
-//! New writes go on once it is put out: what hangs there was answered, and only reads that were under way wait for the
-//! kernel, which may still fill their memory (`ublk-target/src/ops.rs`).
+//! Everything goes on once it is put out: what hangs there was answered, reads too, for their memory was exchanged
+//! (`ublk-target/src/ring/exchange.rs`). So many writes follow that the log could not take them if one read kept what it
+//! reads: the group is small, and its ring is gone through several times.
 
-use super::faults::{read_direct, verified_load, written_sectors};
+use super::faults::{read_direct, read_sectors, verified_load, written_sectors};
 use crate::error::{Context, Result};
 use crate::guest::Guest;
 use crate::guest::drives::NvmeDrive;
 use crate::guest::load::Fio;
-use crate::guest::product::POOL;
+use crate::guest::product::{POOL, VOLUME};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 const VOLUME_MIB: u64 = 256;
 /// How long the load goes on: longer than the drive hangs.
-const LOAD_SECONDS: u64 = 60;
+const LOAD_SECONDS: u64 = 90;
+/// Sectors that readers must get while the drive hangs: far more than all that they had asked for before.
+const READ_SECTORS: u64 = 16_384;
 /// A drive that does not answer for 10 s is put out; as much again for a busy machine to see it and store it.
 const PUT_OUT: Duration = Duration::from_secs(20);
 const PATIENCE: Duration = Duration::from_secs(240);
@@ -33,8 +36,11 @@ pub(super) fn run(guest: &mut Guest) -> Result<()> {
     let below = guest.drives()?;
     guest.start_agent()?;
     let drives = [below[0].clone(), layered(guest, &below[1])?];
-    let device = guest.new_device(&drives, VOLUME_MIB, &[])?;
+    let device = small_group(guest, &drives)?;
+    readers(&device).with("--rw=write").with("--bs=256k").run()?;
     let mut load = verified_load(&device, LOAD_SECONDS).with("--iodepth=32").start()?;
+    let reading = readers(&device).with("--rw=randread").with("--bs=4k").with("--time_based");
+    let reading = reading.with(format!("--runtime={LOAD_SECONDS}")).start()?;
     let before = written_sectors(&device)?;
     guest.wait_until("the load writes", Duration::from_secs(60), || {
         written_sectors(&device).is_ok_and(|now| now > before + 8192)
@@ -46,6 +52,11 @@ pub(super) fn run(guest: &mut Guest) -> Result<()> {
     guest.note(format!("the drive hangs, and was put out after {} ms", waited.as_millis()));
     guest.check_that("put-out-in-time", waited <= PUT_OUT, || format!("after {} ms", waited.as_millis()));
     guest.check("new-reads", read_direct(&device).map_err(|e| e.to_string()));
+    let had = read_sectors(&device)?;
+    let on = guest.wait_until("the readers go on", PATIENCE, || {
+        read_sectors(&device).is_ok_and(|now| now > had + READ_SECTORS)
+    });
+    guest.check("old-readers", on.map(|_| ()).map_err(|e| e.to_string()));
     let new = Instant::now();
     guest.check("new-writes", elsewhere(&device).run().map_err(|e| e.to_string()));
     guest.note(format!("8 MiB of new writes took {} ms while it hangs", new.elapsed().as_millis()));
@@ -62,6 +73,7 @@ pub(super) fn run(guest: &mut Guest) -> Result<()> {
         guest.wait_volume("the drive has everything", PATIENCE, |json| json["health"] == "online")?;
     guest.note(format!("it had everything {} ms later", healed.as_millis()));
     guest.check("load", load.finish().map_err(|e| e.to_string()));
+    guest.check("readers", reading.finish().map_err(|e| e.to_string()));
     let now = guest.target_pid()?;
     guest.check_that("same-target", now == pid, || format!("process {pid}, then {now}"));
     guest.plinth_ok(&["drive", "offline", POOL, &drives[0].name()])?;
@@ -89,10 +101,27 @@ fn dmsetup(guest: &Guest, words: &[&str]) -> Result<()> {
     guest.run("dmsetup", &words).doing(|| "drive the device mapper".into()).map(|_| ())
 }
 
-/// A verified load beside the one that hangs.
+/// A volume whose log is small: its ring has as many blocks as a quarter of an extent.
+fn small_group(guest: &Guest, drives: &[NvmeDrive]) -> Result<PathBuf> {
+    let mut words = vec!["pool", "create", POOL, "--extent-size", "4MiB"];
+    let names: Vec<String> = drives.iter().map(NvmeDrive::name).collect();
+    words.extend(names.iter().map(String::as_str));
+    guest.plinth_ok(&words)?;
+    let size = format!("{VOLUME_MIB}MiB");
+    guest.plinth_ok(&["volume", "create", VOLUME, "--pool", POOL, "--size", &size])?;
+    guest.attach()
+}
+
+/// Readers of what no load writes to, at a depth at which some of them are on each drive at any time.
+fn readers(device: &Path) -> Fio {
+    Fio::on(device, "readers").with("--iodepth=32").with("--offset=160m").with("--size=64m")
+}
+
+/// A verified load beside the one that hangs, with a commit for each of its writes.
 fn elsewhere(device: &Path) -> Fio {
     Fio::on(device, "elsewhere")
         .with("--rw=randwrite")
+        .with("--iodepth=1")
         .with("--bs=4k")
         .with("--offset=128m")
         .with("--size=8m")
