@@ -6,7 +6,8 @@
 //! target finds device and drives and goes on.
 use super::control::{Control, Ending, Note, Notes, Serving};
 use super::drives::{OpenDrive, OpenDrives, grant};
-use super::open::{Opened, open_drive, open_group};
+use super::locked::Wanted;
+use super::open::{Opened, open_group};
 use crate::catalogue::CopyState;
 use crate::device::{owner, ublk_error};
 use crate::error::{Error, Kind, Result};
@@ -537,7 +538,7 @@ impl Serving for Glue {
     fn prepare(&self, row: &Row) -> Result<()> {
         for extent in &row.extents {
             if self.open.get(&extent.drive).is_none() {
-                let drive = open_drive(&extent.path, &extent.drive, &self.spec, JOIN_PATIENCE)?;
+                let drive = Wanted::of(&extent.path, &extent.drive, &self.spec)?.open(JOIN_PATIENCE)?;
                 self.hand_drive(&extent.drive, drive)?;
             }
         }
