@@ -56,7 +56,9 @@ pub enum DriveError {
     #[error("{0}: is in use by another process, mount or device; stop that first")]
     InUse(PathBuf),
     /// The lock of this group is taken: by another target of the group, or by what the kernel has not ended of a former one.
-    #[error("{0}: is held by another target of this group, or by what the kernel still does for one that ended")]
+    #[error(
+        "{0}: is held by another target of this group, or by what the kernel still does for one that ended"
+    )]
     Served(PathBuf),
     /// The kernel has given it to something above it. No target has it.
     #[error(
