@@ -605,12 +605,8 @@ mod tests {
     use std::io::{ErrorKind, Read};
     use std::os::unix::net::UnixStream;
 
-    /// A drive that was given up and hangs kept the drives that are well locked for as long as the ring waited for it, and
-    /// with them the next target.
-    #[test]
-    fn drives_are_free_before_the_ring_waits_for_one_that_hangs() {
-        let file = TempFile::new(1 << 20);
-        let drive = Drive::open(file.path(), Access::ReadWrite).expect("opens");
+    /// A loop over one drive, with nothing in front of it.
+    fn turning(drive: Drive) -> Loop<LinearEngine> {
         let engine = LinearEngine::new(drive.size());
         let volume = VolumeInfo {
             sectors: engine.sectors(),
@@ -618,11 +614,46 @@ mod tests {
             max_discard: base::Sectors::new(1 << 12),
             read_only: false,
         };
+        let target = Target::new(engine, vec![drive], volume, Options::default()).expect("a target");
+        Loop::start(target, &mut NoFrontEnd).expect("starts")
+    }
+
+    /// Whoever wants to end this process for another one asks first whether the kernel would keep it.
+    #[test]
+    fn a_drive_that_was_given_up_counts_until_nothing_of_it_is_in_flight() {
+        let file = TempFile::new(1 << 20);
+        let mut turning = turning(Drive::open(file.path(), Access::ReadWrite).expect("opens"));
+        let hanging = |turning: &Loop<_>| turning.handle.figures().hanging_drives.get();
+        let memory = [base::Segment { buf: BufId::new(0), blocks: 1 }];
+        let (token, at) = (base::IoToken(0), base::DriveBlock::ZERO);
+        let next = turning.ops.start(Instant::ZERO, token, DriveIx::ZERO, DriveOp::Read, at, &memory);
+        turning.follow(next).expect("gathers");
+        assert_eq!(hanging(&turning), 0);
+        turning.give_up(DriveIx::ZERO).expect("gathers");
+        turning.deliver(Instant::ZERO);
+        assert_eq!(hanging(&turning), 1);
+        while turning.ops.in_flight() > 0 {
+            turning.ring.wait(None).expect("waits");
+            while let Some(event) = turning.ring.next() {
+                turning.event(&mut NoFrontEnd, &mut crate::NoControl, event).expect("works");
+            }
+        }
+        // This engine asked for none of it.
+        while turning.ops.next_finished().is_some() {}
+        turning.deliver(Instant::ZERO);
+        assert_eq!(hanging(&turning), 0);
+    }
+
+    /// A drive that was given up and hangs kept the drives that are well locked for as long as the ring waited for it, and
+    /// with them the next target.
+    #[test]
+    fn drives_are_free_before_the_ring_waits_for_one_that_hangs() {
+        let file = TempFile::new(1 << 20);
+        let drive = Drive::open(file.path(), Access::ReadWrite).expect("opens");
         let (mut ours, theirs) = UnixStream::pair().expect("sockets");
         ours.set_nonblocking(true).expect("sets");
         let ended = std::thread::spawn(move || {
-            let target = Target::new(engine, vec![drive], volume, Options::default()).expect("a target");
-            let mut turning = Loop::start(target, &mut NoFrontEnd).expect("starts");
+            let mut turning = turning(drive);
             // Closed when the ring has done waiting.
             turning.ring.set_front_file(theirs.as_fd()).expect("sets");
             drop(theirs);

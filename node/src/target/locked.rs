@@ -61,10 +61,10 @@ impl<'a> Wanted<'a> {
     /// # Errors
     /// The group must not be served.
     pub(super) fn take(&self) -> Result<Taken> {
-        self.take_within(LAST_OPERATIONS, HOLDER_PATIENCE)
+        self.take_within(LAST_OPERATIONS, HOLDER_PATIENCE, Path::new("/proc"))
     }
 
-    fn take_within(&self, operations: Duration, holder: Duration) -> Result<Taken> {
+    fn take_within(&self, operations: Duration, holder: Duration, processes: &Path) -> Result<Taken> {
         let start = Instant::now();
         let error = loop {
             match Drive::open_within(self.path, Access::Group(self.group), operations) {
@@ -72,7 +72,7 @@ impl<'a> Wanted<'a> {
                     Ok(()) => return Ok(Taken::Drive(opened)),
                     Err(error) => break error,
                 },
-                Err(DriveError::Served(_)) if !is_locked(Path::new("/proc"), self.group) => {
+                Err(DriveError::Served(_)) if !is_locked(processes, self.group) => {
                     return Ok(Taken::Absent(self.unfinished()));
                 }
                 Err(DriveError::Served(_) | DriveError::InUse(_)) if start.elapsed() < holder => {}

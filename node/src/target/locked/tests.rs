@@ -32,9 +32,14 @@ fn drive(folder: &Path) -> PathBuf {
     path
 }
 
-fn take(path: &Path, group: u64) -> Result<Taken> {
+fn take_among(path: &Path, processes: &Path) -> Result<Taken> {
     let (pool, id) = (Uuid([1; 16]).to_string(), Uuid([2; 16]).to_string());
-    Wanted { path, id: &id, pool: &pool, group }.take_within(Duration::ZERO, Duration::ZERO)
+    let wanted = Wanted { path, id: &id, pool: &pool, group: GROUP };
+    wanted.take_within(Duration::ZERO, Duration::ZERO, processes)
+}
+
+fn take(path: &Path) -> Result<Taken> {
+    take_among(path, Path::new("/proc"))
 }
 
 /// The open file of a drive where the kernel alone has it, as it has one with operations in flight whose process was killed:
@@ -54,21 +59,29 @@ fn kept_by_the_kernel(drive: Drive) -> (UnixStream, UnixStream) {
 fn a_drive_that_only_the_kernel_holds_is_gone_without() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = drive(folder.path());
-    let Ok(Taken::Drive(former)) = take(&path, GROUP) else { panic!("it is free") };
+    let Ok(Taken::Drive(former)) = take(&path) else { panic!("it is free") };
     let kept = kept_by_the_kernel(former);
-    match take(&path, GROUP) {
+    let nobody = processes(folder.path(), ALL_PROCESSES, "");
+    match take_among(&path, &nobody) {
         Ok(Taken::Absent(error)) => assert!(error.message.contains("former target"), "{error}"),
-        // Where not all processes can be seen, one may hold it.
-        Err(error) => assert!(!sees_all(), "{error}"),
         Ok(Taken::Drive(_)) => panic!("its lock is held"),
+        Err(error) => panic!("{error}"),
     }
+    let another = processes(folder.path(), ALL_PROCESSES, &lock_line("WRITE", &byte(), &byte()));
+    let refused = take_among(&path, &another).err().expect("refused");
+    assert_eq!(refused.kind, Kind::Refused, "{refused}");
     drop(kept);
-    assert!(matches!(take(&path, GROUP), Ok(Taken::Drive(_))), "the kernel has let go");
+    assert!(matches!(take(&path), Ok(Taken::Drive(_))), "the kernel has let go");
 }
 
-fn sees_all() -> bool {
-    std::fs::read_link("/proc/self/ns/pid").is_ok_and(|space| *space == *ALL_PROCESSES)
-        && std::fs::read_dir("/proc/1/fdinfo").is_ok()
+/// The byte that the group locks.
+fn byte() -> String {
+    drive::group_lock(GROUP).to_string()
+}
+
+/// What the kernel says of a lock of an open file.
+fn lock_line(kind: &str, first: &str, last: &str) -> String {
+    format!("lock:\t2: OFDLCK ADVISORY  {kind} -1 fe:00:4711 {first} {last}")
 }
 
 /// Whoever has the drive as a whole is no target, and the group waits for him.
@@ -78,7 +91,7 @@ fn a_drive_in_use_as_a_whole_refuses_the_group() {
     let path = drive(folder.path());
     for access in [Access::ReadOnly, Access::ReadWrite] {
         let tool = Drive::open(&path, access).expect("opens");
-        let refused = take(&path, GROUP).err().expect("refused");
+        let refused = take(&path).err().expect("refused");
         assert_eq!(refused.kind, Kind::Refused, "{refused}");
         drop(tool);
     }
@@ -88,10 +101,10 @@ fn a_drive_in_use_as_a_whole_refuses_the_group() {
 fn a_drive_that_is_gone_or_another_one_is_gone_without() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = drive(folder.path());
-    assert!(matches!(take(&folder.path().join("none"), GROUP), Ok(Taken::Absent(_))));
+    assert!(matches!(take(&folder.path().join("none")), Ok(Taken::Absent(_))));
     File::options().write(true).open(&path).and_then(|file| file.set_len(0)).expect("cuts");
     File::options().write(true).open(&path).and_then(|file| file.set_len(BLOCKS * 4096)).expect("sizes");
-    assert!(matches!(take(&path, GROUP), Ok(Taken::Absent(error)) if error.kind == Kind::NotFound));
+    assert!(matches!(take(&path), Ok(Taken::Absent(error)) if error.kind == Kind::NotFound));
 }
 
 /// A folder like /proc with one process, whose open file says this.
@@ -110,13 +123,10 @@ fn processes(folder: &Path, space: &str, says: &str) -> PathBuf {
 #[test]
 fn a_process_with_the_lock_is_seen_and_one_that_cannot_be_seen_counts() {
     let folder = tempfile::tempdir().expect("a folder");
-    let byte = drive::group_lock(GROUP);
-    assert!(byte > 0);
-    let line = |kind, first, last| format!("lock:\t2: OFDLCK ADVISORY  {kind} -1 fe:00:4711 {first} {last}");
     for (says, seen) in [
-        (line("WRITE", byte.to_string(), byte.to_string()), true),
-        (line("WRITE", (byte + 1).to_string(), (byte + 1).to_string()), false),
-        (line("READ ", "0".into(), "EOF".into()), false),
+        (lock_line("WRITE", &byte(), &byte()), true),
+        (lock_line("WRITE", "17", "17"), false),
+        (lock_line("READ ", "0", "EOF"), false),
         ("lock:\t1: FLOCK  ADVISORY  READ 16207 fe:00:4711 0 EOF".into(), false),
         (String::new(), false),
     ] {
@@ -128,8 +138,8 @@ fn a_process_with_the_lock_is_seen_and_one_that_cannot_be_seen_counts() {
     assert!(is_locked(&folder.path().join("none"), GROUP));
     // What this kernel says of a lock is what is looked for.
     let path = drive(folder.path());
-    let Ok(Taken::Drive(held)) = take(&path, GROUP) else { panic!("it is free") };
+    let Ok(Taken::Drive(held)) = take(&path) else { panic!("it is free") };
     let about = format!("/proc/self/fdinfo/{}", held.as_fd().as_raw_fd());
     let text = std::fs::read_to_string(about).expect("reads");
-    assert!(text.lines().any(|line| is_lock(line, &byte.to_string())), "{text}");
+    assert!(text.lines().any(|line| is_lock(line, &byte())), "{text}");
 }
