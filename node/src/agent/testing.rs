@@ -2,7 +2,9 @@
 use super::{Agent, Options};
 use crate::catalogue::{Attachment, FrontendKind, records};
 use crate::params::{CreatePool, CreateVolume, Labels};
-use std::path::Path;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 
 /// An agent without a socket, whose state is in this folder.
@@ -22,6 +24,11 @@ pub(crate) fn agent(folder: &Path) -> Arc<Agent> {
 pub(crate) fn volume(agent: &Agent, folder: &Path, name: &str) {
     let drive = folder.join(format!("drive-of-{name}"));
     std::fs::File::create(&drive).expect("creates").set_len(256 << 20).expect("sizes");
+    volume_on(agent, drive, name);
+}
+
+/// The same on this drive.
+pub(crate) fn volume_on(agent: &Agent, drive: PathBuf, name: &str) {
     let pool = CreatePool {
         name: format!("pool-of-{name}"),
         drives: vec![drive],
@@ -64,4 +71,30 @@ pub(crate) fn attach(agent: &Agent, volume: &str, attachment: Attachment) {
     let mut record = agent.volume(volume).expect("is there");
     record.attachment = Some(attachment);
     agent.store.txn().update(records::volume_key(volume), &record).commit().expect("commits");
+}
+
+/// A loop device over a file, gone with the test. Takes root; where none can be had, `None`.
+pub(crate) struct LoopDevice(pub(crate) PathBuf);
+
+impl LoopDevice {
+    pub(crate) fn over(file: &Path) -> Option<Self> {
+        let made = Command::new("losetup").args(["--find", "--show"]).arg(file).output();
+        let made = made.ok().filter(|made| made.status.success());
+        if made.is_none() {
+            eprintln!("no loop device can be had here: nothing was tried");
+        }
+        Some(Self(String::from_utf8(made?.stdout).expect("a path").trim().into()))
+    }
+
+    /// Claims it, as what is made of a device does.
+    pub(crate) fn claim(&self) -> std::fs::File {
+        let flags = nix::libc::O_EXCL;
+        std::fs::OpenOptions::new().read(true).custom_flags(flags).open(&self.0).expect("claims")
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").arg("--detach").arg(&self.0).status();
+    }
 }

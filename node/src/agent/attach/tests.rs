@@ -108,3 +108,21 @@ fn a_device_that_this_kernel_cannot_resize_refuses_before_anything_changes() {
     let grow = ResizeVolume { size_bytes: 4 << 20, relative: true };
     agent.resize_record("v", &grow, false).expect("grows");
 }
+
+/// Multipath mapped the recorded path of a drive after its volume was attached: the agent could open it still, and never
+/// looked for the path by which a target can.
+#[test]
+fn a_path_that_is_claimed_is_looked_for_elsewhere() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("drive");
+    std::fs::File::create(&file).expect("creates").set_len(256 << 20).expect("sizes");
+    let Some(device) = testing::LoopDevice::over(&file) else { return };
+    let agent = testing::agent(folder.path());
+    testing::volume_on(&agent, device.0.clone(), "v");
+    let seen_where_it_was = || agent.find_drives(&mut agent.lock(), "v", true).expect("looks");
+    assert!(seen_where_it_was());
+    let claim = device.claim();
+    assert!(!seen_where_it_was());
+    drop(claim);
+    assert!(seen_where_it_was());
+}

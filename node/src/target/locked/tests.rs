@@ -1,5 +1,6 @@
 //! Drives that another has: who it is decides.
 use super::*;
+use crate::agent::testing::LoopDevice;
 use crate::drives::label::write_label;
 use base::{Blocks, Uuid};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
@@ -95,6 +96,17 @@ fn a_drive_in_use_as_a_whole_refuses_the_group() {
         assert_eq!(refused.kind, Kind::Refused, "{refused}");
         drop(tool);
     }
+}
+
+/// It is no other target that has it, and the group goes on by its other drives.
+#[test]
+fn a_drive_that_is_claimed_by_something_above_it_is_gone_without() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let Some(device) = LoopDevice::over(&drive(folder.path())) else { return };
+    let claim = device.claim();
+    assert!(matches!(take(&device.0), Ok(Taken::Absent(error)) if error.message.contains("multipath")));
+    drop(claim);
+    assert!(matches!(take(&device.0), Ok(Taken::Drive(_))));
 }
 
 #[test]
