@@ -80,6 +80,18 @@ pub fn ublk_error(error: UblkError) -> Error {
     Error::general(kind, error.to_string())
 }
 
+/// Checks that this kernel can give the device of an attached volume another size.
+///
+/// # Errors
+/// `NotSupported` before Linux 6.16.
+pub fn check_resizes(volume: &str) -> Result<()> {
+    ublk_target::ublk::check_resizes().map_err(|error| {
+        let error = ublk_error(error);
+        let message = format!("volume {volume} is attached and stays as large as it is: {}", error.message);
+        Error::new(error.kind, volume, message).hint(format!("plinth volume detach {volume} first"))
+    })
+}
+
 /// Removes the device of a volume that nobody serves, if nobody uses it. It may be gone already.
 ///
 /// # Errors

@@ -61,6 +61,9 @@ fn serve_ublk(target: Target<LinearEngine>, volume: &VolumeInfo, owner: u64) -> 
     let run = move || -> Result<(), TargetError> { target.run(&mut queue, &mut Printing).map(|_| ()) };
     let serving = std::thread::Builder::new().name("loop".into()).spawn(run)?;
     device.start()?;
+    if device.recovering() {
+        device.follow_size()?;
+    }
     println!("ready {} recovered {}", device.path().display(), device.recovering());
     let mut delete = false;
     commands(|line| command(&device, &handle, line, &mut delete));

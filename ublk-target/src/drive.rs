@@ -55,6 +55,16 @@ pub enum DriveError {
     /// Somebody else holds it.
     #[error("{0}: is in use by another process, mount or device; stop that first")]
     InUse(PathBuf),
+    /// The lock of this group is taken: by another target of the group, or by what the kernel has not ended of a former one.
+    #[error(
+        "{0}: is held by another target of this group, or by what the kernel still does for one that ended"
+    )]
+    Served(PathBuf),
+    /// The kernel has given it to something above it. No target has it.
+    #[error(
+        "{0}: is claimed by something above it (a mount, a multipath map, an array); use that instead, or take it off"
+    )]
+    Claimed(PathBuf),
     /// Its sectors are larger than our blocks.
     #[error("{path}: has {bytes}-byte sectors; drives with sectors of up to 4096 bytes can be used")]
     SectorSize {
@@ -124,10 +134,20 @@ impl Drive {
     pub fn open_within(path: &Path, access: Access, patience: Duration) -> Result<Self, DriveError> {
         let start = Instant::now();
         loop {
-            match Self::try_open(path, access) {
-                Err(DriveError::InUse(_)) if start.elapsed() < patience => std::thread::sleep(PAUSE),
-                outcome => return outcome,
+            let error = match Self::try_open(path, access) {
+                Ok(drive) => return Ok(drive),
+                Err(error) => error,
+            };
+            let patience = match &error {
+                DriveError::InUse(_) | DriveError::Served(_) => patience,
+                // Whoever looks whether it is claimed claims it for that instant; what stays claimed is not waited for.
+                DriveError::Claimed(_) => patience.min(USUAL_PATIENCE),
+                _ => return Err(error),
+            };
+            if start.elapsed() >= patience {
+                return Err(error);
             }
+            std::thread::sleep(PAUSE);
         }
     }
 
@@ -139,14 +159,6 @@ impl Drive {
         }
         // Without O_CREAT, O_EXCL on a block device claims it: mounts, md and other claimants are refused.
         let exclusive = if kind.is_block_device() && access == Access::ReadWrite { libc::O_EXCL } else { 0 };
-        if kind.is_block_device() && matches!(access, Access::Group(_)) {
-            // The targets of a pool share its drives, so none can keep the claim; but one that is held refuses.
-            OpenOptions::new()
-                .read(true)
-                .custom_flags(libc::O_EXCL | libc::O_CLOEXEC)
-                .open(path)
-                .map_err(named)?;
-        }
         let open = |flags: i32| {
             OpenOptions::new()
                 .read(true)
@@ -163,6 +175,9 @@ impl Drive {
             Err(error) => return Err(named(error)),
         };
         lock(path, &file, access)?;
+        if kind.is_block_device() && matches!(access, Access::Group(_)) {
+            check_unclaimed(path)?;
+        }
         let properties = properties(path, &file, direct)?;
         if properties.logical_block_bytes as usize > BLOCK_BYTES {
             return Err(DriveError::SectorSize {
@@ -262,6 +277,21 @@ impl AsFd for Drive {
     }
 }
 
+/// Refuses a block device that something above it has. The targets of a pool share its drives, so none keeps the claim. Behind
+/// the locks: who has it as a whole for a while, a tool that wipes it, claims it too, and is no reason to use another path.
+fn check_unclaimed(path: &Path) -> Result<(), DriveError> {
+    match OpenOptions::new().read(true).custom_flags(libc::O_EXCL | libc::O_CLOEXEC).open(path) {
+        Ok(_) => Ok(()),
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Err(DriveError::Claimed(path.to_owned())),
+        Err(error) => Err(classify(path, "open it", error)),
+    }
+}
+
+/// The byte that a group locks on each of its drives.
+pub fn group_lock(group: u64) -> i64 {
+    group as i64 & i64::MAX
+}
+
 /// Takes the advisory locks of `access` on the open file itself. Two kinds, which do not see each other: the lock
 /// of the whole file is exclusive for `ReadWrite` and shared for the rest; a group locks a byte of its own,
 /// exclusively, and `ReadOnly` all bytes, shared, so that a group keeps readers and a second target out, but not
@@ -278,7 +308,7 @@ fn lock(path: &Path, file: &File, access: Access) -> Result<(), DriveError> {
         Err(TryLockError::Error(error)) => return Err(classify(path, "lock it", error)),
     }
     match access {
-        Access::Group(group) => lock_bytes(path, file, libc::F_WRLCK, group as i64 & i64::MAX, 1),
+        Access::Group(group) => lock_bytes(path, file, libc::F_WRLCK, group_lock(group), 1),
         Access::ReadOnly => lock_bytes(path, file, libc::F_RDLCK, 0, 0),
         Access::ReadWrite | Access::Unlocked => Ok(()),
     }
@@ -286,16 +316,23 @@ fn lock(path: &Path, file: &File, access: Access) -> Result<(), DriveError> {
 
 /// Locks bytes of an open file (length 0: to infinity); they need not exist.
 fn lock_bytes(path: &Path, file: &File, kind: i32, start: i64, length: i64) -> Result<(), DriveError> {
-    let wanted = libc::flock {
+    let lock = |kind: i32| libc::flock {
         l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
         l_start: start,
         l_len: length,
         l_pid: 0,
     };
-    match nix::fcntl::fcntl(file, nix::fcntl::FcntlArg::F_OFD_SETLK(&wanted)) {
+    match nix::fcntl::fcntl(file, nix::fcntl::FcntlArg::F_OFD_SETLK(&lock(kind))) {
         Ok(_) => Ok(()),
-        Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES) => Err(DriveError::InUse(path.to_owned())),
+        Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES) => {
+            // Who reads the drive as a whole has all bytes.
+            let mut other = lock(kind);
+            let asked = nix::fcntl::fcntl(file, nix::fcntl::FcntlArg::F_OFD_GETLK(&mut other));
+            let same = asked.is_ok() && (other.l_start, other.l_len) == (start, length);
+            let path = path.to_owned();
+            Err(if same && length == 1 { DriveError::Served(path) } else { DriveError::InUse(path) })
+        }
         Err(error) => Err(classify(path, "lock it", error.into())),
     }
 }
@@ -390,11 +427,21 @@ mod tests {
         let open = |access| Drive::open_within(file.path(), access, Duration::ZERO);
         let one = open(Access::Group(1)).unwrap();
         let _two = open(Access::Group(u64::MAX)).unwrap();
-        for refused in [Access::Group(1), Access::ReadOnly, Access::ReadWrite] {
+        for refused in [Access::ReadOnly, Access::ReadWrite] {
             assert!(matches!(open(refused), Err(DriveError::InUse(_))), "{refused:?}");
         }
+        assert!(matches!(open(Access::Group(1)), Err(DriveError::Served(_))));
         drop(one);
         assert!(open(Access::Group(1)).is_ok());
+    }
+
+    /// Somebody who reads all of a drive is not mistaken for another target of the group.
+    #[test]
+    fn a_reader_is_no_target() {
+        let file = TempFile::new(1 << 16);
+        let _reader = Drive::open(file.path(), Access::ReadOnly).unwrap();
+        let refused = Drive::open_within(file.path(), Access::Group(1), Duration::ZERO);
+        assert!(matches!(refused, Err(DriveError::InUse(_))));
     }
 
     #[test]

@@ -159,6 +159,8 @@ figures! {
     requests_in_flight,
     /// Requests that were older than the bound when looked at; each counts once.
     stuck_requests,
+    /// Drives that the engine gave up and on which the kernel still has operations.
+    hanging_drives,
     /// Clients that are connected to the front end, if it sees them.
     clients,
     /// Turns of the loop.

@@ -248,7 +248,8 @@ impl Engine for LinearEngine {
         self.done.push_back((SlotId(token.0 as u16), result));
     }
     fn reply(&mut self, reply: Reply) {
-        panic!("nothing was asked, yet {reply:?} was answered")
+        let news = matches!(reply, Reply::Quiet { .. });
+        assert!(news, "nothing was asked, yet {reply:?} was answered");
     }
     fn poll<M: Memory>(&mut self, now: Instant, memory: &mut M, out: &mut Actions) -> Option<Instant> {
         while out.has_room(4, 4)

@@ -5,12 +5,18 @@
 //! that name memory are counted, cancelled and waited for before the area is unmapped; if the kernel does not
 //! let go (a hung drive) the area is leaked rather than freed.
 //!
+//! No file is registered: an operation holds the file that it names, from its submission to its end, and no other. So a
+//! drive that hangs in the kernel keeps itself open and locked, and none of the others. What is registered with a ring stays
+//! with it until the last operation of all has ended, the target's process long gone: one drive of a mirror that hung kept
+//! the next target from all of them. And before Linux 6.13 a file that was taken away stayed until every operation on
+//! anything registered that began earlier had ended.
+//!
 //! One thread creates, feeds and reaps the ring (SINGLE_ISSUER, DEFER_TASKRUN): completions are only worked on
 //! when that thread asks for them, so a busy loop is not interrupted and an idle one sleeps in the kernel.
 use crate::memory::{Area, MAX_REGISTERED_BYTES, Region};
 use crate::ops::Remainder;
 use base::{BLOCK_BYTES, BufId, DriveOp, Duration, Memory};
-use io_uring::types::{CancelBuilder, Fd, Fixed, FsyncFlags, SubmitArgs, Timespec};
+use io_uring::types::{CancelBuilder, Fd, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode, squeue};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -25,13 +31,6 @@ const COMPLETIONS: u32 = 8192;
 const MAX_IOVECS: usize = 1024;
 /// Pieces of memory gathered before the kernel is entered; it copies them then.
 const IOVECS: usize = 16 * MAX_IOVECS;
-/// Registered files: the drives. A place is kept for every drive that a group can have, so that one more can be put
-/// in while others are in use.
-///
-/// Nothing else is registered. Before Linux 6.13 the kernel lets go of a file that was taken away only when every
-/// operation on any registered file or memory that began earlier has ended. A ublk command waits for a guest's
-/// request, for hours if need be: on a registered file it would hold a drive that was put out, locked, all that time.
-const FILES: u32 = base::limits::MAX_DRIVES as u32;
 /// How long `Drop` waits for the kernel to let go of memory.
 const DRAIN: Duration = Duration::from_millis(5_000);
 
@@ -112,7 +111,6 @@ impl Ring {
         if !params.is_feature_submit_stable() || !params.is_feature_nodrop() || !params.is_feature_ext_arg() {
             return Err(io::Error::from(io::ErrorKind::Unsupported));
         }
-        uring.submitter().register_files_sparse(FILES)?;
         let registered = register_buffers(&uring, &area);
         let iovecs = Vec::with_capacity(IOVECS);
         Ok(Self { uring, area: Some(area), iovecs, registered, front: None, in_flight: 0 })
@@ -142,18 +140,6 @@ impl Ring {
         self.area.as_mut().expect("there until dropped")
     }
 
-    /// Puts a drive's open file at its index, or takes it away; also while the ring is at work, which the kernel
-    /// allows for places that no operation uses.
-    ///
-    /// # Errors
-    /// The kernel refuses.
-    pub(crate) fn set_drive(&mut self, index: usize, file: Option<BorrowedFd<'_>>) -> io::Result<()> {
-        assert!(index < FILES as usize, "more drives than a group has");
-        let fd = file.map_or(-1, |file| file.as_raw_fd());
-        self.uring.submitter().register_files_update(index as u32, &[fd])?;
-        Ok(())
-    }
-
     /// Sets the front end's file.
     ///
     /// # Errors
@@ -163,9 +149,10 @@ impl Ring {
         Ok(())
     }
 
-    /// Submits what is left of a drive's operation.
-    pub(crate) fn drive(&mut self, id: u64, rest: &Remainder<'_>) -> io::Result<()> {
-        let fd = Fixed(u32::from(rest.drive.get()));
+    /// Submits what is left of an operation of the drive with this open file, which stays open until the next `submit` or
+    /// `wait`: then the operation holds it.
+    pub(crate) fn drive(&mut self, id: u64, file: BorrowedFd<'_>, rest: &Remainder<'_>) -> io::Result<()> {
+        let fd = Fd(file.as_raw_fd());
         if rest.op == DriveOp::Flush {
             let entry = opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build();
             return self.push(entry, Source::Drive, id);
@@ -327,6 +314,12 @@ impl Ring {
         (self.registered && same).then_some(index as u16)
     }
 
+    /// As if the kernel never answered one of its operations.
+    #[cfg(test)]
+    pub(crate) fn hang(&mut self) {
+        self.in_flight += 1;
+    }
+
     /// Cancels everything and waits for it; says whether the kernel let go of all memory.
     fn drain(&mut self) -> bool {
         let all = opcode::AsyncCancel2::new(CancelBuilder::any().all()).build();
@@ -346,11 +339,7 @@ impl Drop for Ring {
     fn drop(&mut self) {
         if self.in_flight > 0 && !self.drain() {
             std::mem::forget(self.area.take());
-            return;
         }
-        // What is left to the end of the ring is done in the background, some time later. Until then the drives stay
-        // open and locked, and whoever serves them next waits.
-        let _ = self.uring.submitter().unregister_files();
     }
 }
 
@@ -399,4 +388,43 @@ pub(crate) fn adopt(fd: RawFd) -> std::os::fd::OwnedFd {
     assert!(fd >= 0, "an answer that is an error is no descriptor");
     // SAFETY: the completion of an accept hands over a new descriptor that nothing else knows of.
     unsafe { std::os::fd::FromRawFd::from_raw_fd(fd) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drive::{Access, Drive};
+    use crate::testing::TempFile;
+    use base::{DriveIx, Segment};
+    use std::io::{Write, pipe};
+    use std::os::fd::AsFd;
+
+    /// One leg of a mirror hung in the kernel, and its target was killed: the ring lived as long as the operation that hung,
+    /// and with it the locks on all legs, so that no next target could have the one that was well.
+    ///
+    /// A pipe that nobody writes to is the drive that hangs.
+    #[test]
+    fn a_drive_that_hangs_keeps_no_other_one_locked() {
+        let file = TempFile::new(1 << 16);
+        let mut ring = Ring::new(Area::new(2, BLOCK_BYTES).expect("memory")).expect("a ring");
+        ring.enable().expect("enables");
+        let drive = Drive::open(file.path(), Access::ReadWrite).expect("opens");
+        let (hanging, mut writer) = pipe().expect("a pipe");
+        for (id, file) in [(1, drive.as_fd()), (2, hanging.as_fd())] {
+            let segments = &[Segment { buf: BufId::new(id as u32 - 1), blocks: 1 }];
+            let rest = Remainder { drive: DriveIx::ZERO, op: DriveOp::Read, at_bytes: 0, segments, skip: 0 };
+            ring.drive(id, file, &rest).expect("gathers");
+        }
+        ring.wait(None).expect("waits");
+        let done = Event { source: Source::Drive, id: 1, result: BLOCK_BYTES as i32 };
+        assert_eq!(ring.next(), Some(done));
+        // What the end of a process does.
+        drop((drive, hanging));
+        let next = Drive::open_within(file.path(), Access::ReadWrite, std::time::Duration::ZERO);
+        assert!(next.is_ok(), "{:?}", next.err());
+        // The one that hangs is held by its operation, which is answered at last.
+        writer.write_all(b"late").expect("there is still a reader");
+        ring.wait(None).expect("waits");
+        assert_eq!(ring.next(), Some(Event { source: Source::Drive, id: 2, result: 4 }));
+    }
 }

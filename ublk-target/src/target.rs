@@ -88,12 +88,10 @@ pub enum TargetError {
     Ring(io::Error),
 }
 
-/// How a target ended.
+/// How a target ended. Its drives are closed; one on which the kernel still has operations stays locked until it has not.
 pub struct Ended<E> {
     /// The engine, in `Phase::Closed` or `Phase::Refused`.
     pub engine: E,
-    /// The drives, still locked.
-    pub drives: Vec<Drive>,
 }
 
 /// A group that can be run.
@@ -142,22 +140,20 @@ impl<E: Engine + Allocation> Target<E> {
         let outcome = turning.turn_until_ended(front, control);
         turning.handle.figures().set_phase(turning.engine.phase());
         outcome.map_err(TargetError::Ring)?;
-        let Loop { engine, drives, ring, .. } = turning;
-        // Before the drives: the kernel lets go of their files first.
-        drop(ring);
-        Ok(Ended { engine, drives: drives.into_iter().flatten().collect() })
+        Ok(Ended { engine: turning.end() })
     }
 }
 
 /// A target at work.
 struct Loop<E> {
     engine: E,
+    /// Before the drives: what it has gathered names their files, and is submitted when it is dropped.
+    ring: Ring,
     /// By the loop's number; `None`: released, and free for the next drive.
     drives: Vec<Option<Drive>>,
     volume: VolumeInfo,
     options: Options,
     handle: Handle<E>,
-    ring: Ring,
     ops: DriveOps,
     resets: Resets,
     out: Actions,
@@ -210,12 +206,9 @@ impl<E: Engine + Allocation> Loop<E> {
         let made = workspace
             .filter(|made| made.fits(engine.memory_blocks(), front_bytes, &options))
             .map_or_else(|| Workspace::new(engine.memory_blocks(), front_bytes, &options), Ok);
-        let Workspace { mut ring, mut ops, out, .. } = made?;
+        let Workspace { ring, mut ops, out, .. } = made?;
         ring.enable().map_err(TargetError::Setup)?;
         let (own, front_memory) = ring.area().front().split(base::BLOCK_BYTES);
-        for (index, drive) in drives.iter().enumerate() {
-            ring.set_drive(index, Some(drive.as_fd())).map_err(TargetError::Setup)?;
-        }
         drives.iter().for_each(|drive| ops.add_drive(drive.properties().volatile_cache));
         let mut places = Vec::with_capacity(MAX_DRIVES);
         places.extend(drives.into_iter().map(Some));
@@ -237,15 +230,24 @@ impl<E: Engine + Allocation> Loop<E> {
             closed_at: None,
             given_up: DriveSet::EMPTY,
             engine,
+            ring,
             drives: places,
             volume,
             options,
             handle,
-            ring,
         };
         this.ring.wake(this.handle.eventfd(), this.wake_memory).map_err(TargetError::Setup)?;
         front.start(front_io!(this, Instant::ZERO), front_memory).map_err(TargetError::Setup)?;
         Ok(this)
+    }
+
+    /// Lets go of everything but the engine. All is submitted by now, so what is still in flight holds its own drive; the
+    /// others are free for the next target before the ring waits for a drive that hangs.
+    fn end(self) -> E {
+        let Self { engine, drives, ring, .. } = self;
+        drop(drives);
+        drop(ring);
+        engine
     }
 
     fn turn_until_ended(
@@ -336,6 +338,7 @@ impl<E: Engine + Allocation> Loop<E> {
         for drive in self.given_up.iter() {
             if !self.ops.is_busy(drive) {
                 self.given_up.remove(drive);
+                figures.hanging_drives.set(self.given_up.len() as u64);
                 self.engine.reply(Reply::Quiet { drive });
             }
         }
@@ -387,6 +390,7 @@ impl<E: Engine + Allocation> Loop<E> {
     /// Answers what is in flight on a drive, but reads whose memory cannot be spared, and asks the kernel to end it.
     fn give_up(&mut self, drive: DriveIx) -> io::Result<()> {
         self.given_up.insert(drive);
+        self.handle.figures().hanging_drives.set(self.given_up.len() as u64);
         let held = self.ops.give_up(drive);
         let reads: Vec<OpIx> = held.iter().copied().filter(|op| self.ops.is_held_read(*op)).collect();
         let rests: Vec<Remainder<'_>> = reads.iter().map(|op| self.ops.remainder(*op)).collect();
@@ -399,7 +403,12 @@ impl<E: Engine + Allocation> Loop<E> {
 
     fn follow(&mut self, next: Next) -> io::Result<()> {
         match next {
-            Next::Submit(op) => self.ring.drive(u64::from(op.0), &self.ops.remainder(op)),
+            Next::Submit(op) => {
+                let rest = self.ops.remainder(op);
+                let drive = self.drives[usize::from(rest.drive.get())].as_ref();
+                let drive = drive.expect("a drive is released when nothing is in flight on it");
+                self.ring.drive(u64::from(op.0), drive.as_fd(), &rest)
+            }
             Next::Nothing => Ok(()),
         }
     }
@@ -465,15 +474,13 @@ impl<E: Engine + Allocation> Loop<E> {
         Ok(())
     }
 
-    /// Takes one drive more: its file gets the next place of the ring. Only here are actions for it possible, and no
-    /// action can name it before the engine has heard its number.
+    /// Takes one drive more. No action can name it before the engine has heard its number.
     fn add_drive(&mut self, drive: Drive) -> io::Result<DriveIx> {
         let free = self.drives.iter().position(Option::is_none);
         let number = free.unwrap_or(self.drives.len());
         if number == MAX_DRIVES {
             return Err(io::Error::other(format!("{MAX_DRIVES} drives are open already")));
         }
-        self.ring.set_drive(number, Some(drive.as_fd()))?;
         let volatile = drive.properties().volatile_cache;
         if free.is_some() {
             self.ops.reuse_drive(DriveIx::new(number as u8), volatile);
@@ -495,10 +502,6 @@ impl<E: Engine + Allocation> Loop<E> {
         }
         let drive = self.drives.get_mut(place).and_then(Option::take);
         let drive = drive.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-        if let Err(error) = self.ring.set_drive(place, None) {
-            self.drives[place] = Some(drive);
-            return Err(error);
-        }
         self.ops.release_drive(number);
         Ok(drive)
     }
@@ -593,5 +596,78 @@ pub fn lock_warning(locked: Locked) -> Option<String> {
             "buffers of {wanted_bytes} bytes could not be locked in memory ({}); raise the limit on locked memory (ulimit -l)",
             io::Error::from_raw_os_error(errno)
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drive::Access;
+    use crate::front::NoFrontEnd;
+    use crate::linear::LinearEngine;
+    use crate::testing::TempFile;
+    use std::io::{ErrorKind, Read};
+    use std::os::unix::net::UnixStream;
+
+    /// A loop over one drive, with nothing in front of it.
+    fn turning(drive: Drive) -> Loop<LinearEngine> {
+        let engine = LinearEngine::new(drive.size());
+        let volume = VolumeInfo {
+            sectors: engine.sectors(),
+            stripe_bytes: 1 << 16,
+            max_discard: base::Sectors::new(1 << 12),
+            read_only: false,
+        };
+        let target = Target::new(engine, vec![drive], volume, Options::default()).expect("a target");
+        Loop::start(target, &mut NoFrontEnd).expect("starts")
+    }
+
+    /// Whoever wants to end this process for another one asks first whether the kernel would keep it.
+    #[test]
+    fn a_drive_that_was_given_up_counts_until_nothing_of_it_is_in_flight() {
+        let file = TempFile::new(1 << 20);
+        let mut turning = turning(Drive::open(file.path(), Access::ReadWrite).expect("opens"));
+        let hanging = |turning: &Loop<_>| turning.handle.figures().hanging_drives.get();
+        let memory = [base::Segment { buf: BufId::new(0), blocks: 1 }];
+        let (token, at) = (base::IoToken(0), base::DriveBlock::ZERO);
+        let next = turning.ops.start(Instant::ZERO, token, DriveIx::ZERO, DriveOp::Read, at, &memory);
+        turning.follow(next).expect("gathers");
+        assert_eq!(hanging(&turning), 0);
+        turning.give_up(DriveIx::ZERO).expect("gathers");
+        turning.deliver(Instant::ZERO);
+        assert_eq!(hanging(&turning), 1);
+        while turning.ops.in_flight() > 0 {
+            turning.ring.wait(None).expect("waits");
+            while let Some(event) = turning.ring.next() {
+                turning.event(&mut NoFrontEnd, &mut crate::NoControl, event).expect("works");
+            }
+        }
+        // This engine asked for none of it.
+        while turning.ops.next_finished().is_some() {}
+        turning.deliver(Instant::ZERO);
+        assert_eq!(hanging(&turning), 0);
+    }
+
+    /// A drive that was given up and hangs kept the drives that are well locked for as long as the ring waited for it, and
+    /// with them the next target.
+    #[test]
+    fn drives_are_free_before_the_ring_waits_for_one_that_hangs() {
+        let file = TempFile::new(1 << 20);
+        let drive = Drive::open(file.path(), Access::ReadWrite).expect("opens");
+        let (mut ours, theirs) = UnixStream::pair().expect("sockets");
+        ours.set_nonblocking(true).expect("sets");
+        let ended = std::thread::spawn(move || {
+            let mut turning = turning(drive);
+            // Closed when the ring has done waiting.
+            turning.ring.set_front_file(theirs.as_fd()).expect("sets");
+            drop(theirs);
+            turning.ring.hang();
+            turning.end();
+        });
+        let next = Drive::open_within(file.path(), Access::ReadWrite, std::time::Duration::from_secs(60));
+        let waiting = ours.read(&mut [0]).expect_err("the ring is there still");
+        assert_eq!(waiting.kind(), ErrorKind::WouldBlock);
+        assert!(next.is_ok(), "{:?}", next.err());
+        ended.join().expect("ends");
     }
 }

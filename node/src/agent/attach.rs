@@ -303,14 +303,16 @@ impl Agent {
 
     /// Looks for drives of a group that are not where they were last, and before the first activation of an attachment
     /// also for copies of them: names of the kernel move, so that a path may lead to a copy by now. An operator hears
-    /// of that; a volume that was served goes on without such a drive, if it can. Returns whether every drive that is
+    /// of that; a volume that was served goes on without such a drive, if it can. A path that something above it has
+    /// claimed (multipath mapped it since) leads to the drive, and is of no use to a target. Returns whether every drive that is
     /// online was just seen where the catalogue has it.
     fn find_drives(&self, space: &mut Space, group: &str, served: bool) -> Result<bool> {
         let before = self.group(group)?;
         let mut look = !served;
         for copy in &before.copies {
             let drive = self.drive(&copy.drive)?;
-            look |= drive.state == DriveState::Online && self.open_drive(&drive).is_err();
+            let usable = self.open_drive(&drive).is_ok_and(|media| !media.is_held());
+            look |= drive.state == DriveState::Online && !usable;
         }
         if look {
             self.rescan(space)?;
@@ -519,11 +521,24 @@ impl Agent {
         }
     }
 
-    /// The attachment is over: its target is gone.
+    /// The attachment is over, its target is gone, and nobody supervises the volume any more, whatever comes of it. Both
+    /// under one lock: an attach that found the attachment gone and its supervision there would leave the volume to one
+    /// that is ending, announced and served by nobody.
     pub(crate) fn clear_attachment(&self, name: &str) -> Result<()> {
         let space = self.lock();
+        let cleared = self.take_attachment(name);
+        self.supervisor.forget(name);
+        drop(space);
+        if cleared?.is_some_and(|attachment| attachment.served) {
+            self.events.record(Severity::Info, "volume_detach", name, &format!("volume {name} is detached"));
+        }
+        Ok(())
+    }
+
+    /// Takes an attachment from the catalogue, and what it left.
+    fn take_attachment(&self, name: &str) -> Result<Option<Attachment>> {
         let mut volume = self.volume(name)?;
-        let Some(attachment) = volume.record.attachment.take() else { return Ok(()) };
+        let Some(attachment) = volume.record.attachment.take() else { return Ok(None) };
         if let Some(socket) = &attachment.nbd_socket {
             device::remove_socket(socket);
         }
@@ -533,11 +548,7 @@ impl Agent {
         let _ = std::fs::remove_file(self.options.target_socket(&group.id));
         let _ = std::fs::remove_file(self.options.kept_program(&group.id));
         self.store.txn().update(records::volume_key(name), &volume).commit()?;
-        drop(space);
-        if attachment.served {
-            self.events.record(Severity::Info, "volume_detach", name, &format!("volume {name} is detached"));
-        }
-        Ok(())
+        Ok(Some(attachment))
     }
 }
 
@@ -586,61 +597,4 @@ fn same_attachment(name: &str, has: &Attachment, wanted: &Attachment) -> Result<
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A drive failed, was pulled out and put in again, and its target was killed while it got what it missed: the
-    /// next target was told the old mark again, and the drive counted as failed for ever.
-    #[test]
-    fn a_mark_that_is_heard_again_does_not_undo_what_was_forgiven() {
-        let mut group = GroupRecord {
-            id: "g".into(),
-            name: "g".into(),
-            pool: "p".into(),
-            created_at: String::new(),
-            life: crate::catalogue::Life::Ready,
-            legs: 2,
-            columns: 1,
-            stripe_blocks: 16,
-            gen_number: 1,
-            rows_used: 1,
-            copies: vec![super::super::volumes::current_copy("d")],
-            grants: 0,
-            moves: 0,
-            legs_wanted: None,
-            unwiped: Vec::new(),
-            imported: false,
-            uncertain: false,
-            encryption: None,
-            served_gen: None,
-            stays: false,
-        };
-        let drives = vec!["d".to_owned()];
-        let stale = |version, failed: bool| Mark {
-            drives: drives.clone(),
-            version,
-            since: vec![(7, 3)],
-            failed: if failed { drives.clone() } else { Vec::new() },
-            current: false,
-        };
-        assert!(apply_mark(&mut group, &stale(5, true)));
-        let copy = &group.copies[0];
-        assert_eq!((copy.state, copy.failed, copy.stale_since_seq), (CopyState::Stale, true, Some(7)));
-        // A target that recovers says it again, under a version of its own.
-        assert!(!apply_mark(&mut group, &stale(9, false)));
-        assert!(group.copies[0].failed);
-        group.copies[0].failed = false;
-        for (version, failed) in [(5, true), (9, false)] {
-            apply_mark(&mut group, &stale(version, failed));
-            assert!(!group.copies[0].failed, "version {version}");
-        }
-        apply_mark(&mut group, &Mark::current("d".into(), 10));
-        assert_eq!(group.copies[0].state, CopyState::Current);
-        assert!(apply_mark(&mut group, &stale(12, true)));
-        assert!(group.copies[0].failed, "it failed anew");
-        // The same mark again, right after it was forgiven.
-        group.copies[0].failed = false;
-        apply_mark(&mut group, &stale(12, true));
-        assert!(!group.copies[0].failed);
-    }
-}
+mod tests;

@@ -27,7 +27,7 @@ mod smart;
 pub mod space;
 mod support;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod upgrade;
 pub mod view;
 pub mod volumes;

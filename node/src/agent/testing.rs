@@ -1,10 +1,14 @@
 //! What tests of several verbs need.
 use super::{Agent, Options};
-use std::path::Path;
+use crate::catalogue::{Attachment, FrontendKind, records};
+use crate::params::{CreatePool, CreateVolume, Labels};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 
 /// An agent without a socket, whose state is in this folder.
-pub(super) fn agent(folder: &Path) -> Arc<Agent> {
+pub(crate) fn agent(folder: &Path) -> Arc<Agent> {
     let options = Options {
         state: folder.to_owned(),
         socket: folder.join("s"),
@@ -14,4 +18,83 @@ pub(super) fn agent(folder: &Path) -> Arc<Agent> {
         metrics: None,
     };
     Agent::open(options).expect("opens")
+}
+
+/// A volume of one leg of 1 MiB, in a pool of its own whose drive is a file.
+pub(crate) fn volume(agent: &Agent, folder: &Path, name: &str) {
+    let drive = folder.join(format!("drive-of-{name}"));
+    std::fs::File::create(&drive).expect("creates").set_len(256 << 20).expect("sizes");
+    volume_on(agent, drive, name);
+}
+
+/// The same on this drive.
+pub(crate) fn volume_on(agent: &Agent, drive: PathBuf, name: &str) {
+    let pool = CreatePool {
+        name: format!("pool-of-{name}"),
+        drives: vec![drive],
+        labels: Labels::default(),
+        force: false,
+        extent_bytes: None,
+    };
+    agent.create_pool(&pool, false).expect("creates");
+    let volume = CreateVolume {
+        name: name.into(),
+        pool: pool.name,
+        size_bytes: 1 << 20,
+        legs: Some(1),
+        columns: None,
+        stripe_unit_bytes: None,
+        group: None,
+        encrypt: false,
+        kek: None,
+    };
+    agent.create_volume(&volume, false).expect("creates");
+}
+
+/// An attachment as a device that was not served yet.
+pub(crate) fn ublk_attachment() -> Attachment {
+    Attachment {
+        frontend: FrontendKind::Ublk,
+        nbd_socket: None,
+        read_only: false,
+        device_number: None,
+        detaching: false,
+        force_stale: false,
+        served: false,
+        binary: None,
+        next: None,
+    }
+}
+
+/// Announces an attachment, and does no more.
+pub(crate) fn attach(agent: &Agent, volume: &str, attachment: Attachment) {
+    let mut record = agent.volume(volume).expect("is there");
+    record.attachment = Some(attachment);
+    agent.store.txn().update(records::volume_key(volume), &record).commit().expect("commits");
+}
+
+/// A loop device over a file, gone with the test. Takes root; where none can be had, `None`.
+pub(crate) struct LoopDevice(pub(crate) PathBuf);
+
+impl LoopDevice {
+    pub(crate) fn over(file: &Path) -> Option<Self> {
+        let made = Command::new("losetup").args(["--find", "--show"]).arg(file).output();
+        let made = made.ok().filter(|made| made.status.success());
+        if made.is_none() {
+            eprintln!("no loop device can be had here: nothing was tried");
+        }
+        Some(Self(String::from_utf8(made?.stdout).expect("a path").trim().into()))
+    }
+
+    /// Claims it, as what is made of a device does.
+    pub(crate) fn claim(&self) -> std::fs::File {
+        let flags = nix::libc::O_EXCL;
+        std::fs::OpenOptions::new().read(true).custom_flags(flags).open(&self.0).expect("claims")
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").arg("--detach").arg(&self.0).status();
+    }
 }

@@ -9,8 +9,8 @@ use super::groups::{check_joins, planned_encryption, volume_key};
 use super::pools::unknown_property;
 use super::space::Space;
 use crate::catalogue::{
-    ABSENT, CopyRecord, CopyState, EmptyGroupRecord, GroupRecord, Life, PoolRecord, Severity, Versioned,
-    VolumeRecord, records,
+    ABSENT, CopyRecord, CopyState, EmptyGroupRecord, FrontendKind, GroupRecord, Life, PoolRecord, Severity,
+    Versioned, VolumeRecord, records,
 };
 use crate::error::{Error, Kind, Result};
 use crate::params::{CreateVolume, ResizeVolume};
@@ -284,7 +284,7 @@ impl Agent {
     /// starts.
     ///
     /// # Errors
-    /// `Invalid` for a shrink or an impossible size.
+    /// `Invalid` for a shrink or an impossible size, `NotSupported` for a device that this kernel cannot resize.
     pub fn resize_record(&self, name: &str, params: &ResizeVolume, dry: bool) -> Result<VolumeRecord> {
         let _space = self.lock();
         let mut volume = self.ready_volume(name)?;
@@ -296,6 +296,12 @@ impl Agent {
             let (from, to) = (text::show_size(volume.size_bytes), text::show_size(wanted));
             let message = format!("volume {name} cannot shrink from {from} to {to}");
             return Err(Error::invalid(name, message).hint("volumes only grow"));
+        }
+        let device =
+            volume.attachment.as_ref().filter(|attachment| attachment.frontend == FrontendKind::Ublk);
+        if wanted > volume.size_bytes && device.is_some() {
+            // A size that no device can follow would be known to the next target alone.
+            crate::device::check_resizes(name)?;
         }
         if wanted > volume.size_bytes && !dry {
             volume.size_bytes = wanted;

@@ -26,6 +26,9 @@ pub enum Waiter {
     None,
     /// A caller.
     Caller(oneshot::Sender<Result<Answer>>),
+    /// Everybody who wants the volume detached. Only a refusal is an answer to that; a target that detaches answers at its
+    /// end, after whatever else was asked.
+    Detach,
 }
 
 /// A connection.
@@ -87,9 +90,14 @@ impl Link {
         self.write(request).await
     }
 
-    /// Asks the target to close: answered at its end, after whatever else was asked.
+    /// Asks the target to close.
     pub async fn send_detach(&mut self) -> Result<()> {
-        self.write(&Request::Detach).await
+        self.send(&Request::Detach, Waiter::Detach).await
+    }
+
+    /// Whether the target was asked to close and has not refused, as far as it has answered.
+    pub fn is_detaching(&self) -> bool {
+        self.waiting.iter().any(|waiter| matches!(waiter, Waiter::Detach))
     }
 
     async fn write(&mut self, request: &Request) -> Result<()> {
@@ -99,11 +107,103 @@ impl Link {
         sent.map_err(|source| Error::general(Kind::Failed, format!("the target does not listen: {source}")))
     }
 
-    /// Hands an answer to whoever asked first.
-    pub fn answered(&mut self, answer: Answer) {
-        if let Some(Waiter::Caller(reply)) = self.waiting.pop_front() {
+    /// Hands an answer to whoever asked first. Returns the refusal of a detach.
+    ///
+    /// Behind a request to detach, while it is not refused, nothing may be asked that can fail: whose failure comes next
+    /// could not be told.
+    pub fn answered(&mut self, answer: Answer) -> Option<Error> {
+        let answer = match (self.waiting.front(), answer) {
+            (Some(Waiter::Detach), Answer::Failed(refusal)) => {
+                self.waiting.pop_front();
+                return Some(refusal);
+            }
+            (_, answer) => answer,
+        };
+        let first = self.waiting.iter().position(|waiter| !matches!(waiter, Waiter::Detach));
+        if let Some(Waiter::Caller(reply)) = first.and_then(|first| self.waiting.remove(first)) {
             // The caller may have given up.
             let _ = reply.send(Ok(answer));
         }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::UnixListener;
+
+    /// A connection to a target of group `g`, and the target's end.
+    async fn connected(folder: &Path) -> (Link, UnixStream) {
+        let socket = folder.join("s");
+        let listener = UnixListener::bind(&socket).expect("binds");
+        let accept = async {
+            let (mut target, _) = listener.accept().await.expect("accepts");
+            let hello = FromTarget::Hello {
+                protocol: PROTOCOL_VERSION,
+                pid: 1,
+                version: "v".into(),
+                group: "g".into(),
+                gen_number: 1,
+            };
+            say(&mut target, &hello).await;
+            target
+        };
+        let (link, target) = tokio::join!(Link::connect(&socket, "g"), accept);
+        (link.expect("connects").0, target)
+    }
+
+    async fn say(target: &mut UnixStream, line: &FromTarget) {
+        let mut bytes = serde_json::to_vec(line).expect("encodes");
+        bytes.push(b'\n');
+        target.write_all(&bytes).await.expect("writes");
+    }
+
+    fn failed(why: &str) -> Answer {
+        Answer::Failed(Error::general(Kind::Busy, why))
+    }
+
+    /// What a line of answers means; the refusal of a detach, if it is one.
+    async fn hear(link: &mut Link, target: &mut UnixStream, answer: Answer) -> Option<String> {
+        say(target, &FromTarget::Answer(answer)).await;
+        match link.next().await {
+            Some(FromTarget::Answer(answer)) => link.answered(answer).map(|refusal| refusal.message),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A look at a scrub failed while a detach was under way: the detach was called refused, the volume went all the same,
+    /// and every later answer went to the wrong caller.
+    #[tokio::test]
+    async fn a_failure_is_of_whoever_asked_first() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (mut link, mut target) = connected(folder.path()).await;
+        let (before, heard_before) = oneshot::channel();
+        let look = Request::ReleaseDrive { drive: "d".into() };
+        link.send(&look, Waiter::Caller(before)).await.expect("sends");
+        link.send_detach().await.expect("sends");
+        assert!(link.is_detaching());
+        assert_eq!(hear(&mut link, &mut target, failed("the look")).await, None);
+        let heard = heard_before.await.expect("answered").expect("answered");
+        assert_eq!(heard, failed("the look"));
+        assert!(link.is_detaching());
+        assert_eq!(hear(&mut link, &mut target, failed("in use")).await.as_deref(), Some("in use"));
+        assert!(!link.is_detaching());
+        let (after, heard_after) = oneshot::channel();
+        link.send(&look, Waiter::Caller(after)).await.expect("sends");
+        assert_eq!(hear(&mut link, &mut target, Answer::Done).await, None);
+        assert_eq!(heard_after.await.expect("answered"), Ok(Answer::Done));
+    }
+
+    /// A target that closes its group may want a row for that.
+    #[tokio::test]
+    async fn what_does_not_fail_passes_a_detach_that_is_under_way() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (mut link, mut target) = connected(folder.path()).await;
+        link.send_detach().await.expect("sends");
+        link.send(&Request::NoRow { row: 1 }, Waiter::None).await.expect("sends");
+        assert_eq!(hear(&mut link, &mut target, Answer::Done).await, None);
+        assert!(link.is_detaching());
+        assert!(link.waiting.len() == 1);
     }
 }

@@ -136,8 +136,8 @@ impl Supervisor {
         tokio::spawn(run::supervise(agent.clone(), volume.to_owned(), slot, inbox));
     }
 
-    /// Forgets a volume whose supervision ended.
-    fn forget(&self, volume: &str) {
+    /// Forgets a volume whose supervision is ending. Under the verbs' lock, together with its attachment.
+    pub(crate) fn forget(&self, volume: &str) {
         self.slots().remove(volume);
     }
 

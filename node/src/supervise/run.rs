@@ -2,7 +2,7 @@
 use super::exchange::{self, Exchange, Leaving, Step, TRIAL_DEADLINE};
 use super::link::{Hello, Link, Waiter};
 use super::pauses::Pauses;
-use super::{Command, Live, Phase, Slot};
+use super::{Command, Live, MAX_COMMANDS, Phase, Slot};
 use crate::agent::{Agent, Chosen, blocking};
 use crate::catalogue::Severity;
 use crate::error::{Error, Kind, Result};
@@ -168,8 +168,7 @@ async fn finish(
     let (this, name) = (agent.clone(), volume.to_owned());
     let cleared = tokio::task::spawn_blocking(move || this.clear_attachment(&name)).await;
     let cleared = cleared.unwrap_or_else(|_| Err(Error::general(Kind::Failed, "the agent is ending")));
-    // Before anybody hears of the end: a caller may attach the volume anew at once.
-    agent.supervisor.forget(volume);
+    // Nobody finds this supervision any more: a caller may attach the volume anew at once.
     slot.live.send_modify(|live| {
         live.phase = Phase::Ended;
         live.pid = None;
@@ -329,6 +328,8 @@ impl Served<'_> {
             live.version = Some(hello.version);
         });
         let mut detaching = Callers::new();
+        // What is asked while it is not known whether the target detaches.
+        let mut kept = Vec::new();
         let mut leaving: Option<Leaving> = None;
         let mut closed = false;
         let mut error = None;
@@ -340,11 +341,13 @@ impl Served<'_> {
                     Some(FromTarget::Answer(Answer::Detached)) => {
                         closed = true;
                     }
-                    Some(FromTarget::Answer(Answer::Failed(failure))) if !detaching.is_empty() => {
+                    Some(FromTarget::Answer(answer)) => if let Some(refusal) = link.answered(answer) {
                         slot.live.send_modify(|live| live.phase = Phase::Serving);
-                        tell_all(&mut detaching, &failure);
-                    }
-                    Some(FromTarget::Answer(answer)) => link.answered(answer),
+                        tell_all(&mut detaching, &refusal);
+                        for (request, reply) in kept.drain(..) {
+                            let _ = link.send(&request, Waiter::Caller(reply)).await;
+                        }
+                    },
                     Some(FromTarget::Notice(Notice::Failed(failure))) => error = Some(failure),
                     Some(FromTarget::Notice(notice)) => {
                         let serves = matches!(notice, Notice::Serving { .. });
@@ -391,6 +394,12 @@ impl Served<'_> {
                             && let Some(killable) = self.is_to_leave().await
                         {
                             leaving = Some(Leaving::ask(&mut link, killable).await);
+                        }
+                    }
+                    // Its failure could not be told from a refusal of the detach. If the target goes, so do they.
+                    Command::Ask(request, reply) if link.is_detaching() => {
+                        if kept.len() < MAX_COMMANDS {
+                            kept.push((request, reply));
                         }
                     }
                     Command::Ask(request, reply) => {

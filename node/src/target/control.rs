@@ -38,7 +38,7 @@ pub trait Serving: Send + Sync {
     /// Opens the volume to its users: the engine serves. May take long; called once, on a thread of its own.
     ///
     /// # Errors
-    /// The device does not start; the target then closes and ends.
+    /// The device does not start; the target then abandons it, closes and ends.
     fn open(&self) -> Result<()>;
     /// Begins to close: no new requests, the group is sealed, the device goes. The loop ends afterwards.
     ///
@@ -48,9 +48,9 @@ pub trait Serving: Send + Sync {
     /// Begins to close for another target of this group: as `detach`, but the device stays.
     ///
     /// # Errors
-    /// `NotSupported` while somebody would notice.
+    /// `NotSupported` while somebody would notice; `Busy` while a drive that was given up does not answer the kernel.
     fn hand_over(&self) -> Result<()>;
-    /// Ends the loop without looking at the device.
+    /// Ends the loop when the volume could not be opened. A device that was taken over stays: it has users.
     fn abandon(&self);
     /// The volume has this size from now on.
     ///

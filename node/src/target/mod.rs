@@ -5,6 +5,7 @@
 pub mod ahead;
 pub mod control;
 mod drives;
+mod locked;
 pub mod marks;
 mod open;
 pub mod secret;
@@ -12,4 +13,4 @@ pub mod serve;
 
 pub use control::{Control, Ending, Note, Notes, Serving};
 
-pub(crate) use open::drive_error;
+pub(crate) use locked::drive_error;

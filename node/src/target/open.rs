@@ -1,7 +1,7 @@
 //! Opening a group for serving: its drives, each checked and locked, and the engine over those at hand.
 use super::drives::{OpenDrive, OpenDrives};
+use super::locked::{Taken, Wanted};
 use crate::agent::parse_id;
-use crate::drives::{LabelState, Media, read_label};
 use crate::error::{Error, Kind, Result};
 use crate::keys::GroupSecret;
 use crate::target_spec::{TargetDrive, TargetSpec};
@@ -11,12 +11,9 @@ use base::{
     Phase, Reply, Request, SECTOR_BYTES, Sector, Sectors, Seq, SlotId, Uuid,
 };
 use fence::{CopyEntry, CopyState};
-use std::path::Path;
-use ublk_target::{Access, Allocation, Drive, DriveError, Extent, Options, Target, VolumeInfo};
+use ublk_target::{Allocation, Extent, Options, Target, VolumeInfo};
 use volume::{Activation, Candidate, Config, DriveInfo, NewVolume, OpenRequest, Refusal, StaysIn, Volume};
 
-/// How long the kernel may take to let go of the drives of a target that was killed: its operations end first.
-const DRIVE_PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 /// The longest discard that the engine takes as one request: its record has one range.
 const MAX_DISCARD_SECTORS: u64 = 1 << 21;
 
@@ -147,18 +144,11 @@ pub fn open_group(spec: &TargetSpec, secret: Option<GroupSecret>) -> Result<Open
             absent.push(format!("drive {} is missing", drive.id));
             continue;
         };
-        let opened = match open_drive(path, &drive.id, spec, DRIVE_PATIENCE) {
-            Ok(opened) => opened,
-            // A drive that another holds may be in use by another target of this group; one that is gone or
-            // broken is what a mirror is for.
-            Err(error) if matches!(error.kind, Kind::Refused | Kind::Permission) => return Err(error),
-            Err(error) => {
-                absent.push(format!(
-                    "drive {} at {} cannot be used: {}",
-                    drive.id,
-                    path.display(),
-                    error.message
-                ));
+        let opened = match Wanted::of(path, &drive.id, spec)?.take()? {
+            Taken::Drive(opened) => opened,
+            Taken::Absent(error) => {
+                let path = path.display();
+                absent.push(format!("drive {} at {path} cannot be used: {}", drive.id, error.message));
                 continue;
             }
         };
@@ -232,32 +222,6 @@ pub(super) fn options() -> Options {
     }
 }
 
-/// Opens a drive, locks it for this group, and only then believes its label.
-///
-/// # Errors
-/// It cannot be opened, another holds it, or it is another drive by now.
-pub(super) fn open_drive(
-    path: &Path,
-    id: &str,
-    spec: &TargetSpec,
-    patience: std::time::Duration,
-) -> Result<Drive> {
-    let group = parse_id(&spec.group)?;
-    let lock = u64::from_le_bytes(group.0[..8].try_into().expect("eight bytes"));
-    let opened = Drive::open_within(path, Access::Group(lock), patience).map_err(drive_error)?;
-    match read_label(&Media::open_read(path)?)? {
-        LabelState::Ours { label, .. }
-            if label.drive.to_string() == id && label.pool.to_string() == spec.pool =>
-        {
-            Ok(opened)
-        }
-        _ => {
-            let name = path.display().to_string();
-            Err(Error::new(Kind::NotFound, name.clone(), format!("{name} is not the drive {id} any more")))
-        }
-    }
-}
-
 /// What the catalogue knows of a copy.
 fn catalogue_entry(drive: &TargetDrive) -> Result<CopyEntry> {
     let (state, version) = match drive.stale_version {
@@ -277,17 +241,6 @@ fn parse_salt(text: &str) -> Result<[u8; 16]> {
     bytes
         .and_then(|bytes| bytes.try_into().ok())
         .ok_or_else(|| Error::invalid("salt", "the spec's salt is not 32 hexadecimal digits"))
-}
-
-pub(crate) fn drive_error(error: DriveError) -> Error {
-    let kind = match &error {
-        DriveError::NotFound(_) => Kind::NotFound,
-        DriveError::NotADrive(_) | DriveError::SectorSize { .. } => Kind::Invalid,
-        DriveError::Permission(_) | DriveError::ReadOnly(_) => Kind::Permission,
-        DriveError::InUse(_) => Kind::Refused,
-        DriveError::Io { .. } => Kind::Failed,
-    };
-    Error::general(kind, error.to_string())
 }
 
 /// Why a group does not open, for people.

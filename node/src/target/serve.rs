@@ -6,7 +6,8 @@
 //! target finds device and drives and goes on.
 use super::control::{Control, Ending, Note, Notes, Serving};
 use super::drives::{OpenDrive, OpenDrives, grant};
-use super::open::{Opened, open_drive, open_group};
+use super::locked::Wanted;
+use super::open::{Opened, open_group};
 use crate::catalogue::CopyState;
 use crate::device::{owner, ublk_error};
 use crate::error::{Error, Kind, Result};
@@ -25,11 +26,13 @@ use ublk_target::ublk::{UblkDevice, UblkQueue, harden_process, lock_memory};
 use ublk_target::{Drive, Handle, NbdServer, Notice, Target, TargetError, Workspace};
 use volume::{CopyHealth, DriveView, Halt, Stats};
 
+mod device;
 mod moves;
 mod rekey;
 mod returns;
 mod scrub;
 
+use device::Device;
 use returns::Progress;
 use scrub::Keeper;
 
@@ -179,7 +182,7 @@ fn unflushed(halt: &Halt) -> Note {
 struct Front {
     queue: Option<UblkQueue>,
     nbd: Option<NbdServer>,
-    device: Option<Arc<UblkDevice>>,
+    device: Option<Arc<dyn Device>>,
     /// The device is for the next target.
     stays: Arc<AtomicBool>,
 }
@@ -195,7 +198,7 @@ impl Front {
             FrontEndSpec::Ublk { .. } => {
                 let (device, queue) =
                     UblkDevice::prepare(owner(&spec.volume.id)?, volume).map_err(ublk_error)?;
-                let device = Some(Arc::new(device));
+                let device: Option<Arc<dyn Device>> = Some(Arc::new(device));
                 Ok(Self { queue: Some(queue), nbd: None, device, stays: Arc::default() })
             }
         }
@@ -324,7 +327,7 @@ impl ublk_target::Control<Engine> for Watcher {
 struct Glue {
     spec: TargetSpec,
     handle: Handle<Engine>,
-    device: Option<Arc<UblkDevice>>,
+    device: Option<Arc<dyn Device>>,
     stays: Arc<AtomicBool>,
     notes: Notes,
     open: OpenDrives,
@@ -419,6 +422,22 @@ fn unseen_drive(drive: &TargetDrive) -> TargetDriveStatus {
 }
 
 impl Glue {
+    /// Refuses to end for another target while a drive that was given up has operations in the kernel still: the kernel may
+    /// keep this process, and the device with it, until they end, and all that time guests would wait.
+    fn check_nothing_hangs(&self) -> Result<()> {
+        let hanging = self.handle.figures().hanging_drives.get();
+        if hanging == 0 {
+            return Ok(());
+        }
+        let name = self.spec.volume.name.clone();
+        let message = format!(
+            "volume {name} cannot be handed to another target now: {hanging} of its drives was given up and does not answer \
+             the kernel"
+        );
+        Err(Error::new(Kind::Busy, name, message)
+            .hint("repeat it when the drive answers again, or was taken out of the machine"))
+    }
+
     /// Refuses to take the socket away from connected clients, as the kernel does with an open device.
     fn wait_without_clients(&self) -> Result<()> {
         let start = std::time::Instant::now();
@@ -476,15 +495,20 @@ impl Serving for Glue {
     fn open(&self) -> Result<()> {
         let wanted = Sectors::new(self.spec.volume.size_bytes / SECTOR_BYTES as u64);
         // The size was raised while no target ran, or the last one died before it could say so.
-        if !self.spec.read_only && self.look(move |engine| engine.grow(wanted)) == Some(false) {
+        let grown = self.spec.read_only || self.look(move |engine| engine.grow(wanted)) != Some(false);
+        let taken_over = self.taken_over();
+        if !grown && taken_over.is_none() {
             return Err(Error::general(Kind::Failed, "the group does not take the volume's size"));
         }
         self.set_resync_rate(self.spec.resync_bytes_per_second);
         self.set_scrub_rate(self.spec.scrub_bytes_per_second);
-        match &self.device {
-            Some(device) => device.start().map_err(ublk_error),
-            None => Ok(()),
+        if let Some(device) = &self.device {
+            device.start().map_err(ublk_error)?;
         }
+        if let Some(device) = taken_over {
+            self.follow_size(device, grown);
+        }
+        Ok(())
     }
 
     fn detach(&self) -> Result<()> {
@@ -497,6 +521,7 @@ impl Serving for Glue {
     }
 
     fn hand_over(&self) -> Result<()> {
+        self.check_nothing_hangs()?;
         if self.device.is_none() {
             let name = &self.spec.volume.name;
             self.wait_without_clients().map_err(|error| crate::agent::over_nbd(name, &error.message))?;
@@ -515,11 +540,15 @@ impl Serving for Glue {
     }
 
     fn abandon(&self) {
-        self.handle.stop();
+        self.leave_unopened();
     }
 
     fn resize(&self, size_bytes: u64) -> Result<()> {
         let sectors = Sectors::new(size_bytes / SECTOR_BYTES as u64);
+        // First: the engine cannot take it back.
+        if let Some(device) = &self.device {
+            device.check_resizes().map_err(ublk_error)?;
+        }
         if self.look(move |engine| engine.grow(sectors)) != Some(true) {
             return Err(Error::general(Kind::Failed, "the group does not take this size"));
         }
@@ -537,7 +566,7 @@ impl Serving for Glue {
     fn prepare(&self, row: &Row) -> Result<()> {
         for extent in &row.extents {
             if self.open.get(&extent.drive).is_none() {
-                let drive = open_drive(&extent.path, &extent.drive, &self.spec, JOIN_PATIENCE)?;
+                let drive = Wanted::of(&extent.path, &extent.drive, &self.spec)?.open(JOIN_PATIENCE)?;
                 self.hand_drive(&extent.drive, drive)?;
             }
         }

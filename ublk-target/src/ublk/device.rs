@@ -113,19 +113,35 @@ impl UblkDevice {
         self.recovering
     }
 
-    /// Lets requests in. The loop must be running: the driver waits until it has fetched every tag.
+    /// Lets requests in. The loop must be running: the driver waits until it has fetched every tag. A device that was taken
+    /// over has the size that it had: see `follow_size`.
     ///
     /// # Errors
     /// See `UblkError`.
     pub fn start(&self) -> Result<(), UblkError> {
         let pid = u64::from(std::process::id());
         let command = if self.recovering { Command::EndRecovery } else { Command::Start };
-        self.control.call(command, self.id, Vec::new(), pid)?;
-        if self.recovering && self.served_sectors()? != self.volume.sectors.get() {
-            // The volume was resized, and its server killed before it could tell the driver.
-            self.resize(self.volume.sectors)?;
+        self.control.call(command, self.id, Vec::new(), pid).map(drop)
+    }
+
+    /// Gives a device that was taken over, and is started, the size of the volume, if it has another one. Whatever comes of
+    /// it, it serves.
+    ///
+    /// # Errors
+    /// As `resize`.
+    pub fn follow_size(&self) -> Result<(), UblkError> {
+        if self.served_sectors()? == self.volume.sectors.get() {
+            return Ok(());
         }
-        Ok(())
+        self.resize(self.volume.sectors)
+    }
+
+    /// Whether `resize` can be asked for.
+    ///
+    /// # Errors
+    /// `NotSupported` before Linux 6.16.
+    pub fn check_resizes(&self) -> Result<(), UblkError> {
+        check_update_size(&self.control)
     }
 
     /// Tells the driver the volume's new size. The engine must serve it already.
@@ -133,10 +149,7 @@ impl UblkDevice {
     /// # Errors
     /// `NotSupported` before Linux 6.16.
     pub fn resize(&self, sectors: Sectors) -> Result<(), UblkError> {
-        if self.control.features() & feature::UPDATE_SIZE == 0 {
-            let what = "resizing an attached ublk device";
-            return Err(UblkError::NotSupported { what, since: "Linux 6.16" });
-        }
+        self.check_resizes()?;
         self.control.call(Command::UpdateSize, self.id, Vec::new(), sectors.get())?;
         Ok(())
     }
@@ -182,6 +195,22 @@ impl UblkDevice {
             why: "the driver does not tell its size".into(),
         })
     }
+}
+
+/// Whether this kernel can give a device that is served another size.
+///
+/// # Errors
+/// `NotSupported` before Linux 6.16; otherwise see `UblkError`.
+pub fn check_resizes() -> Result<(), UblkError> {
+    check_update_size(&Control::open()?)
+}
+
+fn check_update_size(control: &Control) -> Result<(), UblkError> {
+    if control.features() & feature::UPDATE_SIZE == 0 {
+        let what = "resizing an attached ublk device";
+        return Err(UblkError::NotSupported { what, since: "Linux 6.16" });
+    }
+    Ok(())
 }
 
 /// All ublk devices of this machine.

@@ -17,6 +17,6 @@ mod sys;
 
 pub use abi::State;
 pub use control::UblkError;
-pub use device::{Existing, UblkDevice, give_up, list, remove_stale};
+pub use device::{Existing, UblkDevice, check_resizes, give_up, list, remove_stale};
 pub use harden::{Unhardened, harden_process, is_io_flusher, lock_memory};
 pub use queue::UblkQueue;

@@ -224,7 +224,12 @@ pub const ALL: &[Scenario] = &[
         smoke: NEWEST,
         ..USUAL
     },
-    Scenario { name: "resize-live", about: "a volume grows under load", smoke: NEWEST, ..USUAL },
+    Scenario {
+        name: "resize-live",
+        about: "a volume grows under load, or says that this kernel cannot do that and stays as it is",
+        smoke: BOTH,
+        ..USUAL
+    },
     Scenario { name: "idle-cpu", about: "an unused volume takes no processor time", smoke: NEWEST, ..USUAL },
     Scenario {
         name: "nbd-tools",

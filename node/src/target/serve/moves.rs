@@ -14,7 +14,7 @@ use crate::catalogue::CopyState;
 use crate::error::{Error, Kind, Result};
 use crate::moves::{Holds, MoveChange, MoveDrive, MoveEnd, MoveOrder, MoveState, TargetMove};
 use crate::target::drives::OpenDrive;
-use crate::target::open::open_drive;
+use crate::target::locked::Wanted;
 use base::{BLOCK_BYTES, Change, Engine as _, ExtentNo, LegId, MoveGrant, NewDrive, Phase, Reply, Uuid};
 use std::time::Duration;
 use volume::{CopyHealth, MoveOutcome, MoveRefusal};
@@ -189,7 +189,7 @@ impl Glue {
         if self.open.get(&drive.id).is_some() {
             self.close(&drive.id)?;
         }
-        let opened = open_drive(&drive.path, &drive.id, &self.spec, OPEN_PATIENCE)?;
+        let opened = Wanted::of(&drive.path, &drive.id, &self.spec)?.open(OPEN_PATIENCE)?;
         self.hand_drive(&drive.id, opened)
     }
 

@@ -1,7 +1,7 @@
 //! Handing a drive back to the engine, and how far it is.
 //!
 //! The engine takes a drive back only when nothing of its former life can reach it any more. Here that means: the
-//! old open file is taken out of the ring with nothing in flight on it and closed (its locks go with it, so that no
+//! old open file is taken from the loop with nothing in flight on it and closed (its locks go with it, so that no
 //! two files of one group lead to a drive), then the drive is opened and locked anew, its label is read, and the
 //! engine gets it as a new drive of the loop.
 use super::{Engine, Glue, LOOK_DEADLINE};
@@ -9,7 +9,7 @@ use crate::agent::parse_id;
 use crate::error::{Error, Kind, Result};
 use crate::protocol::TargetResync;
 use crate::target::drives::OpenDrive;
-use crate::target::open::open_drive;
+use crate::target::locked::Wanted;
 use base::{BLOCK_BYTES, NewDrive, Reply};
 use std::path::Path;
 use std::sync::PoisonError;
@@ -18,8 +18,7 @@ use std::time::{Duration, Instant};
 use ublk_target::Drive;
 use volume::{CopyHealth, Stats, StaysIn};
 
-/// How long a drive that comes back is tried while somebody has it: udev looks at it as it appears, and the kernel
-/// lets go of a file that was taken out of a ring a while later.
+/// How long a drive that comes back is tried while somebody has it: udev looks at it as it appears.
 const RETURN_PATIENCE: Duration = Duration::from_secs(5);
 /// The longest that the engine may take to begin.
 const BEGIN_DEADLINE: Duration = Duration::from_secs(5);
@@ -100,7 +99,7 @@ impl Glue {
         if self.open.get(id).is_some() {
             self.close(id)?;
         }
-        let drive = open_drive(path, id, &self.spec, RETURN_PATIENCE)?;
+        let drive = Wanted::of(path, id, &self.spec)?.open(RETURN_PATIENCE)?;
         self.hand_drive(id, drive)?;
         let known =
             self.open.get(id).ok_or_else(|| Error::new(Kind::Failed, id, "the loop lost the drive"))?;

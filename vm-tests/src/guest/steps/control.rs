@@ -1,10 +1,14 @@
 //! Verbs on a live device: what is refused, what works, and what costs nothing.
 
+use super::faults::read_direct;
+use super::kernel;
 use crate::error::{Context, Error, Result};
 use crate::guest::Guest;
 use crate::guest::load::Fio;
-use crate::guest::product::{VOLUME, block_name};
+use crate::guest::product::{VOLUME, block_name, send_signal};
+use nix::sys::signal::Signal;
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 const VOLUME_MIB: u64 = 512;
@@ -38,12 +42,12 @@ pub(super) fn detach_in_use(guest: &mut Guest) -> Result<()> {
     guest.stop_and_fsck(&drives)
 }
 
-/// A volume grows while it is written to.
+/// A volume grows while it is written to, where the driver can resize a device that is in use. Where it cannot, the resize is
+/// refused and changes nothing: not the volume, and not what a target finds that takes the device over.
 pub(super) fn resize_live(guest: &mut Guest) -> Result<()> {
     let drives = guest.drives()?;
     guest.start_agent()?;
     let device = guest.new_device(&drives, VOLUME_MIB, &[])?;
-    let name = block_name(&device)?;
     let load = Fio::on(&device, "load")
         .with("--rw=randwrite")
         .with("--bs=16k")
@@ -55,19 +59,57 @@ pub(super) fn resize_live(guest: &mut Guest) -> Result<()> {
         .start()?;
     let shrink = guest.plinth(&["volume", "resize", VOLUME, "256MiB"]);
     guest.check_that("shrink-refused", shrink.code == 2 || shrink.code == 6, || shrink.text());
-    guest.plinth_ok(&["volume", "resize", VOLUME, "+256MiB"])?;
-    let want = ((VOLUME_MIB + 256) << 11).to_string();
-    let size = || fs::read_to_string(format!("/sys/block/{name}/size")).unwrap_or_default().trim().to_owned();
-    let grown = guest.wait_until("the device has grown", Duration::from_secs(10), || size() == want);
-    guest.check("device-grows", grown.map(|_| ()).map_err(|e| format!("{e}: {} sectors", size())));
+    let (live, name) = (kernel()? >= (6, 16), block_name(&device)?);
+    if live {
+        grows(guest, &name)?;
+        check_new_space(guest, &device);
+        guest.check("load", load.finish().map_err(|e| e.to_string()));
+    } else {
+        stays(guest, &device, &name)?;
+        guest.check("load", load.finish().map_err(|e| e.to_string()));
+        guest.detach()?;
+        guest.plinth_ok(&["volume", "resize", VOLUME, "+256MiB"])?;
+        check_new_space(guest, &guest.attach()?);
+    }
     let again = guest.plinth(&["volume", "resize", VOLUME, "768MiB"]);
     guest.check_that("same-again", again.code == 0, || again.text());
-    let tail =
-        Fio::on(&device, "tail").with("--rw=write").with("--bs=64k").with("--offset=512m").with("--size=32m");
-    guest.check("new-space", tail.verified().run().map_err(|e| e.to_string()));
-    guest.check("load", load.finish().map_err(|e| e.to_string()));
     guest.detach()?;
     guest.stop_and_fsck(&drives)
+}
+
+fn check_new_space(guest: &mut Guest, device: &Path) {
+    let tail =
+        Fio::on(device, "tail").with("--rw=write").with("--bs=64k").with("--offset=512m").with("--size=32m");
+    guest.check("new-space", tail.verified().run().map_err(|e| e.to_string()));
+}
+
+/// Sectors of a device.
+fn sectors(name: &str) -> String {
+    fs::read_to_string(format!("/sys/block/{name}/size")).unwrap_or_default().trim().to_owned()
+}
+
+fn grows(guest: &mut Guest, name: &str) -> Result<()> {
+    guest.plinth_ok(&["volume", "resize", VOLUME, "+256MiB"])?;
+    let want = ((VOLUME_MIB + 256) << 11).to_string();
+    let grown = guest.wait_until("the device has grown", Duration::from_secs(10), || sectors(name) == want);
+    guest.check("device-grows", grown.map(|_| ()).map_err(|e| format!("{e}: {} sectors", sectors(name))));
+    Ok(())
+}
+
+fn stays(guest: &mut Guest, device: &Path, name: &str) -> Result<()> {
+    let refused = guest.plinth(&["volume", "resize", VOLUME, "+256MiB"]);
+    guest.check_that("resize-refused", refused.code == 10, || refused.text());
+    guest.check_that("says-what-to-do", refused.err.contains("volume detach"), || refused.text());
+    let size = guest.volume_json()?["size_bytes"].clone();
+    guest.check_that("volume-unchanged", size == VOLUME_MIB << 20, || size.to_string());
+    let old = guest.target_pid()?;
+    send_signal(old, Signal::SIGKILL)?;
+    // Served by the next target or not at all.
+    guest.check("reads-after-kill", read_direct(device).map_err(|e| e.to_string()));
+    let (new, has) = (guest.target_pid()?, sectors(name));
+    let stayed = new != old && has == (VOLUME_MIB << 11).to_string();
+    guest.check_that("device-stays", stayed, || format!("process {old}, then {new}; {has} sectors"));
+    Ok(())
 }
 
 /// An attached volume that nobody uses takes no processor time.

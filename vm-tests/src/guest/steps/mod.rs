@@ -21,6 +21,8 @@ mod upgrade;
 mod verify;
 
 use super::Step;
+use crate::error::{Context, Result};
+use std::fs;
 
 const STEPS: &[(&str, Step)] = &[
     ("boot", boot::run),
@@ -57,6 +59,14 @@ const STEPS: &[(&str, Step)] = &[
 /// The part of the scenario called `name`.
 pub(super) fn find(name: &str) -> Option<Step> {
     STEPS.iter().find(|(n, _)| *n == name).map(|(_, step)| *step)
+}
+
+/// First two numbers of the kernel's release.
+fn kernel() -> Result<(u32, u32)> {
+    let path = "/proc/sys/kernel/osrelease";
+    let release = fs::read_to_string(path).doing(|| "read the kernel's release".into())?;
+    let mut numbers = release.split(['.', '-', '+']).map(|part| part.trim().parse().unwrap_or(0));
+    Ok((numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)))
 }
 
 #[cfg(test)]

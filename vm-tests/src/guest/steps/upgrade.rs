@@ -6,6 +6,7 @@
 //! binary takes to say its version under that load.
 
 use super::faults::{verified_load, written_sectors};
+use super::kernel;
 use crate::error::{Context, Error, Result};
 use crate::guest::Guest;
 use crate::guest::latency::{ATTEMPTS, LATE, Latencies, Measured, now};
@@ -112,12 +113,11 @@ fn upgrade_under_load(
 fn check_requests_kept(guest: &mut Guest, rounds: u64) -> Result<()> {
     let log = guest.run("/bin/sh", &["-c", "cat /var/lib/plinth/targets/*.log"])?;
     let kept = log.matches("keeps new requests back").count() as u64;
-    let release =
-        fs::read_to_string("/proc/sys/kernel/osrelease").doing(|| "read the kernel's release".into())?;
-    let mut numbers = release.split(['.', '-', '+']).map(|part| part.trim().parse::<u32>().unwrap_or(0));
-    let quiesces = (numbers.next(), numbers.next()) >= (Some(6), Some(16));
+    let (major, minor) = kernel()?;
+    let quiesces = (major, minor) >= (6, 16);
     let right = if quiesces { kept >= rounds } else { kept == 0 };
-    guest.check_that("requests-kept", right, || format!("{kept} of {rounds} times on {release}: {log}"));
+    guest
+        .check_that("requests-kept", right, || format!("{kept} of {rounds} times on {major}.{minor}: {log}"));
     Ok(())
 }
 

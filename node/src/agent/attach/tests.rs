@@ -1,0 +1,128 @@
+//! Attachments in the catalogue, and what marks say.
+use super::*;
+use crate::agent::testing;
+use crate::params::ResizeVolume;
+
+/// A drive failed, was pulled out and put in again, and its target was killed while it got what it missed: the
+/// next target was told the old mark again, and the drive counted as failed for ever.
+#[test]
+fn a_mark_that_is_heard_again_does_not_undo_what_was_forgiven() {
+    let mut group = GroupRecord {
+        id: "g".into(),
+        name: "g".into(),
+        pool: "p".into(),
+        created_at: String::new(),
+        life: crate::catalogue::Life::Ready,
+        legs: 2,
+        columns: 1,
+        stripe_blocks: 16,
+        gen_number: 1,
+        rows_used: 1,
+        copies: vec![super::super::volumes::current_copy("d")],
+        grants: 0,
+        moves: 0,
+        legs_wanted: None,
+        unwiped: Vec::new(),
+        imported: false,
+        uncertain: false,
+        encryption: None,
+        served_gen: None,
+        stays: false,
+    };
+    let drives = vec!["d".to_owned()];
+    let stale = |version, failed: bool| Mark {
+        drives: drives.clone(),
+        version,
+        since: vec![(7, 3)],
+        failed: if failed { drives.clone() } else { Vec::new() },
+        current: false,
+    };
+    assert!(apply_mark(&mut group, &stale(5, true)));
+    let copy = &group.copies[0];
+    assert_eq!((copy.state, copy.failed, copy.stale_since_seq), (CopyState::Stale, true, Some(7)));
+    // A target that recovers says it again, under a version of its own.
+    assert!(!apply_mark(&mut group, &stale(9, false)));
+    assert!(group.copies[0].failed);
+    group.copies[0].failed = false;
+    for (version, failed) in [(5, true), (9, false)] {
+        apply_mark(&mut group, &stale(version, failed));
+        assert!(!group.copies[0].failed, "version {version}");
+    }
+    apply_mark(&mut group, &Mark::current("d".into(), 10));
+    assert_eq!(group.copies[0].state, CopyState::Current);
+    assert!(apply_mark(&mut group, &stale(12, true)));
+    assert!(group.copies[0].failed, "it failed anew");
+    // The same mark again, right after it was forgiven.
+    group.copies[0].failed = false;
+    apply_mark(&mut group, &stale(12, true));
+    assert!(!group.copies[0].failed);
+}
+
+/// A detach that ended took the attachment away, and its supervision a moment later. An attach in between found no
+/// attachment and made one, found a supervision and left it at that, and then that went: announced, and served by nobody.
+#[tokio::test]
+async fn an_attachment_goes_together_with_its_supervision() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let agent = testing::agent(folder.path());
+    testing::volume(&agent, folder.path(), "v");
+    testing::attach(&agent, "v", testing::ublk_attachment());
+    // What it begins runs only when this test waits for something.
+    agent.supervisor.start(&agent, "v", "pool-of-v");
+    assert!(agent.supervisor.live("v").is_some());
+    agent.clear_attachment("v").expect("clears");
+    assert!(agent.volume("v").expect("is there").record.attachment.is_none());
+    assert!(agent.supervisor.live("v").is_none());
+    // Also one that finds nothing to take away.
+    agent.supervisor.start(&agent, "v", "pool-of-v");
+    agent.clear_attachment("v").expect("clears");
+    assert!(agent.supervisor.live("v").is_none());
+}
+
+/// The size was in the catalogue before the target said that its device cannot have it; the next target could not open the
+/// device with it.
+#[test]
+fn a_device_that_this_kernel_cannot_resize_refuses_before_anything_changes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let agent = testing::agent(folder.path());
+    testing::volume(&agent, folder.path(), "v");
+    testing::attach(&agent, "v", testing::ublk_attachment());
+    let grow = ResizeVolume { size_bytes: 1 << 20, relative: true };
+    let possible = ublk_target::ublk::check_resizes();
+    for dry in [true, false] {
+        let outcome = agent.resize_record("v", &grow, dry);
+        assert_eq!(outcome.is_ok(), possible.is_ok(), "{outcome:?} {possible:?}");
+        if let Err(error) = outcome {
+            assert_eq!(error.hint.as_deref(), Some("plinth volume detach v first"), "{error}");
+            assert_eq!(agent.volume("v").expect("is there").size_bytes, 1 << 20);
+        }
+    }
+    // What there is already is no resize, and over NBD there is no device.
+    let same = ResizeVolume { relative: false, ..grow };
+    agent.resize_record("v", &same, false).expect("nothing to do");
+    let over_nbd = Attachment {
+        frontend: FrontendKind::Nbd,
+        nbd_socket: Some(folder.path().join("n")),
+        ..testing::ublk_attachment()
+    };
+    testing::attach(&agent, "v", over_nbd);
+    let grow = ResizeVolume { size_bytes: 4 << 20, relative: true };
+    agent.resize_record("v", &grow, false).expect("grows");
+}
+
+/// Multipath mapped the recorded path of a drive after its volume was attached: the agent could open it still, and never
+/// looked for the path by which a target can.
+#[test]
+fn a_path_that_is_claimed_is_looked_for_elsewhere() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("drive");
+    std::fs::File::create(&file).expect("creates").set_len(256 << 20).expect("sizes");
+    let Some(device) = testing::LoopDevice::over(&file) else { return };
+    let agent = testing::agent(folder.path());
+    testing::volume_on(&agent, device.0.clone(), "v");
+    let seen_where_it_was = || agent.find_drives(&mut agent.lock(), "v", true).expect("looks");
+    assert!(seen_where_it_was());
+    let claim = device.claim();
+    assert!(!seen_where_it_was());
+    drop(claim);
+    assert!(seen_where_it_was());
+}
