@@ -200,7 +200,11 @@ mod tests {
         assert!(agent.drive(&drive).expect("a drive").lost_since.is_none(), "nothing is wrong yet");
         put_out(&agent, &drive, 590);
         agent.take_spares().expect("looks");
-        assert_eq!((leaving(&agent, &drive), told(&agent, "spare_taken").len()), (None, 0), "not before its time");
+        assert_eq!(
+            (leaving(&agent, &drive), told(&agent, "spare_taken").len()),
+            (None, 0),
+            "not before its time"
+        );
         let mut group = agent.group("v").expect("a group");
         let copy = group.copies.iter_mut().find(|copy| copy.drive == drive).expect("a copy");
         copy.failed = false;
