@@ -38,6 +38,19 @@ fn double_damage_is_named_and_overwriting_heals_it() {
     assert_eq!((&event["severity"], &event["object"]), (&"error".into(), &"v".into()));
     let places: BTreeSet<u64> = named(&agent, "scrub_lost", 0).into_iter().map(|(_, at)| at).collect();
     assert_eq!(places, lost.iter().flat_map(|block| [one[block], two[block]]).collect());
+    let metrics = agent.get("/metrics");
+    for (family, value) in [
+        ("plinth_volume_lost_bytes{volume=\"v\",pool=\"p\"}", 2 * BLOCK),
+        ("plinth_volume_lost_records{volume=\"v\",pool=\"p\"}", 0),
+        ("plinth_volume_scrub_lost_copies{volume=\"v\",pool=\"p\"}", 4),
+        ("plinth_volume_scrub_repaired_copies{volume=\"v\",pool=\"p\"}", 1),
+        ("plinth_volume_scrub_found_copies_total{volume=\"v\",pool=\"p\",outcome=\"lost\"}", 4),
+        ("plinth_volume_scrub_found_copies_total{volume=\"v\",pool=\"p\",outcome=\"repaired\"}", 1),
+        ("plinth_volume_copies{volume=\"v\",pool=\"p\",state=\"current\"}", 2),
+        ("plinth_volume_resync_left_bytes{volume=\"v\",pool=\"p\"}", 0),
+    ] {
+        assert!(metrics.contains(&format!("\n{family} {value}\n")), "{family} {value}: {metrics}");
+    }
     let volume = show(&agent);
     assert_eq!(volume["health"], "faulted");
     let sentence = volume["status"].as_str().expect("a sentence");
