@@ -173,7 +173,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(400))]
+        #![proptest_config(ProptestConfig { cases: 400.max(ProptestConfig::default().cases), ..Default::default() })]
         #[test]
         fn finds_what_a_scan_finds(
             words in 1u32..14,

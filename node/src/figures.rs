@@ -125,3 +125,46 @@ pub fn of_drive(figures: &ublk_target::handle::DriveFigures) -> DriveFigures {
         latency: kinds.map(|(op, latency)| Latency::of(op, latency)).collect(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base::{Gen, Seq};
+
+    /// Each figure of the group is the one of its name: no two are alike here.
+    #[test]
+    fn space_checkpoint_and_ring_are_told_as_they_are() {
+        let stats = volume::Stats {
+            seq: Seq::new(1),
+            durable: Seq::new(2),
+            generation: Gen::new(3),
+            version: 4,
+            checkpoint: 5,
+            ring_used_permille: 6,
+            rows: 7,
+            legs: 2,
+            space_blocks: 8,
+            mapped_blocks: Some(9),
+            free_blocks: 10,
+            limbo_blocks: 11,
+            drives: Vec::new(),
+            resync: None,
+            last_resync: None,
+            scrub: volume::ScrubStats::default(),
+            rekey: volume::RekeyStats::default(),
+            data_key: 1,
+            moving: None,
+            home: Vec::new(),
+        };
+        let figures = of_target(&ublk_target::Figures::default(), Some(&stats));
+        let bytes = |blocks: u64| blocks * 4096;
+        assert_eq!(
+            (figures.space_bytes, figures.free_bytes, figures.pinned_bytes),
+            (bytes(8), bytes(10), bytes(11))
+        );
+        assert_eq!((figures.checkpoint, figures.ring_used_permille), (5, 6));
+        let kinds: Vec<&str> = figures.latency.iter().map(|latency| latency.op.as_str()).collect();
+        assert_eq!(kinds, ["read", "write", "flush", "discard"]);
+        assert_eq!(of_target(&ublk_target::Figures::default(), None).space_bytes, 0);
+    }
+}

@@ -4,7 +4,7 @@
 //! Scripts are written against these names: they only grow.
 use crate::catalogue::{CopyState, DriveState, Errand, EventRecord, FrontendKind, HistoryRecord};
 use crate::keys::ProviderKind;
-use crate::scrub::{FoundKind, FoundOutcome};
+use crate::scrub::{FoundKind, FoundOutcome, FoundTotals};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -315,6 +315,9 @@ pub struct Scrub {
     pub lost: Vec<LostRange>,
     /// The volume's part of that.
     pub lost_bytes: u64,
+    /// What all scrubs of the volume found, this one among them.
+    #[serde(default)]
+    pub totals: FoundTotals,
 }
 
 /// A copy that was wrong.

@@ -51,6 +51,29 @@ impl Copies {
     }
 }
 
+/// Copies that all scrubs of a volume found wrong, by what became of them. They only grow: what no leg has right is
+/// counted by each scrub that finds it.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize, ToSchema)]
+pub struct FoundTotals {
+    /// Right again.
+    pub copies_repaired: u64,
+    /// Wrong on every leg.
+    pub copies_lost: u64,
+    /// On a drive that failed when they were to be written again.
+    pub copies_drive_out: u64,
+}
+
+impl FoundTotals {
+    /// One more.
+    pub fn count(&mut self, outcome: FoundOutcome) {
+        *match outcome {
+            FoundOutcome::Repaired => &mut self.copies_repaired,
+            FoundOutcome::Lost => &mut self.copies_lost,
+            FoundOutcome::DriveOut => &mut self.copies_drive_out,
+        } += 1;
+    }
+}
+
 /// A look at a target's scrub.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct TargetScrub {

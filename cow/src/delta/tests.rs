@@ -115,7 +115,8 @@ fn sorting_in_steps_sorts() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
+    // 256 cases, or as many as PROPTEST_CASES says.
+    #![proptest_config(ProptestConfig::default())]
 
     /// Any sequence of puts: every look-up, the order of iteration, and nothing allocated on the way.
     #[test]

@@ -314,7 +314,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
+    #![proptest_config(ProptestConfig { cases: 150.max(ProptestConfig::default().cases), ..Default::default() })]
     #[test]
     fn a_crash_at_any_write_finds_the_last_checkpoint_and_its_free_space(
         regions in 1u32..40,

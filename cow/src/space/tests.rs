@@ -297,7 +297,7 @@ fn pick(seed: u64) -> impl FnMut(Pba) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig { cases: 300.max(ProptestConfig::default().cases), ..Default::default() })]
     #[test]
     fn every_block_has_the_fate_of_the_model(
         regions in 1u32..12,

@@ -369,3 +369,6 @@ pub(super) fn choice(space: &Space, drive: &DriveRecord, there: bool) -> Choice 
         free: space.free(&drive.id),
     }
 }
+
+#[cfg(test)]
+mod tests;

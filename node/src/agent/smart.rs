@@ -97,7 +97,11 @@ impl Agent {
         if let Err(error) = &answer {
             tracing::debug!("drive {} does not say how it is: {error}", path.display());
         }
-        let said = answer.ok().flatten().map(shown);
+        self.take_answer(id, path, answer.ok().flatten().map(shown));
+    }
+
+    /// What a drive said is shown from now on; what it warns of, and did not before, is told.
+    fn take_answer(&self, id: &str, path: &std::path::Path, said: Option<Smart>) {
         let before = {
             let mut answers = self.smart.lock();
             let asked = answers.entry(id.to_owned()).or_default();
@@ -130,5 +134,42 @@ fn shown(smart: ublk_target::smart::Smart) -> Smart {
         unsafe_shutdowns: smart.unsafe_shutdowns,
         media_errors: smart.media_errors,
         error_log_entries: smart.error_log_entries,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::testing::{agent, told};
+    use std::path::Path;
+
+    /// A warning is told when it comes, by what it says, and once; another one again.
+    #[test]
+    fn a_drive_that_warns_is_told_once_for_each_warning() {
+        let folder = tempfile::tempdir().expect("folder");
+        let agent = agent(folder.path());
+        let answer = |critical_warning: u8| {
+            let smart = ublk_target::smart::Smart { critical_warning, ..Default::default() };
+            agent.take_answer("id", Path::new("/dev/x"), Some(shown(smart)));
+            told(&agent, "drive_warns")
+        };
+        assert_eq!(answer(0), [""; 0]);
+        let first = "drive /dev/x warns: spare below its threshold, reliability degraded";
+        assert_eq!(answer(0b101), [first]);
+        assert_eq!(answer(0b101), [first], "said again, it is no news");
+        let second = "drive /dev/x warns: spare below its threshold, bit 6";
+        assert_eq!(answer(0b100_0001), [first, second]);
+        assert_eq!(answer(0), [first, second]);
+        assert_eq!(answer(0b101), [first, second, first], "it had gone meanwhile");
+        let mut drives = vec![drive("id")];
+        agent.add_smart(&mut drives);
+        let shown = drives[0].smart.as_ref().expect("it was asked");
+        assert_eq!(shown.warnings, ["spare below its threshold", "reliability degraded"]);
+    }
+
+    fn drive(id: &str) -> Drive {
+        serde_json::from_value(serde_json::json!({ "id": id, "path": "", "state": "online", "size_bytes": 1,
+            "allocated_bytes": 1, "read_errors": 0, "write_errors": 0, "check_errors": 0, "slow_events": 0 }))
+        .expect("a drive")
     }
 }

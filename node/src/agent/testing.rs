@@ -1,7 +1,7 @@
 //! What tests of several verbs need.
 use super::{Agent, Options};
 use crate::catalogue::{Attachment, FrontendKind, records};
-use crate::params::{CreatePool, CreateVolume, Labels};
+use crate::params::{CreatePool, CreateVolume, EventsQuery, Labels};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -21,7 +21,7 @@ pub(crate) fn agent(folder: &Path) -> Arc<Agent> {
 }
 
 /// A volume of one leg of 1 MiB, in a pool of its own whose drive is a file.
-pub(crate) fn volume(agent: &Agent, folder: &Path, name: &str) {
+pub(crate) fn new_volume(agent: &Agent, folder: &Path, name: &str) {
     let drive = folder.join(format!("drive-of-{name}"));
     std::fs::File::create(&drive).expect("creates").set_len(256 << 20).expect("sizes");
     volume_on(agent, drive, name);
@@ -49,6 +49,45 @@ pub(crate) fn volume_on(agent: &Agent, drive: PathBuf, name: &str) {
         kek: None,
     };
     agent.create_volume(&volume, false).expect("creates");
+}
+
+/// A pool `p` of drives of 256 MiB with extents of 8 MiB: 31 each.
+pub(super) fn pool(agent: &Agent, folder: &Path, drives: &[&str]) {
+    let make = |name: &&str| {
+        let drive = folder.join(name);
+        std::fs::File::create(&drive).expect("creates").set_len(256 << 20).expect("sizes");
+        drive
+    };
+    let params = CreatePool {
+        name: "p".into(),
+        drives: drives.iter().map(make).collect(),
+        labels: Labels::default(),
+        force: false,
+        extent_bytes: Some(8 << 20),
+    };
+    agent.create_pool(&params, false).expect("creates");
+}
+
+/// What makes a volume of pool `p`.
+pub(super) fn volume(name: &str, legs: u8) -> CreateVolume {
+    CreateVolume {
+        name: name.into(),
+        pool: "p".into(),
+        size_bytes: 64 << 20,
+        legs: Some(legs),
+        columns: None,
+        stripe_unit_bytes: None,
+        group: None,
+        encrypt: false,
+        kek: None,
+    }
+}
+
+/// What the events of a kind say.
+pub(super) fn told(agent: &Agent, kind: &str) -> Vec<String> {
+    let all = EventsQuery { since: None, after: None, wait_ms: None, limit: None };
+    let events = agent.events.list(&all).expect("lists").into_iter();
+    events.filter(|event| event.kind == kind).map(|event| event.message).collect()
 }
 
 /// An attachment as a device that was not served yet.

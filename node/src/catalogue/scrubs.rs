@@ -3,7 +3,7 @@
 //! Crash story: the position, the counts up to it and the findings up to it are stored together, so that a scrub that
 //! goes on from a record counts nothing twice and forgets nothing that was told. Findings are told as events before
 //! the record says that they were seen: an agent that is killed in between tells them twice, never not at all.
-use crate::scrub::{Copies, FoundCopy, FoundKind, FoundOutcome, Order, Seen, TargetScrub};
+use crate::scrub::{Copies, FoundCopy, FoundKind, FoundOutcome, FoundTotals, Order, Seen, TargetScrub};
 use serde::{Deserialize, Serialize};
 
 /// Findings that are kept with a volume.
@@ -79,6 +79,9 @@ pub struct ScrubRecord {
     pub lost: Vec<Damage>,
     /// The same of the scrub before, until this one is through.
     pub lost_before: Vec<Damage>,
+    /// What this one and those before it found.
+    #[serde(default)]
+    pub totals: FoundTotals,
 }
 
 impl ScrubRecord {
@@ -99,6 +102,7 @@ impl ScrubRecord {
             last_findings: Vec::new(),
             lost: Vec::new(),
             lost_before: last.map(Self::damage).unwrap_or_default(),
+            totals: last.map(|last| last.totals).unwrap_or_default(),
         }
     }
 
@@ -133,6 +137,7 @@ impl ScrubRecord {
     pub fn take(&mut self, look: &TargetScrub) -> bool {
         let mut worth = !self.news(look).is_empty();
         for found in self.news(look) {
+            self.totals.count(found.outcome);
             if found.outcome == FoundOutcome::Lost {
                 let damage = Damage::of(found);
                 if let Err(place) = self.lost.binary_search(&damage)
@@ -224,6 +229,37 @@ mod tests {
         // The next target's first batch has the same number.
         let other = TargetScrub { gen_number: 6, ..batch };
         assert_eq!(record.news(&other).len(), 1);
+    }
+
+    /// Each copy counts once, and the next scrub goes on counting.
+    #[test]
+    fn findings_are_counted_over_all_scrubs() {
+        let totals = |repaired, lost, drive_out| FoundTotals {
+            copies_repaired: repaired,
+            copies_lost: lost,
+            copies_drive_out: drive_out,
+        };
+        let mut record = ScrubRecord::begin("v", false, None);
+        let outcomes = [FoundOutcome::Repaired, FoundOutcome::Repaired, FoundOutcome::Repaired];
+        let outcomes = outcomes.into_iter().chain([FoundOutcome::Lost, FoundOutcome::Lost]);
+        let found: Vec<FoundCopy> = (0..)
+            .zip(outcomes.chain([FoundOutcome::DriveOut]))
+            .map(|(lba, outcome)| found(lba, lba, outcome))
+            .collect();
+        let batch = TargetScrub { batch: 1, found, ..look(1, (5, 1), 0, 0) };
+        record.take(&batch);
+        record.take(&batch);
+        assert_eq!(record.totals, totals(3, 2, 1));
+        record.stop();
+        let mut next = ScrubRecord::begin("v", false, Some(&record));
+        assert_eq!(next.totals, totals(3, 2, 1));
+        next.take(&TargetScrub { batch: 2, ..batch });
+        assert_eq!(next.totals, totals(6, 4, 2));
+        // A record of an earlier build has none.
+        let mut old = serde_json::to_value(&next).expect("encodes");
+        old.as_object_mut().expect("an object").remove("totals");
+        let old: ScrubRecord = serde_json::from_value(old).expect("a record");
+        assert_eq!(old.totals, totals(0, 0, 0));
     }
 
     /// What is lost is lost on each leg, and stays known until a whole scrub did not find it any more.

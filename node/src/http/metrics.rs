@@ -1,20 +1,24 @@
 //! `/metrics`, in the text format of Prometheus.
 //!
 //! Base units (bytes, seconds), names that begin with `plinth_`, and labels whose values are few: names of pools and
-//! volumes, legs, identities of drives, kinds of operation. What a target counts begins at 0 with each of its
-//! processes; a target that does not answer in time is shown as it was seen last.
+//! volumes, legs, identities of drives, kinds of operation, states and outcomes. What a target counts begins at 0 with each
+//! of its processes; a target that does not answer in time is shown as it was seen last.
 use super::error::Failure;
 use super::routes::Shared;
 use crate::agent::{Agent, blocking};
 use crate::catalogue::CopyState;
 use crate::error::Result;
 use crate::figures::Latency;
-use crate::model::{Health, Pool, Smart, Status, Task, Volume, VolumeState};
-use crate::protocol::{TargetDriveStatus, TargetStatus};
+use crate::model::{Health, Pool, Status, Task, Volume, VolumeState};
+use crate::protocol::TargetStatus;
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use std::fmt::Write;
+
+mod drives;
+
+use drives::{drives, smart};
 
 /// The format that this is.
 const FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -102,6 +106,8 @@ fn render(status: &Status, seen: &[Option<TargetStatus>]) -> String {
     tasks(&mut page, &status.pools);
     smart(&mut page, &status.pools);
     volumes(&mut page, &status.volumes);
+    copies(&mut page, &status.volumes);
+    scrub_findings(&mut page, &status.volumes);
     let volumes: Vec<Seen<'_>> = status.volumes.iter().zip(seen).filter_map(Seen::of).collect();
     guests(&mut page, &volumes);
     groups(&mut page, &volumes);
@@ -136,38 +142,6 @@ fn tasks(page: &mut Page, pools: &[Pool]) {
     page.all("plinth_pool_move_left_bytes", help, "gauge", samples);
 }
 
-/// What drives say of their own health.
-fn smart(page: &mut Page, pools: &[Pool]) {
-    let mut drives: Vec<(&str, &str, &Smart)> = Vec::new();
-    for pool in pools {
-        let said = pool.drives.iter().filter_map(|drive| Some((drive, drive.smart.as_ref()?)));
-        drives.extend(said.map(|(drive, smart)| (pool.name.as_str(), drive.id.as_str(), smart)));
-    }
-    let mut each = |name: &str, kind: &str, help: &str, value: fn(&Smart) -> Option<f64>| {
-        page.family(name, help, kind);
-        for (pool, drive, smart) in &drives {
-            if let Some(value) = value(smart) {
-                page.sample(name, &[("pool", pool), ("drive", drive)], value);
-            }
-        }
-    };
-    each("plinth_drive_temperature_celsius", "gauge", "What the drive measures.", |smart| {
-        smart.temperature_celsius.map(f64::from)
-    });
-    each("plinth_drive_spare_ratio", "gauge", "Spare that the drive has left.", |smart| {
-        smart.spare_percent.map(|percent| f64::from(percent) / 100.0)
-    });
-    each("plinth_drive_life_used_ratio", "gauge", "Part of its rated life; may exceed 1.", |smart| {
-        smart.used_percent.map(|percent| f64::from(percent) / 100.0)
-    });
-    each("plinth_drive_media_errors_total", "counter", "Times that the drive lost data.", |smart| {
-        smart.media_errors.map(|errors| errors as f64)
-    });
-    each("plinth_drive_warnings", "gauge", "Warnings that the drive gives.", |smart| {
-        Some(smart.warnings.len() as f64)
-    });
-}
-
 /// What names a volume.
 fn of_volume(volume: &Volume) -> Labels<'_> {
     vec![("volume", volume.name.as_str()), ("pool", volume.pool.as_str())]
@@ -191,9 +165,8 @@ fn volumes(page: &mut Page, volumes: &[Volume]) {
     each("plinth_volume_legs_current", "gauge", "Copies that are complete.", |v| Some(current_legs(v)));
     each("plinth_volume_seq_total", "counter", "Last Seq handed out.", |v| v.seq);
     each("plinth_volume_durable_seq_total", "counter", "Seq up to which all is durable.", |v| v.durable_seq);
-    each("plinth_volume_resync_left_bytes", "gauge", "What a resync has still to copy.", |v| {
-        v.resync.as_ref().map_or(Some(0), |resync| resync.bytes_left)
-    });
+    let help = "What is still to be copied to a copy that is not current; absent while that is not known.";
+    each("plinth_volume_resync_left_bytes", "gauge", help, resync_left);
     each("plinth_volume_scrub_left_bytes", "gauge", "What a scrub has still to read.", |v| {
         let scrub = v.scrub.as_ref()?;
         Some(scrub.bytes_total?.saturating_sub(scrub.bytes_done))
@@ -203,6 +176,9 @@ fn volumes(page: &mut Page, volumes: &[Volume]) {
     });
     each("plinth_volume_scrub_repaired_copies", "gauge", "Copies that the last scrub repaired.", |v| {
         Some(v.scrub.as_ref()?.copies_repaired)
+    });
+    each("plinth_volume_scrub_lost_copies", "gauge", "Copies that the last scrub found lost.", |v| {
+        Some(v.scrub.as_ref()?.copies_lost)
     });
     each(
         "plinth_volume_rekey_left_bytes",
@@ -216,12 +192,65 @@ fn volumes(page: &mut Page, volumes: &[Volume]) {
     each("plinth_volume_lost_bytes", "gauge", "What a scrub found that no leg has right.", |v| {
         Some(v.scrub.as_ref()?.lost_bytes)
     });
+    let help = "Blocks beside the volume's data that a scrub found and no leg has right.";
+    each("plinth_volume_lost_records", "gauge", help, |v| {
+        let lost = &v.scrub.as_ref()?.lost;
+        Some(lost.iter().filter(|range| range.offset_bytes.is_none()).count() as u64)
+    });
     each("plinth_target_restarts_total", "counter", "Targets started in place of dead ones.", |v| {
         Some(v.target.as_ref()?.restarts)
     });
     each("plinth_target_memory_bytes", "gauge", "Resident memory of the target.", |v| {
         v.target.as_ref()?.memory_bytes
     });
+}
+
+/// What the resync that is under way has still to copy. A copy that waits for its drive, or for its turn, lacks nobody
+/// knows how much, and so does one whose resync has only begun: then nothing is said, for 0 would say that all is well.
+fn resync_left(volume: &Volume) -> Option<u64> {
+    let mut parts = volume.legs.iter().flat_map(|leg| &leg.drives);
+    match &volume.resync {
+        Some(resync) => resync.bytes_left,
+        None => parts.all(|part| part.state == CopyState::Current).then_some(0),
+    }
+}
+
+/// How many copies of each state a volume has: a drive's part of a leg is one.
+fn copies(page: &mut Page, volumes: &[Volume]) {
+    let states = [
+        ("current", CopyState::Current),
+        ("stale", CopyState::Stale),
+        ("resyncing", CopyState::Resyncing),
+        ("missing", CopyState::Missing),
+    ];
+    let samples = volumes.iter().flat_map(|volume| {
+        states.map(|(name, state)| {
+            let mut labels = of_volume(volume);
+            labels.push(("state", name));
+            let parts = volume.legs.iter().flat_map(|leg| &leg.drives);
+            (labels, parts.filter(|part| part.state == state).count() as u64)
+        })
+    });
+    page.all("plinth_volume_copies", "Copies on drives, by state.", "gauge", samples);
+}
+
+/// What scrubs found.
+fn scrub_findings(page: &mut Page, volumes: &[Volume]) {
+    let samples = volumes.iter().filter_map(|volume| Some((volume, volume.scrub.as_ref()?.totals)));
+    let samples = samples.flat_map(|(volume, totals)| {
+        let by_outcome = [
+            ("repaired", totals.copies_repaired),
+            ("lost", totals.copies_lost),
+            ("drive_out", totals.copies_drive_out),
+        ];
+        by_outcome.map(|(outcome, copies)| {
+            let mut labels = of_volume(volume);
+            labels.push(("outcome", outcome));
+            (labels, copies)
+        })
+    });
+    let help = "Copies that scrubs found wrong, by what became of them; kept over restarts.";
+    page.all("plinth_volume_scrub_found_copies_total", help, "counter", samples);
 }
 
 fn current_legs(volume: &Volume) -> u64 {
@@ -242,7 +271,7 @@ impl<'a> Seen<'a> {
         Some(Self { volume, status, figures: status.figures.as_ref()? })
     }
 
-    fn labels(&self, more: &[(&'static str, &'a str)]) -> Labels<'a> {
+    fn labels<'b>(&'b self, more: &[(&'static str, &'b str)]) -> Labels<'b> {
         let mut labels = of_volume(self.volume);
         labels.extend_from_slice(more);
         labels
@@ -305,81 +334,6 @@ fn groups(page: &mut Page, volumes: &[Seen<'_>]) {
     page.family(name, "Part of the log's ring that is in use.", "gauge");
     for volume in volumes {
         page.sample(name, &volume.labels(&[]), f64::from(volume.figures.ring_used_permille) / 1000.0);
-    }
-}
-
-/// A drive of a volume whose target was seen.
-struct Part<'a> {
-    labels: Labels<'a>,
-    status: &'a TargetDriveStatus,
-}
-
-impl<'a> Part<'a> {
-    fn with_op(&self, op: &'a str) -> Labels<'a> {
-        let mut labels = self.labels.clone();
-        labels.push(("op", op));
-        labels
-    }
-
-    fn latencies(&self) -> &'a [Latency] {
-        self.status.figures.as_ref().map_or(&[], |figures| &figures.latency)
-    }
-}
-
-/// The drives of all volumes, each with the first leg that it holds a part of.
-fn parts<'a>(volumes: &'a [Seen<'a>], legs: &'a [String]) -> Vec<Part<'a>> {
-    let mut parts: Vec<Part<'a>> = Vec::new();
-    for seen in volumes {
-        let first = parts.len();
-        for leg in &seen.volume.legs {
-            for drive in &leg.drives {
-                let status = seen.status.drives.iter().find(|status| status.id == drive.id);
-                let Some(status) = status else { continue };
-                if parts[first..].iter().all(|part| part.status.id != status.id) {
-                    let labels = seen.labels(&[("leg", &legs[usize::from(leg.leg)]), ("drive", &drive.id)]);
-                    parts.push(Part { labels, status });
-                }
-            }
-        }
-    }
-    parts
-}
-
-/// What was done on drives.
-fn drives(page: &mut Page, volumes: &[Seen<'_>]) {
-    let legs: Vec<String> = (0..=u8::MAX).map(|leg| leg.to_string()).collect();
-    let parts = parts(volumes, &legs);
-    let operations = parts
-        .iter()
-        .flat_map(|part| part.latencies().iter().map(|latency| (part.with_op(&latency.op), latency.count())));
-    let help = "Operations of the drive that ended, well or not.";
-    page.all("plinth_drive_operations_total", help, "counter", operations);
-    let bytes = parts.iter().flat_map(|part| {
-        let figures = part.status.figures.as_ref();
-        let moved = figures.map(|f| [("read", f.bytes_read), ("write", f.bytes_written)]);
-        moved.into_iter().flatten().map(|(op, bytes)| (part.with_op(op), bytes))
-    });
-    page.all("plinth_drive_bytes_total", "Bytes read from and written to the drive.", "counter", bytes);
-    let errors = parts.iter().flat_map(|part| {
-        let drive = part.status;
-        [("read", drive.read_errors), ("write", drive.write_errors), ("check", drive.check_errors)]
-            .map(|(op, errors)| (part.with_op(op), errors))
-    });
-    let help = "Operations that failed, and blocks that did not pass their check.";
-    page.all("plinth_drive_errors_total", help, "counter", errors);
-    let mut plain = |name: &str, help: &str, value: fn(&TargetDriveStatus) -> u64| {
-        page.all(name, help, "counter", parts.iter().map(|part| (part.labels.clone(), value(part.status))));
-    };
-    let help = "Blocks written again from another leg.";
-    plain("plinth_drive_repaired_blocks_total", help, |drive| drive.repaired_blocks);
-    let help = "Operations that took longer than two seconds.";
-    plain("plinth_drive_slow_operations_total", help, |drive| drive.slow_events);
-    let name = "plinth_drive_operation_seconds";
-    page.family(name, "How long operations of the drive took.", "histogram");
-    for part in &parts {
-        for latency in part.latencies() {
-            page.histogram(name, &part.with_op(&latency.op), latency);
-        }
     }
 }
 

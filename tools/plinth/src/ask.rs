@@ -42,26 +42,28 @@ pub fn while_waiting<T>(global: &Global, message: &str, work: impl FnOnce() -> T
 }
 
 /// How far a resync or scrub is: a bar on a terminal, nothing elsewhere.
-pub struct ProgressBar(Option<indicatif::ProgressBar>);
+pub struct ProgressBar {
+    what: String,
+    bar: Option<indicatif::ProgressBar>,
+}
 
 impl ProgressBar {
     /// Nothing is shown yet. `what` it is.
     pub fn new(global: &Global, what: &str) -> Self {
         let shown = !global.quiet && std::io::stderr().is_terminal();
-        Self(shown.then(|| {
-            let template = format!("{what} [{{bar:40}}] {{bytes}} of {{total_bytes}} {{msg}}");
-            let style = ProgressStyle::with_template(&template);
-            let style = style.expect("the template is fixed").progress_chars("=> ");
-            indicatif::ProgressBar::new(0).with_style(style)
-        }))
+        Self { what: what.to_owned(), bar: shown.then(|| indicatif::ProgressBar::new(0)) }
     }
 
-    /// Shows the `resync` or `scrub` of a volume; `done` is the field that says how far it is.
+    /// Shows the `resync` or `scrub` of a volume; `done` is the field that says how far it is. As long as nobody knows how
+    /// much it will be, that is said without a bar: a full one would be a lie.
     pub fn show(&mut self, progress: &serde_json::Value, done: &str) {
-        let Some(bar) = &self.0 else { return };
+        let Some(bar) = &self.bar else { return };
         let field = |name: &str| progress[name].as_u64();
-        let done = field(done).unwrap_or(0);
-        bar.set_length(field("bytes_total").unwrap_or(0).max(done));
+        let (done, total) = (field(done).unwrap_or(0), field("bytes_total"));
+        let how_far = if total.is_some() { "[{bar:40}] {bytes} of {total_bytes}" } else { "{bytes}" };
+        let style = ProgressStyle::with_template(&format!("{} {how_far} {{msg}}", self.what));
+        bar.set_style(style.expect("the template is fixed").progress_chars("=> "));
+        bar.set_length(total.unwrap_or(0).max(done));
         bar.set_position(done);
         let speed = field("bytes_per_second").map(|bytes| format!("{}/s", node::text::show_size(bytes)));
         let left = field("eta_seconds").map(|seconds| format!("{seconds} s left"));
@@ -71,7 +73,7 @@ impl ProgressBar {
 
 impl Drop for ProgressBar {
     fn drop(&mut self) {
-        if let Some(bar) = &self.0 {
+        if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
     }

@@ -3,7 +3,7 @@ mod support;
 
 use serde_json::Value;
 use support::Agent;
-use support::contents::Contents;
+use support::contents::{CHUNK, Contents};
 use support::nbd::Nbd;
 
 /// Chunks that fill more than one row.
@@ -81,7 +81,8 @@ fn rows_of_a_group_that_is_not_there_are_not_handed_out() {
     );
     agent.plinth("volume create y --pool p --size 1MiB --legs 1").fails(7, &["imported", "not all there"]);
     agent.plinth("pool delete p --yes").fails(6, &["could not be imported", "export"]);
-    agent.plinth("drive remove p @d2 --yes");
+    // Its other drive is not known yet.
+    agent.plinth("drive remove p @d2 --yes").fails(6, &["last one of pool p"]);
     // A repetition changes nothing; the drive completes it, and has groups of its own.
     let before = agent.state();
     agent.plinth("pool import p").ok();
@@ -197,6 +198,55 @@ fn a_pool_that_was_imported_whole_is_like_any_other() {
     drop(attach(&agent));
     agent.plinth("volume detach v").ok();
     agent.plinth("fsck @d1 @d3").ok();
+}
+
+/// A volume that is whole is served while its pool is not all there: it gets no row, no copy more, and nothing of it moves;
+/// its guest hears of no space. With the rest of the pool it gets all of that.
+#[test]
+fn a_served_volume_of_a_pool_that_is_not_all_there_gets_nothing_new() {
+    let mut agent = Agent::start();
+    ["d1", "d2", "d3"].iter().for_each(|name| drop(agent.drive(name, 256)));
+    agent.plinth("pool create p @d1 --extent-size 8MiB").ok();
+    agent.plinth("volume create v --pool p --size 128MiB --legs 1").ok();
+    agent.plinth("pool add p @d2 @d3").ok();
+    agent.plinth("volume create w --pool p --size 16MiB --legs 2").ok();
+    forget(&mut agent);
+    // `w` names it, and nobody has seen it.
+    away(&agent, "d3");
+    agent.run();
+    agent.plinth("pool import @d1 @d2").ok();
+    let mut nbd = attach(&agent);
+    let taken = pool(&agent)["allocated_bytes"].clone();
+    let mut contents = Contents::new(2048);
+    let mut written = 0;
+    let refused = loop {
+        match nbd.try_write(written * CHUNK, &contents.chunk(written)) {
+            0 => written += 1,
+            error => break error,
+        }
+        assert!(written < 2048, "more than its first row was written");
+    };
+    assert_eq!(refused, 28, "no space");
+    assert!(written > 0, "there was space in its row");
+    assert_eq!(pool(&agent)["allocated_bytes"], taken, "no row was handed out");
+    for line in [
+        "volume set v legs=2",
+        "drive evacuate p @d1",
+        "drive remove p @d1",
+        "volume create x --pool p --size 1MiB",
+    ] {
+        agent.plinth(line).fails(7, &["imported", "not all there"]);
+    }
+    assert_eq!(
+        (&pool(&agent)["tasks"], &pool(&agent)["allocated_bytes"]),
+        (&Value::Array(Vec::new()), &taken)
+    );
+    back(&agent, "d3");
+    agent.plinth("status").ok();
+    assert_eq!(pool(&agent)["health"], "online", "{}", pool(&agent));
+    agent.plinth("volume set v legs=2").ok();
+    contents.write(&mut nbd, 0, 1);
+    contents.check(&mut nbd);
 }
 
 /// The drive that is missing never comes back: the operator gives it up with the words that there are.

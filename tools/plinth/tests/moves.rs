@@ -242,6 +242,45 @@ fn a_dead_drive_is_replaced() {
     contents.check(&mut attach(&agent));
 }
 
+/// A drive that is well, and has the home row, gives its place to another one under writes: the new drive has the old one's
+/// labels, and it alone has everything.
+#[test]
+fn a_live_drive_is_replaced() {
+    let agent = Agent::start();
+    ["d1", "d2", "d3"].iter().for_each(|name| drop(agent.drive(name, 256)));
+    agent.plinth("pool create p @d1 --extent-size 8MiB --label node=n1,rack=r1").ok();
+    agent.plinth("pool add p @d2 --label node=n2,rack=r2").ok();
+    agent.plinth("volume create v --pool p --size 64MiB").ok();
+    let mut contents = Contents::new(1024);
+    let mut nbd = attach(&agent);
+    contents.write(&mut nbd, 0, 1);
+    drop(nbd);
+    let old = drive(&agent, "d1")["id"].as_str().expect("an id").to_owned();
+    let before = (agent.state()["pools"].clone(), legs(&agent));
+    assert!(before.1.concat().contains(&old));
+    let writer = Writer::start(agent.path("n"), contents);
+    let dry = agent.plinth("drive replace p @d1 @d3 --dry-run");
+    assert_eq!((dry.code, agent.state()["pools"].clone()), (0, before.0), "{}", dry.err);
+    let id = agent.plinth("drive replace p @d1 @d3 --wait --timeout 120s").ok();
+    assert_eq!(agent.plinth("drive replace p @d1 @d3 --wait").ok(), id, "a repetition ends alike");
+    let contents = writer.end();
+    let new = drive(&agent, "d3");
+    assert_eq!((&new["id"], &new["state"]), (&id.trim().into(), &"online".into()), "{new}");
+    assert_eq!((&new["node"], &new["rack"]), (&"n1".into(), &"r1".into()), "{new}");
+    assert!(new["allocated_bytes"].as_u64() >= Some(64 << 20), "{new}");
+    assert_eq!(pool(&agent)["drives"].as_array().map(Vec::len), Some(2));
+    let after = legs(&agent).concat();
+    assert!(!after.contains(&old) && after.contains(&id.trim().to_owned()), "{after:?}");
+    for kind in ["volume_faulted", "resync_started", "move_given_up"] {
+        assert_eq!(events(&agent, kind), [""; 0], "it was moved off, not lost");
+    }
+    agent.plinth("inspect @d1").fails(2, &["not a drive of a pool"]);
+    check_whole(&agent, &contents, "@d2 @d3");
+    agent.plinth("volume detach v").ok();
+    std::fs::rename(agent.path("d2"), agent.path("state/d2")).expect("moves away");
+    contents.check(&mut attach(&agent));
+}
+
 /// A drive leaves its pool, with what volumes had there and where they only might have had something.
 #[test]
 fn a_drive_is_removed() {

@@ -225,14 +225,7 @@ fn a_drive_is_recognised_by_its_label() {
 fn the_socket_describes_itself() {
     let agent = Agent::start();
     agent.volume();
-    let get = |path: &str| {
-        use std::io::{Read, Write};
-        let mut stream = std::os::unix::net::UnixStream::connect(agent.socket()).expect("connects");
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").expect("asks");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("answers");
-        answer
-    };
+    let get = |path: &str| agent.get(path);
     let document = get("/v1/openapi.json");
     for path in ["/v1/pools", "/v1/volumes/{name}/attach", "/v1/groups/{name}", "/v1/events"] {
         assert!(document.contains(path), "{path}");

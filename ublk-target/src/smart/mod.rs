@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 const RELIABILITY: u8 = 1 << 2;
 
 /// What it says; `None` where it does not. Counters that do not fit end at the largest number.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Smart {
     /// Bits: 0 spare below threshold, 1 temperature, 2 reliability degraded, 3 read-only, 4 backup of volatile memory
     /// failed, 5 persistent memory region read-only. A SATA drive only ever sets bit 2.

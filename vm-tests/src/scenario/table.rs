@@ -128,7 +128,8 @@ pub const ALL: &[Scenario] = &[
         drive_mib: 512,
         rounds: 10_240,
         smoke_rounds: 2_048,
-        smoke: NEWEST,
+        // A drive that is put out must be let go at once, which kernels before 6.13 make hard: it is brought back.
+        smoke: BOTH,
         limit: LONG,
         ..USUAL
     },

@@ -64,7 +64,7 @@ fn a_mark_that_is_heard_again_does_not_undo_what_was_forgiven() {
 async fn an_attachment_goes_together_with_its_supervision() {
     let folder = tempfile::tempdir().expect("a folder");
     let agent = testing::agent(folder.path());
-    testing::volume(&agent, folder.path(), "v");
+    testing::new_volume(&agent, folder.path(), "v");
     testing::attach(&agent, "v", testing::ublk_attachment());
     // What it begins runs only when this test waits for something.
     agent.supervisor.start(&agent, "v", "pool-of-v");
@@ -84,7 +84,7 @@ async fn an_attachment_goes_together_with_its_supervision() {
 fn a_device_that_this_kernel_cannot_resize_refuses_before_anything_changes() {
     let folder = tempfile::tempdir().expect("a folder");
     let agent = testing::agent(folder.path());
-    testing::volume(&agent, folder.path(), "v");
+    testing::new_volume(&agent, folder.path(), "v");
     testing::attach(&agent, "v", testing::ublk_attachment());
     let grow = ResizeVolume { size_bytes: 1 << 20, relative: true };
     let possible = ublk_target::ublk::check_resizes();

@@ -114,6 +114,9 @@ fn is_over(drive: &DriveRecord, delay: Duration) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::testing::{self, agent, told};
+    use crate::catalogue::CopyState;
+    use crate::params::{AddDrives, Labels};
 
     fn pool() -> PoolRecord {
         serde_json::from_value(serde_json::json!({
@@ -157,5 +160,82 @@ mod tests {
         lost.lost_since = Some(crate::text::now());
         assert!(is_over(&lost, Duration::ZERO));
         assert!(!is_over(&lost, Duration::from_secs(600)));
+    }
+
+    /// The group of volume `v` has put this drive out because of what it did, so many seconds ago.
+    fn put_out(agent: &Agent, drive: &str, seconds: u64) {
+        let mut group = agent.group("v").expect("a group");
+        let copy = group.copies.iter_mut().find(|copy| copy.drive == drive).expect("a copy");
+        (copy.state, copy.failed) = (CopyState::Stale, true);
+        agent.store.txn().update(records::group_key("v"), &group).commit().expect("stored");
+        agent.take_spares().expect("looks");
+        let mut record = agent.drive(drive).expect("a drive");
+        assert!(record.lost_since.is_some(), "since when is written down");
+        let since = SystemTime::now() - Duration::from_secs(seconds);
+        record.lost_since = Some(crate::text::show_instant(since));
+        agent.store.txn().update(records::drive_key(drive), &record).commit().expect("stored");
+    }
+
+    fn leaving(agent: &Agent, drive: &str) -> Option<Errand> {
+        agent.drive(drive).expect("a drive").leaving.as_ref().map(|leaving| leaving.errand)
+    }
+
+    /// An agent with a mirror `v` on drives of a pool with a spare, and the first drive of it.
+    fn mirror(folder: &std::path::Path, drives: &[&str]) -> (std::sync::Arc<Agent>, String) {
+        let agent = agent(folder);
+        testing::pool(&agent, folder, drives);
+        agent.create_volume(&testing::volume("v", 2), false).expect("creates");
+        agent.set_pool("p", "spares", "1", false).expect("sets");
+        let drive = agent.group("v").expect("a group").copies[0].drive.clone();
+        (agent, drive)
+    }
+
+    /// A drive that is there, and that a volume has put out: a spare takes its place when its time is over, and not before;
+    /// one that is well again in time keeps it.
+    #[test]
+    fn a_drive_that_a_volume_put_out_is_spared_after_the_delay() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (agent, drive) = mirror(folder.path(), &["d1", "d2", "d3"]);
+        agent.take_spares().expect("looks");
+        assert!(agent.drive(&drive).expect("a drive").lost_since.is_none(), "nothing is wrong yet");
+        put_out(&agent, &drive, 590);
+        agent.take_spares().expect("looks");
+        assert_eq!(
+            (leaving(&agent, &drive), told(&agent, "spare_taken").len()),
+            (None, 0),
+            "not before its time"
+        );
+        let mut group = agent.group("v").expect("a group");
+        let copy = group.copies.iter_mut().find(|copy| copy.drive == drive).expect("a copy");
+        copy.failed = false;
+        agent.store.txn().update(records::group_key("v"), &group).commit().expect("stored");
+        agent.take_spares().expect("looks");
+        assert!(agent.drive(&drive).expect("a drive").lost_since.is_none(), "its time begins anew");
+        put_out(&agent, &drive, 601);
+        agent.take_spares().expect("looks");
+        assert_eq!(leaving(&agent, &drive), Some(Errand::Spare));
+        agent.take_spares().expect("looks");
+        let told = told(&agent, "spare_taken");
+        assert!(told.len() == 1 && told[0].contains("takes the place of drive"), "{told:?}");
+    }
+
+    /// Where what is on the drive has no other place it stays, and that is said once, as an error.
+    #[test]
+    fn a_spare_without_a_place_is_called_short_once() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (agent, drive) = mirror(folder.path(), &["d1", "d2"]);
+        put_out(&agent, &drive, 601);
+        agent.take_spares().expect("looks");
+        agent.take_spares().expect("looks");
+        assert_eq!((leaving(&agent, &drive), told(&agent, "spare_taken").len()), (None, 0));
+        let short = told(&agent, "spare_short");
+        assert!(short.len() == 1 && short[0].contains("cannot take the place of drive"), "{short:?}");
+        // With room it is taken all the same.
+        let more = folder.path().join("d3");
+        std::fs::File::create(&more).expect("creates").set_len(256 << 20).expect("sizes");
+        let added = AddDrives { drives: vec![more], labels: Labels::default(), force: false };
+        agent.add_drives("p", &added, false).expect("adds");
+        agent.take_spares().expect("looks");
+        assert_eq!(leaving(&agent, &drive), Some(Errand::Spare));
     }
 }

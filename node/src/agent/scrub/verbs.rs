@@ -1,9 +1,10 @@
 //! `scrub start` and `scrub stop`, of a volume or of all volumes of a pool.
 use super::{Watched, obstacle};
 use crate::agent::{Agent, blocking};
-use crate::catalogue::{Life, ScrubRecord, Severity, VolumeRecord, Want};
+use crate::catalogue::{Attachment, Life, ScrubRecord, Severity, VolumeRecord, Want};
 use crate::error::{Error, Kind, Result};
 use crate::model::{PoolScrub, Scrub};
+use crate::supervise::{Live, Phase};
 use std::sync::Arc;
 
 /// Why a scrub is refused.
@@ -12,24 +13,37 @@ fn refused(name: &str, why: String) -> Error {
         .hint(format!("plinth volume attach {name} (or --nbd PATH) serves it; then start the scrub again"))
 }
 
+/// Whether a volume that was served will be again by itself: its target, or the agent, has just begun. What was asked for a
+/// moment before, and is asked for again because nobody answered, is not refused then: the scrub waits for the target.
+fn is_served_soon(volume: &VolumeRecord, live: Option<&Live>) -> bool {
+    let served =
+        |attachment: &&Attachment| attachment.served && !attachment.detaching && !attachment.read_only;
+    volume.attachment.as_ref().filter(served).is_some()
+        && live.is_none_or(|live| matches!(live.phase, Phase::Starting | Phase::Recovering))
+}
+
 impl Agent {
     /// `scrub start VOL`: begins a scrub, unless one is wanted already; one that waits for its turn begins now.
     ///
     /// # Errors
-    /// `Refused` when the volume is not served, `NotSupported` when its target is too old; nothing is changed then.
+    /// `Refused` when the volume is not attached for writing, `NotSupported` when its target is too old; nothing is changed then.
     pub async fn start_scrub(self: &Arc<Self>, name: &str, dry: bool) -> Result<Scrub> {
         let (this, of) = (self.clone(), name.to_owned());
         let volume = blocking(move || Ok(this.ready_volume(&of)?.record)).await?;
         self.supervisor.refresh(Some(name)).await;
-        if let Some(why) = obstacle(&volume, self.supervisor.live(name).as_ref()) {
-            return Err(refused(name, why));
+        let live = self.supervisor.live(name);
+        let soon = is_served_soon(&volume, live.as_ref());
+        if !soon {
+            if let Some(why) = obstacle(&volume, live.as_ref()) {
+                return Err(refused(name, why));
+            }
+            // Whether it can: a look that changes nothing.
+            self.look_at_scrub(&volume).await?;
         }
-        // Whether it can: a look that changes nothing.
-        self.look_at_scrub(&volume).await?;
         if !dry {
             let (this, of) = (self.clone(), volume.clone());
             blocking(move || this.want_scrub(&of, false)).await?;
-            if let Err(error) = self.look_at_scrub(&volume).await {
+            if !soon && let Err(error) = self.look_at_scrub(&volume).await {
                 tracing::warn!("the scrub of volume {name} begins later: {error}");
             }
             self.scrubbing.look_now();
@@ -57,8 +71,10 @@ impl Agent {
     pub async fn start_pool_scrub(self: &Arc<Self>, pool: &str, dry: bool) -> Result<PoolScrub> {
         let volumes = self.volumes_to_scrub(pool).await?;
         self.supervisor.refresh(None).await;
-        let able =
-            |volume: &&VolumeRecord| obstacle(volume, self.supervisor.live(&volume.name).as_ref()).is_none();
+        let able = |volume: &&VolumeRecord| {
+            let live = self.supervisor.live(&volume.name);
+            is_served_soon(volume, live.as_ref()) || obstacle(volume, live.as_ref()).is_none()
+        };
         let able: Vec<VolumeRecord> = volumes.iter().filter(able).cloned().collect();
         if able.is_empty() {
             let message = format!("no volume of pool {pool} is attached for writing");

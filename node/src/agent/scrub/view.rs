@@ -4,7 +4,7 @@ use crate::agent::Agent;
 use crate::catalogue::{CopyState, Damage, VolumeRecord, Want};
 use crate::error::Result;
 use crate::model::{Leg, LostRange, PoolScrub, Scrub, ScrubFinding, ScrubState, Volume};
-use crate::scrub::FoundKind;
+use crate::scrub::{FoundKind, FoundTotals};
 use base::BLOCK_BYTES;
 
 /// Offsets of lost blocks that the sentence about a volume names.
@@ -59,6 +59,7 @@ fn none(volume: &str) -> Scrub {
         last_findings: Vec::new(),
         lost: Vec::new(),
         lost_bytes: 0,
+        totals: FoundTotals::default(),
     }
 }
 
@@ -105,6 +106,7 @@ fn view(name: &str, known: &Watched, to_read: Option<u64>) -> Scrub {
         last_findings: record.last_findings.iter().map(finding).collect(),
         lost_bytes: lost.iter().filter_map(|range| range.length_bytes).fold(0, u64::saturating_add),
         lost,
+        totals: record.totals,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The page is what the format asks for, in every family.
 use super::*;
-use crate::model::{AgentInfo, Health};
+use crate::model::AgentInfo;
+use serde_json::json;
 
 /// A sample: its name, labels and value.
 type Sample = (String, Vec<(String, String)>, f64);
@@ -107,36 +108,78 @@ fn latency(op: &str, counts: &[u64]) -> Latency {
     Latency { op: op.into(), counts, sum_nanos: 1_500_000_000 }
 }
 
+fn from_json<T: serde::de::DeserializeOwned>(value: serde_json::Value) -> T {
+    serde_json::from_value(value).expect("as the socket would show it")
+}
+
+fn leg_drive(id: &str, state: &str) -> serde_json::Value {
+    json!({ "id": id, "state": state, "stale_since_seq": null, "read_errors": null, "write_errors": null,
+        "check_errors": null, "repaired_blocks": null })
+}
+
+/// A drive as its target sees it; no two of its figures are alike, and none is another drive's.
+fn seen_drive(id: &str, base: u64) -> serde_json::Value {
+    json!({ "id": id, "state": "current", "stale_since_seq": null, "read_errors": base + 1,
+        "write_errors": base + 2, "check_errors": base + 3, "repaired_blocks": base + 4, "slow_events": base + 5,
+        "open": true, "figures": { "bytes_read": base + 6, "bytes_written": base + 7,
+            "latency": [latency("read", &[base, 2, 3]), latency("write", &[base])] } })
+}
+
+fn sample_pool() -> Pool {
+    let smart = json!({ "read_at": "", "warnings": ["hot", "old"], "temperature_celsius": 41, "spare_percent": 93,
+        "used_percent": 7, "media_errors": 6 });
+    let drive = |id: &str, smart: serde_json::Value| {
+        json!({ "id": id, "path": "", "state": "online", "size_bytes": 1, "allocated_bytes": 1, "read_errors": 1,
+            "write_errors": 1, "check_errors": 1, "slow_events": 1, "smart": smart })
+    };
+    let task = json!({ "kind": "evacuate", "drive": "d1", "volume": "v", "group": "v", "state": "running",
+        "bytes_total": 500, "bytes_copied": 123 });
+    from_json(json!({
+        "name": "p", "id": "i", "health": "degraded", "size_bytes": 101, "allocated_bytes": 102, "free_bytes": 103,
+        "reserved_bytes": 104, "resync_bytes_per_second": 105, "scrub_bytes_per_second": 106,
+        "scrub_every_seconds": 107, "spares": 108, "spare_delay_seconds": 109, "rebalancing": false,
+        "reclaimable_bytes": 110, "provisioned_bytes": 111, "volumes": ["v"], "tasks": [task],
+        "drives": [drive("d0", smart), drive("d1", json!(null))],
+    }))
+}
+
+/// A volume that is served, and is being resynced; drive d1 holds parts of both its legs.
+fn sample_volume() -> Volume {
+    let range = |kind: &str, at: Option<u64>| json!({ "kind": kind, "lba": at, "offset_bytes": at, "length_bytes": at.map(|_| 4096) });
+    let lost = [range("data", Some(1)), range("directory", None), range("row_page", None)];
+    let scrub = json!({ "volume": "v", "state": "finished", "bytes_total": 900, "bytes_done": 601,
+        "copies_checked": 1, "copies_repaired": 602, "copies_lost": 603, "last_findings": [], "lost": lost,
+        "lost_bytes": 604,
+        "totals": { "copies_repaired": 605, "copies_lost": 606, "copies_drive_out": 607 } });
+    let resync = json!({ "drive": "d2", "bytes_left": 401, "bytes_kept": 1, "bytes_lost": 1 });
+    let rekey = json!({ "state": "running", "data_key": 2, "started_at": "", "bytes_total": 800, "bytes_done": 298,
+        "bytes_rewritten": 1 });
+    let legs = [
+        json!({ "leg": 0, "drives": [leg_drive("d0", "current"), leg_drive("d1", "current")] }),
+        json!({ "leg": 1, "drives": [leg_drive("d1", "current"), leg_drive("d2", "resyncing")] }),
+        json!({ "leg": 2, "drives": [leg_drive("d3", "stale"), leg_drive("d4", "stale"), leg_drive("d5", "missing"),
+            leg_drive("d6", "missing"), leg_drive("d7", "missing"), leg_drive("d8", "missing")] }),
+    ];
+    from_json(json!({
+        "name": "v", "id": "i", "pool": "p", "group": "v", "created_at": "", "size_bytes": 201, "leg_count": 3,
+        "column_count": 2, "stripe_unit_bytes": 65536, "state": "attached", "health": "degraded",
+        "mapped_bytes": 202, "allocated_bytes": 203, "cache_bytes": 0, "gen": 1, "legs": legs, "seq": 204,
+        "durable_seq": 205, "target": { "pid": 1, "restarts": 206, "memory_bytes": 207 }, "resync": resync,
+        "scrub": scrub, "rekey": rekey,
+    }))
+}
+
 /// A status with one attached volume, as the socket would show it, and the look at its target.
 fn sample_status() -> (Status, Option<TargetStatus>) {
-    let drive = |id: &str| {
-        serde_json::json!({ "id": id, "state": "current", "stale_since_seq": null, "read_errors": 1,
-            "write_errors": 2, "check_errors": 3, "repaired_blocks": 4, "slow_events": 5, "open": true })
-    };
-    let mut seen: TargetStatus = serde_json::from_value(serde_json::json!({
-        "phase": "serving", "seq": 10, "durable_seq": 9, "gen_number": 1, "rows": 1, "mapped_bytes": 4096,
-        "used_bytes": 4096, "size_bytes": 1 << 20, "device_number": null, "nbd_socket": null,
-        "memory_bytes": 1000, "drives": [drive("d0"), drive("d1")],
-    }))
-    .expect("a look");
-    for drive in &mut seen.drives {
-        let latency = vec![latency("read", &[1, 2, 3]), latency("write", &[])];
-        let figures = crate::figures::DriveFigures { bytes_read: 1, bytes_written: 2, latency };
-        drive.figures = Some(figures);
-    }
-    let latencies = vec![latency("read", &[0, 5]), latency("write", &[7])];
-    seen.figures = Some(crate::figures::TargetFigures {
-        bytes_read: 4096,
-        latency: latencies,
-        ring_used_permille: 250,
-        ..crate::figures::TargetFigures::default()
-    });
-    let leg = |n: u8| serde_json::json!({ "leg": n, "drives": [drive(&format!("d{n}"))] });
-    let volume = serde_json::json!({
-        "name": "v", "id": "i", "pool": "p", "group": "v", "created_at": "", "size_bytes": 1 << 20,
-        "leg_count": 2, "column_count": 1, "stripe_unit_bytes": 65536, "state": "attached",
-        "health": "online", "allocated_bytes": 0, "cache_bytes": 0, "gen": 1, "legs": [leg(0), leg(1)],
-        "target": { "pid": 1, "restarts": 2, "memory_bytes": 1000 }, "seq": 10, "durable_seq": 9,
+    let figures = json!({ "bytes_read": 301, "bytes_written": 302, "failed_requests": 303,
+        "requests_in_flight": 304, "stuck_requests": 305, "space_bytes": 306, "free_bytes": 307,
+        "pinned_bytes": 308, "checkpoint": 309, "ring_used_permille": 310,
+        "latency": [latency("read", &[0, 5]), latency("write", &[7])] });
+    let seen = json!({
+        "phase": "serving", "seq": 1, "durable_seq": 1, "gen_number": 1, "rows": 1, "mapped_bytes": 1,
+        "used_bytes": 1, "size_bytes": 1, "device_number": null, "nbd_socket": null, "memory_bytes": 1,
+        "figures": figures,
+        "drives": [seen_drive("d0", 1000), seen_drive("d1", 2000), seen_drive("of no leg", 3000)],
     });
     let agent = AgentInfo {
         pid: 1,
@@ -144,39 +187,190 @@ fn sample_status() -> (Status, Option<TargetStatus>) {
         state: String::new(),
         started_at: String::new(),
     };
-    let volumes = vec![serde_json::from_value(volume).expect("a volume")];
-    let status =
-        Status { health: Health::Online, status: None, action: None, agent, pools: Vec::new(), volumes };
-    (status, Some(seen))
+    let (pools, volumes) = (vec![sample_pool()], vec![sample_volume()]);
+    let status = Status { health: Health::Online, status: None, action: None, agent, pools, volumes };
+    (status, Some(from_json(seen)))
 }
 
+/// All samples but those of histograms: no two values that could be taken for each other are alike.
+const SAMPLES: &str = r#"
+plinth_agent_info{version="1 \"of\" a\\b\n"} 1
+plinth_pool_size_bytes{pool="p"} 101
+plinth_pool_allocated_bytes{pool="p"} 102
+plinth_pool_free_bytes{pool="p"} 103
+plinth_pool_healthy{pool="p"} 0
+plinth_pool_move_left_bytes{pool="p",volume="v",drive="d1"} 377
+plinth_drive_temperature_celsius{pool="p",drive="d0"} 41
+plinth_drive_spare_ratio{pool="p",drive="d0"} 0.93
+plinth_drive_life_used_ratio{pool="p",drive="d0"} 0.07
+plinth_drive_media_errors_total{pool="p",drive="d0"} 6
+plinth_drive_warnings{pool="p",drive="d0"} 2
+plinth_volume_size_bytes{volume="v",pool="p"} 201
+plinth_volume_mapped_bytes{volume="v",pool="p"} 202
+plinth_volume_allocated_bytes{volume="v",pool="p"} 203
+plinth_volume_healthy{volume="v",pool="p"} 0
+plinth_volume_attached{volume="v",pool="p"} 1
+plinth_volume_legs{volume="v",pool="p"} 3
+plinth_volume_legs_current{volume="v",pool="p"} 1
+plinth_volume_seq_total{volume="v",pool="p"} 204
+plinth_volume_durable_seq_total{volume="v",pool="p"} 205
+plinth_volume_resync_left_bytes{volume="v",pool="p"} 401
+plinth_volume_scrub_left_bytes{volume="v",pool="p"} 299
+plinth_volume_scrub_checked_bytes{volume="v",pool="p"} 601
+plinth_volume_scrub_repaired_copies{volume="v",pool="p"} 602
+plinth_volume_scrub_lost_copies{volume="v",pool="p"} 603
+plinth_volume_rekey_left_bytes{volume="v",pool="p"} 502
+plinth_volume_lost_bytes{volume="v",pool="p"} 604
+plinth_volume_lost_records{volume="v",pool="p"} 2
+plinth_target_restarts_total{volume="v",pool="p"} 206
+plinth_target_memory_bytes{volume="v",pool="p"} 207
+plinth_volume_copies{volume="v",pool="p",state="current"} 3
+plinth_volume_copies{volume="v",pool="p",state="stale"} 2
+plinth_volume_copies{volume="v",pool="p",state="resyncing"} 1
+plinth_volume_copies{volume="v",pool="p",state="missing"} 4
+plinth_volume_scrub_found_copies_total{volume="v",pool="p",outcome="repaired"} 605
+plinth_volume_scrub_found_copies_total{volume="v",pool="p",outcome="lost"} 606
+plinth_volume_scrub_found_copies_total{volume="v",pool="p",outcome="drive_out"} 607
+plinth_volume_requests_total{volume="v",pool="p",op="read"} 5
+plinth_volume_requests_total{volume="v",pool="p",op="write"} 7
+plinth_volume_bytes_total{volume="v",pool="p",op="read"} 301
+plinth_volume_bytes_total{volume="v",pool="p",op="write"} 302
+plinth_volume_failed_requests_total{volume="v",pool="p"} 303
+plinth_volume_requests_in_flight{volume="v",pool="p"} 304
+plinth_volume_stuck_requests_total{volume="v",pool="p"} 305
+plinth_volume_space_bytes{volume="v",pool="p"} 306
+plinth_volume_space_free_bytes{volume="v",pool="p"} 307
+plinth_volume_space_pinned_bytes{volume="v",pool="p"} 308
+plinth_volume_checkpoint{volume="v",pool="p"} 309
+plinth_volume_ring_used_ratio{volume="v",pool="p"} 0.31
+plinth_drive_operations_total{volume="v",pool="p",leg="0",drive="d0",op="read"} 1005
+plinth_drive_operations_total{volume="v",pool="p",leg="0",drive="d0",op="write"} 1000
+plinth_drive_operations_total{volume="v",pool="p",leg="0,1",drive="d1",op="read"} 2005
+plinth_drive_operations_total{volume="v",pool="p",leg="0,1",drive="d1",op="write"} 2000
+plinth_drive_bytes_total{volume="v",pool="p",leg="0",drive="d0",op="read"} 1006
+plinth_drive_bytes_total{volume="v",pool="p",leg="0",drive="d0",op="write"} 1007
+plinth_drive_bytes_total{volume="v",pool="p",leg="0,1",drive="d1",op="read"} 2006
+plinth_drive_bytes_total{volume="v",pool="p",leg="0,1",drive="d1",op="write"} 2007
+plinth_drive_errors_total{volume="v",pool="p",leg="0",drive="d0",op="read"} 1001
+plinth_drive_errors_total{volume="v",pool="p",leg="0",drive="d0",op="write"} 1002
+plinth_drive_errors_total{volume="v",pool="p",leg="0",drive="d0",op="check"} 1003
+plinth_drive_errors_total{volume="v",pool="p",leg="0,1",drive="d1",op="read"} 2001
+plinth_drive_errors_total{volume="v",pool="p",leg="0,1",drive="d1",op="write"} 2002
+plinth_drive_errors_total{volume="v",pool="p",leg="0,1",drive="d1",op="check"} 2003
+plinth_drive_repaired_blocks_total{volume="v",pool="p",leg="0",drive="d0"} 1004
+plinth_drive_repaired_blocks_total{volume="v",pool="p",leg="0,1",drive="d1"} 2004
+plinth_drive_slow_operations_total{volume="v",pool="p",leg="0",drive="d0"} 1005
+plinth_drive_slow_operations_total{volume="v",pool="p",leg="0,1",drive="d1"} 2005
+"#;
+
+/// The histograms: name, labels, and the counts of the first two buckets and of all.
+const HISTOGRAMS: &[(&str, &str, [u64; 3])] = &[
+    ("plinth_volume_request_seconds", r#"volume="v",pool="p",op="read""#, [0, 5, 5]),
+    ("plinth_volume_request_seconds", r#"volume="v",pool="p",op="write""#, [7, 7, 7]),
+    (
+        "plinth_drive_operation_seconds",
+        r#"volume="v",pool="p",leg="0",drive="d0",op="read""#,
+        [1000, 1002, 1005],
+    ),
+    (
+        "plinth_drive_operation_seconds",
+        r#"volume="v",pool="p",leg="0",drive="d0",op="write""#,
+        [1000, 1000, 1000],
+    ),
+    (
+        "plinth_drive_operation_seconds",
+        r#"volume="v",pool="p",leg="0,1",drive="d1",op="read""#,
+        [2000, 2002, 2005],
+    ),
+    (
+        "plinth_drive_operation_seconds",
+        r#"volume="v",pool="p",leg="0,1",drive="d1",op="write""#,
+        [2000, 2000, 2000],
+    ),
+];
+
+/// Nothing is missing, nothing is beyond, and no value is another's.
 #[test]
-fn every_family_is_well_formed() {
+fn every_family_has_its_values() {
     let (status, seen) = sample_status();
-    let families = check(&render(&status, &[seen]));
-    let of = |name: &str| &families.iter().find(|family| family.0 == name).expect(name).2;
-    let info = &of("plinth_agent_info")[0];
-    assert_eq!(info.1, [("version".to_owned(), status.agent.version.clone())], "escaped and back");
-    let value = |name: &str, wanted: &[(&str, &str)]| {
-        let has =
-            |sample: &&Sample| wanted.iter().all(|(l, v)| sample.1.iter().any(|(a, b)| a == l && b == v));
-        of(name).iter().find(has).unwrap_or_else(|| panic!("{name} {wanted:?}")).2
+    let text = render(&status, &[seen]);
+    let families = check(&text);
+    let is_histogram = |line: &&str| {
+        HISTOGRAMS.iter().any(|(name, ..)| line.strip_prefix(name).is_some_and(|rest| rest.starts_with('_')))
     };
-    assert_eq!(value("plinth_volume_requests_total", &[("volume", "v"), ("op", "read")]), 5.0);
-    assert_eq!(value("plinth_volume_legs_current", &[("volume", "v")]), 2.0);
-    assert_eq!(value("plinth_volume_ring_used_ratio", &[]), 0.25);
-    assert_eq!(value("plinth_drive_operations_total", &[("leg", "1"), ("drive", "d1"), ("op", "read")]), 6.0);
-    assert_eq!(value("plinth_drive_errors_total", &[("drive", "d0"), ("op", "check")]), 3.0);
-    let histogram = of("plinth_volume_request_seconds");
-    assert!(histogram.iter().any(|s| s.0.ends_with("_sum") && s.2 == 1.5), "{histogram:?}");
+    let samples: Vec<&str> =
+        text.lines().filter(|line| !line.starts_with('#') && !is_histogram(line)).collect();
+    let wanted: Vec<&str> = SAMPLES.trim().lines().collect();
+    for (is, wanted) in samples.iter().zip(&wanted) {
+        assert_eq!(is, wanted);
+    }
+    assert_eq!(samples.len(), wanted.len());
+    let lines: Vec<&str> = text.lines().filter(is_histogram).collect();
+    let buckets = ublk_target::latency::BUCKETS;
+    assert_eq!(lines.len(), HISTOGRAMS.len() * (buckets + 2), "{lines:?}");
+    let bounds: Vec<f64> = Latency::bounds_seconds().take(2).collect();
+    for (name, labels, [first, second, all]) in HISTOGRAMS {
+        for line in [
+            format!("{name}_bucket{{{labels},le=\"{}\"}} {first}", bounds[0]),
+            format!("{name}_bucket{{{labels},le=\"{}\"}} {second}", bounds[1]),
+            format!("{name}_bucket{{{labels},le=\"+Inf\"}} {all}"),
+            format!("{name}_count{{{labels}}} {all}"),
+            format!("{name}_sum{{{labels}}} 1.5"),
+        ] {
+            assert!(lines.contains(&line.as_str()), "no {line} in {lines:?}");
+        }
+    }
+    // What counts is called a counter, and nothing else is.
+    for (name, kind, _) in &families {
+        assert_eq!(name.ends_with("_total"), kind == "counter", "{name} is a {kind}");
+    }
 }
 
+/// The value of a volume's family, if it is said.
+fn value(status: &Status, name: &str) -> Option<f64> {
+    let families = check(&render(status, &[None]));
+    let family = families.iter().find(|family| family.0 == name).expect(name);
+    family.2.first().map(|sample| sample.2)
+}
+
+/// What a copy lacks is not known while its drive is away or waits, nor before its resync has looked at anything.
+#[test]
+fn a_copy_that_waits_does_not_lack_nothing() {
+    let left = |status: &Status| value(status, "plinth_volume_resync_left_bytes");
+    let (mut status, _) = sample_status();
+    status.volumes[0].resync = None;
+    assert_eq!(left(&status), None, "stale and missing copies lack nobody knows what");
+    status.volumes[0].resync = Some(from_json(json!({ "drive": "d2", "bytes_kept": 0, "bytes_lost": 0 })));
+    assert_eq!(left(&status), None, "nothing was looked at yet");
+    status.volumes[0].resync = None;
+    status.volumes[0].legs.truncate(1);
+    assert_eq!(left(&status), Some(0.0), "all copies are current");
+    for state in [CopyState::Stale, CopyState::Missing, CopyState::Resyncing] {
+        status.volumes[0].legs[0].drives[1].state = state;
+        assert_eq!(left(&status), None, "{state:?}");
+    }
+}
+
+/// What is not known is not said, and is not 0.
 #[test]
 fn without_a_target_the_families_are_there_and_empty() {
     let (mut status, _) = sample_status();
     let families = check(&render(&status, &[None]));
     let requests = families.iter().find(|family| family.0 == "plinth_volume_requests_total");
     assert_eq!(requests.map(|family| family.2.len()), Some(0));
+    let volume = &mut status.volumes[0];
+    (volume.scrub, volume.target, volume.rekey, volume.seq) = (None, None, None, None);
+    for name in [
+        "plinth_volume_scrub_left_bytes",
+        "plinth_volume_scrub_found_copies_total",
+        "plinth_volume_lost_bytes",
+        "plinth_volume_lost_records",
+        "plinth_volume_rekey_left_bytes",
+        "plinth_volume_seq_total",
+        "plinth_target_memory_bytes",
+    ] {
+        assert_eq!(value(&status, name), None, "{name}");
+    }
     status.volumes.clear();
     check(&render(&status, &[]));
 }

@@ -146,7 +146,25 @@ impl Glue {
 
     /// See `Serving::scrub_rate`.
     pub(super) fn set_scrub_rate(&self, bytes: u64) {
-        let copies = bytes.div_ceil(BLOCK_BYTES as u64);
+        let copies = copies_of(bytes);
         self.handle.with_engine(move |engine| engine.set_scrub_rate(copies));
+    }
+}
+
+/// The engine counts copies, of all legs together, as the pool's rate counts bytes. A rate below one copy is one: 0 would be
+/// no bound.
+fn copies_of(bytes: u64) -> u64 {
+    bytes.div_ceil(BLOCK_BYTES as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_of_bytes_is_one_of_copies_and_never_turns_into_no_bound() {
+        assert_eq!(copies_of(100 << 20), 25_600);
+        assert_eq!((copies_of(0), copies_of(1), copies_of(4096), copies_of(4097)), (0, 1, 1, 2));
+        assert_eq!(copies_of(u64::MAX), u64::MAX / 4096 + 1);
     }
 }

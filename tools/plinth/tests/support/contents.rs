@@ -29,6 +29,11 @@ impl Contents {
         nbd.flush();
     }
 
+    /// What a chunk holds after its next write.
+    pub fn chunk(&self, chunk: u64) -> Vec<u8> {
+        content(chunk, self.0[chunk as usize] + 1)
+    }
+
     /// Whether this is what a chunk must hold.
     pub fn is(&self, chunk: u64, read: &[u8]) -> bool {
         match self.0[chunk as usize] {

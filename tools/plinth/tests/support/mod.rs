@@ -3,8 +3,10 @@
 
 pub mod contents;
 pub mod nbd;
+pub mod rot;
 
 use serde_json::Value;
+use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -162,6 +164,13 @@ impl Agent {
     /// Runs `plinth` with these arguments, separated by spaces; `@` begins a path in the folder.
     pub fn plinth(&self, line: &str) -> Ran {
         plinth_at(&self.socket(), self.words(line))
+    }
+
+    /// What the socket answers to a GET.
+    pub fn get(&self, path: &str) -> String {
+        let mut stream = UnixStream::connect(self.socket()).expect("connects");
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").expect("asks");
+        std::io::read_to_string(stream).expect("answers")
     }
 
     /// The arguments of a line.

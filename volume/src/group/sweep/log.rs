@@ -23,6 +23,8 @@ pub(super) struct LogWalk {
     skipped: bool,
     tried: u8,
     wrong: u8,
+    /// Blocks that were read for this commit: more than it has, for how long it is shows only then.
+    read: u32,
     /// What a right copy says: check and length.
     found: Option<(Check, u32)>,
     /// Something was wrong so far.
@@ -71,6 +73,7 @@ impl Group {
         let purpose = Purpose::Copy { first: 0, count: blocks as u8, leg: leg.get() };
         let memory = Segment { buf: self.unit_buffer(0), blocks };
         self.sweep.log.tried |= 1 << leg.get();
+        self.sweep.log.read += blocks;
         self.sweep.reading += 1;
         self.read_leg(turn, purpose, leg, contiguous, memory);
     }
@@ -135,8 +138,8 @@ impl Group {
         let damaged = self.sweep.log.damaged;
         self.sweep.log =
             LogWalk { no: log.no.next(), previous: check, positions, damaged, ..LogWalk::default() };
-        // So that it rests now and then.
-        self.unit_done(blocks as usize);
+        // So that it rests, as long as what was read on all legs asks for.
+        self.unit_done(log.read as usize);
     }
 
     /// A scrub ends where it is: what it called right is right only behind a checkpoint.

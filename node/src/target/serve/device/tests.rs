@@ -67,7 +67,7 @@ impl Device for Told {
 /// The spec of a target of a new volume of one leg.
 fn spec(folder: &Path) -> TargetSpec {
     let agent = testing::agent(folder);
-    testing::volume(&agent, folder, "v");
+    testing::new_volume(&agent, folder, "v");
     let attachment = Attachment {
         frontend: FrontendKind::Nbd,
         nbd_socket: Some(folder.join("nbd")),
