@@ -90,6 +90,8 @@ pub struct Delta {
     /// Disjoint, in order.
     ranges: Vec<HoleRange>,
     replaced: Vec<Pba>,
+    /// Points, and blocks that they replaced, at most.
+    limit: usize,
     order: Order,
     newest: Seq,
     oldest: Seq,
@@ -104,6 +106,7 @@ impl Delta {
             table: vec![EMPTY; table_places(entries)],
             ranges: Vec::with_capacity(ranges),
             replaced: Vec::with_capacity(entries),
+            limit: entries,
             order: Order::new(entries),
             newest: Seq::ZERO,
             oldest: NEVER,
@@ -116,10 +119,14 @@ impl Delta {
         entries * per_entry + table_places(entries) * size_of::<u32>() + ranges * size_of::<HoleRange>()
     }
 
+    /// Takes no more from now on than a layer for `entries` points would; what is there already stays.
+    pub fn limit(&mut self, entries: usize) {
+        self.limit = self.limit.min(entries);
+    }
+
     /// So many `put`s fit, whatever they replace.
     pub fn room(&self) -> usize {
-        let entries = self.entries.capacity() - self.entries.len();
-        entries.min(self.replaced.capacity() - self.replaced.len())
+        self.limit.saturating_sub(self.entries.len().max(self.replaced.len()))
     }
 
     /// So many `put_holes` of more than `POINT_HOLE_BLOCKS` fit; shorter ones take `room`, one for each block.

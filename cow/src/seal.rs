@@ -263,10 +263,25 @@ impl Seal {
                 self.phase = Phase::Bitmaps;
                 break;
             };
+            if self.grow_tree(region.get()) {
+                self.done = 0;
+                continue;
+            }
             self.place_path(region.get(), space, cache, memory)?;
             self.done += 1;
         }
         Ok(SealStep::More)
+    }
+
+    /// Makes the tree so high that it tells of this region. Whether it grew: then the paths that are placed end below
+    /// its root, and all are placed anew.
+    fn grow_tree(&mut self, region: u32) -> bool {
+        let height = &mut self.new.root.tree_height;
+        let before = *height;
+        while u64::from(region) >> (PAGE_SHIFT * u32::from(*height)) != 0 || *height == 0 {
+            *height += 1;
+        }
+        *height > before
     }
 
     /// Places the pages from the root of the tree to the leaf that tells of this region.
@@ -277,12 +292,7 @@ impl Seal {
         cache: &mut PageCache,
         memory: &impl Memory,
     ) -> Stop<()> {
-        let height = &mut self.new.root.tree_height;
-        while u64::from(region) >> (PAGE_SHIFT * u32::from(*height)) != 0 || *height == 0 {
-            *height += 1;
-        }
-        let height = *height;
-        for level in (0..height).rev() {
+        for level in (0..self.new.root.tree_height).rev() {
             let index = u64::from(region) >> (PAGE_SHIFT * (u32::from(level) + 1));
             self.place_page(level, index as u32, space, cache, memory)?;
         }
@@ -377,8 +387,14 @@ impl Seal {
             // When the tree grows, its old root becomes a child. It need not be looked for: the old directory's
             // root page is freed, and lies in a region below the old root, which is rewritten therefore.
             let old_root = usize::from(self.old.root.tree_height.saturating_sub(1));
-            let carried = self.old.root.tree_height == 0 || !self.pages[self.levels[old_root]].is_absent();
-            assert!(carried, "a tree that grows loses what it had");
+            let placed = |level: usize| !self.pages[self.levels[level]].is_absent();
+            assert!(
+                self.old.root.tree_height == 0 || placed(old_root),
+                "a tree that grows loses what it had"
+            );
+            // Levels that were added lead on through their first page only, and must do so on each of them.
+            let led_to = (0..root_level).all(|level| !placed(level) || placed(level + 1));
+            assert!(led_to, "a tree that grows loses a page between its old root and its new one");
             self.done = 0;
             self.phase = Phase::Top;
             return Ok(SealStep::More);

@@ -51,6 +51,9 @@ pub(crate) mod write;
 pub(crate) const AUTO_FLUSH_AFTER: Duration = Duration::from_millis(1000);
 /// And after so many bytes.
 pub(crate) const AUTO_FLUSH_BYTES: u64 = 64 << 20;
+/// Data that lies above D at most: writes are held at it until a flush has ended. As much as a flush begins with may be
+/// written while it runs.
+pub(crate) const MAX_UNFLUSHED_BYTES: u64 = 2 * AUTO_FLUSH_BYTES;
 /// Long holes in one layer of the delta.
 pub(crate) const DELTA_RANGES: usize = 1024;
 
@@ -162,6 +165,8 @@ pub(crate) struct Group {
     pub durable: Seq,
     /// Bytes written since the last flush began, and when the first of them completed.
     pub unflushed: u64,
+    /// Bytes that the flush under way covers.
+    pub flushing: u64,
     pub unflushed_since: Option<Instant>,
     /// Something changed that may let a waiting part go on: call again.
     pub again: bool,

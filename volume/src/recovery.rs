@@ -8,7 +8,8 @@
 //! 2. Row pages and history pages, from whichever leg has them right.
 //! 3. The whole ring of every current leg. D is the highest that any valid commit names; the chain is followed.
 //! 4. The commits of the chain again, with their records; above D also their data, on every leg. The decision
-//!    table (`rlog::replay`) accepts, completes, cuts or refuses.
+//!    table (`rlog::replay`) accepts, completes, cuts or refuses. Both are read a window at a time (`WINDOW_BLOCKS`), so
+//!    that memory holds the records of the log, which the ring bounds, and of the data only what some leg lacks.
 //! 5. What the accepted tail lacks on a leg is written there, row and history pages included, and flushed; then the superblock that was found, to
 //!    copies that have an older one. Home pages that only older versions lead to are written over in the next
 //!    step, and the drive that had the newest version may be lost before a newer one counts.
@@ -42,6 +43,7 @@ use rlog::{Chain, ChainStart, History, LegSet, Scan, SuperblockId};
 use script::Script;
 
 mod activate;
+mod layers;
 mod log;
 mod overdue;
 mod pages;
@@ -96,7 +98,7 @@ pub(crate) struct Record {
     pub data: Vec<(Pba, base::Check)>,
 }
 
-/// Data that a leg lacks: where, and what.
+/// A page that a leg lacks: where, and what.
 pub(crate) struct Fill {
     pub leg: LegId,
     pub pba: Pba,
@@ -167,9 +169,10 @@ pub(crate) struct Recovery {
     limit: CommitNo,
     replayed: Vec<Replayed>,
     verified: log::Verified,
-    /// Content of blocks that some leg lacks, by Pba.
+    /// Content of blocks that some leg lacks, by Pba: of those above D at most.
     contents: BTreeMap<u64, Vec<u8>>,
-    fills: Vec<Fill>,
+    /// Where it lacks them.
+    fills: Vec<(LegId, Pba)>,
     /// Row and history pages that some leg has wrong.
     page_fills: Vec<Fill>,
     commit_fills: Vec<(LegId, usize)>,
@@ -351,7 +354,7 @@ impl Recovery {
             Stage::Ring { leg, column } => self.judge_ring(leg, column)?,
             Stage::Commits => self.judge_commits()?,
             Stage::Verify => self.judge_data()?,
-            Stage::Complete => self.flush_all(Stage::CompleteFlush),
+            Stage::Complete => self.complete_more(),
             Stage::CompleteFlush => self.catch_up()?,
             Stage::CatchUp => self.flush_all(Stage::CatchUpFlush),
             Stage::CatchUpFlush => self.caught_up()?,

@@ -364,3 +364,31 @@ fn a_group_that_closes_waits_quietly_for_a_scrub() {
     slow.set(false);
     world.run_until("the group is closed", |w| w.engine.phase() == Phase::Closed);
 }
+
+/// Nobody takes what a scrub finds, because whoever had asked for it is gone: a scrub that is full waits for that, and the
+/// thread that serves the group was kept busy with asking it again and again.
+#[test]
+fn a_scrub_that_is_full_waits_quietly() {
+    let mut world = World::new(Shape::MIRROR);
+    for sector in (0..Shape::MIRROR.sectors).step_by(512) {
+        world.write(sector, 512).expect("written");
+    }
+    assert_eq!(scrub(&mut world), []);
+    for (at, _) in content(&world, 0) {
+        spoil(&mut world, 0, at);
+    }
+    assert!(world.engine.start_scrub(0));
+    assert!(world.is_quiet(), "a scrub that is full keeps the thread busy");
+    let stats = scrub_stats(&world);
+    assert!(stats.running && stats.repaired_copies > 1000, "it is not full: {stats:?}");
+    world.now += 60_000_000_000;
+    assert!(world.is_quiet(), "nor does it, however long nobody comes");
+    let mut findings = Vec::new();
+    while !scrub_stats(&world).finished {
+        world.engine.take_findings(&mut findings);
+        world.settle();
+    }
+    world.engine.take_findings(&mut findings);
+    assert_eq!(findings.len() as u64, scrub_stats(&world).repaired_copies, "each is handed over once");
+    assert_eq!(scrub(&mut world), []);
+}

@@ -61,6 +61,18 @@ fn a_full_layer_is_not_overrun() {
 }
 
 #[test]
+fn a_layer_that_is_too_large_takes_what_a_smaller_one_would() {
+    let mut delta = Delta::new(8, 0);
+    (1..=4).for_each(|i| delta.put(lba(i), data(i, i)));
+    delta.limit(6);
+    assert_eq!(delta.room(), 2);
+    delta.limit(3);
+    assert_eq!((delta.room(), delta.len()), (0, 4));
+    delta.clear();
+    assert_eq!(delta.room(), 3);
+}
+
+#[test]
 fn short_holes_are_points_and_long_ones_ranges() {
     let mut delta = Delta::new(8, 2);
     assert!(delta.holes_fit(Blocks::new(POINT_HOLE_BLOCKS)));

@@ -124,6 +124,7 @@ impl Space {
         if self.spare.len() as u32 > self.loading {
             return true;
         }
+        self.settle_marks();
         let worth = shelf_of(u32::from(self.rows[region.get() as usize].offers));
         let limit = if need { SHELVES } else { worth };
         let victim = (0..limit).find_map(|shelf| {

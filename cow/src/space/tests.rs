@@ -46,8 +46,12 @@ struct World {
 
 impl World {
     fn new(regions: u32, max_loaded: u32) -> Self {
+        Self::with_changes(regions, max_loaded, 6000)
+    }
+
+    fn with_changes(regions: u32, max_loaded: u32, max_changes: u32) -> Self {
         let config =
-            SpaceConfig { region_blocks: E, home_regions: 1, max_loaded, max_regions: 40, max_changes: 6000 };
+            SpaceConfig { region_blocks: E, home_regions: 1, max_loaded, max_regions: 40, max_changes };
         let mut world = Self {
             space: Space::new(config),
             config,
@@ -437,6 +441,31 @@ fn home_blocks_are_found_in_a_home_region_that_is_not_in_memory() {
         world.take(Class::Home, 2).expect("asked for after it was missed");
     }
     world.verify();
+}
+
+/// A space that is written to its last block while few of its regions are in memory. In each of them a write is always
+/// under way, so that none leaves memory without a mark and some mark is always alive: those that were done with used to
+/// fill the list, and then no region could be dropped any more.
+#[test]
+fn every_free_block_is_found_however_many_marks_came_and_went() {
+    let mut world = World::with_changes(40, 4, 320);
+    let blocks = world.space.free_now().get();
+    let mut taken = 0;
+    while world.space.free_now() > Blocks::ZERO {
+        if taken % 40 == 0 {
+            world.hold(1);
+        } else {
+            world.take(Class::Small, 1).expect("a free block is found");
+        }
+        taken += 1;
+        if taken % 300 == 0 {
+            world.checkpoint(|_| false);
+            world.release();
+            world.verify();
+        }
+    }
+    assert!(taken > blocks * 9 / 10, "{taken} of {blocks}");
+    assert!(world.held.len() > 40 * 2, "{} writes are under way", world.held.len());
 }
 
 /// Only forgery makes map and free space contradict each other (or an error of ours). It used to end the process, and

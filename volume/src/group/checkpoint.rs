@@ -81,6 +81,12 @@ impl Checkpoint {
         }
     }
 
+    /// One of a layer that recovery has filled is about to begin, with the number behind `number`: the log up to here, and
+    /// this Seq.
+    pub fn of_frozen(number: CkptNo, (mark, seq): (Mark, Seq)) -> Self {
+        Self { stage: Stage::Sort, seq, mark: Some(mark), ..Self::new(number.next()) }
+    }
+
     /// The number of the next attempt.
     pub fn next_number(&self) -> CkptNo {
         self.number.next()
@@ -191,6 +197,10 @@ impl Group {
 
     /// The steps of one poll. Whether there are more that wait for nothing.
     fn checkpoint_steps<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) -> bool {
+        // One of what recovery has found waits for the rest of the open, as any other does.
+        if self.opening.is_some() {
+            return false;
+        }
         for _ in 0..STEPS_PER_POLL {
             if !self.room(turn, 2 * base::limits::MAX_LEGS) {
                 return false;

@@ -45,7 +45,8 @@ impl Group {
             return;
         }
         self.flusher.begin(self.completed, self.checkpoint.pages_complete());
-        (self.unflushed, self.unflushed_since) = (0, None);
+        self.flushing = core::mem::take(&mut self.unflushed);
+        self.unflushed_since = None;
         if self.config.bug(Planted::DurableTooEarly) {
             self.durable = self.completed;
         }
@@ -67,6 +68,7 @@ impl Group {
             return self.halt(Halt::FlushFailed);
         }
         let (covers, ckpt) = self.flusher.finish();
+        self.flushing = 0;
         self.durable = self.durable.max(covers);
         for drive in self.drives.list.iter_mut().filter(|d| d.health == Health::Current) {
             drive.flushed = drive.flushed.max(covers);

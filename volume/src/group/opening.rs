@@ -1,10 +1,10 @@
-//! The end of an open: the directory is read, the accepted log enters the delta, requests are served.
+//! The end of an open: the directory is read, the blocks of the accepted log count as used, requests are served.
 use super::{Group, Halt, Turn};
 use crate::keys::Keyed;
 use crate::planted::Planted;
 use crate::recovery::Record;
 use base::{Blocks, Phase};
-use cow::{OpenStep, Ref};
+use cow::OpenStep;
 
 /// Steps in one poll.
 const STEPS_PER_POLL: usize = 64;
@@ -66,7 +66,7 @@ impl Group {
         records.iter().all(|record| record.lba.get() + record.blocks <= end)
     }
 
-    /// The accepted log enters the delta and its blocks count as used; then requests are served.
+    /// The blocks of the accepted log, which is in the delta, count as used; then requests are served.
     pub fn replay(&mut self, records: &[Record]) {
         if let Some(volume) = self.directory.volumes.iter().next() {
             self.volume = *volume;
@@ -75,17 +75,12 @@ impl Group {
         let regions = self.superblock.rows * u32::from(self.geometry.columns);
         let known = self.space.regions();
         self.space.grow(regions - known, &self.geometry);
+        // Of the checkpoint of the first layer, if the log is in two.
         self.cuts = self.directory.cuts.clone();
-        for record in records {
-            for (i, (pba, check)) in record.data.iter().enumerate() {
-                if !self.config.bug(Planted::ReplayNotMarked) {
-                    self.space.mark(*pba, Blocks::new(1));
-                }
-                let lba = record.lba + Blocks::new(i as u64);
-                self.active.put(lba, Ref::data(*pba, record.seq, *check));
-            }
-            if record.data.is_empty() {
-                self.active.put_holes(record.lba, Blocks::new(record.blocks), record.seq);
+        self.new_volume = self.volume;
+        for (pba, _) in records.iter().flat_map(|record| &record.data) {
+            if !self.config.bug(Planted::ReplayNotMarked) {
+                self.space.mark(*pba, Blocks::new(1));
             }
         }
         self.checkpoint.force |= self.directory.at.is_absent() || self.delta_pressure();

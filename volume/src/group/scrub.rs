@@ -128,7 +128,8 @@ impl Scrub {
         Self { from: 0, stats: ScrubStats::default(), findings, seen: None }
     }
 
-    fn is_full(&self) -> bool {
+    /// Whether the next unit could find more than there is room for.
+    pub(super) fn is_full(&self) -> bool {
         self.findings.len() + UNIT_BLOCKS as usize * MAX_LEGS > MAX_FINDINGS
     }
 }

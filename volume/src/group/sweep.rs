@@ -319,10 +319,11 @@ impl Sweep {
         )
     }
 
-    /// When it goes on, if it rests.
+    /// When it goes on, if it rests. A scrub without room for findings waits for whoever takes them, not for a time.
     pub fn rests_until(&self) -> Option<Instant> {
         let rests = self.walking() && self.unit.is_empty() && self.reading == 0;
-        self.pace.deadline().filter(|_| rests)
+        let full = self.errand == Errand::Scrub && self.scrub.is_full();
+        self.pace.deadline().filter(|_| rests && !full)
     }
 
     pub(super) fn unit_busy(&self) -> bool {

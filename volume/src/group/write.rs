@@ -10,7 +10,7 @@
 //! nothing behind it is acknowledged before the void is complete. Its writes are answered with an error. Its
 //! blocks stay taken until the next checkpoint, for its record may still be found by a recovery. The pipeline keeps
 //! places that only voids may take: were it full of commits that failed, nothing could ever take them out of it.
-use super::{AUTO_FLUSH_BYTES, Group, Halt, Turn};
+use super::{AUTO_FLUSH_BYTES, Group, Halt, MAX_UNFLUSHED_BYTES, Turn};
 use crate::buffers::Buffers;
 use crate::config::{MAX_COMMIT_DATA_BLOCKS, MAX_COMMITS, MAX_UNIT_OPS, VOID_COMMITS};
 use crate::keys::Keyed;
@@ -33,9 +33,18 @@ const BASE_RESERVE: u64 = 32;
 const MAX_HOLE_CHANGES: u64 = 2 * 128 * 128 + 2 * 128;
 /// Blocks under long holes that one checkpoint frees one by one at most.
 pub(crate) const HOLE_CHANGES: u64 = 1 << 18;
+/// Blocks under this long hole that the merge frees one by one at most.
+pub(crate) fn hole_changes(blocks: u64) -> u64 {
+    blocks.min(MAX_HOLE_CHANGES)
+}
 /// A long hole costs on each level as many pages as so many blocks, and one: those at its two ends, and those in
 /// which the subtrees below it are gathered.
 const RANGE_WEIGHT: usize = 3;
+/// Bytes of data in one commit at most.
+const MAX_COMMIT_DATA_BYTES: u64 = (MAX_COMMIT_DATA_BLOCKS * base::BLOCK_BYTES) as u64;
+/// Whoever is held for a flush waits for one that is under way or due: what is in flight alone holds nobody.
+const _: () =
+    assert!(AUTO_FLUSH_BYTES + (MAX_COMMITS as u64 + 1) * MAX_COMMIT_DATA_BYTES <= MAX_UNFLUSHED_BYTES);
 /// Voids that may fail one after the other before the log is given up.
 const MAX_VOID_FAILURES: u32 = VOID_COMMITS as u32;
 
@@ -199,9 +208,10 @@ impl Group {
         if self.log.free.len() <= kept || !self.room(turn, MAX_UNIT_OPS) {
             return false;
         }
-        let only_voids = !self.ring_has_room();
+        let ring_is_full = !self.ring_has_room();
+        let only_voids = ring_is_full || self.waits_for_flush();
         if only_voids && !voids {
-            self.checkpoint.force |= self.any_ready();
+            self.checkpoint.force |= ring_is_full && self.any_ready();
             return false;
         }
         self.log.builder.start();
@@ -233,6 +243,16 @@ impl Group {
         };
         self.issue(turn, position, batch, voids);
         true
+    }
+
+    /// Whether one commit more could be more than may be written without a flush; the end of the one that is under way
+    /// wakes us.
+    ///
+    /// Crash story: a drive took five seconds for each flush, and the guest went on writing at full speed meanwhile. Then
+    /// power failed, and the recovery had gigabytes above D to read and compare on every leg before it served anything.
+    fn waits_for_flush(&self) -> bool {
+        let in_flight: u64 = self.log.in_flight.iter().map(|commit| commit.bytes).sum();
+        self.flushing + self.unflushed + in_flight + MAX_COMMIT_DATA_BYTES > MAX_UNFLUSHED_BYTES
     }
 
     fn any_ready(&self) -> bool {
@@ -290,7 +310,7 @@ impl Group {
         let puts = data as usize + point_holes;
         let ranges = usize::from(parts.hole.1 > cow::delta::POINT_HOLE_BLOCKS);
         self.fits_delta(puts + batch.puts, ranges + batch.ranges)?;
-        let hole_changes = if ranges == 0 { 0 } else { parts.hole.1.min(MAX_HOLE_CHANGES) };
+        let hole_changes = if ranges == 0 { 0 } else { hole_changes(parts.hole.1) };
         let cut_room = self.cuts.room().min(self.directory.cuts.room());
         let crowded = self.hole_changes > 0 && self.hole_changes + hole_changes > HOLE_CHANGES;
         if ranges > 0 && (crowded || cut_room < 3 * cow::MAX_CUTS) {

@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use base::{BLOCK_BYTES, Blocks, Check, Column, CommitNo, LegId, Pba};
 use fence::DriveSet;
 use rlog::replay::{self, Data, Decision, Found};
-use rlog::{Chain, Commit, LegSet, RecordKind, RingShape, Scan};
+use rlog::{Commit, LegSet, RecordKind, RingShape, Scan};
 
 /// What was found of the data of commits, by commit check: verified once, even if the chain is made anew.
 #[derive(Default)]
@@ -16,7 +16,7 @@ pub(super) struct Verified {
     known: BTreeMap<[u8; 16], Blocks2>,
     /// What is being read: replayed index, leg, block, check, and the result that has it.
     reading: Vec<Reading>,
-    /// Per commit of the chain, the results that should have it: one for each leg.
+    /// Per commit that is being read again, the results that should have it: one for each leg.
     commits: Vec<Vec<usize>>,
     /// Commits with a block of which no leg said anything.
     silent: BTreeSet<[u8; 16]>,
@@ -26,6 +26,10 @@ pub(super) struct Verified {
 
 pub(super) const SILENT: Refusal =
     Refusal::Unreadable("the newest commits: the drives that have them do not answer");
+
+/// Blocks that recovery reads or writes between two looks, beside one commit more: 16 MiB. What was read is in memory until
+/// it was looked at.
+const WINDOW_BLOCKS: usize = 4096;
 
 /// Per commit: each block with the legs that have it right.
 type Blocks2 = Vec<(Pba, LegSet, LegSet)>;
@@ -138,38 +142,45 @@ impl Recovery {
             self.counts.count(replay::Row::PromisedMissing);
             return Err(Refusal::LogDamaged { commit: commit.get() });
         }
-        self.read_commits(chain)
+        self.chain = Some(chain);
+        self.replayed.clear();
+        self.read_commits();
+        self.at(Stage::Commits);
+        Ok(())
     }
 
-    /// Reads the commits of the chain again, each from every leg that has it: a read that went well once may
+    /// Reads the next commits of the chain again, each from every leg that has it: a read that went well once may
     /// fail the next time.
-    fn read_commits(&mut self, chain: Chain) -> Result<(), Refusal> {
+    fn read_commits(&mut self) {
         self.script.clear();
         self.verified.commits.clear();
         let geometry = self.geometry();
-        for index in &chain.accepted {
+        let chain = self.chain.as_ref().expect("a chain");
+        let mut reading = 0;
+        for index in &chain.accepted[self.replayed.len()..] {
+            if reading >= WINDOW_BLOCKS {
+                break;
+            }
             let candidate = &self.scan.as_ref().expect("a scan").candidates()[*index];
             let (row, block, _) = geometry.ring_place(candidate.fields.offset);
             let pba = geometry.pba(crate::Place { row, column: candidate.column, block });
             let blocks = candidate.blocks;
             let copies: Vec<_> = candidate.legs.iter().filter_map(|leg| self.locate(pba, leg)).collect();
+            reading += copies.len() * blocks as usize;
             let read = copies.into_iter().map(|(handle, at)| self.script.read(handle, at, blocks));
             self.verified.commits.push(read.collect());
         }
-        self.chain = Some(chain);
-        self.at(Stage::Commits);
-        Ok(())
     }
 
-    /// The commits are there: their records, and the data to be read.
+    /// Commits are there: their records; after the last ones, the data to be read.
     pub(super) fn judge_commits(&mut self) -> Result<(), Refusal> {
         let chain = self.chain.as_ref().expect("a chain");
         let (accepted, durable) = (chain.accepted.clone(), chain.durable);
-        let mut replayed = Vec::with_capacity(accepted.len());
-        for (at, index) in accepted.iter().enumerate() {
+        let read = core::mem::take(&mut self.verified.commits);
+        let from = self.replayed.len();
+        for (copies, index) in read.iter().zip(&accepted[from..]) {
             let candidate = &self.scan.as_ref().expect("a scan").candidates()[*index];
             let is_it = |bytes: &[u8]| Commit::parse(bytes).is_ok_and(|view| view.check() == candidate.check);
-            let copies = &self.verified.commits[at];
             let whole: Vec<usize> =
                 copies.iter().copied().filter(|id| is_it(&self.script.results[*id].bytes)).collect();
             if whole.is_empty() {
@@ -194,10 +205,13 @@ impl Recovery {
             if !records.iter().all(|record| self.possible(record)) {
                 return Err(Refusal::Damaged("its log names blocks that the group does not have"));
             }
-            replayed.push(Replayed { candidate: *index, bytes, records });
+            self.replayed.push(Replayed { candidate: *index, bytes, records });
+        }
+        if self.replayed.len() < accepted.len() {
+            self.read_commits();
+            return Ok(());
         }
         self.script.clear();
-        self.replayed = replayed;
         self.read_data();
         self.at(Stage::Verify);
         Ok(())
@@ -223,10 +237,13 @@ impl Recovery {
         record.data.iter().all(|(pba, _)| pba.get() < space)
     }
 
-    /// Above D every block of data is read on every current leg.
-    fn read_data(&mut self) {
+    /// Above D every block of data is read on every current leg: those of the next commits. Whether there were any.
+    fn read_data(&mut self) -> bool {
         let durable = self.chain.as_ref().expect("a chain").durable;
         for commit in 0..self.replayed.len() {
+            if self.verified.reading.len() >= WINDOW_BLOCKS {
+                break;
+            }
             let candidate =
                 &self.scan.as_ref().expect("a scan").candidates()[self.replayed[commit].candidate];
             let known = self.verified.known.contains_key(&candidate.check.0);
@@ -237,6 +254,7 @@ impl Recovery {
                 self.read_commit_data(commit, leg);
             }
         }
+        !self.verified.reading.is_empty()
     }
 
     fn read_commit_data(&mut self, commit: usize, leg: LegId) {
@@ -265,10 +283,13 @@ impl Recovery {
         }
     }
 
-    /// The data has been read: what each leg has, and then the decision about each commit.
+    /// Data has been read: what each leg has, and, after the last of it, the decision about each commit.
     pub(super) fn judge_data(&mut self) -> Result<(), Refusal> {
         self.note_data();
         self.script.clear();
+        if self.read_data() {
+            return Ok(());
+        }
         self.fills.clear();
         self.commit_fills.clear();
         self.damaged.clear();
@@ -432,9 +453,9 @@ impl Recovery {
         let Some(blocks) = self.verified.known.get(&check.0) else { return Ok(()) };
         for (pba, asked, right) in blocks {
             for leg in asked.without(*right).iter() {
-                match self.contents.get(&pba.get()) {
-                    Some(bytes) => self.fills.push(Fill { leg, pba: *pba, bytes: bytes.clone() }),
-                    None => self.damaged.push(*pba),
+                match self.contents.contains_key(&pba.get()) {
+                    true => self.fills.push((leg, *pba)),
+                    false => self.damaged.push(*pba),
                 }
             }
         }
@@ -449,25 +470,47 @@ impl Recovery {
             return Ok(());
         }
         if self.config.bug(Planted::TailNotCompleted) {
+            self.fills.clear();
+            self.commit_fills.clear();
             return Ok(());
         }
-        let geometry = self.geometry();
-        for fill in self.page_fills.iter().chain(&self.fills) {
-            let Fill { leg, pba, bytes } = fill;
+        for Fill { leg, pba, bytes } in &self.page_fills {
             if let Some((handle, at)) = self.locate(*pba, *leg) {
                 self.script.write(handle, at, bytes.clone());
             }
         }
-        for (leg, index) in self.commit_fills.clone() {
+        Ok(())
+    }
+
+    /// Goes on with that: the next of its data and commits, or the flush that follows the last.
+    pub(super) fn complete_more(&mut self) {
+        self.script.clear();
+        let geometry = self.geometry();
+        let mut writing = 0;
+        while writing < WINDOW_BLOCKS
+            && let Some((leg, pba)) = self.fills.pop()
+        {
+            writing += 1;
+            if let Some((handle, at)) = self.locate(pba, leg) {
+                self.script.write(handle, at, self.contents[&pba.get()].clone());
+            }
+        }
+        while writing < WINDOW_BLOCKS
+            && let Some((leg, index)) = self.commit_fills.pop()
+        {
             let candidate = &self.scan.as_ref().expect("a scan").candidates()[self.replayed[index].candidate];
             let (row, block, _) = geometry.ring_place(candidate.fields.offset);
             let pba = geometry.pba(crate::Place { row, column: candidate.column, block });
             let bytes = self.replayed[index].bytes.clone();
+            writing += candidate.blocks as usize;
             if let Some((handle, at)) = self.locate(pba, leg) {
                 self.script.write(handle, at, bytes);
             }
         }
-        Ok(())
+        if writing == 0 {
+            self.contents.clear();
+            self.flush_all(Stage::CompleteFlush);
+        }
     }
 
     /// Drives whose copy is current.

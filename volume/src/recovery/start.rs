@@ -1,10 +1,12 @@
-//! From what recovery found to a group: the delta is filled from the accepted log, its blocks count as used.
+//! From what recovery found to a group: the delta is filled from the accepted log (`layers`).
+use super::layers::{LAYER_HOLE_CHANGES, Layers};
 use super::{Record, Recovery};
 use crate::buffers::{Buffers, MERGE_BUFFERS, SEAL_BUFFERS};
-use crate::config::{Config, MAX_COMMITS};
+use crate::config::MAX_COMMITS;
 use crate::config::{DriveInfo, DriveStats, Refusal};
 use crate::drives::{Drive, Drives, Health};
 use crate::flusher::Flusher;
+use crate::group::Group;
 use crate::group::checkpoint::{Checkpoint, Gathered, REAP_LEAF_CHANGES, REAP_LEAVES};
 use crate::group::growth::Growth;
 use crate::group::io::ColumnIo;
@@ -12,8 +14,7 @@ use crate::group::pages::PageReads;
 use crate::group::repair::Repairs;
 use crate::group::super_writer::Writer;
 use crate::group::sweep::Sweep;
-use crate::group::write::{HOLE_CHANGES, Log, Mark};
-use crate::group::{DELTA_RANGES, Group};
+use crate::group::write::{Log, Mark};
 use crate::holds::Holds;
 use crate::rows::RowPages;
 use crate::slots::Slots;
@@ -21,10 +22,10 @@ use alloc::vec::Vec;
 use base::limits::MAX_DRIVES;
 use base::{Blocks, CkptNo, DriveIx, Phase, Seq, VolumeId};
 use cow::directory::{CutList, Directory, VolumeEntry, VolumeState};
-use cow::{Delta, Height, Merge, Open, PageCache, Ref, Seal, Space, SpaceConfig};
+use cow::{Height, Merge, Open, PageCache, Ref, Seal, Space, SpaceConfig};
 use rlog::Ring;
 
-/// A group on its way to being served, and the records that enter its delta once its directory is read.
+/// A group on its way to being served, and the records in its delta, whose blocks count as used once its directory is read.
 pub(crate) struct Started {
     pub group: Group,
     pub records: Vec<Record>,
@@ -32,10 +33,10 @@ pub(crate) struct Started {
 
 /// Blocks that one checkpoint can set plus clear: every entry of a layer mapped, replaced and overwritten
 /// within the layer, the pages above it old and new; what holes and cut subtrees free; voided commits.
-fn max_changes(delta_entries: u32) -> u32 {
+fn max_changes(delta_entries: u32, hole_changes: u64) -> u32 {
     let pages = 2 * u32::from(Height::MAX.get());
     delta_entries * (3 + pages)
-        + 2 * HOLE_CHANGES as u32
+        + hole_changes as u32
         + REAP_LEAVES * REAP_LEAF_CHANGES as u32
         + (MAX_COMMITS * crate::config::MAX_COMMIT_DATA_BLOCKS * 2) as u32
 }
@@ -47,18 +48,23 @@ impl Recovery {
         // Drives that join while the group is served find room.
         superblock.drives.reserve_exact(MAX_DRIVES - superblock.drives.len());
         let geometry = superblock.geometry;
+        let commits = self.accepted();
         let chain = self.chain.take().expect("a chain");
-        let records: Vec<Record> = self.replayed.drain(..).flat_map(|r| r.records).collect();
-        let blocks: u64 = records.iter().map(|r| (r.data.len() as u64).max(8)).sum();
-        let entries = u64::from(self.config.delta_entries).max(2 * blocks) as u32;
-        let ranges = DELTA_RANGES.max(4 * records.len());
-        let config = Config { delta_entries: entries, ..self.config };
+        let config = self.config;
+        let layers = Layers::of(&commits, config.delta_entries as usize).ok_or(Refusal::Damaged(
+            "its log has more changes than were ever made between two checkpoints",
+        ))?;
+        let records: Vec<Record> = commits.into_iter().flat_map(|commit| commit.records).collect();
+        let checkpoint = match layers.frozen_to {
+            Some(end) => Checkpoint::of_frozen(self.first_attempt(), end),
+            None => Checkpoint::new(self.first_attempt()),
+        };
         let space_config = SpaceConfig {
             region_blocks: geometry.extent_blocks,
             home_regions: u32::from(geometry.columns),
             max_loaded: config.loaded_regions,
             max_regions: config.max_rows.max(superblock.rows) * u32::from(geometry.columns),
-            max_changes: max_changes(entries),
+            max_changes: max_changes(layers.entries as u32, layers.most_hole_changes.max(LAYER_HOLE_CHANGES)),
         };
         let completed = Seq::new(chain.next_seq.get() - 1);
         let mark = Mark { next: chain.next, previous: chain.previous, positions: chain.heads };
@@ -89,19 +95,19 @@ impl Recovery {
             top_read: false,
             open_failed: false,
             grown: volume.sectors,
-            hole_changes: 0,
+            hole_changes: layers.hole_changes,
             row_pages: RowPages::from_levels(core::mem::take(&mut self.row_levels)),
             new_row_pages: None,
             home_pages: self.home_pages(),
             planted_freed: 0,
-            active: Delta::new(entries as usize, ranges),
-            frozen: Delta::new(entries as usize, ranges),
+            active: layers.active,
+            frozen: layers.frozen,
             cache: PageCache::new(buffers.cache, config.cache_pages),
             reads: PageReads::new(),
             space,
             merge: Merge::new(buffers.merge, MERGE_BUFFERS),
             seal: Seal::new(buffers.seal, SEAL_BUFFERS, &space_config),
-            checkpoint: Checkpoint::new(self.first_attempt()),
+            checkpoint,
             growth: Growth::new(superblock.rows < config.max_rows),
             repairs: Repairs::new(),
             sweep: Sweep::new(),
@@ -112,6 +118,7 @@ impl Recovery {
             completed,
             durable: superblock.durable.max(completed),
             unflushed: 0,
+            flushing: 0,
             unflushed_since: None,
             again: true,
             closing: false,
