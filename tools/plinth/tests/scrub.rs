@@ -1,7 +1,6 @@
 //! Scrubs as users see them: what rots on drives behind a volume's back is found, named and right again.
 mod support;
 
-use serde_json::Value;
 use std::collections::BTreeSet;
 use support::nbd::Nbd;
 use support::rot::{BLOCK, attach, check, content, data_on, fill, named, rot, show, status, wait_until};
