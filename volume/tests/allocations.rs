@@ -6,6 +6,7 @@ use base::{DriveOp, Engine, Op};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use volume::Config;
+use world::story::hold_superblocks;
 use world::{INSIDE, Shape, Verdict, World};
 
 thread_local! {
@@ -178,16 +179,6 @@ fn nor_after_a_recovery() {
         TRAP.set(false);
     }
     world.check_all();
-}
-
-/// Holds back what becomes of superblock slots: no checkpoint ends.
-fn hold_superblocks(world: &mut World) {
-    let slots =
-        volume::layout::extent::SUPERBLOCKS.map(|slot| u64::from(slot) + volume::layout::FIRST_EXTENT_BLOCK);
-    world.verdict = Box::new(move |io| {
-        let held = io.op == DriveOp::Write && slots.contains(&io.at);
-        if held { Verdict::Later } else { Verdict::Do }
-    });
 }
 
 /// Writes one block at a time, each twice, until no more is taken. How many were.
