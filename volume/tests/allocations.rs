@@ -222,7 +222,7 @@ fn the_longest_log_takes_the_memory_of_an_empty_one() {
     }
     let before = world.engine.stats().expect("served").checkpoint;
     world.settle();
-    assert!(world.engine.stats().expect("served").checkpoint >= before + 1, "the first layer is not merged");
+    assert!(world.engine.stats().expect("served").checkpoint > before, "the first layer is not merged");
     world.check_written();
     world.close();
     world.reopen();
