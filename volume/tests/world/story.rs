@@ -5,6 +5,7 @@ use base::Op;
 use std::cell::Cell;
 use std::rc::Rc;
 use volume::MoveOutcome;
+use volume::layout::{FIRST_EXTENT_BLOCK, extent};
 
 /// Drives that fail everything, a bit for each.
 pub fn broken(world: &mut World) -> Rc<Cell<u32>> {
@@ -65,4 +66,13 @@ pub fn assert_each_leg_is_whole(world: &mut World) {
         (world.drives, world.catalogue, world.absent) = (drives, catalogue, 0);
         world.reopen();
     }
+}
+
+/// Holds back what becomes of superblock slots: no checkpoint ends.
+pub fn hold_superblocks(world: &mut World) {
+    let slots = extent::SUPERBLOCKS.map(|slot| u64::from(slot) + FIRST_EXTENT_BLOCK);
+    world.verdict = Box::new(move |io| {
+        let held = io.op == base::DriveOp::Write && slots.contains(&io.at);
+        if held { Verdict::Later } else { Verdict::Do }
+    });
 }
