@@ -229,12 +229,15 @@ impl Agent {
     /// # Errors
     /// The catalogue's.
     pub fn view_status(&self) -> Result<Status> {
+        let trouble = self.store.check().err();
         let (pools, volumes) = (self.list_pools()?, self.list_volumes()?);
         let worst_pool = pools.iter().max_by_key(|pool| pool.health);
         let worst_volume = volumes.iter().max_by_key(|volume| volume.health);
         let pool_health = worst_pool.map_or(Health::Online, |pool| pool.health);
         let volume_health = worst_volume.map_or(Health::Online, |volume| volume.health);
-        let (health, status, action) = if volume_health >= pool_health {
+        let (health, status, action) = if let Some(error) = trouble {
+            (Health::Faulted, Some(error.message), error.hint)
+        } else if volume_health >= pool_health {
             (
                 volume_health,
                 worst_volume.and_then(|v| v.status.clone()),
