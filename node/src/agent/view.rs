@@ -93,21 +93,24 @@ impl Agent {
         })
     }
 
-    /// One pool, for a caller without the verbs' lock.
+    /// One pool, for a caller without a lock.
     ///
     /// # Errors
     /// As `view_pool`.
     pub fn show_pool(&self, name: &str) -> Result<Pool> {
-        let mut space = self.lock();
-        self.look_for_missing(&mut space)?;
-        self.view_pool(&space, name)
+        self.look_for_missing()?;
+        self.view_pool(&self.records(), name)
     }
 
-    /// Scans if any drive is missing: it may be back, perhaps under another path.
-    fn look_for_missing(&self, space: &mut Space) -> Result<()> {
+    /// Scans if any drive is missing: it may be back, perhaps under another path. What a verb has to do with it then is
+    /// not waited for.
+    fn look_for_missing(&self) -> Result<()> {
         let drives = self.store.list::<DriveRecord>("drives/")?;
         let lost = |drive: &DriveRecord| drive.life == Life::Ready && !self.is_there(drive);
-        if drives.iter().any(|drive| lost(drive)) { self.rescan(space) } else { Ok(()) }
+        if drives.iter().any(|drive| lost(drive)) && !self.look_for_drives()?.is_empty() {
+            self.chores.rescan();
+        }
+        Ok(())
     }
 
     /// All pools.
@@ -115,8 +118,8 @@ impl Agent {
     /// # Errors
     /// The catalogue's.
     pub fn list_pools(&self) -> Result<Vec<Pool>> {
-        let mut space = self.lock();
-        self.look_for_missing(&mut space)?;
+        self.look_for_missing()?;
+        let space = self.records();
         let pools = self.store.list::<PoolRecord>("pools/")?;
         pools.iter().map(|pool| self.view_pool(&space, &pool.name)).collect()
     }

@@ -12,7 +12,7 @@
 //!   versions that nobody holds: whoever decided on the ones before gets a conflict and looks again, and a verb that is
 //!   repeated finds its own announcement, as after a crash. If it is not there, its version is given out anew; nobody
 //!   has seen it.
-//! - What was put together from the catalogue and is kept in memory may lack it. `epoch` tells that: who keeps such a
+//! - What was put together from the catalogue and is kept in memory may lack it. `failures` tells that: who keeps such a
 //!   thing compares it and reads again (`agent/locks.rs`).
 //! - Watchers are not told of it by name. They hear that they missed something, and read everything again.
 //! - A flush that failed is not asked again as if nothing had been lost: the kernel's copy of what it could not write is
@@ -30,7 +30,11 @@ use tokio::sync::broadcast;
 
 const ENTRIES: TableDefinition<&str, &[u8]> = TableDefinition::new("entries");
 const COUNTERS: TableDefinition<&str, u64> = TableDefinition::new("counters");
+/// There while it is tried whether there is room.
+const PROBES: TableDefinition<&str, &[u8]> = TableDefinition::new("probes");
 const VERSION: &str = "version";
+/// What an ordinary transaction needs at most: a row of many extents, with an event.
+const PROBE_BYTES: usize = 256 << 10;
 /// Changes that a slow watcher may lag behind before it has to read everything again.
 const WATCH_CAPACITY: usize = 1024;
 
@@ -47,8 +51,8 @@ pub struct Embedded {
     /// `None` behind a failure, until it is opened again.
     database: RwLock<Option<Open>>,
     /// How often it failed.
-    epoch: AtomicU64,
-    /// Why the last transaction failed; `None` when it did not.
+    failures: AtomicU64,
+    /// Why it failed, until it is known to have room again.
     trouble: Mutex<Option<Error>>,
 }
 
@@ -79,11 +83,18 @@ impl Embedded {
 
     fn open_with(name: String, opener: Opener) -> Result<Self> {
         let open = Self::opened(&name, &opener)?;
+        let begin = || -> Answer<()> {
+            let start = open.database.begin_write()?;
+            start.open_table(ENTRIES)?;
+            start.open_table(COUNTERS)?;
+            Ok(start.commit()?)
+        };
+        begin().map_err(|error| failed(&error))?;
         Ok(Self {
             name,
             opener,
             database: RwLock::new(Some(open)),
-            epoch: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
             trouble: Mutex::default(),
         })
     }
@@ -99,27 +110,20 @@ impl Embedded {
             other => Error::new(Kind::Damage, name, format!("cannot open the catalogue {name}: {other}"))
                 .hint("move it away and rebuild it with plinth pool import"),
         })?;
-        let begin = || -> Answer<()> {
-            let start = database.begin_write()?;
-            start.open_table(ENTRIES)?;
-            start.open_table(COUNTERS)?;
-            Ok(start.commit()?)
-        };
-        begin().map_err(|error| failed(&error))?;
         Ok(Open { database, changes: broadcast::Sender::new(WATCH_CAPACITY) })
     }
 
     /// Does something with the database, which is opened again first if it failed before.
     fn with<T>(&self, work: impl FnOnce(&Open) -> Answer<T>) -> Result<T> {
-        let (outcome, epoch) = {
+        let (outcome, failures) = {
             let held = self.held()?;
             let open = held.as_ref().expect("held is open");
-            (work(open), self.epoch.load(Ordering::Acquire))
+            (work(open), self.failures.load(Ordering::Acquire))
         };
         outcome.map_err(|error| {
             let told = failed(&error);
             if breaks(&error) {
-                self.close(epoch, &told);
+                self.close(failures, &told);
             }
             told
         })
@@ -143,13 +147,13 @@ impl Embedded {
     }
 
     /// Closes what failed, unless somebody else did meanwhile.
-    fn close(&self, epoch: u64, why: &Error) {
+    fn close(&self, failures: u64, why: &Error) {
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
         *self.trouble() = Some(why.clone());
-        if self.epoch.load(Ordering::Acquire) == epoch {
+        if self.failures.load(Ordering::Acquire) == failures {
             tracing::error!("{why}");
             *database = None;
-            self.epoch.fetch_add(1, Ordering::AcqRel);
+            self.failures.fetch_add(1, Ordering::AcqRel);
         }
     }
 
@@ -220,7 +224,7 @@ impl Catalogue for Embedded {
     }
 
     fn commit(&self, compares: &[Compare], changes: &[Change]) -> Result<Outcome> {
-        let outcome = self.with(|open| {
+        self.with(|open| {
             let outcome = commit(&open.database, compares, changes)?;
             if let Outcome::Committed(version) = outcome {
                 for change in changes {
@@ -229,11 +233,7 @@ impl Catalogue for Embedded {
                 }
             }
             Ok(outcome)
-        })?;
-        if matches!(outcome, Outcome::Committed(_)) {
-            *self.trouble() = None;
-        }
-        Ok(outcome)
+        })
     }
 
     fn watch(&self, prefix: &str) -> Watch {
@@ -243,16 +243,29 @@ impl Catalogue for Embedded {
         Watch::new(prefix, changes.unwrap_or_else(|| broadcast::Sender::new(1).subscribe()))
     }
 
-    fn epoch(&self) -> u64 {
-        self.epoch.load(Ordering::Acquire)
+    fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Acquire)
     }
 
     fn check(&self) -> Result<()> {
         if self.trouble().is_none() {
             return Ok(());
         }
-        self.commit(&[], &[]).map(drop)
+        self.with(|open| probe(&open.database))?;
+        *self.trouble() = None;
+        Ok(())
     }
+}
+
+/// Writes as much as any ordinary transaction needs, and takes it away again: a small one may find room in the file where
+/// the next one does not.
+fn probe(database: &Database) -> Answer<()> {
+    let write = database.begin_write()?;
+    write.open_table(PROBES)?.insert(VERSION, &[0; PROBE_BYTES][..])?;
+    write.commit()?;
+    let write = database.begin_write()?;
+    write.delete_table(PROBES)?;
+    Ok(write.commit()?)
 }
 
 /// One transaction.
@@ -285,5 +298,7 @@ fn commit(database: &Database, compares: &[Compare], changes: &[Change]) -> Answ
     Ok(Outcome::Committed(version))
 }
 
+#[cfg(test)]
+pub(crate) mod faulty;
 #[cfg(test)]
 mod tests;

@@ -101,8 +101,8 @@ pub trait Catalogue: Send + Sync {
     fn watch(&self, prefix: &str) -> Watch;
     /// How often it failed in a way that leaves open whether a transaction that was answered with an error is there.
     /// What was put together from the catalogue before such a failure is to be put together anew.
-    fn epoch(&self) -> u64;
-    /// Whether it takes changes. Behind a failure that is tried, with a change of nothing; otherwise nothing is asked.
+    fn failures(&self) -> u64;
+    /// Whether it takes changes. Behind a failure that is tried; otherwise nothing is asked.
     fn check(&self) -> Result<()>;
 }
 

@@ -76,9 +76,9 @@ impl Store {
         self.catalogue.watch(prefix)
     }
 
-    /// How often the catalogue failed (`Catalogue::epoch`).
-    pub fn epoch(&self) -> u64 {
-        self.catalogue.epoch()
+    /// How often the catalogue failed (`Catalogue::failures`).
+    pub fn failures(&self) -> u64 {
+        self.catalogue.failures()
     }
 
     /// Whether the catalogue takes changes (`Catalogue::check`).

@@ -1,4 +1,5 @@
 //! One file as the catalogue, and what becomes of it when its file system fails.
+use super::faulty::{Medium, on};
 use super::*;
 
 fn put(key: &str, value: &str) -> Change {
@@ -51,72 +52,6 @@ async fn a_watcher_hears_its_prefix_only() {
     assert_eq!(watch.next().await, Some(Changed { key: "events/1".into(), version: 1 }));
 }
 
-/// A file in memory, of which one operation fails, and everything behind it until it is healed.
-#[derive(Clone, Debug, Default)]
-struct Medium(std::sync::Arc<Mutex<State>>);
-
-#[derive(Debug, Default)]
-struct State {
-    bytes: Vec<u8>,
-    /// Changes that still work; `None`: all.
-    left: Option<u32>,
-    /// The one that fails is done all the same.
-    done: bool,
-    failed: bool,
-}
-
-impl Medium {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().expect("no panic")
-    }
-
-    fn fail_behind(&self, changes: u32, done: bool) {
-        let mut state = self.state();
-        (state.left, state.done, state.failed) = (Some(changes), done, false);
-    }
-
-    fn heal(&self) {
-        self.state().left = None;
-    }
-
-    fn change(&self, work: impl FnOnce(&mut Vec<u8>)) -> std::io::Result<()> {
-        let mut state = self.state();
-        let fails = state.left == Some(0);
-        if !fails || (state.done && !state.failed) {
-            work(&mut state.bytes);
-        }
-        state.left = state.left.map(|left| left.saturating_sub(1));
-        state.failed |= fails;
-        if fails { Err(std::io::ErrorKind::StorageFull.into()) } else { Ok(()) }
-    }
-}
-
-impl redb::StorageBackend for Medium {
-    fn len(&self) -> std::io::Result<u64> {
-        Ok(self.state().bytes.len() as u64)
-    }
-    fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
-        let from = offset as usize;
-        out.copy_from_slice(&self.state().bytes[from..from + out.len()]);
-        Ok(())
-    }
-    fn set_len(&self, len: u64) -> std::io::Result<()> {
-        self.change(|bytes| bytes.resize(len as usize, 0))
-    }
-    fn sync_data(&self) -> std::io::Result<()> {
-        self.change(|_| ())
-    }
-    fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
-        self.change(|bytes| bytes[offset as usize..offset as usize + data.len()].copy_from_slice(data))
-    }
-}
-
-fn on(medium: &Medium) -> Embedded {
-    let medium = medium.clone();
-    let opener = move || Database::builder().create_with_backend(medium.clone());
-    Embedded::open_with("c".into(), Box::new(opener)).expect("opens")
-}
-
 /// /var was full for a minute, and the agent could not start a target, hand out a row or note a mark until it was
 /// restarted. Each operation of a transaction fails once, done or not.
 #[tokio::test]
@@ -130,7 +65,7 @@ async fn one_failure_is_over_when_its_cause_is() {
             let mut watch = catalogue.watch("a");
             medium.fail_behind(changes, done);
             let failed = catalogue.commit(&[at("a", 1)], &[put("a", "2"), put("b", "2")]);
-            if !medium.state().failed {
+            if !medium.has_failed() {
                 assert!(changes > 2, "a transaction has several operations");
                 break;
             }
@@ -159,7 +94,7 @@ async fn one_failure_is_over_when_its_cause_is() {
                 }
                 other => panic!("change {changes}: {other:?}"),
             }
-            assert_eq!(catalogue.epoch() > 0, known.is_none(), "who keeps something is told");
+            assert_eq!(catalogue.failures() > 0, known.is_none(), "who keeps something is told");
             // Who decided on what was before finds out; who looks again goes on.
             let stale = catalogue.commit(&[at("a", 1)], &[put("a", "3")]).expect("answers");
             assert_eq!(stale == Outcome::Conflict, now.version != 1, "change {changes}");
