@@ -110,6 +110,7 @@ pub fn remove_unserved(volume_id: &str) -> Result<()> {
 /// # Errors
 /// `Refused`, with who holds it.
 pub fn check_unused(volume: &str, number: u32) -> Result<()> {
+    crate::waits::here("a device");
     let refuse = |who: String| {
         let message = format!("volume {volume} is in use: /dev/ublkb{number} {who}");
         Err(Error::new(Kind::Refused, volume, message).hint("stop that first"))

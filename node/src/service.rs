@@ -72,6 +72,7 @@ async fn serve(options: Options) -> Result<()> {
     let stop = watch::Sender::new(false);
     tokio::spawn(agent.clone().watch(stop.subscribe()));
     tokio::spawn(agent.clone().ask_drives(stop.subscribe()));
+    tokio::spawn(agent.clone().do_chores(stop.subscribe()));
     tokio::spawn(agent.clone().heal(stop.subscribe()));
     tokio::spawn(agent.clone().scrub(stop.subscribe()));
     tokio::spawn(agent.clone().move_drives(stop.subscribe()));

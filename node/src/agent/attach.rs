@@ -5,7 +5,7 @@
 //! target has a Gen of its own, taken by compare-and-swap before the process exists.
 use super::Agent;
 use super::moving::has_rows;
-use super::space::Space;
+use super::rescan::Later;
 use crate::catalogue::{
     Attachment, CopyState, DriveRecord, DriveState, FrontendKind, GroupRecord, MoveRecord, Severity,
     VolumeRecord, moves, records,
@@ -19,6 +19,7 @@ use crate::supervise::Phase;
 use crate::target::marks::{self, Mark};
 use crate::target_spec::{FrontEndSpec, Row, TargetDrive, TargetSpec, TargetVolume};
 use crate::{files, model};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
@@ -60,7 +61,7 @@ impl Agent {
 
     /// Checks an attachment and writes it to the catalogue.
     fn announce_attachment(&self, name: &str, params: &AttachVolume, dry: bool) -> Result<VolumeRecord> {
-        let _space = self.lock();
+        let _records = self.records();
         let mut volume = self.ready_volume(name)?;
         let wanted = Attachment {
             frontend: if params.nbd.is_some() { FrontendKind::Nbd } else { FrontendKind::Ublk },
@@ -186,12 +187,13 @@ impl Agent {
 
     /// Checks that nothing holds the device and notes that it goes. Returns the pool of an attached volume.
     fn announce_detach(&self, name: &str, dry: bool) -> Result<Option<String>> {
-        let _space = self.lock();
-        let mut volume = self.volume(name)?;
-        let Some(mut attachment) = volume.attachment.clone() else { return Ok(None) };
-        if let Some(number) = attachment.device_number {
+        // Before the lock is taken: a device may take its time to open.
+        if let Some(number) = self.volume(name)?.attachment.as_ref().and_then(|has| has.device_number) {
             device::check_unused(name, number)?;
         }
+        let _records = self.records();
+        let mut volume = self.volume(name)?;
+        let Some(mut attachment) = volume.attachment.clone() else { return Ok(None) };
         let pool = volume.pool.clone();
         if !dry && !attachment.detaching {
             attachment.detaching = true;
@@ -219,7 +221,7 @@ impl Agent {
 
     /// A detach that the target refused leaves the volume attached. Returns whether it is.
     fn take_back_detach(&self, name: &str) -> Result<bool> {
-        let _space = self.lock();
+        let _records = self.records();
         let mut volume = self.volume(name)?;
         let Some(attachment) = &mut volume.record.attachment else { return Ok(false) };
         attachment.detaching = false;
@@ -268,20 +270,26 @@ impl Agent {
     pub(crate) fn prepare_activation(&self, name: &str) -> Result<Option<GroupSecret>> {
         // Before the lock is taken: whoever keeps the key may take its time.
         let secret = self.secret_to_serve(name)?;
-        let mut space = self.lock();
-        let volume = self.ready_volume(name)?;
-        let attachment = volume.attachment.clone().ok_or_else(|| {
-            Error::new(Kind::Refused, name, format!("volume {name} is not to be attached any more"))
-        })?;
-        let all_there = self.find_drives(&mut space, &volume.group, attachment.served)?;
+        let attached = || {
+            let volume = self.ready_volume(name)?;
+            let attachment = volume.attachment.clone().ok_or_else(|| {
+                Error::new(Kind::Refused, name, format!("volume {name} is not to be attached any more"))
+            })?;
+            Ok::<_, Error>((volume, attachment))
+        };
+        let (volume, attachment) = attached()?;
+        let usable = self.find_drives(&volume.group, attachment.served)?;
+        let _records = self.records();
+        // An import may have found another name and size for it by now.
+        let (volume, attachment) = attached()?;
         let mut group = self.group(&volume.group)?;
         self.fold_marks(&mut group)?;
         group.gen_number += 1;
         self.store.txn().update(records::group_key(&group.name), &group).commit()?;
-        self.settle_at_hand(&group);
-        // An import may have found another name and size for it by now.
-        let volume = self.ready_volume(name)?;
-        let spec = self.target_spec_of(&volume, &group, attachment, all_there)?;
+        if group.encryption.is_some() {
+            self.chores.envelope(&group.name);
+        }
+        let spec = self.target_spec_of(&volume, &group, attachment, &usable)?;
         spec.write(&self.options.target_spec(&group.id))?;
         Ok(secret)
     }
@@ -301,36 +309,60 @@ impl Agent {
         }
     }
 
-    /// Looks for drives of a group that are not where they were last, and before the first activation of an attachment
-    /// also for copies of them: names of the kernel move, so that a path may lead to a copy by now. An operator hears
-    /// of that; a volume that was served goes on without such a drive, if it can. A path that something above it has
-    /// claimed (multipath mapped it since) leads to the drive, and is of no use to a target. Returns whether every drive that is
-    /// online was just seen where the catalogue has it.
-    fn find_drives(&self, space: &mut Space, group: &str, served: bool) -> Result<bool> {
+    /// The drives of a group that its next target may open: the operator allows it, and they are there, once. Looks for
+    /// those that are not where they were last, and before the first activation of an attachment also for copies of them:
+    /// names of the kernel move, so that a path may lead to a copy by now. A path that something above it has claimed
+    /// (multipath mapped it since) leads to the drive, and is of no use to a target. An operator hears of copies; a volume
+    /// that was served goes on without such a drive, if it can. No lock is held meanwhile.
+    fn find_drives(&self, group: &str, served: bool) -> Result<BTreeSet<String>> {
         let before = self.group(group)?;
-        let mut look = !served;
-        for copy in &before.copies {
-            let drive = self.drive(&copy.drive)?;
-            let usable = self.open_drive(&drive).is_ok_and(|media| !media.is_held());
-            look |= drive.state == DriveState::Online && !usable;
-        }
-        if look {
-            self.rescan(space)?;
+        let (mut usable, all_are_well) = self.usable_of(&before)?;
+        let mut found = Later::default();
+        if !served || !all_are_well {
+            found = self.look_for_drives()?;
+            usable = self.usable_of(&before)?.0;
         }
         for copy in before.copies.iter().filter(|_| !served) {
             let drive = self.drive(&copy.drive)?;
             let refused = self.is_doubled(&drive).filter(|_| drive.state == DriveState::Online);
             refused.map_or(Ok(()), Err)?;
         }
-        // A copy that knows more rows may be there by now.
-        if self.group(group)?.uncertain {
-            let rebuilt = self.rebuild(space, self.pool(&before.pool)?, &[], Some(&before.id), false)?;
-            if rebuilt.news {
-                self.note_import(&rebuilt, false);
+        if !self.group(group)?.uncertain {
+            if !found.is_empty() {
+                self.chores.rescan();
             }
-            return Ok(false);
+            return Ok(usable);
         }
-        Ok(!look)
+        // A copy that knows more rows may be there by now. Nobody was served by it since its import: whoever attaches it
+        // waits for the verbs that are under way.
+        let mut verb = self.lock();
+        self.finish_look(&mut verb, found)?;
+        let rebuilt = self.rebuild(&mut verb, self.pool(&before.pool)?, &[], Some(&before.id), false)?;
+        if rebuilt.news {
+            self.note_import(&rebuilt, false);
+        }
+        let group = self.group(group)?;
+        verb.aside(|| self.usable_of(&group)).map(|(usable, _)| usable)
+    }
+
+    /// The drives of a group that the operator allows to be used.
+    fn online_of(&self, group: &GroupRecord) -> Result<Vec<DriveRecord>> {
+        let drives: Result<Vec<_>> = group.copies.iter().map(|copy| self.drive(&copy.drive)).collect();
+        let online = drives?.into_iter().filter(|drive| drive.state == DriveState::Online);
+        Ok(online.map(|drive| drive.record).collect())
+    }
+
+    /// Those of them that are where the catalogue has them, and whether all are and nothing has claimed one.
+    fn usable_of(&self, group: &GroupRecord) -> Result<(BTreeSet<String>, bool)> {
+        let (mut there, mut all_are_well) = (BTreeSet::new(), true);
+        for drive in self.online_of(group)? {
+            let media = self.open_drive(&drive).ok();
+            all_are_well &= media.as_ref().is_some_and(|media| !media.is_held());
+            if media.is_some() {
+                there.insert(drive.id);
+            }
+        }
+        Ok((there, all_are_well))
     }
 
     fn target_spec_of(
@@ -338,7 +370,7 @@ impl Agent {
         volume: &VolumeRecord,
         group: &GroupRecord,
         attachment: Attachment,
-        all_there: bool,
+        usable: &BTreeSet<String>,
     ) -> Result<TargetSpec> {
         let pool = self.pool(&volume.pool)?;
         let rows = self.rows_of(&group.id)?;
@@ -355,7 +387,8 @@ impl Agent {
             let homes = home.iter().filter(|(id, _)| *id == copy.drive).map(|(_, extent)| *extent).collect();
             drives.push(TargetDrive {
                 id: copy.drive.clone(),
-                path: self.usable(&drive, all_there).then(|| drive.path.clone()),
+                path: (drive.state == DriveState::Online && usable.contains(&drive.id))
+                    .then(|| drive.path.clone()),
                 blocks: drive.blocks,
                 homes,
                 stale_version: (copy.state != CopyState::Current).then_some(copy.version),
@@ -399,11 +432,6 @@ impl Agent {
         })
     }
 
-    /// Whether a target may open a drive: the operator allows it, and it is there, once. `seen`: just now.
-    fn usable(&self, drive: &DriveRecord, seen: bool) -> bool {
-        drive.state == DriveState::Online && (seen || self.open_drive(drive).is_ok())
-    }
-
     /// Takes the marks that a target stored while no agent was there into the group's record. The file is
     /// what counts until the catalogue has them.
     pub(crate) fn fold_marks(&self, group: &mut GroupRecord) -> Result<()> {
@@ -416,16 +444,16 @@ impl Agent {
 
     /// A target told of drives that are stale, or current again: it is durable in its file already.
     pub(crate) fn note_mark(&self, volume: &str, mark: &Mark, copied: Option<u64>) -> Result<()> {
-        let _space = self.lock();
+        let _records = self.records();
         let volume = self.volume(volume)?;
         let mut group = self.group(&volume.group)?;
         if !apply_mark(&mut group, mark) {
             return Ok(());
         }
         self.store.txn().update(records::group_key(&group.name), &group).commit()?;
-        if mark.current {
+        if mark.current && group.encryption.is_some() {
             // It may have been away when the envelope was written anew.
-            self.settle_at_hand(&group);
+            self.chores.envelope(&group.name);
         }
         let rows = self.rows_of(&group.id)?;
         for id in &mark.drives {
@@ -462,7 +490,7 @@ impl Agent {
         device_number: Option<u32>,
         gen_number: Option<u64>,
     ) -> Result<()> {
-        let space = self.lock();
+        let records = self.records();
         let mut volume = self.volume(name)?;
         let first = match &mut volume.record.attachment {
             Some(attachment) => {
@@ -484,7 +512,7 @@ impl Agent {
             txn = txn.update(records::group_key(&group.name), &group);
         }
         txn.commit()?;
-        drop(space);
+        drop(records);
         if let Some(number) = device_number {
             device::link(&self.options.links, name, number);
         }
@@ -497,7 +525,7 @@ impl Agent {
     /// the grant of this row that it does not use.
     pub(crate) fn want_row(&self, name: &str, row: u32, refused: Option<u64>) -> Result<Row> {
         let group_name = {
-            let _space = self.lock();
+            let _records = self.records();
             let volume = self.volume(name)?;
             let mut group = self.group(&volume.group)?;
             // The row before may still be granted only: it counts as used when the status says so.
@@ -525,7 +553,7 @@ impl Agent {
     /// under one lock: an attach that found the attachment gone and its supervision there would leave the volume to one
     /// that is ending, announced and served by nobody.
     pub(crate) fn clear_attachment(&self, name: &str) -> Result<()> {
-        let space = self.lock();
+        let space = self.records();
         let cleared = self.take_attachment(name);
         self.supervisor.forget(name);
         drop(space);

@@ -84,7 +84,7 @@ impl Agent {
     async fn shown(self: &Arc<Self>, pool: &str, id: &str) -> Result<model::Drive> {
         let (this, pool, id) = (self.clone(), pool.to_owned(), id.to_owned());
         super::blocking(move || {
-            let space = this.lock();
+            let space = this.records();
             let (pool, drive) = (this.pool(&pool)?, this.drive(&id)?);
             let (bytes, taken) = (extent_bytes(&pool), u64::from(space.taken(&id)));
             Ok(view_drive(&drive, bytes, taken, this.is_there(&drive), false))
@@ -290,11 +290,11 @@ impl Agent {
     fn announce_back(&self, pool: &str, named: &str, dry: bool) -> Result<String> {
         let mut space = self.lock();
         let pool = self.ready_pool(pool)?;
-        let id = self.drive_of(&pool, named)?.record.id;
+        // First: it may be one whose path an import did not know.
         self.rescan(&mut space)?;
+        let id = self.drive_of(&pool, named)?.record.id;
         let mut drive = self.drive(&id)?;
-        self.open_drive(&drive)?;
-        self.refuse_doubled(&drive)?;
+        space.aside(|| self.open_drive(&drive).and_then(|_| self.refuse_doubled(&drive)))?;
         if dry {
             return Ok(id);
         }
@@ -351,7 +351,7 @@ impl Agent {
 
     /// An engine did not let a drive go that the operator wants out: it is online again.
     pub(super) fn take_back_out(&self, id: &str, why: &Error) -> Result<()> {
-        let _space = self.lock();
+        let _records = self.records();
         let mut drive = self.drive(id)?;
         if drive.state == DriveState::Online {
             return Ok(());

@@ -71,7 +71,11 @@ impl EventLog {
         }
         match txn.commit() {
             Ok(_) => *next += 1,
-            Err(error) => tracing::error!("an event could not be recorded: {error}"),
+            Err(error) => {
+                tracing::error!("an event could not be recorded: {error}");
+                // Or it was, and a reader has seen its number by now.
+                *next = last_event(&self.store).map_or(id, |last| id.max(last + 1));
+            }
         }
         drop(next);
         self.news.notify_one();

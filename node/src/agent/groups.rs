@@ -98,7 +98,7 @@ impl Agent {
     /// The catalogue's.
     pub fn list_groups(&self) -> Result<Vec<model::Group>> {
         // So that none is seen twice, or not at all, while it gets or loses its volume.
-        let _space = self.lock();
+        let _records = self.records();
         let mut groups: Vec<model::Group> =
             self.empty_groups()?.iter().map(|empty| view_empty(empty)).collect();
         for group in self.store.list::<GroupRecord>("groups/")? {
@@ -113,7 +113,7 @@ impl Agent {
     /// # Errors
     /// `NotFound`, or the catalogue's.
     pub fn show_group(&self, name: &str) -> Result<model::Group> {
-        let _space = self.lock();
+        let _records = self.records();
         self.view_group(name)
     }
 

@@ -364,7 +364,7 @@ impl Agent {
         if failed {
             // A copy beside it does not mean that it was gone.
             if !there && self.healing.doubled(&drive.id).is_none() {
-                let _space = self.lock();
+                let _records = self.records();
                 self.forgive_failure(&drive.id)?;
             }
             return Ok(false);
@@ -374,8 +374,8 @@ impl Agent {
         Ok(there && due)
     }
 
-    /// A drive that failed was gone: when it is there again, that is another life of it. The caller has the verbs'
-    /// lock.
+    /// A drive that failed was gone: when it is there again, that is another life of it. The caller has the lock of
+    /// records.
     pub(super) fn forgive_failure(&self, drive: &str) -> Result<bool> {
         let mut txn = self.store.txn();
         let mut forgiven = false;

@@ -5,9 +5,9 @@
 //! of which not all is there is imported as far as it goes, and hands out nothing new until the rest is found or given up.
 use super::Agent;
 use super::drive_states::doubled;
+use super::locks::Verb;
 use super::rebuild::Rebuilt;
 use super::rows::wipe_extents;
-use super::space::Space;
 use crate::catalogue::records::{LeftRecord, left_key};
 use crate::catalogue::{
     ABSENT, DriveRecord, DriveState, Life, MoveRecord, PoolRecord, Severity, Versioned, VolumeRecord, moves,
@@ -154,7 +154,7 @@ impl Agent {
         if !dry {
             self.rescan(&mut space)?;
         }
-        let found = self.find_pools(params)?;
+        let found = space.aside(|| self.find_pools(params))?;
         let wanted: Vec<(String, Vec<Seen>)> = found
             .into_iter()
             .filter(|(id, seen)| {
@@ -184,7 +184,7 @@ impl Agent {
 
     /// Drives of pools that are here already: a repetition, which looks for what was not found before; drives without
     /// any pool: nothing to import.
-    fn already_imported(&self, space: &mut Space, params: &ImportPool, dry: bool) -> Result<Vec<Pool>> {
+    fn already_imported(&self, space: &mut Verb<'_>, params: &ImportPool, dry: bool) -> Result<Vec<Pool>> {
         let mut names = Vec::new();
         if let Some(name) = &params.pool {
             let pools = self.store.list::<PoolRecord>("pools/")?;
@@ -196,7 +196,7 @@ impl Agent {
                     .hint("name its drives: plinth pool import DRIVE..."));
             }
         }
-        for id in scan(&params.drives, false, false).seen.keys() {
+        for id in space.aside(|| scan(&params.drives, false, false)).seen.keys() {
             if let Some(drive) = self.store.get::<DriveRecord>(&records::drive_key(id))? {
                 names.push(self.pool_name(&drive.pool)?);
             }
@@ -221,8 +221,8 @@ impl Agent {
     }
 
     /// Takes over what was found of a pool.
-    fn take_over(&self, space: &mut Space, id: &str, seen: &[Seen], dry: bool) -> Result<Rebuilt> {
-        seen.iter().try_for_each(refuse_served)?;
+    fn take_over(&self, space: &mut Verb<'_>, id: &str, seen: &[Seen], dry: bool) -> Result<Rebuilt> {
+        space.aside(|| seen.iter().try_for_each(refuse_served))?;
         let here = self.store.list::<PoolRecord>("pools/")?.into_iter().find(|pool| pool.id == id);
         let first = here.is_none();
         let pool = match here {
@@ -286,7 +286,7 @@ impl Agent {
     }
 
     /// Gives up what could not be rebuilt, if the operator says so, and shows the pool.
-    fn finish_import(&self, space: &mut Space, name: &str, force: bool, dry: bool) -> Result<Pool> {
+    fn finish_import(&self, space: &mut Verb<'_>, name: &str, force: bool, dry: bool) -> Result<Pool> {
         let mut pool = self.pool(name)?;
         let given_up: Vec<String> =
             pool.left_out.iter().filter(|left| left.blocks).map(|left| left.group.clone()).collect();
@@ -307,7 +307,7 @@ impl Agent {
             if doomed.is_empty() {
                 continue;
             }
-            wipe_extents(&self.open_drive(drive)?, pool.extent_blocks, &doomed)?;
+            space.aside(|| wipe_extents(&self.open_drive(drive)?, pool.extent_blocks, &doomed))?;
             txn = doomed
                 .iter()
                 .fold(txn, |txn, (extent, _)| txn.delete(records::extent_key(&drive.id, *extent)));
@@ -330,6 +330,7 @@ fn is_called(named: &str, id: &str, label: &Label) -> bool {
 
 /// Refuses a drive that a target serves from: what it was granted and has not used yet no superblock says.
 fn refuse_served(seen: &Seen) -> Result<()> {
+    crate::waits::here("a drive");
     match Drive::open(&seen.path, Access::ReadOnly) {
         Err(DriveError::InUse(_)) => {
             let name = seen.path.display().to_string();

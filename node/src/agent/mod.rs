@@ -1,10 +1,12 @@
 //! The agent: the verbs, over catalogue and drives.
 //!
 //! Verbs that change something hold one lock from their first look at the catalogue to their last write:
-//! they are rare, and it makes each easy to follow. The catalogue's compare-and-swap stands behind the lock.
+//! they are rare, and it makes each easy to follow. What serves a running guest never waits for it (`locks`). The
+//! catalogue's compare-and-swap stands behind the locks.
 //! Each verb announces in the catalogue what it will do before it touches a drive; killed at any step, it is
 //! finished by its repetition or when the agent starts (`resume`).
 pub mod attach;
+mod chores;
 mod drive_states;
 pub mod events;
 mod format;
@@ -14,6 +16,7 @@ mod headers;
 mod heal;
 pub mod import;
 mod keys;
+mod locks;
 mod moving;
 pub mod placement;
 pub mod pools;
@@ -34,7 +37,7 @@ pub mod volumes;
 mod watch;
 
 use crate::catalogue::{
-    DriveRecord, Embedded, GroupRecord, PoolRecord, Store, Versioned, VolumeRecord, records,
+    Catalogue, DriveRecord, Embedded, GroupRecord, PoolRecord, Store, Versioned, VolumeRecord, records,
 };
 use crate::error::{Error, Kind, Result};
 use crate::keys::Keys;
@@ -45,7 +48,8 @@ use space::Space;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 pub(crate) use upgrade::{Chosen, over_nbd};
 pub use watch::Seen;
 
@@ -116,7 +120,19 @@ pub struct Agent {
     pub started_at: String,
     /// Held by a verb of keys from its first look to its last write. Taken before the verbs' lock, never behind it.
     key_verbs: Mutex<()>,
+    /// Held by a verb from its first look to its last write.
+    verbs: Mutex<()>,
+    /// Held while the catalogue is looked at and changed; nothing is waited for under it.
     space: Mutex<Space>,
+    /// What is left for a verb to do.
+    chores: chores::Chores,
+    /// Number of the next scan for drives.
+    next_scan: AtomicU64,
+    /// Number of the newest scan of which the outcome was noted.
+    noted_scan: AtomicU64,
+    /// Extents among the unwiped ones of groups, by identity, that may be wiped although a target has their drive open: it
+    /// refused them. Lost with the agent; they are wiped when their drive is let go then.
+    refused: Mutex<BTreeSet<(String, (String, u32))>>,
     /// Drives that the last scan did not find; kept in the catalogue too.
     unseen: Mutex<BTreeSet<String>>,
     /// Volumes that want a row and have been told that there is no space.
@@ -139,7 +155,12 @@ impl Agent {
     /// # Errors
     /// The catalogue's.
     pub fn open(options: Options) -> Result<Arc<Self>> {
-        let store = Store::new(Arc::new(Embedded::open(&options.catalogue())?));
+        let catalogue = Embedded::open(&options.catalogue())?;
+        Self::over(options, Arc::new(catalogue))
+    }
+
+    fn over(options: Options, catalogue: Arc<dyn Catalogue>) -> Result<Arc<Self>> {
+        let store = Store::new(catalogue);
         let space = Mutex::new(Space::load(&store)?);
         let supervisor = Supervisor::default();
         let events = Arc::new(events::EventLog::open(store.clone(), supervisor.news.clone())?);
@@ -152,6 +173,11 @@ impl Agent {
             store,
             keys,
             key_verbs: Mutex::default(),
+            verbs: Mutex::default(),
+            chores: chores::Chores::default(),
+            next_scan: AtomicU64::new(1),
+            noted_scan: AtomicU64::new(0),
+            refused: Mutex::default(),
             supervisor,
             events,
             started_at,
@@ -164,13 +190,6 @@ impl Agent {
             moving: moving::Moving::default(),
             rekeying: rekey::Rekeying::default(),
         }))
-    }
-
-    /// Takes the verbs' lock.
-    pub(crate) fn lock(&self) -> MutexGuard<'_, Space> {
-        // A verb that panicked left the catalogue in a state that its repetition finishes, and the index may
-        // only lack extents that are taken: the catalogue refuses to take them twice.
-        self.space.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Whether a drive seems to be there: found by the last scan, and its path leads somewhere.

@@ -5,6 +5,7 @@
 //! repetition finds the announcement and goes on with the same identities. `delete` is announced likewise
 //! before the first label goes.
 use super::Agent;
+use super::locks::Verb;
 use super::space::Space;
 use crate::catalogue::{DriveRecord, DriveState, Life, PoolRecord, Severity, Txn, Versioned, records};
 use crate::drives::{Identity, LabelState, Media, find_signature, label as labels, read_label, write_label};
@@ -43,13 +44,13 @@ impl Agent {
         let paths = drive_paths(&params.drives)?;
         let mut space = self.lock();
         if let Some(pool) = self.store.get::<PoolRecord>(&records::pool_key(&params.name))? {
-            self.same_pool(&pool, &paths, &params.labels, extent_blocks)?;
+            space.aside(|| self.same_pool(&pool, &paths, &params.labels, extent_blocks))?;
             if pool.life == Life::Creating && !dry {
                 self.finish_pool(&mut space, pool, params.force)?;
             }
             return self.view_pool(&space, &params.name);
         }
-        let candidates = self.check_drives(&paths, params.force)?;
+        let candidates = space.aside(|| self.check_drives(&paths, params.force))?;
         let pool = PoolRecord {
             id: files::random_id()?.to_string(),
             name: params.name.clone(),
@@ -100,7 +101,7 @@ impl Agent {
     /// See `add_drives`; the caller has the lock. What would be, if it is a dry run.
     pub(super) fn add_drives_locked(
         &self,
-        space: &mut Space,
+        space: &mut Verb<'_>,
         name: &str,
         params: &AddDrives,
         dry: bool,
@@ -109,14 +110,16 @@ impl Agent {
         let paths = drive_paths(&params.drives)?;
         let pool = self.ready_pool(name)?;
         let present = self.pool_drives(&pool)?;
-        let mut new = Vec::new();
-        for path in &paths {
-            match find_drive(&present, path)? {
-                Some(drive) => same_labels(name, drive, &params.labels)?,
-                None => new.push(path.clone()),
+        let candidates = space.aside(|| {
+            let mut new = Vec::new();
+            for path in &paths {
+                match find_drive(&present, path)? {
+                    Some(drive) => same_labels(name, drive, &params.labels)?,
+                    None => new.push(path.clone()),
+                }
             }
-        }
-        let candidates = self.check_drives(&new, params.force)?;
+            self.check_drives(&new, params.force)
+        })?;
         let before = pool.drives.len();
         let (record, drives) = announce(pool.record.clone(), &candidates, &params.labels)?;
         if dry {
@@ -182,14 +185,14 @@ impl Agent {
     /// Writes the labels that were announced and marks pool and drives ready.
     pub(super) fn finish_pool(
         &self,
-        space: &mut Space,
+        space: &mut Verb<'_>,
         mut pool: Versioned<PoolRecord>,
         force: bool,
     ) -> Result<()> {
         let mut drives = self.pool_drives(&pool)?;
         let mut added = Vec::new();
         for drive in drives.iter_mut().filter(|drive| drive.life == Life::Creating) {
-            prepare_drive(&pool, drive, force)?;
+            space.aside(|| prepare_drive(&pool, drive, force))?;
             drive.life = Life::Ready;
             added.push(drive.path.display().to_string());
         }
@@ -345,9 +348,7 @@ impl Agent {
             pool.version = self.store.txn().update(records::pool_key(name), &pool).commit()?;
         }
         let drives = self.pool_drives(&pool)?;
-        for drive in &drives {
-            self.forget_label(&pool, drive);
-        }
+        space.aside(|| drives.iter().for_each(|drive| self.forget_label(&pool, drive)));
         self.remove_pool(&mut space, self.store.txn(), &pool, &drives)?;
         let message = format!("pool {name} was deleted");
         self.events.history(&pool.id, &format!("pool delete {name}"), &message);
@@ -408,8 +409,12 @@ impl Agent {
     /// `Refused` for a drive of a pool or one in use.
     pub fn wipe_drive(&self, path: &Path, dry: bool) -> Result<()> {
         let paths = drive_paths(&[path.to_owned()])?;
-        let _space = self.lock();
-        let media = Media::open(&paths[0])?;
+        let mut verb = self.lock();
+        verb.aside(|| self.wipe_unused(&paths[0], dry))
+    }
+
+    fn wipe_unused(&self, path: &Path, dry: bool) -> Result<()> {
+        let media = Media::open(path)?;
         let name = media.path().display().to_string();
         if media.is_held() {
             return Err(Error::new(

@@ -7,8 +7,8 @@
 //! drive and no row in the catalogue stays taken: of a group whose home drives are away its later rows say no more.
 use super::Agent;
 use super::found::{Found, FoundGroup, found_on, lacking, nameless};
+use super::locks::Verb;
 use super::rows::extents_of;
-use super::space::Space;
 use crate::catalogue::records::{LeftOut, LeftRecord};
 use crate::catalogue::{
     ABSENT, CopyState, DriveRecord, ExtentRecord, GroupRecord, Life, PoolRecord, Txn, Versioned,
@@ -75,14 +75,17 @@ impl Agent {
     /// A drive's, with nothing changed: what it holds would be taken for free.
     pub(super) fn rebuild(
         &self,
-        space: &mut Space,
+        space: &mut Verb<'_>,
         pool: Versioned<PoolRecord>,
         seen: &[&Seen],
         activating: Option<&str>,
         dry: bool,
     ) -> Result<Rebuilt> {
         let before = pool.record.clone();
-        let (mut plan, found) = self.begin_plan(pool, seen)?;
+        // Every extent of every drive is read, and every encrypted group opened, while others go on: what they change is
+        // of groups that are served, and of those nothing is rebuilt.
+        let (mut plan, found) = space.aside(|| self.begin_plan(pool, seen))?;
+        plan.taken = self.taken_on(&plan.at_hand)?;
         plan.pool.left_out.clear();
         self.plan_groups(&mut plan, found, activating)?;
         plan.keep_left_out(&before.left_out);
@@ -148,12 +151,6 @@ impl Agent {
                 at_hand.push((drive.record, media));
             }
         }
-        let mut taken = BTreeMap::new();
-        for (drive, _) in &at_hand {
-            for extent in self.store.list::<ExtentRecord>(&format!("extents/{}/", drive.id))? {
-                taken.insert((extent.drive.clone(), extent.extent), extent.record);
-            }
-        }
         let locked = RefCell::new(BTreeMap::new());
         let found = found_on(&pool, &at_hand, &|group, envelopes| self.keys_of(group, envelopes, &locked))?;
         let locked = locked.into_inner();
@@ -166,10 +163,21 @@ impl Agent {
             groups: Vec::new(),
             claimed: BTreeSet::new(),
             held: BTreeMap::new(),
-            taken,
+            taken: BTreeMap::new(),
             locked,
         };
         Ok((plan, found))
+    }
+
+    /// What others have on drives.
+    fn taken_on(&self, drives: &BTreeSet<String>) -> Result<BTreeMap<Place, ExtentRecord>> {
+        let mut taken = BTreeMap::new();
+        for drive in drives {
+            for extent in self.store.list::<ExtentRecord>(&format!("extents/{drive}/"))? {
+                taken.insert((extent.drive.clone(), extent.extent), extent.record);
+            }
+        }
+        Ok(taken)
     }
 
     /// The keys of a group, by the envelope that the catalogue has, or else the newest in its headers. Notes why there are

@@ -186,21 +186,21 @@ impl Agent {
 
     /// What a volume's walk needs next.
     fn next_rekey(&self, volume: &VolumeRecord) -> Result<Next> {
-        let space = self.lock();
+        let mut verb = self.lock();
         let volume = self.ready_volume(&volume.name)?;
-        let mut group = self.group(&volume.group)?;
+        let group = self.group(&volume.group)?;
         let Some(rekey) = wanted_of(&group).cloned() else { return Ok(Next::Nothing) };
         if !rekey.sealed {
-            let missing = self.settle_envelope(&group)?;
+            let missing = verb.aside(|| self.settle_envelope(&group))?;
             if !missing.is_empty() {
                 self.rekeying.waits(&volume.id, format!("what is missing: {}", missing.join(", ")));
                 return Ok(Next::Nothing);
             }
-            let by = group.record.encryption.as_mut().expect("a walk is wanted");
+            let mut by = group.record.encryption.clone().expect("a walk is wanted");
             by.rekey = Some(RekeyRecord { sealed: true, ..rekey.clone() });
-            self.store_envelope(&mut group)?;
+            self.replace_encryption(&group, by)?;
         }
-        drop(space);
+        drop(verb);
         if let Some(why) = super::scrub::obstacle(&volume, self.supervisor.live(&volume.name).as_ref()) {
             self.rekeying.note(&volume.id, |known| (known.look, known.waits_for) = (None, Some(why)));
             return Ok(Next::Nothing);
@@ -262,7 +262,7 @@ impl Agent {
         let Some(secret) = self.group_secret(&group)? else { return Ok(()) };
         let wrapped = self.wrapped_anew(&group, &secret.only(|number| number >= rekey.to))?;
         {
-            let _space = self.lock();
+            let mut verb = self.lock();
             if let Some(why) = self.needs_older_key(&volume.name)? {
                 self.rekeying.waits(&volume.id, why);
                 return Ok(());
@@ -271,7 +271,7 @@ impl Agent {
             (by.rekey, by.rekeyed_at) = (None, Some(text::now()));
             let group = self.replace_encryption(&group, by)?;
             // Whoever has the envelope before has a key that nothing is under.
-            self.settle_at_hand(&group);
+            verb.aside(|| self.settle_at_hand(&group));
         }
         locked(&self.rekeying.known).remove(&volume.id);
         let message = format!("volume {} is under data key {} alone", volume.name, rekey.to);

@@ -1,42 +1,81 @@
 //! Finding the drives of the catalogue again: by label, wherever they are now.
 use super::Agent;
 use super::drive_states::doubled;
-use super::space::Space;
+use super::locks::Verb;
 use crate::catalogue::{DriveRecord, Life, Severity, Versioned, records};
-use crate::drives;
+use crate::drives::{self, LabelState};
 use crate::error::Result;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+/// What a look at drives found that is for a verb.
+#[derive(Default)]
+pub(crate) struct Later {
+    /// Labels of which a copy is bad.
+    labels: Vec<(drives::Seen, u8)>,
+    /// Drives that an import only knew by name, by pool.
+    found: BTreeMap<String, Vec<drives::Seen>>,
+}
+
+impl Later {
+    /// Whether there is nothing to do.
+    pub(super) fn is_empty(&self) -> bool {
+        self.labels.is_empty() && self.found.is_empty()
+    }
+}
 
 impl Agent {
-    /// Looks for drives under other paths and notes where they are; repairs labels of which a copy is bad.
+    /// Looks for drives under other paths and notes where they are; repairs labels of which a copy is bad; goes on with
+    /// imports that lacked drives.
     ///
     /// # Errors
     /// The catalogue's.
-    pub(crate) fn rescan(&self, space: &mut Space) -> Result<()> {
-        let records_now = self.store.list::<DriveRecord>("drives/")?;
-        let known: Vec<_> = records_now.iter().map(|drive| drive.path.clone()).collect();
-        let scan = drives::scan(&known, self.options.scan_devices, true);
-        let were_doubled = self.note_doubled(&records_now, &scan);
-        let mut unseen = BTreeSet::new();
-        let mut found: BTreeMap<String, Vec<&drives::Seen>> = BTreeMap::new();
-        for drive in records_now {
+    pub(crate) fn rescan(&self, verb: &mut Verb<'_>) -> Result<()> {
+        let later = verb.aside(|| self.look_for_drives())?;
+        self.finish_look(verb, later)
+    }
+
+    /// Looks for drives under other paths and notes where they are: the part of a scan that no verb is needed for. No lock
+    /// is held while drives are looked at. Of two looks at a time the one counts that began later.
+    ///
+    /// # Errors
+    /// The catalogue's.
+    pub(crate) fn look_for_drives(&self) -> Result<Later> {
+        let number = self.next_scan.fetch_add(1, Ordering::Relaxed);
+        let known = self.store.list::<DriveRecord>("drives/")?;
+        let paths: Vec<_> = known.iter().map(|drive| drive.path.clone()).collect();
+        let scan = drives::scan(&paths, self.options.scan_devices, true);
+        let lost = known.iter().filter(|drive| !scan.seen.contains_key(&drive.id));
+        let reasons: BTreeMap<&str, String> =
+            lost.map(|drive| (drive.id.as_str(), self.why_missing(drive))).collect();
+
+        let _records = self.records();
+        if self.noted_scan.fetch_max(number, Ordering::Relaxed) > number {
+            return Ok(Later::default());
+        }
+        let were_doubled = self.note_doubled(&known, &scan);
+        let (mut unseen, mut later) = (BTreeSet::new(), Later::default());
+        for known in &known {
+            let Some(drive) = self.store.get::<DriveRecord>(&records::drive_key(&known.id))? else {
+                continue;
+            };
             let Some(seen) = scan.seen.get(&drive.id) else {
                 // A drive that is in use is what it was, whatever else has its label.
                 let used = scan.doubled.contains_key(&drive.id) && self.supervisor.has_open(&drive.id);
                 if drive.life == Life::Ready && !used {
-                    self.note_missing(&drive);
+                    self.note_missing(&drive, reasons.get(drive.id.as_str()).map_or("", String::as_str));
                     unseen.insert(drive.record.id);
                 }
                 continue;
             };
             if drive.blocks == 0 {
-                found.entry(drive.record.pool).or_default().push(seen);
+                later.found.entry(drive.record.pool).or_default().push(seen.clone());
                 continue;
             }
             if let Some(copy) = seen.bad_copy {
-                self.repair_label(seen, copy);
+                later.labels.push((seen.clone(), copy));
             }
             if seen.path != drive.path {
                 let (from, to) = (drive.path.display().to_string(), seen.path.display().to_string());
@@ -48,10 +87,26 @@ impl Agent {
                 self.forgive_failure(&moved.id)?;
             }
         }
-        for (pool, seen) in found {
-            self.complete(space, &pool, &seen)?;
+        self.note_unseen(unseen, &scan, &were_doubled)?;
+        Ok(later)
+    }
+
+    /// Does what a look has left.
+    ///
+    /// # Errors
+    /// The catalogue's.
+    pub(super) fn finish_look(&self, verb: &mut Verb<'_>, mut later: Later) -> Result<()> {
+        self.repair_labels(verb, &mut later);
+        for (pool, seen) in later.found {
+            self.complete(verb, &pool, &seen.iter().collect::<Vec<_>>())?;
         }
-        self.note_unseen(unseen, &scan, &were_doubled)
+        Ok(())
+    }
+
+    /// Writes copies of labels again that are bad.
+    pub(super) fn repair_labels(&self, verb: &mut Verb<'_>, later: &mut Later) {
+        let labels = std::mem::take(&mut later.labels);
+        verb.aside(|| labels.iter().for_each(|(seen, copy)| self.repair_label(seen, *copy)));
     }
 
     /// Keeps which drives are there more than once, and says so, once as long as it lasts.
@@ -103,25 +158,40 @@ impl Agent {
         Ok(())
     }
 
-    /// Says once that a drive is missing, and why its last path does not do.
-    fn note_missing(&self, drive: &DriveRecord) {
+    /// Why the last path of a drive does not do; nothing if that was told.
+    fn why_missing(&self, drive: &DriveRecord) -> String {
+        if self.unseen.lock().unwrap_or_else(PoisonError::into_inner).contains(&drive.id) {
+            return String::new();
+        }
+        match self.open_drive(drive) {
+            Ok(_) => "it was not found by the scan".to_owned(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    /// Says once that a drive is missing, and why.
+    fn note_missing(&self, drive: &DriveRecord, why: &str) {
         if self.unseen.lock().unwrap_or_else(PoisonError::into_inner).contains(&drive.id) {
             return;
         }
-        let why = match self.open_drive(drive) {
-            Ok(_) => "it was not found by the scan".to_owned(),
-            Err(error) => error.to_string(),
-        };
         let message = format!("drive {} is missing: {why}", drive.path.display());
         self.events.record(Severity::Warning, "drive_missing", &drive.id, &message);
     }
 
     fn repair_label(&self, seen: &drives::Seen, copy: u8) {
-        let repaired = drives::Media::open(&seen.path)
-            .and_then(|media| drives::label::repair_label(&media, &seen.label, copy));
+        let repair = || {
+            let media = drives::Media::open(&seen.path)?;
+            // A verb may have written it since.
+            let bad = LabelState::Ours { label: seen.label.clone(), bad_copy: Some(copy) };
+            if drives::read_label(&media)? != bad {
+                return Ok(false);
+            }
+            drives::label::repair_label(&media, &seen.label, copy).map(|()| true)
+        };
         let (path, place) = (seen.path.display().to_string(), if copy == 0 { "first" } else { "second" });
-        match repaired {
-            Ok(()) => {
+        match repair() {
+            Ok(false) => {}
+            Ok(true) => {
                 let message =
                     format!("the {place} label of {path} was damaged; it was repaired from the other");
                 self.events.record(Severity::Warning, "label_repaired", &path, &message);
@@ -135,10 +205,10 @@ impl Agent {
     }
 
     /// Drives that an import only knew by name are there: they may know more of the groups, and have others.
-    fn complete(&self, space: &mut Space, pool: &str, seen: &[&drives::Seen]) -> Result<()> {
+    fn complete(&self, verb: &mut Verb<'_>, pool: &str, seen: &[&drives::Seen]) -> Result<()> {
         let pool = self.pool(&self.pool_name(pool)?)?;
         let name = pool.name.clone();
-        match self.rebuild(space, pool, seen, None, false) {
+        match self.rebuild(verb, pool, seen, None, false) {
             Ok(rebuilt) => self.note_import(&rebuilt, false),
             // They stay what they were; the next look tries again.
             Err(error) => tracing::warn!("the import of pool {name} does not go on: {error}"),

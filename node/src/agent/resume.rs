@@ -14,10 +14,14 @@ impl Agent {
     /// The catalogue's.
     pub async fn resume(self: &Arc<Self>) -> Result<()> {
         let this = self.clone();
+        let mut later = super::blocking(move || this.look_for_drives()).await?;
+        self.resume_attachments().await?;
+        let this = self.clone();
         super::blocking(move || {
-            {
-                let mut space = this.lock();
-                this.rescan(&mut space)?;
+            this.repair_labels(&mut this.lock(), &mut later);
+            if !later.is_empty() {
+                // An import that goes on may take very long.
+                this.chores.rescan();
             }
             this.finish_verbs()
         })
@@ -25,6 +29,11 @@ impl Agent {
         // Beside everything else: a server that keeps a key may take its time.
         let this = self.clone();
         tokio::task::spawn_blocking(move || this.finish_keys());
+        Ok(())
+    }
+
+    /// Supervises what is attached: first of all, for guests may wait for it.
+    async fn resume_attachments(self: &Arc<Self>) -> Result<()> {
         let this = self.clone();
         let attached: Vec<VolumeRecord> = super::blocking(move || {
             let volumes = this.store.list::<VolumeRecord>("volumes/")?;
@@ -68,8 +77,8 @@ impl Agent {
         for volume in volumes {
             match volume.life {
                 Life::Creating => {
-                    let _space = self.lock();
-                    report("creation", &volume.name, self.finish_volume(&volume));
+                    let mut verb = self.lock();
+                    report("creation", &volume.name, self.finish_volume(&mut verb, &volume));
                 }
                 Life::Deleting => {
                     let mut space = self.lock();

@@ -10,6 +10,7 @@
 //! catalogue's own; the engine has an order of its own and is told ids. A row goes back when its target says, by
 //! the number of the grant, that it refused it: then nobody can write to its extents any more.
 use super::Agent;
+use super::locks::Verb;
 use super::placement::{Choice, place};
 use super::space::Space;
 use super::volumes::current_copy;
@@ -23,7 +24,8 @@ use crate::error::{Error, Kind, Result};
 use crate::target_spec::{Row, RowExtent};
 use base::limits::MAX_DRIVES;
 use base::{BLOCK_BYTES, Blocks, ExtentNo};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::PoisonError;
 use volume::label::extent_start;
 use volume::layout::extent::SUPERBLOCKS;
 
@@ -31,7 +33,7 @@ use volume::layout::extent::SUPERBLOCKS;
 pub const ROWS_AHEAD: u32 = 1;
 
 impl Agent {
-    /// Chooses the extents of a group's next row.
+    /// Chooses the extents of a group's next row. `avoid`: drives that are not to be used.
     pub(super) fn choose_row(
         &self,
         space: &Space,
@@ -55,8 +57,7 @@ impl Agent {
             };
             drives.retain(|drive| fits(&drive.id) && !avoid.contains(&drive.id));
         }
-        // A new group's drives are written by the agent at once, so they are looked at more closely.
-        let fits = |drive: &DriveRecord| self.is_there(drive) && (row > 0 || self.open_drive(drive).is_ok());
+        let fits = |drive: &DriveRecord| self.is_there(drive) && !avoid.contains(&drive.id);
         let choices: Vec<Choice> = drives.iter().map(|drive| choice(space, drive, fits(drive))).collect();
         let places = place(&pool.name, &choices, group.legs, group.columns, before)?;
         let free: u64 = choices.iter().filter(|c| c.usable).map(|c| u64::from(c.free)).sum();
@@ -104,7 +105,7 @@ impl Agent {
     /// # Errors
     /// `NoSpace`, or the catalogue's.
     pub fn grant_row(&self, group_name: &str, row: u32, refused: Option<u64>) -> Result<Row> {
-        let mut space = self.lock();
+        let mut space = self.records();
         let mut group = self.group(group_name)?;
         let pool = self.pool(&group.pool)?;
         let mut avoid = Vec::new();
@@ -112,7 +113,7 @@ impl Agent {
             if refused != Some(granted.grant) || row < group.rows_used {
                 return self.row_of(&granted);
             }
-            avoid = self.give_back(&mut space, &pool, &mut group, &granted)?;
+            avoid = self.give_back(&mut group, &granted)?;
         }
         let last = match row.checked_sub(1) {
             Some(last) => self.store.get::<RowRecord>(&records::row_key(&group.id, last))?,
@@ -194,6 +195,12 @@ impl Agent {
         Ok(opened)
     }
 
+    /// Those of these drives that can be opened.
+    pub(super) fn openable(&self, drives: &[Versioned<DriveRecord>]) -> BTreeSet<String> {
+        let opens = |drive: &&Versioned<DriveRecord>| self.is_there(drive) && self.open_drive(drive).is_ok();
+        drives.iter().filter(opens).map(|drive| drive.id.clone()).collect()
+    }
+
     /// Opens a drive of a pool and checks its label, and that there is one of it.
     pub(super) fn open_drive(&self, drive: &DriveRecord) -> Result<Media> {
         if let Some(error) = self.is_doubled(drive) {
@@ -215,13 +222,11 @@ impl Agent {
         }
     }
 
-    /// Takes back a row that its target refused: wipes its headers, frees its extents, forgets drives that the group
-    /// has nothing else on. Returns those drives. Extents that cannot be wiped stay taken, and so does the entry
-    /// of a copy that is marked: the mark must be found again.
+    /// Takes back a row that its target refused: forgets drives that the group has nothing else on, and returns them.
+    /// Its extents stay taken until a verb has wiped them (`moving/drives.rs`), at once if it can: a target waits here for
+    /// its next row, and must not wait for a drive. The entry of a copy that is marked stays: the mark must be found again.
     fn give_back(
         &self,
-        space: &mut Space,
-        pool: &PoolRecord,
         group: &mut Versioned<GroupRecord>,
         row: &Versioned<RowRecord>,
     ) -> Result<Vec<String>> {
@@ -232,32 +237,14 @@ impl Agent {
         };
         let unproven: Vec<String> =
             row.extents.iter().map(|(id, _)| id).filter(|id| !elsewhere(id)).cloned().collect();
-        let mut txn = self.store.txn().remove(records::row_key(&group.id, row.row), row);
-        let mut wiped = Vec::with_capacity(row.extents.len());
-        for (id, extent) in &row.extents {
-            let wipe = || {
-                wipe_extents(
-                    &self.open_drive(&self.drive(id)?.record)?,
-                    pool.extent_blocks,
-                    &[(*extent, false)],
-                )
-            };
-            match wipe() {
-                Ok(()) => {
-                    txn = txn.delete(records::extent_key(id, *extent));
-                    wiped.push((id, *extent));
-                }
-                Err(error) => {
-                    tracing::warn!("extent {extent} of drive {id} stays taken: {error}");
-                    group.unwiped.push((id.clone(), *extent));
-                }
-            }
-        }
+        group.unwiped.extend(row.extents.iter().cloned());
         group.copies.retain(|copy| copy.state != CopyState::Current || !unproven.contains(&copy.drive));
+        let txn = self.store.txn().remove(records::row_key(&group.id, row.row), row);
         group.version = txn.update(records::group_key(&group.name), group).commit()?;
-        for (id, extent) in wiped {
-            space.give_back(id, extent);
-        }
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.extend(row.extents.iter().map(|extent| (group.id.clone(), extent.clone())));
+        drop(refused);
+        self.moving.look_now();
         Ok(unproven)
     }
 
@@ -266,7 +253,12 @@ impl Agent {
     ///
     /// # Errors
     /// A drive's, with nothing freed on it.
-    pub(super) fn take_back(&self, space: &mut Space, pool: &PoolRecord, group: &GroupRecord) -> Result<()> {
+    pub(super) fn take_back(
+        &self,
+        space: &mut Verb<'_>,
+        pool: &PoolRecord,
+        group: &GroupRecord,
+    ) -> Result<()> {
         let rows = self.rows_of(&group.id)?;
         let mut per_drive: BTreeMap<String, Vec<(u32, bool)>> = BTreeMap::new();
         for row in &rows {
@@ -290,10 +282,12 @@ impl Agent {
                 if moving.iter().any(|m| m.stage == Stage::Switched) { &place.old } else { &place.new };
             per_drive.entry(other.0.clone()).or_default().push((other.1, true));
         }
-        for (id, extents) in &per_drive {
-            let media = self.open_drive(&self.drive(id)?.record)?;
-            wipe_extents(&media, pool.extent_blocks, extents)?;
-        }
+        space.aside(|| {
+            per_drive.iter().try_for_each(|(id, extents)| {
+                let media = self.open_drive(&self.drive(id)?.record)?;
+                wipe_extents(&media, pool.extent_blocks, extents)
+            })
+        })?;
         let mut txn = self.store.txn();
         for row in &rows {
             txn = txn.remove(records::row_key(&group.id, row.row), row);

@@ -23,6 +23,8 @@ struct DriveSpace {
 /// Extents of all drives, by drive id.
 #[derive(Clone, Debug, Default)]
 pub struct Space {
+    /// How often the catalogue had failed when this was read.
+    failures: u64,
     drives: BTreeMap<String, DriveSpace>,
 }
 
@@ -32,7 +34,7 @@ impl Space {
     /// # Errors
     /// The catalogue's.
     pub fn load(store: &Store) -> Result<Self> {
-        let mut space = Self::default();
+        let mut space = Self { failures: store.failures(), ..Self::default() };
         for drive in store.list::<DriveRecord>("drives/")? {
             space.add_drive(&drive.id, drive.extents);
         }
@@ -41,6 +43,18 @@ impl Space {
             space.take(&extent.drive, extent.extent);
         }
         Ok(space)
+    }
+
+    /// Reads everything anew if the catalogue failed in between: a transaction that was answered with an error may be
+    /// there all the same, and its extents taken. While it cannot be read, it hands nothing out either.
+    pub fn renew(&mut self, store: &Store) {
+        if self.failures == store.failures() {
+            return;
+        }
+        match Self::load(store) {
+            Ok(space) => *self = space,
+            Err(error) => tracing::error!("the index of extents may be old: {error}"),
+        }
     }
 
     /// Makes a drive known.

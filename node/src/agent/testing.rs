@@ -9,46 +9,51 @@ use std::sync::Arc;
 
 /// An agent without a socket, whose state is in this folder.
 pub(crate) fn agent(folder: &Path) -> Arc<Agent> {
-    let options = Options {
+    Agent::open(options(folder)).expect("opens")
+}
+
+/// Where such an agent has what.
+pub(crate) fn options(folder: &Path) -> Options {
+    Options {
         state: folder.to_owned(),
         socket: folder.join("s"),
         program: "/none".into(),
         links: folder.join("links"),
         scan_devices: false,
         metrics: None,
-    };
-    Agent::open(options).expect("opens")
+    }
 }
 
-/// A volume of one leg of 1 MiB, in a pool of its own whose drive is a file.
+/// A pool of one drive, which becomes a file of 256 MiB unless something is there, in extents of 1 MiB.
+pub(crate) fn pool_on(agent: &Agent, drive: PathBuf, name: &str) {
+    if !drive.exists() {
+        std::fs::File::create(&drive).expect("creates").set_len(256 << 20).expect("sizes");
+    }
+    let params = CreatePool {
+        name: name.into(),
+        drives: vec![drive],
+        labels: Labels::default(),
+        force: false,
+        extent_bytes: Some(1 << 20),
+    };
+    agent.create_pool(&params, false).expect("creates");
+}
+
+/// What makes a volume of 1 MiB with one leg.
+pub(crate) fn volume_in(name: &str, pool: &str) -> CreateVolume {
+    CreateVolume { pool: pool.into(), size_bytes: 1 << 20, ..volume(name, 1) }
+}
+
+/// Such a volume, in a pool of its own whose drive is a file.
 pub(crate) fn new_volume(agent: &Agent, folder: &Path, name: &str) {
-    let drive = folder.join(format!("drive-of-{name}"));
-    std::fs::File::create(&drive).expect("creates").set_len(256 << 20).expect("sizes");
-    volume_on(agent, drive, name);
+    volume_on(agent, folder.join(format!("drive-of-{name}")), name);
 }
 
 /// The same on this drive.
 pub(crate) fn volume_on(agent: &Agent, drive: PathBuf, name: &str) {
-    let pool = CreatePool {
-        name: format!("pool-of-{name}"),
-        drives: vec![drive],
-        labels: Labels::default(),
-        force: false,
-        extent_bytes: None,
-    };
-    agent.create_pool(&pool, false).expect("creates");
-    let volume = CreateVolume {
-        name: name.into(),
-        pool: pool.name,
-        size_bytes: 1 << 20,
-        legs: Some(1),
-        columns: None,
-        stripe_unit_bytes: None,
-        group: None,
-        encrypt: false,
-        kek: None,
-    };
-    agent.create_volume(&volume, false).expect("creates");
+    let pool = format!("pool-of-{name}");
+    pool_on(agent, drive, &pool);
+    agent.create_volume(&volume_in(name, &pool), false).expect("creates");
 }
 
 /// A pool `p` of drives of 256 MiB with extents of 8 MiB: 31 each.

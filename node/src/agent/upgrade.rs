@@ -188,7 +188,7 @@ impl Agent {
     /// A process serves: if it is what was to serve next, it is remembered. Returns whether nothing is announced
     /// any more.
     pub(crate) fn note_program(&self, name: &str, pid: u32) -> Result<bool> {
-        let space = self.lock();
+        let records = self.records();
         let mut volume = self.volume(name)?;
         let group = volume.group.clone();
         let Some(attachment) = &mut volume.record.attachment else { return Ok(true) };
@@ -204,7 +204,7 @@ impl Agent {
         if before.as_ref() == Some(&kept) && next != kept {
             let _ = std::fs::remove_file(kept);
         }
-        drop(space);
+        drop(records);
         let message = format!("volume {name} is served by {} (process {pid})", next.display());
         self.events.record(Severity::Info, "target_upgraded", name, &message);
         Ok(true)
@@ -212,12 +212,12 @@ impl Agent {
 
     /// What was to serve next does not: what served before is to serve again, or goes on.
     pub(crate) fn give_up_upgrade(&self, name: &str, why: &Error) -> Result<()> {
-        let space = self.lock();
+        let records = self.records();
         let mut volume = self.volume(name)?;
         let Some(attachment) = &mut volume.record.attachment else { return Ok(()) };
         let Some(next) = attachment.next.take() else { return Ok(()) };
         self.store.txn().update(records::volume_key(name), &volume).commit()?;
-        drop(space);
+        drop(records);
         let message = format!("volume {name} is not handed to {}: {why}", next.display());
         self.events.record(Severity::Error, "upgrade_failed", name, &message);
         Ok(())

@@ -93,21 +93,24 @@ impl Agent {
         })
     }
 
-    /// One pool, for a caller without the verbs' lock.
+    /// One pool, for a caller without a lock.
     ///
     /// # Errors
     /// As `view_pool`.
     pub fn show_pool(&self, name: &str) -> Result<Pool> {
-        let mut space = self.lock();
-        self.look_for_missing(&mut space)?;
-        self.view_pool(&space, name)
+        self.look_for_missing()?;
+        self.view_pool(&self.records(), name)
     }
 
-    /// Scans if any drive is missing: it may be back, perhaps under another path.
-    fn look_for_missing(&self, space: &mut Space) -> Result<()> {
+    /// Scans if any drive is missing: it may be back, perhaps under another path. What a verb has to do with it then is
+    /// not waited for.
+    fn look_for_missing(&self) -> Result<()> {
         let drives = self.store.list::<DriveRecord>("drives/")?;
         let lost = |drive: &DriveRecord| drive.life == Life::Ready && !self.is_there(drive);
-        if drives.iter().any(|drive| lost(drive)) { self.rescan(space) } else { Ok(()) }
+        if drives.iter().any(|drive| lost(drive)) && !self.look_for_drives()?.is_empty() {
+            self.chores.rescan();
+        }
+        Ok(())
     }
 
     /// All pools.
@@ -115,8 +118,8 @@ impl Agent {
     /// # Errors
     /// The catalogue's.
     pub fn list_pools(&self) -> Result<Vec<Pool>> {
-        let mut space = self.lock();
-        self.look_for_missing(&mut space)?;
+        self.look_for_missing()?;
+        let space = self.records();
         let pools = self.store.list::<PoolRecord>("pools/")?;
         pools.iter().map(|pool| self.view_pool(&space, &pool.name)).collect()
     }
@@ -229,12 +232,15 @@ impl Agent {
     /// # Errors
     /// The catalogue's.
     pub fn view_status(&self) -> Result<Status> {
+        let trouble = self.store.check().err();
         let (pools, volumes) = (self.list_pools()?, self.list_volumes()?);
         let worst_pool = pools.iter().max_by_key(|pool| pool.health);
         let worst_volume = volumes.iter().max_by_key(|volume| volume.health);
         let pool_health = worst_pool.map_or(Health::Online, |pool| pool.health);
         let volume_health = worst_volume.map_or(Health::Online, |volume| volume.health);
-        let (health, status, action) = if volume_health >= pool_health {
+        let (health, status, action) = if let Some(error) = trouble {
+            (Health::Faulted, Some(error.message), error.hint)
+        } else if volume_health >= pool_health {
             (
                 volume_health,
                 worst_volume.and_then(|v| v.status.clone()),

@@ -6,8 +6,8 @@
 //! there before its volume is told in `groups`.
 use super::Agent;
 use super::groups::{check_joins, planned_encryption, volume_key};
+use super::locks::Verb;
 use super::pools::unknown_property;
-use super::space::Space;
 use crate::catalogue::{
     ABSENT, CopyRecord, CopyState, EmptyGroupRecord, FrontendKind, GroupRecord, Life, PoolRecord, Severity,
     Versioned, VolumeRecord, records,
@@ -62,7 +62,7 @@ impl Agent {
         if let Some(volume) = self.store.get::<VolumeRecord>(&records::volume_key(&params.name))? {
             self.same_volume(&volume, params, &shape, key.as_deref())?;
             if volume.life == Life::Creating && !dry {
-                self.finish_volume(&volume)?;
+                self.finish_volume(&mut space, &volume)?;
             }
             return self.view_volume(&params.name);
         }
@@ -71,7 +71,7 @@ impl Agent {
         if dry {
             return Ok(super::view::planned_volume(&home.pool, &group, &volume));
         }
-        self.finish_volume(&self.volume(&params.name)?)?;
+        self.finish_volume(&mut space, &self.volume(&params.name)?)?;
         self.view_volume(&params.name)
     }
 
@@ -114,7 +114,7 @@ impl Agent {
     /// Places the home row and writes the announcement (unless it is a dry run).
     fn announce_volume(
         &self,
-        space: &mut Space,
+        space: &mut Verb<'_>,
         home: &Home,
         params: &CreateVolume,
         shape: &Shape,
@@ -145,7 +145,12 @@ impl Agent {
             served_gen: None,
             stays: joins.is_some(),
         };
-        let row = self.choose_row(space, pool, &group, 0, &[], &[])?;
+        // A new group's drives are written by the agent at once, so they are looked at more closely.
+        let drives = self.pool_drives(pool)?;
+        let opens = space.aside(|| self.openable(&drives));
+        let away: Vec<String> =
+            drives.iter().map(|drive| drive.id.clone()).filter(|id| !opens.contains(id)).collect();
+        let mut row = self.choose_row(space, pool, &group, 0, &[], &away)?;
         // Other drives join with the first row that lies on them.
         group.copies = row.extents.iter().map(|(drive, _)| current_copy(drive)).collect();
         let volume = VolumeRecord {
@@ -164,8 +169,13 @@ impl Agent {
             group.encryption = key.map(planned_encryption);
             return Ok((group, volume));
         }
-        // Under the lock until the group's record is there: no rotation ends in between.
-        group.encryption = key.map(|key| self.new_group_keys(&id, key)).transpose()?;
+        if let Some(key) = key {
+            // Under the lock of verbs until the group's record is there: no rotation ends in between.
+            group.encryption = Some(space.aside(|| self.new_group_keys(&id, key))?);
+            // A group that is served may have been given these extents meanwhile.
+            row = self.choose_row(space, pool, &group, 0, &[], &away)?;
+            group.copies = row.extents.iter().map(|(drive, _)| current_copy(drive)).collect();
+        }
         let txn = self.store.txn().expect(records::pool_key(&pool.name), pool.version);
         let empty_key = records::empty_group_key(&group.name);
         let txn = match joins {
@@ -222,7 +232,7 @@ impl Agent {
     }
 
     /// Writes what was announced and marks group and volume ready.
-    pub(super) fn finish_volume(&self, volume: &Versioned<VolumeRecord>) -> Result<()> {
+    pub(super) fn finish_volume(&self, verb: &mut Verb<'_>, volume: &Versioned<VolumeRecord>) -> Result<()> {
         let mut volume = volume.clone();
         let mut group = self.group(&volume.group)?;
         let pool = self.pool(&volume.pool)?;
@@ -234,7 +244,7 @@ impl Agent {
                 format!("the catalogue has no home row of group {}", group.name),
             )
         })?;
-        self.write_group(&pool, &group, &volume, home)?;
+        verb.aside(|| self.write_group(&pool, &group, &volume, home))?;
         group.life = Life::Ready;
         volume.life = Life::Ready;
         let txn = self.store.txn().update(records::group_key(&group.name), &group);
@@ -258,7 +268,7 @@ impl Agent {
     /// # Errors
     /// `Invalid` for an unknown property or value.
     pub fn set_volume(&self, name: &str, key: &str, value: &str, dry: bool) -> Result<model::Volume> {
-        let space = self.lock();
+        let mut space = self.lock();
         let mut volume = self.ready_volume(name)?;
         match key {
             "cache" => {
@@ -269,7 +279,7 @@ impl Agent {
                 }
                 volume.cache_bytes = bytes;
             }
-            "legs" => return self.set_legs(&space, &volume, value, dry),
+            "legs" => return self.set_legs(&mut space, &volume, value, dry),
             _ => return Err(unknown_property("volume", name, key, "cache=SIZE and legs=N")),
         }
         if !dry {
@@ -286,7 +296,7 @@ impl Agent {
     /// # Errors
     /// `Invalid` for a shrink or an impossible size, `NotSupported` for a device that this kernel cannot resize.
     pub fn resize_record(&self, name: &str, params: &ResizeVolume, dry: bool) -> Result<VolumeRecord> {
-        let _space = self.lock();
+        let mut verb = self.lock();
         let mut volume = self.ready_volume(name)?;
         let added = if params.relative { volume.size_bytes } else { 0 };
         let wanted = params.size_bytes.checked_add(added);
@@ -306,10 +316,13 @@ impl Agent {
         if wanted > volume.size_bytes && !dry {
             volume.size_bytes = wanted;
             let group = self.group(&volume.group)?;
-            self.write_names(&self.pool(&volume.pool)?.record, &group, &volume)?;
+            let pool = self.pool(&volume.pool)?;
+            verb.aside(|| self.write_names(&pool, &group, &volume))?;
+            // What serves it may have changed its record meanwhile.
+            volume = self.ready_volume(name)?;
+            volume.size_bytes = wanted;
             self.store.txn().update(records::volume_key(name), &volume).commit()?;
             let message = format!("volume {name} has {} now", text::show_size(wanted));
-            let pool = self.pool(&volume.pool)?;
             self.events.history(&pool.id, &format!("volume resize {name}"), &message);
             self.events.record(Severity::Info, "volume_resize", name, &message);
         }
@@ -322,7 +335,7 @@ impl Agent {
     /// `Exists` when the name is taken, `Refused` while attached.
     pub fn rename_volume(&self, name: &str, new: &str, dry: bool) -> Result<model::Volume> {
         text::check_name("volume", new)?;
-        let _space = self.lock();
+        let mut verb = self.lock();
         let taken = self.store.get::<VolumeRecord>(&records::volume_key(new))?;
         let Some(volume) = self.store.get::<VolumeRecord>(&records::volume_key(name))? else {
             return match taken {
@@ -361,7 +374,7 @@ impl Agent {
             return self.view_volume(name);
         }
         let pool = self.pool(&renamed.pool)?;
-        self.write_names(&pool, &moved, &renamed)?;
+        verb.aside(|| self.write_names(&pool, &moved, &renamed))?;
         txn.create(records::volume_key(new), &renamed).commit()?;
         self.events.history(&pool.id, &format!("volume rename {name} {new}"), "renamed");
         self.events.record(
@@ -395,7 +408,7 @@ impl Agent {
     }
 
     /// Wipes and frees the rows of a volume that goes, then forgets it.
-    pub(super) fn finish_delete(&self, space: &mut Space, volume: &Versioned<VolumeRecord>) -> Result<()> {
+    pub(super) fn finish_delete(&self, space: &mut Verb<'_>, volume: &Versioned<VolumeRecord>) -> Result<()> {
         let group = self.group(&volume.group)?;
         let pool = self.pool(&volume.pool)?;
         self.take_back(space, &pool, &group)?;

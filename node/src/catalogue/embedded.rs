@@ -3,21 +3,61 @@
 //! redb commits with two roots and a checksum each, so that a crash leaves the transaction before or after.
 //! The table holds `key -> version (8 bytes, little-endian) | value`; the last version lives in a table of
 //! its own and moves in the same transaction.
+//!
+//! **When the file fails** (the file system is full, a write or flush is an error) redb refuses everything from then on,
+//! and nobody can say whether the transaction that was under way is there. So the file is closed, and opened again before
+//! its next use, for as long as that takes; space that comes back is all that is needed. What is found then leads:
+//!
+//! - The transaction was answered with an error, so nobody counts on it. If it is there all the same, its keys have
+//!   versions that nobody holds: whoever decided on the ones before gets a conflict and looks again, and a verb that is
+//!   repeated finds its own announcement, as after a crash. If it is not there, its version is given out anew; nobody
+//!   has seen it.
+//! - What was put together from the catalogue and is kept in memory may lack it. `failures` tells that: who keeps such a
+//!   thing compares it and reads again (`agent/locks.rs`).
+//! - Watchers are not told of it by name. They hear that they missed something, and read everything again.
+//! - A flush that failed is not asked again as if nothing had been lost: the kernel's copy of what it could not write is
+//!   dropped before the file is read, so that the roots and their checksums are judged by what the drive has.
 use super::{ABSENT, Catalogue, Change, Changed, Compare, Entry, Outcome, Watch};
 use crate::error::{Error, Kind, Result};
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use tokio::sync::broadcast;
 
 const ENTRIES: TableDefinition<&str, &[u8]> = TableDefinition::new("entries");
 const COUNTERS: TableDefinition<&str, u64> = TableDefinition::new("counters");
+/// There while it is tried whether there is room.
+const PROBES: TableDefinition<&str, &[u8]> = TableDefinition::new("probes");
 const VERSION: &str = "version";
+/// What an ordinary transaction needs at most: a row of many extents, with an event.
+const PROBE_BYTES: usize = 256 << 10;
 /// Changes that a slow watcher may lag behind before it has to read everything again.
 const WATCH_CAPACITY: usize = 1024;
 
+/// What to do about a catalogue that fails.
+const HINT: &str = "see that the state folder has space and is writable; the agent goes on by itself then";
+
+type Answer<T> = std::result::Result<T, redb::Error>;
+type Opener = Box<dyn Fn() -> std::result::Result<Database, DatabaseError> + Send + Sync>;
+
 /// The embedded catalogue. One process at a time: redb locks the file.
 pub struct Embedded {
+    name: String,
+    opener: Opener,
+    /// `None` behind a failure, until it is opened again.
+    database: RwLock<Option<Open>>,
+    /// How often it failed.
+    failures: AtomicU64,
+    /// Why it failed, until it is known to have room again.
+    trouble: Mutex<Option<Error>>,
+}
+
+/// The database, and who hears of its changes.
+struct Open {
     database: Database,
     changes: broadcast::Sender<Changed>,
 }
@@ -28,35 +68,117 @@ impl Embedded {
     /// # Errors
     /// `Busy` when another process has it open, `Damage` when the file is not a catalogue.
     pub fn open(path: &Path) -> Result<Self> {
-        let name = path.display().to_string();
-        let database = Database::create(path).map_err(|error| match error {
-            redb::DatabaseError::DatabaseAlreadyOpen => Error::new(
-                Kind::Busy,
-                name.clone(),
-                format!("the catalogue {name} is open in another process"),
-            ),
-            redb::DatabaseError::Storage(redb::StorageError::Io(source)) => Error::io("open", path, &source),
-            other => {
-                Error::new(Kind::Damage, name.clone(), format!("cannot open the catalogue {name}: {other}"))
-                    .hint("move it away and rebuild it with plinth pool import")
-            }
-        })?;
+        let file = path.to_owned();
+        let this = Self::open_with(
+            path.display().to_string(),
+            Box::new(move || {
+                forget_cached(&file);
+                Database::create(&file)
+            }),
+        )?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
             .map_err(|source| Error::io("restrict", path, &source))?;
-        let this = Self { database, changes: broadcast::Sender::new(WATCH_CAPACITY) };
-        let start = this.database.begin_write().map_err(failed)?;
-        start.open_table(ENTRIES).map_err(failed)?;
-        start.open_table(COUNTERS).map_err(failed)?;
-        start.commit().map_err(failed)?;
         Ok(this)
+    }
+
+    fn open_with(name: String, opener: Opener) -> Result<Self> {
+        let open = Self::opened(&name, &opener)?;
+        let begin = || -> Answer<()> {
+            let start = open.database.begin_write()?;
+            start.open_table(ENTRIES)?;
+            start.open_table(COUNTERS)?;
+            Ok(start.commit()?)
+        };
+        begin().map_err(|error| failed(&error))?;
+        Ok(Self {
+            name,
+            opener,
+            database: RwLock::new(Some(open)),
+            failures: AtomicU64::new(0),
+            trouble: Mutex::default(),
+        })
+    }
+
+    fn opened(name: &str, opener: &Opener) -> Result<Open> {
+        let database = opener().map_err(|error| match error {
+            DatabaseError::DatabaseAlreadyOpen => {
+                Error::new(Kind::Busy, name, format!("the catalogue {name} is open in another process"))
+            }
+            DatabaseError::Storage(redb::StorageError::Io(source)) => {
+                Error::io("open", Path::new(name), &source).hint(HINT)
+            }
+            other => Error::new(Kind::Damage, name, format!("cannot open the catalogue {name}: {other}"))
+                .hint("move it away and rebuild it with plinth pool import"),
+        })?;
+        Ok(Open { database, changes: broadcast::Sender::new(WATCH_CAPACITY) })
+    }
+
+    /// Does something with the database, which is opened again first if it failed before.
+    fn with<T>(&self, work: impl FnOnce(&Open) -> Answer<T>) -> Result<T> {
+        let (outcome, failures) = {
+            let held = self.held()?;
+            let open = held.as_ref().expect("held is open");
+            (work(open), self.failures.load(Ordering::Acquire))
+        };
+        outcome.map_err(|error| {
+            let told = failed(&error);
+            if breaks(&error) {
+                self.close(failures, &told);
+            }
+            told
+        })
+    }
+
+    /// The database, open.
+    fn held(&self) -> Result<RwLockReadGuard<'_, Option<Open>>> {
+        loop {
+            let held = self.database.read().unwrap_or_else(PoisonError::into_inner);
+            if held.is_some() {
+                return Ok(held);
+            }
+            drop(held);
+            let mut closed = self.database.write().unwrap_or_else(PoisonError::into_inner);
+            if closed.is_none() {
+                let open = Self::opened(&self.name, &self.opener);
+                *closed = Some(open.inspect_err(|error| *self.trouble() = Some(error.clone()))?);
+                tracing::warn!("the catalogue {} was opened again behind a failure", self.name);
+            }
+        }
+    }
+
+    /// Closes what failed, unless somebody else did meanwhile.
+    fn close(&self, failures: u64, why: &Error) {
+        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        *self.trouble() = Some(why.clone());
+        if self.failures.load(Ordering::Acquire) == failures {
+            tracing::error!("{why}");
+            *database = None;
+            self.failures.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    fn trouble(&self) -> MutexGuard<'_, Option<Error>> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// What the kernel remembers of the file goes, but for what is still to be written.
+fn forget_cached(path: &Path) {
+    if let Ok(file) = File::open(path) {
+        // A file system that keeps its files in memory has nothing else: then this changes nothing.
+        let _ = posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+    }
+}
+
+/// Whether redb answers nothing any more behind this error.
+fn breaks(error: &redb::Error) -> bool {
+    use redb::Error::{DatabaseClosed, Io, LockPoisoned, PreviousIo};
+    matches!(error, Io(_) | PreviousIo | DatabaseClosed | LockPoisoned(_))
+}
+
 /// A failure of the store itself.
-fn failed(error: impl Into<redb::Error>) -> Error {
-    let error = error.into();
-    Error::general(Kind::Failed, format!("the catalogue failed: {error}"))
-        .hint("check that the state folder has space and is writable")
+fn failed(error: &redb::Error) -> Error {
+    Error::general(Kind::Failed, format!("the catalogue failed: {error}")).hint(HINT)
 }
 
 fn split(bytes: &[u8]) -> Entry {
@@ -66,9 +188,10 @@ fn split(bytes: &[u8]) -> Entry {
 
 impl Catalogue for Embedded {
     fn get(&self, key: &str) -> Result<Option<Entry>> {
-        let read = self.database.begin_read().map_err(failed)?;
-        let table = read.open_table(ENTRIES).map_err(failed)?;
-        Ok(table.get(key).map_err(failed)?.map(|guard| split(guard.value())))
+        self.with(|open| {
+            let table = open.database.begin_read()?.open_table(ENTRIES)?;
+            Ok(table.get(key)?.map(|guard| split(guard.value())))
+        })
     }
 
     fn range(&self, prefix: &str) -> Result<Vec<(String, Entry)>> {
@@ -76,125 +199,106 @@ impl Catalogue for Embedded {
     }
 
     fn range_from(&self, prefix: &str, from: &str, limit: usize) -> Result<Vec<(String, Entry)>> {
-        let read = self.database.begin_read().map_err(failed)?;
-        let table = read.open_table(ENTRIES).map_err(failed)?;
-        let mut found = Vec::new();
-        for item in table.range(prefix.max(from)..).map_err(failed)?.take(limit) {
-            let (key, value) = item.map_err(failed)?;
-            if !key.value().starts_with(prefix) {
-                break;
+        self.with(|open| {
+            let table = open.database.begin_read()?.open_table(ENTRIES)?;
+            let mut found = Vec::new();
+            for item in table.range(prefix.max(from)..)?.take(limit) {
+                let (key, value) = item?;
+                if !key.value().starts_with(prefix) {
+                    break;
+                }
+                found.push((key.value().to_owned(), split(value.value())));
             }
-            found.push((key.value().to_owned(), split(value.value())));
-        }
-        Ok(found)
+            Ok(found)
+        })
     }
 
     fn last_key(&self, prefix: &str) -> Result<Option<String>> {
-        let read = self.database.begin_read().map_err(failed)?;
-        let table = read.open_table(ENTRIES).map_err(failed)?;
         // Keys are ASCII: nothing that begins with the prefix sorts behind this.
         let end = format!("{prefix}\u{7f}");
-        let Some(item) = table.range(prefix..end.as_str()).map_err(failed)?.next_back() else {
-            return Ok(None);
-        };
-        Ok(Some(item.map_err(failed)?.0.value().to_owned()))
+        self.with(|open| {
+            let table = open.database.begin_read()?.open_table(ENTRIES)?;
+            let last = table.range(prefix..end.as_str())?.next_back().transpose()?;
+            Ok(last.map(|(key, _)| key.value().to_owned()))
+        })
     }
 
     fn commit(&self, compares: &[Compare], changes: &[Change]) -> Result<Outcome> {
-        let write = self.database.begin_write().map_err(failed)?;
-        let version = {
-            let mut entries = write.open_table(ENTRIES).map_err(failed)?;
-            for compare in compares {
-                let have = entries.get(compare.key.as_str()).map_err(failed)?;
-                let have = have.map_or(ABSENT, |guard| split(guard.value()).version);
-                if have != compare.version {
-                    return Ok(Outcome::Conflict);
+        self.with(|open| {
+            let outcome = commit(&open.database, compares, changes)?;
+            if let Outcome::Committed(version) = outcome {
+                for change in changes {
+                    // No watcher is no error.
+                    let _ = open.changes.send(Changed { key: change.key().to_owned(), version });
                 }
             }
-            let mut counters = write.open_table(COUNTERS).map_err(failed)?;
-            let last = counters.get(VERSION).map_err(failed)?.map_or(0, |guard| guard.value());
-            let version = last + 1;
-            counters.insert(VERSION, version).map_err(failed)?;
-            for change in changes {
-                match change {
-                    Change::Put(key, value) => {
-                        let bytes = [&version.to_le_bytes()[..], value].concat();
-                        entries.insert(key.as_str(), bytes.as_slice()).map_err(failed)?;
-                    }
-                    Change::Delete(key) => {
-                        entries.remove(key.as_str()).map_err(failed)?;
-                    }
-                }
-            }
-            version
-        };
-        write.commit().map_err(failed)?;
-        for change in changes {
-            // No watcher is no error.
-            let _ = self.changes.send(Changed { key: change.key().to_owned(), version });
-        }
-        Ok(Outcome::Committed(version))
+            Ok(outcome)
+        })
     }
 
     fn watch(&self, prefix: &str) -> Watch {
-        Watch::new(prefix, self.changes.subscribe())
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        let changes = database.as_ref().map(|open| open.changes.subscribe());
+        // One that is closed says that something was missed.
+        Watch::new(prefix, changes.unwrap_or_else(|| broadcast::Sender::new(1).subscribe()))
     }
+
+    fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Acquire)
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.trouble().is_none() {
+            return Ok(());
+        }
+        self.with(|open| probe(&open.database))?;
+        *self.trouble() = None;
+        Ok(())
+    }
+}
+
+/// Writes as much as any ordinary transaction needs, and takes it away again: a small one may find room in the file where
+/// the next one does not.
+fn probe(database: &Database) -> Answer<()> {
+    let write = database.begin_write()?;
+    write.open_table(PROBES)?.insert(VERSION, &[0; PROBE_BYTES][..])?;
+    write.commit()?;
+    let write = database.begin_write()?;
+    write.delete_table(PROBES)?;
+    Ok(write.commit()?)
+}
+
+/// One transaction.
+fn commit(database: &Database, compares: &[Compare], changes: &[Change]) -> Answer<Outcome> {
+    let write = database.begin_write()?;
+    let version = {
+        let mut entries = write.open_table(ENTRIES)?;
+        for compare in compares {
+            let have = entries.get(compare.key.as_str())?;
+            let have = have.map_or(ABSENT, |guard| split(guard.value()).version);
+            if have != compare.version {
+                return Ok(Outcome::Conflict);
+            }
+        }
+        let mut counters = write.open_table(COUNTERS)?;
+        let version = counters.get(VERSION)?.map_or(0, |guard| guard.value()) + 1;
+        counters.insert(VERSION, version)?;
+        for change in changes {
+            match change {
+                Change::Put(key, value) => {
+                    let bytes = [&version.to_le_bytes()[..], value].concat();
+                    entries.insert(key.as_str(), bytes.as_slice())?;
+                }
+                Change::Delete(key) => drop(entries.remove(key.as_str())?),
+            }
+        }
+        version
+    };
+    write.commit()?;
+    Ok(Outcome::Committed(version))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn put(key: &str, value: &str) -> Change {
-        Change::Put(key.into(), value.into())
-    }
-
-    fn at(key: &str, version: u64) -> Compare {
-        Compare { key: key.into(), version }
-    }
-
-    #[test]
-    fn a_transaction_happens_whole_or_not_at_all() {
-        let folder = tempfile::tempdir().expect("folder");
-        let catalogue = Embedded::open(&folder.path().join("c")).expect("opens");
-        let first = catalogue.commit(&[at("a", ABSENT)], &[put("a", "1"), put("b", "1")]).expect("commits");
-        assert_eq!(first, Outcome::Committed(1));
-        let stale = catalogue.commit(&[at("a", 1), at("b", ABSENT)], &[put("a", "2")]).expect("answers");
-        assert_eq!(stale, Outcome::Conflict);
-        assert_eq!(catalogue.get("a").expect("reads"), Some(Entry { version: 1, value: b"1".to_vec() }));
-        catalogue.commit(&[at("a", 1)], &[Change::Delete("a".into())]).expect("commits");
-        assert_eq!(catalogue.get("a").expect("reads"), None);
-        assert_eq!(
-            catalogue.commit(&[at("a", ABSENT)], &[put("a", "3")]).expect("commits"),
-            Outcome::Committed(3)
-        );
-    }
-
-    #[test]
-    fn it_is_there_after_reopening_and_a_range_is_a_prefix() {
-        let folder = tempfile::tempdir().expect("folder");
-        let path = folder.path().join("c");
-        {
-            let catalogue = Embedded::open(&path).expect("opens");
-            catalogue
-                .commit(&[], &[put("pools/a", "1"), put("pools/b", "2"), put("q", "3")])
-                .expect("commits");
-            assert!(Embedded::open(&path).is_err(), "a second process must not open it");
-        }
-        let catalogue = Embedded::open(&path).expect("opens again");
-        let keys: Vec<_> =
-            catalogue.range("pools/").expect("reads").into_iter().map(|(key, _)| key).collect();
-        assert_eq!(keys, ["pools/a", "pools/b"]);
-        let mode = std::fs::metadata(&path).expect("is there").permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-    }
-
-    #[tokio::test]
-    async fn a_watcher_hears_its_prefix_only() {
-        let folder = tempfile::tempdir().expect("folder");
-        let catalogue = Embedded::open(&folder.path().join("c")).expect("opens");
-        let mut watch = catalogue.watch("events/");
-        catalogue.commit(&[], &[put("pools/a", "1"), put("events/1", "x")]).expect("commits");
-        assert_eq!(watch.next().await, Some(Changed { key: "events/1".into(), version: 1 }));
-    }
-}
+pub(crate) mod faulty;
+#[cfg(test)]
+mod tests;

@@ -99,6 +99,11 @@ pub trait Catalogue: Send + Sync {
     fn commit(&self, compares: &[Compare], changes: &[Change]) -> Result<Outcome>;
     /// Hears of changes from now on to keys that begin with `prefix`.
     fn watch(&self, prefix: &str) -> Watch;
+    /// How often it failed in a way that leaves open whether a transaction that was answered with an error is there.
+    /// What was put together from the catalogue before such a failure is to be put together anew.
+    fn failures(&self) -> u64;
+    /// Whether it takes changes. Behind a failure that is tried; otherwise nothing is asked.
+    fn check(&self) -> Result<()>;
 }
 
 /// Changes to keys with one prefix.

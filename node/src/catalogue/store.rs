@@ -76,6 +76,16 @@ impl Store {
         self.catalogue.watch(prefix)
     }
 
+    /// How often the catalogue failed (`Catalogue::failures`).
+    pub fn failures(&self) -> u64 {
+        self.catalogue.failures()
+    }
+
+    /// Whether the catalogue takes changes (`Catalogue::check`).
+    pub fn check(&self) -> Result<()> {
+        self.catalogue.check()
+    }
+
     /// Begins a transaction.
     pub fn txn(&self) -> Txn<'_> {
         Txn { store: self, compares: Vec::new(), changes: Vec::new() }

@@ -60,20 +60,15 @@ impl Media {
             let name = path.display().to_string();
             return Err(Error::invalid(name.clone(), format!("{name} is neither a block device nor a file")));
         };
-        let open = |flags: i32| OpenOptions::new().read(true).write(write).custom_flags(flags).open(path);
-        let direct = nix::libc::O_DIRECT;
-        let mut file = match open(direct) {
-            // Some file systems (tmpfs of older kernels) refuse O_DIRECT.
-            Err(error) if error.raw_os_error() == Some(nix::libc::EINVAL) => open(0),
-            other => other,
-        }
-        .map_err(|source| fail(&source))?;
-        let bytes = file.seek(SeekFrom::End(0)).map_err(|source| fail(&source))?;
+        let named = path.to_owned();
+        let worker = Worker::start(identity, move || open(&named, write)).map_err(|source| fail(&source))?;
+        let bytes = worker.run(|file| (&*file).seek(SeekFrom::End(0))).map_err(|source| fail(&source))?;
         let blocks = Blocks::new(bytes / BLOCK_BYTES as u64);
         if write {
-            check_writable(&file, path, identity)?;
+            let named = path.to_owned();
+            let checked = worker.run(move |file| Ok(check_writable(file, &named, identity)));
+            checked.map_err(|source| fail(&source))??;
         }
-        let worker = Worker::start(identity, file).map_err(|source| Error::io("watch", path, &source))?;
         Ok(Self { worker, path: path.to_owned(), identity, blocks })
     }
 
@@ -97,8 +92,11 @@ impl Media {
         if !matches!(self.identity, Identity::Device(_)) {
             return false;
         }
-        let exclusive = OpenOptions::new().read(true).custom_flags(nix::libc::O_EXCL).open(&self.path);
-        exclusive.is_err_and(|error| error.raw_os_error() == Some(nix::libc::EBUSY))
+        let path = self.path.clone();
+        let exclusive = move |_: &File| {
+            OpenOptions::new().read(true).custom_flags(nix::libc::O_EXCL).open(path).map(drop)
+        };
+        self.worker.run(exclusive).is_err_and(|error| error.raw_os_error() == Some(nix::libc::EBUSY))
     }
 
     /// Reads one block.
@@ -133,6 +131,15 @@ impl Media {
     /// The drive's error, with its path.
     pub fn flush(&self) -> Result<()> {
         self.worker.run(File::sync_data).map_err(|source| Error::io("flush", &self.path, &source))
+    }
+}
+
+fn open(path: &Path, write: bool) -> std::io::Result<File> {
+    let open = |flags: i32| OpenOptions::new().read(true).write(write).custom_flags(flags).open(path);
+    match open(nix::libc::O_DIRECT) {
+        // Some file systems (tmpfs of older kernels) refuse O_DIRECT.
+        Err(error) if error.raw_os_error() == Some(nix::libc::EINVAL) => open(0),
+        other => other,
     }
 }
 

@@ -13,3 +13,5 @@ pub use label::{LabelState, read_label, write_label};
 pub use media::{Identity, Media};
 pub use scan::{Seen, scan};
 pub use signature::find_signature;
+#[cfg(test)]
+pub(crate) use worker::hang::Hang;

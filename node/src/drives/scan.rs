@@ -7,10 +7,13 @@
 use super::{Identity, LabelState, Media, read_label};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use volume::Label;
 
 /// Files of a folder that are looked at, at most.
 const MAX_FOLDER_FILES: usize = 4096;
+/// Drives that are looked at at a time, at most.
+const MAX_LOOKS: usize = 32;
 /// Kernel names of block devices that hold no pool drive: our own devices and what has no medium.
 const SKIPPED: [&str; 7] = ["ublkb", "ram", "zram", "sr", "fd", "nbd", "mtdblock"];
 
@@ -41,6 +44,7 @@ pub struct Scan {
 /// Scans these paths, the kernel's block devices when `devices` says so, and the folders of the paths that
 /// are files when `folders` does.
 pub fn scan(known: &[PathBuf], devices: bool, folders: bool) -> Scan {
+    crate::waits::here("a scan for drives");
     let mut paths: Vec<PathBuf> = known.to_vec();
     if folders {
         paths.extend(neighbours(known));
@@ -51,8 +55,8 @@ pub fn scan(known: &[PathBuf], devices: bool, folders: bool) -> Scan {
     let mut looked_at: BTreeSet<Identity> = BTreeSet::new();
     let mut found: BTreeMap<String, Vec<Seen>> = BTreeMap::new();
     let mut scan = Scan::default();
-    for (index, path) in paths.iter().enumerate() {
-        match look(path, &mut looked_at) {
+    for (index, (path, looked)) in paths.iter().zip(look_at(&paths)).enumerate() {
+        match looked.map(|(drive, seen)| seen.filter(|_| looked_at.insert(drive))) {
             Ok(Some(seen)) => found.entry(seen.label.drive.to_string()).or_default().push(seen),
             Ok(None) => {}
             Err(error) if index < known.len() => scan.unreadable.push((path.clone(), error)),
@@ -87,17 +91,41 @@ fn leave_out_parts(copies: &mut Vec<Seen>, devices: &Path) {
     });
 }
 
-fn look(path: &Path, looked_at: &mut BTreeSet<Identity>) -> crate::error::Result<Option<Seen>> {
+/// What a path leads to, and what its label says, if it has one.
+type Looked = crate::error::Result<(Identity, Option<Seen>)>;
+
+/// Looks at these paths, many at a time: drives that do not answer are waited for side by side.
+fn look_at(paths: &[PathBuf]) -> Vec<Looked> {
+    let next = AtomicUsize::new(0);
+    let look_on = || {
+        let mut looked = Vec::new();
+        while let Some((index, path)) = {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            paths.get(index).map(|path| (index, path))
+        } {
+            looked.push((index, look(path)));
+        }
+        looked
+    };
+    let mut looked: Vec<(usize, Looked)> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (1..paths.len().min(MAX_LOOKS)).map(|_| scope.spawn(look_on)).collect();
+        let own = look_on();
+        let others = threads.into_iter().flat_map(|thread| thread.join().expect("a look panics nowhere"));
+        own.into_iter().chain(others).collect()
+    });
+    looked.sort_by_key(|(index, _)| *index);
+    looked.into_iter().map(|(_, looked)| looked).collect()
+}
+
+fn look(path: &Path) -> Looked {
     let media = Media::open_read(path)?;
-    if !looked_at.insert(media.identity()) {
-        return Ok(None);
-    }
-    Ok(match read_label(&media)? {
+    let seen = match read_label(&media)? {
         LabelState::Ours { label, bad_copy } => {
             Some(Seen { path: path.to_owned(), label, bad_copy, blocks: media.blocks().get() })
         }
         LabelState::None => None,
-    })
+    };
+    Ok((media.identity(), seen))
 }
 
 /// The block devices that the kernel lists, partitions included.
@@ -127,6 +155,32 @@ fn neighbours(known: &[PathBuf]) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::drives::Hang;
+    use std::time::{Duration, Instant};
+
+    /// How long a test waits for what must come, before it says that it does not.
+    const HOPELESS: Duration = Duration::from_secs(60);
+
+    /// Each that did not answer was waited for in its turn, and everybody for all of them.
+    #[test]
+    fn drives_that_do_not_answer_are_waited_for_side_by_side() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let paths: Vec<PathBuf> = (0..3).map(|n| folder.path().join(n.to_string())).collect();
+        for path in &paths {
+            std::fs::File::create(path).expect("creates").set_len(1 << 20).expect("sizes");
+        }
+        let of = |path: &PathBuf| Hang::behind(0, Media::open_read(path).expect("opens").identity());
+        let began = Instant::now();
+        let (first, last) = (of(&paths[0]), of(&paths[2]));
+        let scanned = std::thread::spawn(move || scan(&paths, false, false));
+        while !(first.is_met() && last.is_met()) {
+            assert!(!scanned.is_finished(), "both hang");
+            assert!(began.elapsed() < HOPELESS, "one waits for the other");
+            std::thread::yield_now();
+        }
+        drop((first, last));
+        assert_eq!(scanned.join().expect("no panic"), Scan::default());
+    }
 
     /// A drive behind two paths is three devices to the kernel, all with one label.
     #[test]

@@ -3,7 +3,7 @@
 use super::error::{Failure, not_found};
 use crate::agent::{Agent, blocking};
 use crate::catalogue::{DriveState, Errand, EventRecord, HistoryRecord};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::model::{Drive, Importable, Pool, PoolScrub, Scrub, Status, Volume};
 use crate::params::{
     AddDrives, AttachVolume, CreatePool, CreateVolume, Dry, EventsQuery, ImportPool, RenameVolume,
@@ -93,10 +93,13 @@ pub(super) async fn on<T: Send + 'static>(
     Ok(blocking(move || verb(&agent)).await?)
 }
 
-/// The process lives.
-#[utoipa::path(get, path = "/healthz", responses((status = 200, description = "alive")))]
-pub(super) async fn healthz() -> &'static str {
-    "ok\n"
+/// The process lives, and its catalogue takes changes.
+#[utoipa::path(get, path = "/healthz", responses((status = 200, description = "alive"),
+    (status = 503, description = "the catalogue cannot be written; it is tried on")))]
+pub(super) async fn healthz(State(shared): State<Shared>) -> std::result::Result<&'static str, Failure> {
+    on(&shared, |agent| agent.store.check().map_err(|error| Error { kind: Kind::NotHealthy, ..error }))
+        .await?;
+    Ok("ok\n")
 }
 
 /// The agent can take requests: its catalogue answers.

@@ -184,6 +184,7 @@ impl Keys {
 
     /// Who keeps a key.
     pub(crate) fn provider<'a>(&'a self, key: &'a KeyRecord) -> Box<dyn Provider + 'a> {
+        crate::waits::here("who keeps a key");
         let name = &key.name;
         match key.provider {
             ProviderKind::File => Box::new(local::Local::new(name, file::Files::new(&self.folder, name))),

@@ -223,3 +223,38 @@ fn a_mirror_without_one_drive_grows_onto_the_others() {
     assert!(full > 192, "two drives of 256 MiB took {full} MiB: {}", agent.plinth("events").out);
     check_some(&mut nbd, full, 16);
 }
+
+/// An import reads the header of every extent of its drives, for half an hour if they are large. Guests of other pools were
+/// told that there is no space, and one whose target died hung.
+#[test]
+fn a_long_import_of_another_pool_keeps_no_guest_waiting() {
+    let mut agent = Agent::start();
+    // Millions of extents. Nothing is in them.
+    agent.drive("large", 4 << 20);
+    agent.plinth("pool create q @large --extent-size 256KiB").ok();
+    agent.plinth("pool export q").ok();
+    let mut nbd = attached(&agent, &["d1"], 1);
+    let (socket, line) = (agent.socket(), agent.words("pool import @large --timeout 1h"));
+    let import = std::thread::spawn(move || support::plinth_at(&socket, line));
+    while !agent.has_open("large") {
+        assert!(!import.is_finished(), "{}", import.join().expect("no panic").err);
+        std::thread::yield_now();
+    }
+    let full = fill(&mut nbd, 0);
+    assert!(full > 192, "a drive of 256 MiB took {full} MiB");
+    nbd.flush();
+    drop(nbd);
+    kill_target(&agent);
+    let mut nbd = Nbd::connect(&agent.path("n"));
+    check_some(&mut nbd, full, 16);
+    drop(nbd);
+    assert_eq!(agent.plinth("status -o json").json()["volumes"][0]["state"], "attached");
+    agent.plinth("volume detach v").ok();
+    agent.plinth("volume attach v --nbd @n").ok();
+    assert!(!import.is_finished() && agent.has_open("large"), "it reads on");
+    agent.kill();
+    import.join().expect("no panic").fails(9, &[]);
+    agent.run();
+    let mut nbd = Nbd::connect(&agent.path("n"));
+    check_some(&mut nbd, full, 16);
+}

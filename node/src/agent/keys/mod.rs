@@ -161,20 +161,20 @@ impl Agent {
                 self.rewrap(&group.name, &key.name, newest)?;
             }
             // Nobody wraps by an old version from here on: see `new_group_keys`.
-            let _space = self.lock();
+            let mut verb = self.lock();
             let behind = |group: &Versioned<GroupRecord>| {
                 let envelope = group.encryption.as_ref().and_then(|by| by.envelope.as_ref());
                 envelope.is_some_and(|envelope| envelope.version != newest)
             };
             if !self.groups_of_key(&key.name)?.iter().any(behind) {
-                return self.end_rotate(key);
+                return verb.aside(|| self.end_rotate(key));
             }
         }
         let message = format!("groups come faster than they go over to the new version of key {}", key.name);
         Err(Error::new(Kind::Busy, key.name.clone(), message).hint("repeat it"))
     }
 
-    /// The old versions go, when nobody needs them any more. The caller holds the verbs' lock.
+    /// The old versions go, when nobody needs them any more. The caller is a verb, and aside.
     fn end_rotate(&self, key: &mut Versioned<KeyRecord>) -> Result<()> {
         let newest = key.last_version;
         let mut missing = Vec::new();
@@ -234,10 +234,12 @@ impl Agent {
             self.keys.provider(key).forget(version)?;
         }
         self.keys.unlocked().lock(&key.name);
-        let _space = self.lock();
+        let mut verb = self.lock();
         let groups = self.groups_of_key(&key.name)?;
         let volumes = self.volumes_of_groups(&groups)?;
-        for mut group in groups {
+        for group in groups {
+            // What serves it may have changed its record since.
+            let mut group = self.group(&group.name)?;
             let Some(by) = group.record.encryption.as_mut().filter(|by| by.envelope.is_some()) else {
                 continue;
             };
@@ -245,7 +247,7 @@ impl Agent {
             by.envelope_written += 1;
             self.store_envelope(&mut group)?;
             // What cannot be reached has an envelope that nothing opens any more.
-            if let Err(error) = self.settle_envelope(&group) {
+            if let Err(error) = verb.aside(|| self.settle_envelope(&group)) {
                 tracing::warn!("drives of group {} keep an envelope without a key: {error}", group.name);
             }
         }

@@ -296,11 +296,13 @@ impl Agent {
                     "detach first, or --force: they go on until they are detached, and never open again",
                 ));
             }
-            if params.dry_run {
-                return self.view_key(&key);
+            if !params.dry_run {
+                key.life = KeyLife::Destroying;
+                self.update_key(&mut key)?;
             }
-            key.life = KeyLife::Destroying;
-            self.update_key(&mut key)?;
+        }
+        if params.dry_run {
+            return self.view_key(&key);
         }
         self.finish_destroy(&mut key)?;
         self.view_key(&key)

@@ -3,8 +3,9 @@
 //!
 //! Crash story: the label is wiped first, then one transaction takes the drive out of the catalogue. Cut short in between
 //! the drive is one of its pool that is not found, and its record says that it goes: the next look goes on.
-use super::has_rows;
+use super::{has_rows, locked};
 use crate::agent::Agent;
+use crate::agent::locks::Verb;
 use crate::agent::rows::wipe_extents;
 use crate::agent::space::Space;
 use crate::catalogue::records::{LeftRecord, left_key};
@@ -13,11 +14,12 @@ use crate::catalogue::{
     records,
 };
 use crate::error::Result;
+use crate::protocol::Request;
 use crate::supervise::Phase;
 
 impl Agent {
     /// Takes all drives that are to be empty as far as they can be taken without their volumes.
-    pub(super) fn settle_drives(&self) -> Result<()> {
+    pub(in crate::agent) fn settle_drives(&self) -> Result<()> {
         let mut space = self.lock();
         let groups = self.store.list::<GroupRecord>("groups/")?;
         for group in groups.into_iter().filter(|group| !group.unwiped.is_empty()) {
@@ -35,27 +37,34 @@ impl Agent {
     }
 
     /// Extents of a group that could not be wiped when they came back are wiped now, where their drive is there.
-    fn wipe_left(&self, space: &mut Space, mut group: Versioned<GroupRecord>) -> Result<()> {
+    fn wipe_left(&self, space: &mut Verb<'_>, group: Versioned<GroupRecord>) -> Result<()> {
         let extent_blocks = self.pool(&group.pool)?.extent_blocks;
-        let mut txn = self.store.txn();
+        let refused = locked(&self.refused).clone();
         let mut freed = Vec::new();
-        for (id, extent) in group.unwiped.clone() {
+        for left in &group.unwiped {
+            let (id, extent) = left;
             let wipe = || {
-                let drive = self.drive(&id)?;
-                wipe_extents(&self.open_drive(&drive)?, extent_blocks, &[(extent, true)])
+                let drive = self.drive(id)?;
+                wipe_extents(&self.open_drive(&drive)?, extent_blocks, &[(*extent, true)])
             };
-            // A target may still have the drive open, with something on its way to it.
-            if self.is_open(&group, &id)? || wipe().is_err() {
-                continue;
+            // A target may still have the drive open, with something on its way to it; not to what it refused.
+            let open = !refused.contains(&(group.id.clone(), left.clone())) && self.is_open(&group, id)?;
+            if !open && space.aside(wipe).is_ok() {
+                freed.push(left.clone());
             }
-            txn = txn.delete(records::extent_key(&id, extent));
-            group.unwiped.retain(|left| *left != (id.clone(), extent));
-            freed.push((id, extent));
         }
-        if !freed.is_empty() {
-            txn.update(records::group_key(&group.name), &group).commit()?;
-            freed.iter().for_each(|(id, extent)| space.give_back(id, *extent));
+        if freed.is_empty() {
+            return Ok(());
         }
+        // What serves it may have changed its record meanwhile.
+        let mut group = self.group(&group.name)?;
+        group.unwiped.retain(|left| !freed.contains(left));
+        let txn = self.store.txn().update(records::group_key(&group.name), &group);
+        let txn = freed.iter().fold(txn, |txn, (id, extent)| txn.delete(records::extent_key(id, *extent)));
+        txn.commit()?;
+        freed.iter().for_each(|(id, extent)| space.give_back(id, *extent));
+        locked(&self.refused).retain(|(of, left)| *of != group.id || !freed.contains(left));
+        self.supervisor.tell(&group.pool, &Request::SpaceAdded);
         Ok(())
     }
 
@@ -102,9 +111,14 @@ impl Agent {
     }
 
     /// Takes an empty drive out of its pool.
-    fn take_out_of_pool(&self, space: &mut Space, pool: &str, drive: &Versioned<DriveRecord>) -> Result<()> {
+    fn take_out_of_pool(
+        &self,
+        space: &mut Verb<'_>,
+        pool: &str,
+        drive: &Versioned<DriveRecord>,
+    ) -> Result<()> {
         let mut pool = self.pool(pool)?;
-        self.forget_label(&pool, drive);
+        space.aside(|| self.forget_label(&pool, drive));
         let (id, path) = (&drive.id, drive.path.display());
         pool.drives.retain(|other| other != id);
         let to = drive.leaving.as_ref().and_then(|leaving| leaving.to.clone());

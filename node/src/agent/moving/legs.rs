@@ -9,6 +9,7 @@
 use super::Next;
 use super::records::{Purpose, Step};
 use crate::agent::Agent;
+use crate::agent::locks::Verb;
 use crate::agent::space::Space;
 use crate::catalogue::moves::{self, Stage};
 use crate::catalogue::{
@@ -33,7 +34,7 @@ impl Agent {
     /// `Invalid`, `NoSpace`, `Refused` when a copy that stays is not complete; nothing is changed then.
     pub(in crate::agent) fn set_legs(
         &self,
-        space: &Space,
+        space: &mut Verb<'_>,
         volume: &Versioned<VolumeRecord>,
         value: &str,
         dry: bool,
@@ -51,6 +52,8 @@ impl Agent {
                 self.check_legs_left(volume, &group, wanted)?;
             }
             if !dry {
+                // What serves it may have changed its record meanwhile.
+                group = self.group(&volume.group)?;
                 group.legs_wanted = Some(wanted);
                 self.store.txn().update(records::group_key(&group.name), &group).commit()?;
                 let pool = self.pool(&volume.pool)?;
@@ -67,7 +70,7 @@ impl Agent {
     /// Refuses more legs than drives can take.
     fn check_leg_room(
         &self,
-        space: &Space,
+        space: &mut Verb<'_>,
         volume: &VolumeRecord,
         group: &Versioned<GroupRecord>,
         wanted: u8,
@@ -112,7 +115,7 @@ impl Agent {
     /// Plans that a volume that is served gets or loses a leg.
     pub(super) fn plan_legs(
         &self,
-        space: &mut Space,
+        space: &mut Verb<'_>,
         volume: &VolumeRecord,
         group: Versioned<GroupRecord>,
         used: u32,
@@ -135,7 +138,7 @@ impl Agent {
 
     fn plan_leg(
         &self,
-        space: &mut Space,
+        space: &mut Verb<'_>,
         volume: &VolumeRecord,
         group: Versioned<GroupRecord>,
         used: u32,
@@ -167,7 +170,7 @@ impl Agent {
             return Ok(());
         }
         let volume = self.volume_of_group(group)?;
-        let mut choices = self.choices(space, pool)?;
+        let mut choices = self.choices_unopened(space, pool)?;
         // What takes over in the other rows takes over here, if it can.
         let takes: Vec<&String> = moving.places.iter().map(|place| &place.new.0).collect();
         let mut preferred = choices.clone();

@@ -7,6 +7,7 @@
 use super::plan::{Asked, Place, successors};
 use super::records::Step;
 use crate::agent::Agent;
+use crate::agent::locks::Verb;
 use crate::agent::placement::Choice;
 use crate::agent::space::Space;
 use crate::catalogue::{
@@ -85,9 +86,9 @@ impl Agent {
         for mut pool in self.store.list::<PoolRecord>("pools/")?.into_iter().filter(|pool| pool.rebalancing) {
             let mut waits = false;
             let mut left = 0;
-            let space = self.lock();
+            let mut space = self.lock();
             // A pool that is not complete waits until it is.
-            let Ok(choices) = self.choices(&space, &pool) else { continue };
+            let Ok(choices) = self.choices(&mut space, &pool) else { continue };
             let pairs = pairs(self.fills(&space, &pool, &choices)?);
             for (volume, group) in self.groups_of(&pool.name)? {
                 let moving = self.store.get::<MoveRecord>(&crate::catalogue::moves::key(&group.id))?;
@@ -120,7 +121,7 @@ impl Agent {
     /// Plans the next few extents of a volume that go to an emptier drive. Returns whether there are any.
     pub(super) fn plan_shift(
         &self,
-        space: &mut Space,
+        space: &mut Verb<'_>,
         volume: &VolumeRecord,
         group: Versioned<GroupRecord>,
         rows: u32,

@@ -1,8 +1,9 @@
 //! A move in the catalogue and on the drives that it leaves or takes: planned, prepared, switched, tidied up or undone.
 //!
-//! See `catalogue::moves` for the crash story. Everything here holds the verbs' lock.
+//! See `catalogue::moves` for the crash story. Everything here holds the lock of verbs.
 use super::plan::{Asked, Place, successors};
 use super::{Next, locked};
+use crate::agent::locks::Verb;
 use crate::agent::rows::{choice, wipe_extents};
 use crate::agent::space::Space;
 use crate::agent::{Agent, volumes};
@@ -76,27 +77,39 @@ impl Agent {
         Ok(found?.into_iter().map(|index| drives[index].id.clone()).collect())
     }
 
-    /// The drives of a pool as placement sees them.
+    /// The drives of a pool as placement sees them; each is opened.
     ///
     /// # Errors
     /// `NoSpace` in a pool that was imported and is not complete.
     pub(super) fn choices(
+        &self,
+        verb: &mut Verb<'_>,
+        pool: &PoolRecord,
+    ) -> Result<Vec<crate::agent::placement::Choice>> {
+        let drives = self.pool_drives(pool)?;
+        self.refuse_incomplete(pool, &drives)?;
+        let opens = verb.aside(|| self.openable(&drives));
+        Ok(drives.iter().map(|drive| choice(verb, drive, opens.contains(&drive.id))).collect())
+    }
+
+    /// As `choices`, for who may not wait for a drive: none is opened.
+    pub(super) fn choices_unopened(
         &self,
         space: &Space,
         pool: &PoolRecord,
     ) -> Result<Vec<crate::agent::placement::Choice>> {
         let drives = self.pool_drives(pool)?;
         self.refuse_incomplete(pool, &drives)?;
-        let there = |drive: &DriveRecord| self.is_there(drive) && self.open_drive(drive).is_ok();
-        Ok(drives.iter().map(|drive| choice(space, drive, there(drive))).collect())
+        Ok(drives.iter().map(|drive| choice(space, drive, self.is_there(drive))).collect())
     }
 
     /// Plans that a group leaves a drive, and takes the extents for it. With nothing there, the move only tells the group
     /// to leave it.
     pub(super) fn plan_leave(&self, volume: &VolumeRecord, id: &str, holds: &Holds) -> Result<()> {
         let mut space = self.lock();
-        let (drive, group) = (self.drive(id)?, self.group(&volume.group)?);
         let pool = self.pool(&volume.pool)?;
+        let mut choices = self.choices(&mut space, &pool)?;
+        let (drive, group) = (self.drive(id)?, self.group(&volume.group)?);
         if drive.leaving.is_none() || self.store.get::<MoveRecord>(&moves::key(&group.id))?.is_some() {
             return Ok(());
         }
@@ -104,7 +117,6 @@ impl Agent {
         for extent in &holds.extents {
             places.push(self.place_of(&group, id, *extent)?);
         }
-        let mut choices = self.choices(&space, &pool)?;
         let avoid = locked(&self.moving.known).get(&volume.id).map(|known| known.avoid.clone());
         let avoid = avoid.unwrap_or_default();
         let mut without = choices.clone();
@@ -192,12 +204,12 @@ impl Agent {
     /// What a target is to be asked; before it first hears of it, no superblock may lie where it would look for one.
     pub(super) fn order_of(
         &self,
-        space: &mut Space,
+        space: &mut Verb<'_>,
         group: &GroupRecord,
         mut record: Versioned<MoveRecord>,
     ) -> Result<Next> {
         if record.stage == Stage::Planned {
-            if let Err(error) = self.clear_homes(group, &record) {
+            if let Err(error) = space.aside(|| self.clear_homes(group, &record)) {
                 tracing::warn!("a drive that is to take over cannot be written: {error}");
                 let message = MoveEnd::NotOpened(error.to_string());
                 return self.undo(space, &group.name, &message).map(|()| Next::Nothing);
@@ -343,14 +355,14 @@ impl Agent {
         let home: Vec<_> =
             record.places.iter().filter(|place| place.row == 0).map(|place| place.old.clone()).collect();
         if !home.is_empty() {
-            self.carry_headers(&pool, &group, &volume, &home)?;
+            space.aside(|| self.carry_headers(&pool, &group, &volume, &home))?;
         }
         // What a leg that was added was copied from stays.
         let stays = |place: &Moved| record.change == MoveChange::AddLeg && place.new != place.old;
         let olds: Vec<(String, u32)> =
             record.places.iter().filter(|place| !stays(place)).map(|place| place.old.clone()).collect();
         let legs = group.legs;
-        self.free_extents(&mut space, &pool, group, &record, &olds)?;
+        self.free_extents(&mut space, &pool, &group, &record, &olds, |_| ())?;
         drop(space);
         self.note_moved(&volume);
         let what = crate::text::counted(record.places.len(), "extent");
@@ -375,8 +387,8 @@ impl Agent {
     }
 
     /// Forgets a move and gives its successors back. Nothing can be on its way to them any more.
-    fn undo(&self, space: &mut Space, group: &str, why: &MoveEnd) -> Result<()> {
-        let mut group = self.group(group)?;
+    fn undo(&self, space: &mut Verb<'_>, group: &str, why: &MoveEnd) -> Result<()> {
+        let group = self.group(group)?;
         let Some(record) = self.store.get::<MoveRecord>(&moves::key(&group.id))? else { return Ok(()) };
         if record.stage == Stage::Switched {
             return Ok(());
@@ -387,8 +399,9 @@ impl Agent {
         // A copy that the group never listed is none.
         let listed = self.status_of(&volume.name).map(|status| status.drives);
         let known = |id: &String| listed.iter().flatten().any(|seen| seen.id == *id);
-        group.copies.retain(|copy| *copy != empty_copy(&copy.drive) || known(&copy.drive));
-        self.free_extents(space, &pool, group, &record, &news)?;
+        self.free_extents(space, &pool, &group, &record, &news, |group| {
+            group.copies.retain(|copy| *copy != empty_copy(&copy.drive) || known(&copy.drive));
+        })?;
         self.note_given_up(&volume, &record, why);
         if !record.places.is_empty() {
             let message = format!("a move of volume {} was given up, and is tried again: {why}", volume.name);
@@ -398,14 +411,15 @@ impl Agent {
     }
 
     /// Wipes extents of a move that is over, gives them back, and forgets the move. What cannot be wiped stays taken until
-    /// its drive is there again or leaves the pool.
+    /// its drive is there again or leaves the pool. `change`: what else becomes of the group's record.
     fn free_extents(
         &self,
-        space: &mut Space,
+        space: &mut Verb<'_>,
         pool: &PoolRecord,
-        mut group: Versioned<GroupRecord>,
+        group: &GroupRecord,
         record: &Versioned<MoveRecord>,
         extents: &[(String, u32)],
+        change: impl FnOnce(&mut GroupRecord),
     ) -> Result<()> {
         let homes: BTreeSet<&(String, u32)> = record
             .places
@@ -417,11 +431,18 @@ impl Agent {
         for extent in extents {
             per_drive.entry(&extent.0).or_default().push((extent.1, homes.contains(extent)));
         }
+        let wipe = |(id, extents): (&String, &Vec<(u32, bool)>)| {
+            let media = self.drive(id).and_then(|drive| self.open_drive(&drive));
+            media.and_then(|media: Media| wipe_extents(&media, pool.extent_blocks, extents))
+        };
+        let wiped: Vec<Result<()>> =
+            space.aside(|| per_drive.iter().map(|(id, of)| wipe((id, of))).collect());
+        // What serves it may have changed its record meanwhile.
+        let mut group = self.group(&group.name)?;
+        change(&mut group);
         let mut txn = self.store.txn().remove(moves::key(&group.id), record);
         let mut freed = Vec::new();
-        for (id, extents) in per_drive {
-            let wiped = self.drive(id).and_then(|drive| self.open_drive(&drive));
-            let wiped = wiped.and_then(|media: Media| wipe_extents(&media, pool.extent_blocks, &extents));
+        for ((id, extents), wiped) in per_drive.into_iter().zip(wiped) {
             for (extent, _) in extents {
                 if wiped.is_ok() {
                     txn = txn.delete(records::extent_key(id, extent));

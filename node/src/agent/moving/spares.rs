@@ -56,7 +56,7 @@ impl Agent {
                 let drive = self.note_lost(drive, lost)?;
                 let delay = Duration::from_secs(pool.spare_delay_seconds);
                 if left > 0 && drive.leaving.is_none() && is_over(&drive, delay) {
-                    left -= usize::from(self.take_spare(&space, pool, drive)?);
+                    left -= usize::from(self.take_spare(&mut space, pool, drive)?);
                 }
             }
         }
@@ -75,7 +75,7 @@ impl Agent {
     /// Has spare space take a drive's place. Returns whether it does: there may be too little of it.
     fn take_spare(
         &self,
-        space: &crate::agent::space::Space,
+        space: &mut crate::agent::locks::Verb<'_>,
         pool: &PoolRecord,
         mut drive: Versioned<DriveRecord>,
     ) -> Result<bool> {

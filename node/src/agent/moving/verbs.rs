@@ -127,7 +127,7 @@ impl Agent {
         if !goes_on {
             let to = None;
             drive.leaving = Some(Leaving { errand, to });
-            self.check_room(&space, &pool, &drive, None)?;
+            self.check_room(&mut space, &pool, &drive, None)?;
         }
         let wanted = drive.leaving.clone();
         if !dry && !goes_on {
@@ -167,7 +167,7 @@ impl Agent {
     /// Refuses unless everything on a drive has a place elsewhere. `new` is a drive that is not in the pool yet.
     pub(super) fn check_room(
         &self,
-        space: &crate::agent::space::Space,
+        space: &mut crate::agent::locks::Verb<'_>,
         pool: &PoolRecord,
         drive: &DriveRecord,
         new: Option<Choice>,
@@ -303,13 +303,13 @@ impl Agent {
         let taker = match &member {
             Some(member) => {
                 old.leaving = Some(Leaving { errand: Errand::Replace, to: Some(member.id.clone()) });
-                self.check_room(&space, &pool, &old, None)?;
+                self.check_room(&mut space, &pool, &old, None)?;
                 member.clone()
             }
             None => {
-                let (choice, planned) = self.new_choice(&pool, &old, params)?;
+                let (choice, planned) = space.aside(|| self.new_choice(&pool, &old, params))?;
                 old.leaving = Some(Leaving { errand: Errand::Replace, to: Some(choice.id.clone()) });
-                self.check_room(&space, &pool, &old, Some(choice))?;
+                self.check_room(&mut space, &pool, &old, Some(choice))?;
                 if dry {
                     return Ok(Begun { id: None, shown: planned });
                 }
@@ -364,7 +364,7 @@ impl Agent {
 
     fn add_one(
         &self,
-        space: &mut crate::agent::space::Space,
+        space: &mut crate::agent::locks::Verb<'_>,
         pool: &str,
         old: &DriveRecord,
         params: &ReplaceDrive,

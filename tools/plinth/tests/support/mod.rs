@@ -140,6 +140,13 @@ impl Agent {
         self.process.take().expect("running").wait().expect("gone").code().expect("an exit code")
     }
 
+    /// Whether the agent has a file of its folder open.
+    pub fn has_open(&self, name: &str) -> bool {
+        let files = format!("/proc/{}/fd", self.process.as_ref().expect("running").id());
+        let files = std::fs::read_dir(files).expect("lives").flatten();
+        files.into_iter().any(|file| std::fs::read_link(file.path()).is_ok_and(|to| to == self.path(name)))
+    }
+
     /// Its state folder.
     fn state_folder(&self) -> PathBuf {
         self.path(self.state)
