@@ -76,7 +76,8 @@ impl Agent {
             if free.saturating_sub(places.len() as u64) * extent_bytes
                 < pool.reserve_bytes.saturating_add(spare)
             {
-                return Err(nothing_above_reserve(pool, spare));
+                refused = Some(nothing_above_reserve(pool, spare));
+                continue;
             }
             if let Err(error) = self.check_kept(space, pool, &on, group.columns) {
                 refused = Some(error);

@@ -477,6 +477,19 @@ fn home_rows_are_rebalanced() {
         contents.push(content);
     }
     agent.plinth("pool add p @d3").ok();
+    // One is cut short, with target and agent.
+    agent.plinth("pool set p resync_rate=64KiB").ok();
+    agent.plinth("pool rebalance p").ok();
+    wait_until(&agent, "moving", || pool(&agent)["tasks"][0]["state"] == "running");
+    let task = pool(&agent)["tasks"][0].clone();
+    assert_eq!(task["kind"], "rebalance");
+    let moved = task["volume"].as_str().expect("a name");
+    let pid = agent.wait_state(moved, "attached")["target"]["pid"].as_u64().expect("a target");
+    assert!(signal("KILL", &pid.to_string()), "the target lives");
+    agent.kill();
+    agent.run();
+    names.iter().for_each(|name| drop(agent.wait_state(name, "attached")));
+    agent.plinth("pool set p resync_rate=0").ok();
     let writer = Writer::start(agent.path("v.s"), contents.remove(0));
     agent.plinth("pool rebalance p --wait --timeout 120s").ok();
     contents.insert(0, writer.end());

@@ -21,7 +21,8 @@ use crate::agent::Agent;
 use crate::agent::placement::{Choice, Domain, domain};
 use crate::agent::rows::choice;
 use crate::agent::space::Space;
-use crate::catalogue::{DriveRecord, Life, PoolRecord, Versioned};
+use crate::catalogue::moves::{self, Stage};
+use crate::catalogue::{DriveRecord, Life, MoveRecord, PoolRecord, Versioned};
 use crate::error::{Error, Kind, Result};
 use std::collections::BTreeMap;
 
@@ -246,8 +247,17 @@ impl Agent {
         let drives = seen.into_iter().map(|(choice, _)| choice).zip(standing).collect();
         let mut kept = Kept::new(drives, spares);
         for (_, group) in self.groups_of(&pool.name)? {
+            // As it will be behind what is under way: the extents that take over are taken already.
+            let moving = self.store.get::<MoveRecord>(&moves::key(&group.id))?;
+            let moving =
+                moving.filter(|moving| moving.stage != Stage::Switched && moving.change.from().is_some());
+            let places = moving.map_or_else(Vec::new, |moving| moving.record.places);
+            let places: BTreeMap<(u32, usize), &String> =
+                places.iter().map(|moved| ((moved.row, moved.place), &moved.new.0)).collect();
             for row in self.rows_of(&group.id)? {
-                kept.row(row.drives(), group.columns);
+                let on = row.drives().enumerate();
+                let on = on.map(|(place, id)| places.get(&(row.row, place)).copied().unwrap_or(id));
+                kept.row(on, group.columns);
             }
         }
         Ok(Some(kept))
