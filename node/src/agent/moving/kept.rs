@@ -1,5 +1,6 @@
 //! What spares promise: whichever drives are lost, as many as the pool has spares and one after the other, everything on
-//! them that another leg has finds a place on the drives that are left, by the rules of placement.
+//! them that can be read, there or on another leg, finds a place on the drives that are left, by the rules of placement. A
+//! drive that only fails operations is emptied of what has one leg, too.
 //!
 //! The rule is a sufficient one, and does not ask how places are chosen. Take a set of drives that may be lost, and an
 //! extent on one of them. Each extent that was on these drives takes at most one other place at a time, so of the free
@@ -22,7 +23,7 @@ use crate::agent::placement::{Choice, Domain, domain};
 use crate::agent::rows::choice;
 use crate::agent::space::Space;
 use crate::catalogue::moves::{self, Stage};
-use crate::catalogue::{DriveRecord, Life, MoveRecord, PoolRecord, Versioned};
+use crate::catalogue::{DriveRecord, DriveState, Life, MoveRecord, PoolRecord, Versioned};
 use crate::error::{Error, Kind, Result};
 use std::collections::BTreeMap;
 
@@ -31,9 +32,9 @@ use std::collections::BTreeMap;
 enum Standing {
     /// It may be lost.
     Stays,
-    /// It is out of use, or spare space takes its place: what others have too is to find a place.
+    /// It is out of use, and cannot be read: what others have too is to find a place.
     Out,
-    /// The operator has it emptied: all of it is to find a place.
+    /// It is emptied: all of it is to find a place.
     Leaves,
 }
 
@@ -124,7 +125,7 @@ impl Kept {
 
     /// Whether what is on a drive is to find a place elsewhere when it goes.
     fn needs(&self, shape: &Shape, drive: usize) -> bool {
-        shape.is_mirrored() || self.standing[drive] == Standing::Leaves
+        shape.is_mirrored() || self.standing[drive] != Standing::Out
     }
 
     /// Whether everything on drives that are out, and on this one, finds a place, whichever others are lost with them.
@@ -218,16 +219,15 @@ fn most(of: impl IntoIterator<Item = u64>) -> impl Fn(usize) -> u64 {
     move |many| of.iter().take(many).sum()
 }
 
-/// How the drives of a pool stand, and how many more may be lost.
-fn standings(pool: &PoolRecord, drives: &[(Choice, &DriveRecord)]) -> (Vec<Standing>, usize) {
+/// How the drives of a pool stand, each given with whether it can be read, and how many more may be lost.
+fn standings(pool: &PoolRecord, drives: &[(&DriveRecord, bool)]) -> (Vec<Standing>, usize) {
     let spares = pool.spares as usize;
-    let lost = |(choice, drive): &(Choice, &DriveRecord)| {
-        drive.life == Life::Ready && drive.leaving.is_none() && !choice.usable
-    };
-    let gone = drives.iter().filter(|drive| lost(drive) || is_spared(drive.1)).count();
-    let standing = |drive: &(Choice, &DriveRecord)| match drive.1.leaving {
-        Some(_) if is_spared(drive.1) => Standing::Out,
-        Some(_) => Standing::Leaves,
+    let lost =
+        |(drive, read): &(&DriveRecord, bool)| drive.life == Life::Ready && drive.leaving.is_none() && !read;
+    let gone = drives.iter().filter(|drive| lost(drive) || is_spared(drive.0)).count();
+    let standing = |drive: &(&DriveRecord, bool)| match drive.0.leaving {
+        Some(_) if drive.1 => Standing::Leaves,
+        Some(_) => Standing::Out,
         None if lost(drive) && gone <= spares => Standing::Out,
         None => Standing::Stays,
     };
@@ -241,10 +241,12 @@ impl Agent {
             return Ok(None);
         }
         let drives: Vec<Versioned<DriveRecord>> = self.pool_drives(pool)?;
-        let seen: Vec<(Choice, &DriveRecord)> =
-            drives.iter().map(|drive| (choice(space, drive, self.is_there(drive)), &drive.record)).collect();
+        let read = |drive: &DriveRecord| drive.state == DriveState::Online && self.is_there(drive);
+        let seen: Vec<(&DriveRecord, bool)> =
+            drives.iter().map(|drive| (&drive.record, read(drive))).collect();
         let (standing, spares) = standings(pool, &seen);
-        let drives = seen.into_iter().map(|(choice, _)| choice).zip(standing).collect();
+        let choices = seen.iter().map(|(drive, read)| choice(space, drive, *read));
+        let drives = choices.zip(standing).collect();
         let mut kept = Kept::new(drives, spares);
         for (_, group) in self.groups_of(&pool.name)? {
             // As it will be behind what is under way: the extents that take over are taken already.

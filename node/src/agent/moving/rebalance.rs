@@ -207,15 +207,15 @@ impl Agent {
 }
 
 /// What a pool is to become.
-struct Even<'a> {
-    choices: &'a [Choice],
-    pairs: &'a [(String, String, u64)],
-    kept: Option<&'a Kept>,
+pub(super) struct Even<'a> {
+    pub choices: &'a [Choice],
+    pub pairs: &'a [(String, String, u64)],
+    pub kept: Option<&'a Kept>,
 }
 
 impl Even<'_> {
     /// Whether these steps take what the pool's spares need.
-    fn takes_from_spares(&self, group: &GroupRecord, steps: &[Step]) -> bool {
+    pub fn takes_from_spares(&self, group: &GroupRecord, steps: &[Step]) -> bool {
         let Some(kept) = self.kept else { return false };
         let mut then = kept.clone();
         for ((row, at), to) in steps {

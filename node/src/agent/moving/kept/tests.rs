@@ -24,15 +24,20 @@ fn drive(id: usize, node: &str, free: u32) -> Choice {
 #[derive(Clone)]
 struct Pool {
     drives: Vec<Choice>,
-    lost: Vec<bool>,
+    /// Those that are lost, and whether they can be read.
+    lost: Vec<Option<bool>>,
     groups: Vec<(usize, usize)>,
     rows: Vec<(usize, Vec<usize>)>,
 }
 
 impl Pool {
     fn kept(&self, spares: usize) -> Kept {
-        let gone = self.lost.iter().filter(|lost| **lost).count();
-        let standing = |lost: &bool| if *lost { Standing::Out } else { Standing::Stays };
+        let gone = self.lost.iter().flatten().count();
+        let standing = |lost: &Option<bool>| match lost {
+            None => Standing::Stays,
+            Some(true) => Standing::Leaves,
+            Some(false) => Standing::Out,
+        };
         let drives = self.drives.iter().cloned().zip(self.lost.iter().map(standing)).collect();
         let mut kept = Kept::new(drives, spares - gone);
         for (group, on) in &self.rows {
@@ -89,17 +94,25 @@ impl Pool {
         }
     }
 
-    fn lose(&mut self, drive: usize) {
-        (self.drives[drive].usable, self.lost[drive]) = (false, true);
+    fn lose(&mut self, drive: usize, read: bool) {
+        (self.drives[drive].usable, self.lost[drive]) = (false, Some(read));
     }
 
-    /// What others have too of what is on a drive that was lost goes elsewhere. Whether it all found a place.
+    /// Whether something of a group on a drive that was lost can be moved.
+    fn can_move(&self, group: usize, lost: usize) -> bool {
+        self.groups[group].0 > 1 || self.lost[lost] == Some(true)
+    }
+
+    /// What can be read of what was on a drive that was lost goes elsewhere. Whether it all found a place.
     fn leave(&mut self, lost: usize, dice: &mut Dice) -> bool {
         let level = domain(&self.drives);
         let mut order: Vec<usize> = (0..self.groups.len()).collect();
         let (turn, spiteful) = (dice.roll(order.len()), dice.roll(2) == 0);
         order.rotate_left(turn);
-        for group in order.into_iter().filter(|group| self.groups[*group].0 > 1) {
+        for group in order {
+            if !self.can_move(group, lost) {
+                continue;
+            }
             let columns = self.groups[group].1;
             let places: Vec<(usize, usize)> = (0..self.rows.len())
                 .filter(|row| self.rows[*row].0 == group)
@@ -154,7 +167,7 @@ fn some_pool(dice: &mut Dice) -> Pool {
     let drives: Vec<Choice> =
         (0..count).map(|at| drive(at, &format!("n{}", at % nodes), 1 + dice.roll(8) as u32)).collect();
     let groups = (0..1 + dice.roll(3)).map(|_| (1 + dice.roll(3), 1 + dice.roll(4) / 3)).collect();
-    Pool { lost: vec![false; count], drives, groups, rows: Vec::new() }
+    Pool { lost: vec![None; count], drives, groups, rows: Vec::new() }
 }
 
 /// All orders in which so many of these can be lost.
@@ -183,9 +196,9 @@ fn whatever_is_lost_finds_a_place() {
         for order in orders(pool.drives.len(), spares) {
             let mut after = pool.clone();
             for (nth, lost) in order.iter().enumerate() {
-                after.lose(*lost);
-                let rows =
-                    after.rows.iter().filter(|(group, on)| after.groups[*group].0 > 1 && on.contains(lost));
+                after.lose(*lost, dice.roll(2) == 0);
+                let rows = after.rows.iter();
+                let rows = rows.filter(|(group, on)| after.can_move(*group, *lost) && on.contains(lost));
                 moved[nth] += rows.count();
                 assert!(
                     after.leave(*lost, &mut dice),
@@ -209,13 +222,13 @@ fn who_grows_meanwhile_takes_no_place_that_is_needed() {
         pool.grow(spares, 8, &mut dice);
         for order in orders(pool.drives.len(), spares) {
             let mut after = pool.clone();
-            after.lose(order[0]);
+            after.lose(order[0], dice.roll(2) == 0);
             let before = after.rows.len();
             after.grow(spares, 20, &mut dice);
             grown += after.rows.len() - before;
             for (nth, lost) in order.iter().enumerate() {
                 if nth > 0 {
-                    after.lose(*lost);
+                    after.lose(*lost, dice.roll(2) == 0);
                 }
                 assert!(
                     after.leave(*lost, &mut dice),
@@ -233,11 +246,11 @@ impl Pool {
     fn has_places(&self) -> bool {
         (0..self.drives.len()).all(|lost| {
             let mut then = self.clone();
-            then.lose(lost);
+            then.lose(lost, true);
             let asked = Asked { pool: "p", volume: "v", what: "w", columns: 1 };
             let name = |at: &usize| then.drives[*at].id.clone();
-            let mirrored = then.rows.iter().enumerate().filter(|(_, (group, _))| then.groups[*group].0 > 1);
-            let places: Vec<Place> = mirrored
+            let rows = then.rows.iter().enumerate();
+            let places: Vec<Place> = rows
                 .filter_map(|(row, (_, on))| {
                     let at = on.iter().position(|at| *at == lost)?;
                     Some(Place { row: row as u32, drives: on.iter().map(name).collect(), at })
@@ -335,18 +348,109 @@ fn drives_that_are_gone_come_first() {
     use crate::catalogue::Errand::{Evacuate, Spare};
     use Standing::{Leaves, Out, Stays};
     let (here, spared, leaves) = (record(None), record(Some(Spare)), record(Some(Evacuate)));
-    let used = |at| drive(at, "", 1);
-    let gone = |at| Choice { usable: false, ..drive(at, "", 1) };
-    let of = |spares: u32, drives: &[(Choice, &DriveRecord)]| {
+    let of = |spares: u32, drives: &[(&DriveRecord, bool)]| {
         let pool = serde_json::json!({
             "id": "p", "name": "p", "created_at": "", "life": "ready", "extent_blocks": 64, "drives": [],
             "spares": spares,
         });
         standings(&serde_json::from_value(pool).expect("a pool of an earlier build"), drives)
     };
-    assert_eq!(of(1, &[(used(0), &here), (used(1), &here)]), (vec![Stays, Stays], 1));
-    assert_eq!(of(1, &[(used(0), &here), (gone(1), &here)]), (vec![Stays, Out], 0));
-    assert_eq!(of(1, &[(gone(0), &here), (gone(1), &here)]), (vec![Stays, Stays], 0));
-    assert_eq!(of(2, &[(gone(0), &spared), (gone(1), &here)]), (vec![Out, Out], 0));
-    assert_eq!(of(2, &[(gone(0), &leaves), (used(1), &here)]), (vec![Leaves, Stays], 2));
+    assert_eq!(of(1, &[(&here, true), (&here, true)]), (vec![Stays, Stays], 1));
+    assert_eq!(of(1, &[(&here, true), (&here, false)]), (vec![Stays, Out], 0));
+    assert_eq!(of(1, &[(&here, false), (&here, false)]), (vec![Stays, Stays], 0));
+    assert_eq!(of(2, &[(&spared, false), (&here, false)]), (vec![Out, Out], 0));
+    assert_eq!(of(2, &[(&spared, true), (&here, true)]), (vec![Leaves, Stays], 1));
+    assert_eq!(of(2, &[(&leaves, true), (&here, true)]), (vec![Leaves, Stays], 2));
+}
+
+fn volume(name: &str, legs: u8) -> crate::params::CreateVolume {
+    crate::params::CreateVolume {
+        name: name.into(),
+        pool: "p".into(),
+        size_bytes: 1 << 20,
+        legs: Some(legs),
+        columns: None,
+        stripe_unit_bytes: None,
+        group: None,
+        encrypt: false,
+        kek: None,
+    }
+}
+
+/// An agent with a pool of two drives, and a file for a third.
+fn two_drives(folder: &std::path::Path) -> (std::sync::Arc<Agent>, std::path::PathBuf) {
+    let agent = crate::agent::testing::agent(folder);
+    let drives = ["d1", "d2", "d3"].map(|name| folder.join(name));
+    for drive in &drives {
+        std::fs::File::create(drive).expect("creates").set_len(256 << 20).expect("sizes");
+    }
+    let params = crate::params::CreatePool {
+        name: "p".into(),
+        drives: drives[..2].to_vec(),
+        labels: crate::params::Labels::default(),
+        force: false,
+        extent_bytes: Some(16 << 20),
+    };
+    agent.create_pool(&params, false).expect("creates");
+    let [_, _, third] = drives;
+    (agent, third)
+}
+
+/// A second leg on the only other drive leaves no third one.
+#[test]
+fn a_leg_that_leaves_no_place_is_not_added() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (agent, _) = two_drives(folder.path());
+    agent.set_pool("p", "spares", "1", false).expect("sets");
+    agent.create_volume(&volume("v", 1), false).expect("creates");
+    let error = agent.set_volume("v", "legs", "2", false).expect_err("refused");
+    assert!(error.kind == Kind::NoSpace && error.message.contains("for its spares: were drive"), "{error}");
+    agent.set_pool("p", "spares", "0", false).expect("sets");
+    agent.set_volume("v", "legs", "2", false).expect("it may have two now");
+}
+
+/// The same story by the agent's verbs: mirrors on two drives, then volumes without a copy until there is no space left.
+/// Whichever drive is lost then, spare space takes its place.
+#[test]
+fn a_pool_is_filled_and_any_drive_can_be_lost() {
+    use crate::catalogue::{Errand, Leaving};
+    use crate::params::{AddDrives, Labels};
+    let folder = tempfile::tempdir().expect("a folder");
+    let (agent, third) = two_drives(folder.path());
+    for mirror in 0..6 {
+        agent.create_volume(&volume(&format!("m{mirror}"), 2), false).expect("creates");
+    }
+    let added = AddDrives { drives: vec![third], labels: Labels::default(), force: false };
+    agent.add_drives("p", &added, false).expect("adds");
+    agent.set_pool("p", "spares", "1", false).expect("sets");
+    let refused = (0..).find_map(|alone| agent.create_volume(&volume(&format!("a{alone}"), 1), false).err());
+    let refused = refused.expect("it is full some day");
+    assert!(
+        refused.kind == Kind::NoSpace && refused.message.contains("for its spares: were drive"),
+        "{refused}"
+    );
+    let pool = agent.pool("p").expect("there");
+    let records = agent.pool_drives(&pool).expect("there");
+    for lost in &records {
+        let leaving = Some(Leaving { errand: Errand::Spare, to: None });
+        let wanted = DriveRecord { leaving, ..lost.record.clone() };
+        agent.check_room(&agent.lock(), &pool, &wanted, None).expect("everything has a place");
+        let away = folder.path().join("away");
+        std::fs::rename(&lost.path, &away).expect("moves away");
+        agent.check_room(&agent.lock(), &pool, &wanted, None).expect("everything that is left has a place");
+        std::fs::rename(&away, &lost.path).expect("moves back");
+    }
+    // Nor does a move take it.
+    let kept = agent.kept(&agent.lock(), &pool).expect("reads").expect("it has spares");
+    let even = crate::agent::moving::rebalance::Even { choices: &[], pairs: &[], kept: Some(&kept) };
+    let on = |name: &str| {
+        let group = agent.group(name).expect("there").record;
+        let row = agent.rows_of(&group.id).expect("reads")[0].record.clone();
+        (group, row)
+    };
+    let third = &records[2].id;
+    let alone = (0..).map(|at| on(&format!("a{at}"))).find(|(_, row)| row.drives().all(|id| id != third));
+    let (group, row) = alone.expect("some lie on the first two");
+    let steps = vec![((row, 0), third.clone())];
+    assert!(even.takes_from_spares(&group, &steps), "the third drive has just what the mirrors need");
 }
