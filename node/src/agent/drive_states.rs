@@ -6,6 +6,7 @@
 //! before anything is written, of all groups, and once more by each engine, which knows best; if one refuses then
 //! (another drive failed in between), the drive is online again everywhere.
 use super::Agent;
+use super::pools::way_out;
 use super::view::{extent_bytes, view_drive};
 use crate::catalogue::{
     CopyState, DriveRecord, DriveState, GroupRecord, Life, PoolRecord, RowRecord, Severity, Versioned,
@@ -94,6 +95,16 @@ impl Agent {
 
     /// A drive of a pool, by id or by the path where it is.
     pub(super) fn drive_of(&self, pool: &PoolRecord, named: &str) -> Result<Versioned<DriveRecord>> {
+        let found = self.any_drive_of(pool, named)?;
+        if found.life == Life::Ready {
+            return Ok(found);
+        }
+        Err(Error::new(Kind::Busy, named, format!("drive {named} is not complete"))
+            .hint(way_out(&pool.name, &found)))
+    }
+
+    /// A drive of a pool, complete or not.
+    pub(super) fn any_drive_of(&self, pool: &PoolRecord, named: &str) -> Result<Versioned<DriveRecord>> {
         let resolved = Path::new(named).canonicalize();
         let is = |drive: &Versioned<DriveRecord>| {
             drive.id == named
@@ -101,12 +112,7 @@ impl Agent {
                 || resolved.as_ref().is_ok_and(|path| drive.path == *path)
         };
         let found = self.pool_drives(pool)?.into_iter().find(is);
-        let found = found.ok_or_else(|| no_drive(&pool.name, named))?;
-        if found.life == Life::Ready {
-            return Ok(found);
-        }
-        Err(Error::new(Kind::Busy, named, format!("drive {named} is not complete"))
-            .hint(format!("repeat plinth pool add {}", pool.name)))
+        found.ok_or_else(|| no_drive(&pool.name, named))
     }
 
     /// The attached volumes with a copy on a drive, each with its group.
@@ -301,7 +307,7 @@ impl Agent {
         let forgiven = self.forgive_failure(&id)?;
         let changed = drive.state != DriveState::Online || drive.leaving.is_some();
         if changed {
-            (drive.state, drive.leaving, drive.lost_since) = (DriveState::Online, None, None);
+            (drive.state, drive.leaving, drive.lost) = (DriveState::Online, None, None);
             self.store.txn().update(records::drive_key(&id), &drive).commit()?;
         }
         if changed || forgiven {

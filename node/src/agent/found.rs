@@ -129,7 +129,7 @@ pub fn lacking(pool: &PoolRecord, id: &str) -> DriveRecord {
         extents: 0,
         written: 0,
         leaving: None,
-        lost_since: None,
+        lost: None,
     }
 }
 

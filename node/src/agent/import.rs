@@ -274,7 +274,8 @@ impl Agent {
             format!("more of pool {name} was imported: {}", rebuilt.message)
         };
         if first {
-            message += "; its reserve, spares, rates and the caches of its volumes are the defaults again: see plinth pool set";
+            message += "; its reserve, spares, rates and the caches of its volumes are the defaults again, and all its drives \
+                        are in use: see plinth pool set and plinth drive list";
         }
         self.events.history(id, &format!("pool import {name}"), &message);
         let severity = if rebuilt.lacks || !rebuilt.pool.left_out.is_empty() {
@@ -371,6 +372,6 @@ pub(super) fn drive_of(pool: &str, seen: &Seen) -> DriveRecord {
         extents: extents(label.blocks, label.extent_blocks),
         written: label.written,
         leaving: None,
-        lost_since: None,
+        lost: None,
     }
 }

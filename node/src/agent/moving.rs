@@ -12,6 +12,7 @@
 //! [`AT_ONCE`] groups of a pool move at a time.
 mod carry;
 mod drives;
+mod kept;
 mod legs;
 mod plan;
 mod rebalance;
@@ -163,12 +164,16 @@ impl Agent {
             self.store.list::<MoveRecord>("moves/")?.into_iter().map(|m| m.record.group).collect();
         let rebalanced = self.rebalanced_pools()?;
         let groups = self.store.list::<GroupRecord>("groups/")?;
+        let waits = self.waits_for_drives(&groups)?;
         let relegged: BTreeSet<String> =
             groups.into_iter().filter(|g| g.legs_to_change()).map(|g| g.record.id).collect();
-        if leaving.is_empty() && under_way.is_empty() && rebalanced.is_empty() && relegged.is_empty() {
+        let idle = leaving.is_empty() && under_way.is_empty() && rebalanced.is_empty() && relegged.is_empty();
+        if !idle || waits {
+            self.settle_drives()?;
+        }
+        if idle {
             return Ok(None);
         }
-        self.settle_drives()?;
         let mut moved = Vec::new();
         let mut at_once: BTreeMap<String, usize> = BTreeMap::new();
         for volume in self.store.list::<VolumeRecord>("volumes/")? {

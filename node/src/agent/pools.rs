@@ -2,18 +2,23 @@
 //!
 //! Crash story of `create` and `add`: pool and drives are announced in the catalogue with the identities that
 //! their labels will have, then the labels are written and flushed, then the drives are marked ready. A
-//! repetition finds the announcement and goes on with the same identities. `delete` is announced likewise
+//! repetition finds the announcement and goes on with the same identities (`announced`). `delete` is announced likewise
 //! before the first label goes.
+mod announced;
+
+pub(crate) use announced::uuid;
+pub(super) use announced::{Finisher, unfinished, way_out};
+
 use super::Agent;
 use super::locks::Verb;
 use super::space::Space;
 use crate::catalogue::{DriveRecord, DriveState, Life, PoolRecord, Severity, Txn, Versioned, records};
-use crate::drives::{Identity, LabelState, Media, find_signature, label as labels, read_label, write_label};
+use crate::drives::{Identity, LabelState, Media, find_signature, label as labels, read_label};
 use crate::error::{Error, Kind, Result};
 use crate::params::{AddDrives, CreatePool, Labels};
 use crate::protocol::Request;
 use crate::{files, model, text};
-use base::{BLOCK_BYTES, Blocks, Uuid};
+use base::BLOCK_BYTES;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use volume::Label;
@@ -46,7 +51,9 @@ impl Agent {
         if let Some(pool) = self.store.get::<PoolRecord>(&records::pool_key(&params.name))? {
             space.aside(|| self.same_pool(&pool, &paths, &params.labels, extent_blocks))?;
             if pool.life == Life::Creating && !dry {
-                self.finish_pool(&mut space, pool, params.force)?;
+                let drives = pool.drives.clone();
+                let finisher = Finisher::Command { drives: &drives, force: params.force };
+                self.finish_pool(&mut space, pool, finisher)?;
             }
             return self.view_pool(&space, &params.name);
         }
@@ -77,7 +84,9 @@ impl Agent {
         }
         let version = txn.commit()?;
         drop(candidates);
-        self.finish_pool(&mut space, Versioned { version, record: pool }, params.force)?;
+        let drives = pool.drives.clone();
+        let finisher = Finisher::Command { drives: &drives, force: params.force };
+        self.finish_pool(&mut space, Versioned { version, record: pool }, finisher)?;
         self.view_pool(&space, &params.name)
     }
 
@@ -110,11 +119,15 @@ impl Agent {
         let paths = drive_paths(&params.drives)?;
         let pool = self.ready_pool(name)?;
         let present = self.pool_drives(&pool)?;
+        let mut named = Vec::new();
         let candidates = space.aside(|| {
             let mut new = Vec::new();
             for path in &paths {
                 match find_drive(&present, path)? {
-                    Some(drive) => same_labels(name, drive, &params.labels)?,
+                    Some(drive) => {
+                        same_labels(name, drive, &params.labels)?;
+                        named.push(drive.id.clone());
+                    }
                     None => new.push(path.clone()),
                 }
             }
@@ -126,6 +139,7 @@ impl Agent {
             return Ok(Some(super::view::planned_pool(&record, &drives)));
         }
         drop(candidates);
+        named.extend(drives.iter().map(|drive| drive.id.clone()));
         let mut pool = Versioned { version: pool.version, record };
         if pool.drives.len() > before {
             let mut txn = self.store.txn().update(records::pool_key(name), &pool);
@@ -134,7 +148,7 @@ impl Agent {
             }
             pool.version = txn.commit()?;
         }
-        self.finish_pool(space, pool, params.force)?;
+        self.finish_pool(space, pool, Finisher::Command { drives: &named, force: params.force })?;
         Ok(None)
     }
 
@@ -179,41 +193,6 @@ impl Agent {
             let drive = find_drive(&drives, path)?.ok_or_else(taken)?;
             same_labels(&pool.name, drive, labels).map_err(|_| taken())?;
         }
-        Ok(())
-    }
-
-    /// Writes the labels that were announced and marks pool and drives ready.
-    pub(super) fn finish_pool(
-        &self,
-        space: &mut Verb<'_>,
-        mut pool: Versioned<PoolRecord>,
-        force: bool,
-    ) -> Result<()> {
-        let mut drives = self.pool_drives(&pool)?;
-        let mut added = Vec::new();
-        for drive in drives.iter_mut().filter(|drive| drive.life == Life::Creating) {
-            space.aside(|| prepare_drive(&pool, drive, force))?;
-            drive.life = Life::Ready;
-            added.push(drive.path.display().to_string());
-        }
-        let created = pool.life == Life::Creating;
-        if !created && added.is_empty() {
-            return Ok(());
-        }
-        pool.life = Life::Ready;
-        let mut txn = self.store.txn().update(records::pool_key(&pool.name), &pool);
-        for drive in &drives {
-            txn = txn.update(records::drive_key(&drive.id), drive);
-        }
-        txn.commit()?;
-        for drive in &drives {
-            space.add_drive(&drive.id, drive.extents);
-        }
-        let (verb, what) = if created { ("create", "created with") } else { ("add", "got") };
-        let message =
-            format!("pool {} {what} {}: {}", pool.name, text::counted(added.len(), "drive"), added.join(" "));
-        self.events.history(&pool.id, &format!("pool {verb} {}", pool.name), &message);
-        self.events.record(Severity::Info, &format!("pool_{verb}"), &pool.name, &message);
         Ok(())
     }
 
@@ -383,7 +362,8 @@ impl Agent {
         pool: &Versioned<PoolRecord>,
         drives: &[Versioned<DriveRecord>],
     ) -> Result<()> {
-        let mut txn = txn.remove(records::pool_key(&pool.name), pool);
+        let ids: Vec<&str> = drives.iter().map(|drive| drive.id.as_str()).collect();
+        let mut txn = self.forget_deleted(txn.remove(records::pool_key(&pool.name), pool), &ids)?;
         for drive in drives {
             txn = txn.remove(records::drive_key(&drive.id), drive);
             for key in self.store.keys(&format!("extents/{}/", drive.id))? {
@@ -494,62 +474,12 @@ fn announce(
             extents: count,
             written: 1,
             leaving: None,
-            lost_since: None,
+            lost: None,
         };
         pool.drives.push(drive.id.clone());
         drives.push(drive);
     }
     Ok((pool, drives))
-}
-
-/// Writes the label that was announced for a drive. What is on the drive is checked again: something may have
-/// come between the announcement and now.
-fn prepare_drive(pool: &PoolRecord, drive: &DriveRecord, force: bool) -> Result<()> {
-    let media = Media::open(&drive.path)?;
-    let wanted = label_of(pool, drive)?;
-    if let Ok(LabelState::Ours { label, bad_copy }) = read_label(&media) {
-        if label == wanted && bad_copy.is_none() {
-            return Ok(());
-        }
-        if label.drive != wanted.drive && !force {
-            let name = drive.path.display().to_string();
-            let message = format!("{name} has become a drive of pool {}", label.pool_name);
-            return Err(Error::new(Kind::Refused, name, message).hint("--force overwrites it"));
-        }
-    }
-    if media.blocks().get() < drive.blocks {
-        let name = drive.path.display().to_string();
-        return Err(Error::new(
-            Kind::Refused,
-            name.clone(),
-            format!("{name} is smaller than when it was announced"),
-        ));
-    }
-    labels::clear_ends(&media)?;
-    write_label(&media, &wanted)
-}
-
-/// The label that a record stands for.
-pub(super) fn label_of(pool: &PoolRecord, drive: &DriveRecord) -> Result<Label> {
-    Ok(Label {
-        pool: uuid(&pool.id)?,
-        pool_name: pool.name.clone(),
-        drive: uuid(&drive.id)?,
-        blocks: Blocks::new(drive.blocks),
-        extent_blocks: pool.extent_blocks,
-        written: drive.written,
-        node: drive.node.clone(),
-        rack: drive.rack.clone(),
-        zone: drive.zone.clone(),
-        class: drive.class.clone(),
-    })
-}
-
-/// Parses an identity of the catalogue.
-pub(crate) fn uuid(text: &str) -> Result<Uuid> {
-    files::parse_uuid(text).ok_or_else(|| {
-        Error::new(Kind::Damage, text, format!("the catalogue holds {text:?} where an identity should be"))
-    })
 }
 
 /// A length of time of whole seconds.

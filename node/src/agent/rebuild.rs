@@ -12,7 +12,7 @@ use super::rows::extents_of;
 use crate::catalogue::records::{LeftOut, LeftRecord};
 use crate::catalogue::{
     ABSENT, CopyState, DriveRecord, ExtentRecord, GroupRecord, Life, PoolRecord, Txn, Versioned,
-    VolumeRecord, records,
+    VolumeRecord, deleted, records,
 };
 use crate::drives::{LabelState, Media, Seen, read_label};
 use crate::error::{Error, Kind, Result};
@@ -216,6 +216,7 @@ impl Agent {
             }
         }
         names.extend(self.empty_groups()?.iter().map(|empty| format!("groups/{}", empty.name)));
+        let deleted = self.store.keys(deleted::PREFIX)?;
         // One that is being deleted stays so.
         let own = |id: &String| {
             let busy = |volume: &VolumeRecord| {
@@ -225,7 +226,8 @@ impl Agent {
         };
         for mut group in found.groups {
             let had = known.get(&group.group.id);
-            if own(&group.group.id) {
+            // Nor does one come back that was deleted while this drive was away.
+            if own(&group.group.id) || deleted.contains(&deleted::key(&group.group.id)) {
                 continue;
             }
             match take_names(&mut group, had, &mut names).or_else(|| plan.collision(&group)) {
@@ -236,7 +238,10 @@ impl Agent {
                 Some(why) => plan.leave_out(&group, why),
             }
         }
-        let unknown = found.left_out.into_iter().filter(|left| !known.contains_key(&left.group));
+        let unknown = found
+            .left_out
+            .into_iter()
+            .filter(|left| !known.contains_key(&left.group) && !deleted.contains(&deleted::key(&left.group)));
         plan.pool.left_out.extend(unknown);
         for held in found.held {
             // Of a group that has served a header without a row is on its way in or out, unless its drive was never

@@ -3,6 +3,7 @@
 //! A verb that cannot be finished now (a drive is away) stays as it is and is reported; its repetition or the
 //! next start tries again.
 use super::Agent;
+use super::pools::Finisher;
 use crate::catalogue::{Life, PoolRecord, Severity, Versioned, VolumeRecord};
 use crate::error::Result;
 use std::sync::Arc;
@@ -69,7 +70,7 @@ impl Agent {
                 Life::Deleting => report("deletion", &name, self.delete_pool(&name, false)),
                 Life::Creating | Life::Ready => {
                     let mut space = self.lock();
-                    report("preparation", &name, self.finish_pool(&mut space, pool, false));
+                    report("preparation", &name, self.finish_pool(&mut space, pool, Finisher::Start));
                 }
             }
         }

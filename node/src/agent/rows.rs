@@ -16,11 +16,12 @@ use super::space::Space;
 use super::volumes::current_copy;
 use crate::catalogue::moves::{self, Stage};
 use crate::catalogue::{
-    CopyState, DriveRecord, DriveState, ExtentRecord, GroupRecord, Life, MoveRecord, PoolRecord, RowRecord,
-    Severity, Txn, Versioned, records,
+    CopyState, DeletedRecord, DriveRecord, DriveState, ExtentRecord, GroupRecord, Life, MoveRecord,
+    PoolRecord, RowRecord, Severity, Txn, Versioned, deleted, records,
 };
 use crate::drives::{LabelState, Media, read_label};
 use crate::error::{Error, Kind, Result};
+use crate::moves::MoveChange;
 use crate::target_spec::{Row, RowExtent};
 use base::limits::MAX_DRIVES;
 use base::{BLOCK_BYTES, Blocks, ExtentNo};
@@ -55,28 +56,41 @@ impl Agent {
                 let copy = group.copies.iter().find(|copy| copy.drive == *id);
                 copy.map_or(room, |copy| copy.state == CopyState::Current)
             };
-            drives.retain(|drive| fits(&drive.id) && !avoid.contains(&drive.id));
+            let moving =
+                self.store.get::<MoveRecord>(&moves::key(&group.id))?.map(|moving| moving.record.change);
+            let left = |id: &String| matches!(&moving, Some(MoveChange::Leave { drive }) if drive == id);
+            drives.retain(|drive| fits(&drive.id) && !avoid.contains(&drive.id) && !left(&drive.id));
         }
         let fits = |drive: &DriveRecord| self.is_there(drive) && !avoid.contains(&drive.id);
         let choices: Vec<Choice> = drives.iter().map(|drive| choice(space, drive, fits(drive))).collect();
-        let places = place(&pool.name, &choices, group.legs, group.columns, before)?;
-        let free: u64 = choices.iter().filter(|c| c.usable).map(|c| u64::from(c.free)).sum();
-        let extent_bytes = u64::from(pool.extent_blocks) * BLOCK_BYTES as u64;
-        let taken = |id: &str| {
-            let more = places.iter().filter(|index| drives[**index].id == id).count() as u32;
-            space.taken(id) + more
-        };
-        let spare = super::moving::spare_extents(pool, &all, taken) * extent_bytes;
-        if free.saturating_sub(places.len() as u64) * extent_bytes < pool.reserve_bytes.saturating_add(spare)
-        {
-            return Err(nothing_above_reserve(pool, spare));
+        let mut refused = None;
+        // Where the row before is; or else wherever there is most space.
+        for before in [before, &[]] {
+            let places = place(&pool.name, &choices, group.legs, group.columns, before)?;
+            let on: Vec<&String> = places.iter().map(|index| &drives[*index].record.id).collect();
+            let spare = super::moving::spare_extents(pool, &all, |id| {
+                space.taken(id) + on.iter().filter(|on| **on == id).count() as u32
+            });
+            let free: u64 = choices.iter().filter(|c| c.usable).map(|c| u64::from(c.free)).sum();
+            let extent_bytes = u64::from(pool.extent_blocks) * BLOCK_BYTES as u64;
+            let spare = spare * extent_bytes;
+            if free.saturating_sub(places.len() as u64) * extent_bytes
+                < pool.reserve_bytes.saturating_add(spare)
+            {
+                refused = Some(nothing_above_reserve(pool, spare));
+                continue;
+            }
+            if let Err(error) = self.check_kept(space, pool, &on, group.columns) {
+                refused = Some(error);
+                continue;
+            }
+            let extents = on.into_iter().map(|drive| {
+                let extent = space.first_free(drive).expect("a chosen drive has a free extent");
+                (drive.clone(), extent)
+            });
+            return Ok(RowRecord { row, extents: extents.collect(), grant: group.grants });
         }
-        let extents = places.into_iter().map(|index| {
-            let drive = drives[index].id.clone();
-            let extent = space.first_free(&drive).expect("a chosen drive has a free extent");
-            (drive, extent)
-        });
-        Ok(RowRecord { row, extents: extents.collect(), grant: group.grants })
+        Err(refused.expect("it was refused twice"))
     }
 
     /// Of a pool that was imported and is not all there nobody knows what lies where.
@@ -133,6 +147,10 @@ impl Agent {
         })?;
         let mut chosen = chosen;
         self.add_new_leg(&space, &pool, &group, &mut chosen)?;
+        if chosen.extents.len() > group.row_extents() {
+            let on: Vec<&String> = chosen.drives().collect();
+            self.check_kept(&space, &pool, &on, group.columns)?;
+        }
         for (drive, _) in &chosen.extents {
             if group.copies.iter().all(|copy| copy.drive != *drive) {
                 group.copies.push(current_copy(drive));
@@ -252,7 +270,7 @@ impl Agent {
     /// drive that is not there cannot be wiped; it stays taken until the drive is back or removed.
     ///
     /// # Errors
-    /// A drive's, with nothing freed on it.
+    /// The catalogue's.
     pub(super) fn take_back(
         &self,
         space: &mut Verb<'_>,
@@ -282,17 +300,24 @@ impl Agent {
                 if moving.iter().any(|m| m.stage == Stage::Switched) { &place.old } else { &place.new };
             per_drive.entry(other.0.clone()).or_default().push((other.1, true));
         }
+        let mut left = Vec::new();
         space.aside(|| {
-            per_drive.iter().try_for_each(|(id, extents)| {
-                let media = self.open_drive(&self.drive(id)?.record)?;
-                wipe_extents(&media, pool.extent_blocks, extents)
-            })
-        })?;
+            per_drive.retain(|id, extents| {
+                let drive = self.drive(id).and_then(|drive| self.open_drive(&drive));
+                let wiped = drive.and_then(|media| wipe_extents(&media, pool.extent_blocks, extents));
+                if let Err(error) = &wiped {
+                    tracing::warn!("extents of drive {id} stay taken: {error}");
+                    left.extend(extents.iter().map(|(extent, _)| (id.clone(), *extent)));
+                }
+                wiped.is_ok()
+            });
+        });
         let mut txn = self.store.txn();
         for row in &rows {
             txn = txn.remove(records::row_key(&group.id, row.row), row);
         }
         txn = txn.delete(moves::key(&group.id));
+        txn = self.keep_left(txn, group, left)?;
         for (id, extents) in &per_drive {
             for (extent, _) in extents {
                 txn = txn.delete(records::extent_key(id, *extent));
@@ -305,6 +330,33 @@ impl Agent {
             }
         }
         Ok(())
+    }
+
+    /// Adds to a transaction what a group that goes could not take along.
+    fn keep_left<'a>(
+        &self,
+        mut txn: Txn<'a>,
+        group: &GroupRecord,
+        mut left: Vec<(String, u32)>,
+    ) -> Result<Txn<'a>> {
+        if left.is_empty() {
+            return Ok(txn);
+        }
+        for (id, extent) in &left {
+            // What an import could not tell the row of is nobody's from now on, like the rest.
+            let key = records::extent_key(id, *extent);
+            if let Some(mut taken) = self.store.get::<ExtentRecord>(&key)?.filter(|taken| taken.unbacked) {
+                taken.unbacked = false;
+                txn = txn.update(key, &taken);
+            }
+        }
+        // An agent that was killed behind this has the rest of the deletion done again.
+        let before = self.store.get::<DeletedRecord>(&deleted::key(&group.id))?;
+        left.extend(before.into_iter().flat_map(|before| before.record.extents));
+        left.sort();
+        left.dedup();
+        let record = DeletedRecord { group: group.id.clone(), pool: group.pool.clone(), extents: left };
+        Ok(txn.put(deleted::key(&group.id), &record))
     }
 }
 

@@ -8,7 +8,7 @@ use crate::catalogue::{
     RowRecord, Versioned, VolumeRecord,
 };
 use crate::device;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::figures;
 use crate::model::{
     AgentInfo, Drive, Encryption, Health, LastResync, Leg, LegDrive, Pool, Resync, Status, Target, Volume,
@@ -67,7 +67,9 @@ impl Agent {
         let reserved = pool.reserve_bytes.saturating_add(spare * extent_bytes);
         let free = (size - allocated).saturating_sub(reserved);
         let lacks = super::rebuild::incomplete(&pool, &records);
-        let (health, status, action) = judge_pool(&pool, &drives, free, lacks);
+        let unfinished = records.iter().find(|drive| drive.life == Life::Creating);
+        let unfinished = unfinished.map(|drive| super::pools::unfinished(&pool, drive));
+        let (health, status, action) = judge_pool(&pool, &drives, free, lacks, unfinished);
         Ok(Pool {
             name: pool.name.clone(),
             id: pool.id.clone(),
@@ -326,6 +328,7 @@ fn judge_pool(
     drives: &[Drive],
     free_bytes: u64,
     lacks: Option<String>,
+    unfinished: Option<Error>,
 ) -> (Health, Option<String>, Option<String>) {
     let name = &pool.name;
     match pool.life {
@@ -349,6 +352,9 @@ fn judge_pool(
     }
     let out = |drive: &&Drive| !matches!(drive.state, DriveState::Online | DriveState::Evacuating);
     let absent: Vec<&Drive> = drives.iter().filter(out).collect();
+    if let (true, Some(unfinished)) = (absent.is_empty(), unfinished) {
+        return (Health::Degraded, Some(unfinished.message), unfinished.hint);
+    }
     if absent.is_empty() {
         return match free_bytes < extent_bytes(pool) && !drives.is_empty() {
             true => (Health::Online, Some(full(name)), Some(format!("plinth pool add {name} DRIVE..."))),

@@ -7,6 +7,7 @@
 //!
 //! Crash story: a transaction is durable when `commit` returns. A verb first writes what it is about to do,
 //! then does it to the drives, then writes that it is done; each half can be repeated.
+pub mod deleted;
 pub mod embedded;
 pub mod keys;
 pub mod moves;
@@ -14,13 +15,14 @@ pub mod records;
 pub mod scrubs;
 pub mod store;
 
+pub use deleted::DeletedRecord;
 pub use embedded::Embedded;
 pub use keys::{GroupEncryption, KeyLife, KeyRecord, KeyVersion, RekeyRecord, SealedKey, TransitPlace};
 pub use moves::MoveRecord;
 pub use records::{
     Attachment, CopyRecord, CopyState, DriveRecord, DriveState, EmptyGroupRecord, Errand, EventRecord,
-    ExtentRecord, FrontendKind, GroupRecord, HistoryRecord, Leaving, Life, PoolRecord, RowRecord, Severity,
-    VolumeRecord,
+    ExtentRecord, FrontendKind, GroupRecord, HistoryRecord, Leaving, Life, Lost, PoolRecord, RowRecord,
+    Severity, VolumeRecord,
 };
 pub use scrubs::{Damage, ScrubRecord, Want};
 pub use store::{Store, Txn, Versioned};

@@ -244,7 +244,17 @@ pub struct DriveRecord {
     pub leaving: Option<Leaving>,
     /// Since when it is missing or broken, in a pool with spares.
     #[serde(default)]
-    pub lost_since: Option<String>,
+    pub lost: Option<Lost>,
+}
+
+/// When a drive was lost, by a clock that nobody sets: the time of day may leap, at every boot of a machine whose
+/// battery is empty.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Lost {
+    /// The machine's boot, by the kernel's identity of it.
+    pub boot: String,
+    /// Seconds of it that had passed.
+    pub at_seconds: u64,
 }
 
 impl DriveRecord {
@@ -519,4 +529,11 @@ pub struct RowRecord {
     /// The number of this handing out among all of the group's (`GroupRecord::grants`).
     #[serde(default)]
     pub grant: u64,
+}
+
+impl RowRecord {
+    /// The drives of its extents.
+    pub fn drives(&self) -> impl Iterator<Item = &String> {
+        self.extents.iter().map(|(drive, _)| drive)
+    }
 }

@@ -361,14 +361,14 @@ impl Call<'_> {
         let client = self.client()?;
         // What is not there needs no question.
         match client.get(path) {
-            Err(error) if error.kind == Kind::NotFound && if_exists => return Ok(()),
+            Err(error) if if_exists && is_not_there(&error, name) => return Ok(()),
             Err(error) => return Err(error),
             Ok(_) => {}
         }
         confirm(self.global, name, what)?;
         // Nothing is printed: what was there and what was not end alike.
         match while_waiting(self.global, "deleting", || client.delete(&self.path(path))) {
-            Err(error) if error.kind == Kind::NotFound && if_exists => Ok(()),
+            Err(error) if if_exists && is_not_there(&error, name) => Ok(()),
             outcome => outcome.map(drop),
         }
     }
@@ -416,6 +416,11 @@ impl Call<'_> {
     }
 }
 
+/// Whether what is to be deleted does not exist; something else that it needs may not, either.
+fn is_not_there(error: &Error, name: &str) -> bool {
+    error.kind == Kind::NotFound && error.object.as_deref() == Some(name)
+}
+
 fn pool_path(pool: &str) -> String {
     format!("/v1/pools/{}", part(pool))
 }
@@ -457,4 +462,18 @@ fn parse_labels(labels: &Labels) -> Result<params::Labels> {
         }
     }
     Ok(parsed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A drive that is missing is no reason to say that its volume was deleted.
+    #[test]
+    fn only_what_is_to_be_deleted_may_be_missing() {
+        let missing = |object: &str| Error::new(Kind::NotFound, object, "there is none");
+        assert!(is_not_there(&missing("v"), "v"));
+        assert!(!is_not_there(&missing("/dev/sdc"), "v"));
+        assert!(!is_not_there(&Error::new(Kind::Busy, "v", "it is busy"), "v"));
+    }
 }

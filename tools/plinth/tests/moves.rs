@@ -497,6 +497,64 @@ fn a_pool_is_rebalanced() {
     assert_eq!(pool(&agent)["allocated_bytes"], 0);
 }
 
+/// Volumes that have no more than their home row go to a drive that is added, too: with all that they have on the one that
+/// they leave.
+#[test]
+fn home_rows_are_rebalanced() {
+    let mut agent = Agent::start();
+    for name in ["d1", "d2", "d3"] {
+        agent.drive(name, 256);
+    }
+    agent.plinth("pool create p @d1 @d2 --extent-size 8MiB").ok();
+    let names = ["v", "w", "x"];
+    let mut contents: Vec<Contents> = Vec::new();
+    for (index, name) in names.iter().enumerate() {
+        agent.plinth(&format!("volume create {name} --pool p --size 4MiB")).ok();
+        agent.plinth(&format!("volume attach {name} --nbd @{name}.s")).ok();
+        let mut content = Contents::new(64);
+        content.write(&mut Nbd::connect(&agent.path(&format!("{name}.s"))), index, 2);
+        contents.push(content);
+    }
+    agent.plinth("pool add p @d3").ok();
+    // One is cut short, with target and agent.
+    agent.plinth("pool set p resync_rate=64KiB").ok();
+    agent.plinth("pool rebalance p").ok();
+    wait_until(&agent, "moving", || pool(&agent)["tasks"][0]["state"] == "running");
+    let task = pool(&agent)["tasks"][0].clone();
+    assert_eq!(task["kind"], "rebalance");
+    let moved = task["volume"].as_str().expect("a name");
+    let pid = agent.wait_state(moved, "attached")["target"]["pid"].as_u64().expect("a target");
+    assert!(signal("KILL", &pid.to_string()), "the target lives");
+    agent.kill();
+    agent.run();
+    names.iter().for_each(|name| drop(agent.wait_state(name, "attached")));
+    agent.plinth("pool set p resync_rate=0").ok();
+    let writer = Writer::start(agent.path("v.s"), contents.remove(0));
+    agent.plinth("pool rebalance p --wait --timeout 120s").ok();
+    contents.insert(0, writer.end());
+    let home = |name: &str| agent.plinth(&format!("volume show {name} -o json")).json()["legs"].to_string();
+    let added = drive(&agent, "d3")["id"].as_str().expect("an id").to_owned();
+    assert!(names.iter().any(|name| home(name).contains(&added)), "{}", pool(&agent));
+    let taken = ["d1", "d2", "d3"]
+        .map(|name| drive(&agent, name)["allocated_bytes"].as_u64().expect("a number") >> 23);
+    let (least, most) = (taken.iter().min().expect("drives"), taken.iter().max().expect("drives"));
+    assert!(most - least <= 2, "{taken:?}");
+    // Whoever starts the targets anew finds them where they are now.
+    agent.kill();
+    agent.run();
+    for (name, content) in names.iter().zip(&contents) {
+        agent.wait_state(name, "attached");
+        content.check(&mut Nbd::connect(&agent.path(&format!("{name}.s"))));
+        agent.plinth(&format!("volume detach {name}")).ok();
+        agent.plinth(&format!("volume attach {name} --nbd @{name}.s")).ok();
+        content.check(&mut Nbd::connect(&agent.path(&format!("{name}.s"))));
+        agent.plinth(&format!("volume detach {name}")).ok();
+    }
+    agent.plinth("fsck @d1 @d2 @d3").ok();
+    names.iter().for_each(|name| drop(agent.plinth(&format!("volume delete {name} --yes")).ok()));
+    assert_eq!(pool(&agent)["allocated_bytes"], 0);
+}
+
 fn leg_count(agent: &Agent) -> u64 {
     agent.plinth("volume show v -o json").json()["leg_count"].as_u64().expect("a number")
 }

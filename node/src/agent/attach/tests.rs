@@ -119,7 +119,7 @@ fn a_path_that_is_claimed_is_looked_for_elsewhere() {
     let Some(device) = testing::LoopDevice::over(&file) else { return };
     let agent = testing::agent(folder.path());
     testing::volume_on(&agent, device.0.clone(), "v");
-    let seen_where_it_was = || agent.find_drives(&mut agent.lock(), "v", true).expect("looks");
+    let seen_where_it_was = || agent.usable_of(&agent.group("v").expect("a group")).expect("looks").1;
     assert!(seen_where_it_was());
     let claim = device.claim();
     assert!(!seen_where_it_was());

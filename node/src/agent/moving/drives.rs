@@ -10,12 +10,13 @@ use crate::agent::rows::wipe_extents;
 use crate::agent::space::Space;
 use crate::catalogue::records::{LeftRecord, left_key};
 use crate::catalogue::{
-    CopyState, DriveRecord, GroupRecord, Leaving, MoveRecord, PoolRecord, Severity, Versioned, VolumeRecord,
-    records,
+    CopyState, DeletedRecord, DriveRecord, GroupRecord, Leaving, MoveRecord, PoolRecord, Severity, Txn,
+    Versioned, VolumeRecord, deleted, records,
 };
 use crate::error::Result;
 use crate::protocol::Request;
 use crate::supervise::Phase;
+use std::collections::BTreeMap;
 
 impl Agent {
     /// Takes all drives that are to be empty as far as they can be taken without their volumes.
@@ -24,6 +25,9 @@ impl Agent {
         let groups = self.store.list::<GroupRecord>("groups/")?;
         for group in groups.into_iter().filter(|group| !group.unwiped.is_empty()) {
             self.wipe_left(&mut space, group)?;
+        }
+        for deleted in self.store.list::<DeletedRecord>(deleted::PREFIX)? {
+            self.wipe_deleted(&mut space, deleted)?;
         }
         for pool in self.store.list::<PoolRecord>("pools/")? {
             for drive in self.leaving_drives(&pool.name)? {
@@ -34,6 +38,59 @@ impl Agent {
             }
         }
         Ok(())
+    }
+
+    /// Whether something waits to be wiped until its drive is there.
+    pub(super) fn waits_for_drives(&self, groups: &[Versioned<GroupRecord>]) -> Result<bool> {
+        let unwiped = groups.iter().any(|group| !group.unwiped.is_empty());
+        Ok(unwiped || !self.store.keys(deleted::PREFIX)?.is_empty())
+    }
+
+    /// What a deleted group left is wiped now, where its drive is there: its target has ended.
+    fn wipe_deleted(&self, space: &mut Verb<'_>, mut record: Versioned<DeletedRecord>) -> Result<()> {
+        let extent_blocks = self.pool(&record.pool)?.extent_blocks;
+        let mut per_drive: BTreeMap<String, Vec<(u32, bool)>> = BTreeMap::new();
+        for (id, extent) in &record.extents {
+            per_drive.entry(id.clone()).or_default().push((*extent, true));
+        }
+        let mut txn = self.store.txn();
+        let mut freed = Vec::new();
+        for (id, extents) in per_drive {
+            let wipe = || {
+                let media = self.open_drive(&self.drive(&id)?.record)?;
+                wipe_extents(&media, extent_blocks, &extents)
+            };
+            if space.aside(wipe).is_ok() {
+                record.extents.retain(|(on, _)| *on != id);
+                for (extent, _) in extents {
+                    txn = txn.delete(records::extent_key(&id, extent));
+                    freed.push((id.clone(), extent));
+                }
+            }
+        }
+        if !freed.is_empty() {
+            Self::put_deleted(txn, &record).commit()?;
+            freed.iter().for_each(|(id, extent)| space.give_back(id, *extent));
+        }
+        Ok(())
+    }
+
+    /// Adds to a transaction what is still left of a deleted group.
+    fn put_deleted<'a>(txn: Txn<'a>, record: &Versioned<DeletedRecord>) -> Txn<'a> {
+        let key = deleted::key(&record.group);
+        if record.extents.is_empty() { txn.remove(key, record) } else { txn.update(key, record) }
+    }
+
+    /// Adds to a transaction that nothing of deleted groups is left on these drives, for they leave the catalogue.
+    pub(in crate::agent) fn forget_deleted<'a>(&self, mut txn: Txn<'a>, drives: &[&str]) -> Result<Txn<'a>> {
+        for mut record in self.store.list::<DeletedRecord>(deleted::PREFIX)? {
+            let before = record.extents.len();
+            record.extents.retain(|(on, _)| !drives.contains(&on.as_str()));
+            if record.extents.len() < before {
+                txn = Self::put_deleted(txn, &record);
+            }
+        }
+        Ok(txn)
     }
 
     /// Extents of a group that could not be wiped when they came back are wiped now, where their drive is there.
@@ -103,6 +160,9 @@ impl Agent {
             }
             unwiped += group.unwiped.iter().filter(|(id, _)| *id == drive.id).count();
         }
+        for deleted in self.store.list::<DeletedRecord>(deleted::PREFIX)? {
+            unwiped += deleted.extents.iter().filter(|(id, _)| *id == drive.id).count();
+        }
         // What an import could not rebuild is lost with a drive that is not there.
         if !self.is_there(drive) {
             unwiped += self.unbacked_on(&drive.id)?.len();
@@ -124,7 +184,8 @@ impl Agent {
         let to = drive.leaving.as_ref().and_then(|leaving| leaving.to.clone());
         let left = LeftRecord { id: id.clone(), path: drive.path.clone(), to };
         let txn = self.store.txn().update(records::pool_key(&pool.name), &pool);
-        let mut txn = txn.remove(records::drive_key(id), drive).put(left_key(&pool.id, id), &left);
+        let txn = txn.remove(records::drive_key(id), drive).put(left_key(&pool.id, id), &left);
+        let mut txn = self.forget_deleted(txn, &[id])?;
         for key in self.store.keys(&format!("extents/{id}/"))? {
             txn = txn.delete(key);
         }

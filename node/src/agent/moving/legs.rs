@@ -75,9 +75,11 @@ impl Agent {
         group: &Versioned<GroupRecord>,
         wanted: u8,
     ) -> Result<()> {
-        let mut choices = self.choices(space, &self.pool(&volume.pool)?.record)?;
+        let pool = self.pool(&volume.pool)?;
+        let mut choices = self.choices(space, &pool)?;
         let mut group = group.record.clone();
         let mut rows: Vec<RowRecord> = self.rows_of(&group.id)?.into_iter().map(|row| row.record).collect();
+        let before = rows.clone();
         rows.iter_mut().for_each(|row| row.extents.truncate(group.row_extents()));
         for legs in group.legs + 1..=wanted {
             let places = new_places(&group, &rows);
@@ -88,6 +90,15 @@ impl Agent {
                 row.extents.push((to, 0));
             }
             group.legs = legs;
+        }
+        if let Some(kept) = self.kept(space, &pool)? {
+            let mut then = kept.clone();
+            for (before, after) in before.iter().zip(&rows) {
+                then.change(before.drives(), after.drives(), group.columns);
+            }
+            if let Some(drive) = kept.loss_by(&then) {
+                return Err(self.needed_by_spares(&pool, drive));
+            }
         }
         Ok(())
     }

@@ -2,8 +2,16 @@
 //! helps no more.
 //!
 //! How full a drive is counts as a part of its size, as it will be behind the moves that are under way. A move helps as
-//! long as two drives differ by more than an extent and by more than [`CLOSE_PERCENT`]. What is in the home row of a
-//! volume stays where it is, and so does everything of volumes that are not attached.
+//! long as two drives differ by more than an extent and by more than [`CLOSE_PERCENT`]. Everything of volumes that are
+//! not attached stays where it is.
+//!
+//! Rows behind the home row go one by one, and the drive stays one of the volume's. A home row goes only with everything
+//! that the volume has on the drive, as it does when the drive is emptied: a drive that keeps other rows would keep
+//! superblocks that name the old home. So it goes last, when it is alone there or what is with it may go too; a volume
+//! that has more than that on a drive has other rows to make it more even.
+//!
+//! In a pool with spares nothing goes where it would take what they need (`kept`).
+use super::kept::Kept;
 use super::plan::{Asked, Place, successors};
 use super::records::Step;
 use crate::agent::Agent;
@@ -90,6 +98,8 @@ impl Agent {
             // A pool that is not complete waits until it is.
             let Ok(choices) = self.choices(&mut space, &pool) else { continue };
             let pairs = pairs(self.fills(&space, &pool, &choices)?);
+            let kept = self.kept(&space, &pool)?;
+            let even = Even { choices: &choices, pairs: &pairs, kept: kept.as_ref() };
             for (volume, group) in self.groups_of(&pool.name)? {
                 let moving = self.store.get::<MoveRecord>(&crate::catalogue::moves::key(&group.id))?;
                 let Some(status) = self.status_of(&volume.name) else {
@@ -98,8 +108,7 @@ impl Agent {
                     left += 1;
                     continue;
                 };
-                waits |= moving.is_some()
-                    || self.shift_of((&volume, &group), status.rows, &choices, &pairs)?.is_some();
+                waits |= moving.is_some() || self.shift_of((&volume, &group), status.rows, &even)?.is_some();
             }
             if waits {
                 rebalanced.insert(pool.record.name);
@@ -132,36 +141,46 @@ impl Agent {
         }
         let choices = self.choices(space, &pool)?;
         let pairs = pairs(self.fills(space, &pool, &choices)?);
-        let found = self.shift_of((volume, &group), rows, &choices, &pairs)?;
-        let Some((drive, steps)) = found else { return Ok(false) };
+        let kept = self.kept(space, &pool)?;
+        let even = Even { choices: &choices, pairs: &pairs, kept: kept.as_ref() };
+        let Some((change, steps)) = self.shift_of((volume, &group), rows, &even)? else { return Ok(false) };
         let (what, to) = (crate::text::counted(steps.len(), "extent"), self.drive(&steps[0].1)?);
-        let from = self.drive(&drive)?;
-        self.begin_move(space, group, MoveChange::Shift { drive }, &steps)?;
+        let from = self.drive(change.from().expect("extents go off a drive"))?;
+        self.begin_move(space, group, change, &steps)?;
         let (from, to) = (from.path.display(), to.path.display());
         let message = format!("{what} of volume {} go from drive {from} to drive {to}", volume.name);
         self.events.record(Severity::Info, "move_started", &volume.name, &message);
         Ok(true)
     }
 
-    /// The drive that extents of a volume should leave, and where they go.
+    /// The extents of a volume that should go to another drive, and how.
     fn shift_of(
         &self,
         (volume, group): (&VolumeRecord, &GroupRecord),
         used: u32,
-        choices: &[Choice],
-        pairs: &[(String, String, u64)],
-    ) -> Result<Option<(String, Vec<Step>)>> {
-        let rows = self.rows_of(&group.id)?;
+        even: &Even<'_>,
+    ) -> Result<Option<(MoveChange, Vec<Step>)>> {
+        let mut rows: Vec<RowRecord> = self.rows_of(&group.id)?.into_iter().map(|row| row.record).collect();
+        rows.retain(|row| row.row < used);
+        let behind_home = &rows[rows.partition_point(|row| row.row == 0)..];
         let counts =
             |id: &str| group.copies.iter().any(|copy| copy.drive == id && copy.state == CopyState::Current);
-        for (from, to, many) in pairs {
+        for (from, to, many) in even.pairs {
             let new = group.copies.iter().all(|copy| copy.drive != *to);
             if !counts(from) || !(new || counts(to)) {
                 continue;
             }
-            let steps = steps_between((volume, group), &rows, used, choices, (from, to), *many);
-            if !steps.is_empty() {
-                return Ok(Some((from.clone(), steps)));
+            let many = (*many).min(BATCH as u64) as usize;
+            let steps =
+                |rows: &[RowRecord]| steps_between((volume, group), rows, even.choices, (from, to), many);
+            let some = steps(behind_home);
+            if !some.is_empty() && !even.takes_from_spares(group, &some) {
+                return Ok(Some((MoveChange::Shift { drive: from.clone() }, some)));
+            }
+            let here = rows.iter().filter(|row| row.drives().any(|id| id == from)).count();
+            let all = steps(&rows);
+            if !all.is_empty() && all.len() == here && !even.takes_from_spares(group, &all) {
+                return Ok(Some((MoveChange::Leave { drive: from.clone() }, all)));
             }
         }
         Ok(None)
@@ -188,28 +207,46 @@ impl Agent {
     }
 }
 
-/// Places of a volume's rows, but not of its home row, that may go from one drive to another.
+/// What a pool is to become.
+pub(super) struct Even<'a> {
+    pub choices: &'a [Choice],
+    pub pairs: &'a [(String, String, u64)],
+    pub kept: Option<&'a Kept>,
+}
+
+impl Even<'_> {
+    /// Whether these steps take what the pool's spares need.
+    pub fn takes_from_spares(&self, group: &GroupRecord, steps: &[Step]) -> bool {
+        let Some(kept) = self.kept else { return false };
+        let mut then = kept.clone();
+        for ((row, at), to) in steps {
+            let after = row.drives().enumerate().map(|(place, id)| if place == *at { to } else { id });
+            then.change(row.drives(), after, group.columns);
+        }
+        kept.loss_by(&then).is_some()
+    }
+}
+
+/// Places of these rows that may go from one drive to another, so many at most.
 fn steps_between(
     (volume, group): (&VolumeRecord, &GroupRecord),
-    rows: &[Versioned<RowRecord>],
-    used: u32,
+    rows: &[RowRecord],
     choices: &[Choice],
     (from, to): (&str, &str),
-    many: u64,
+    many: usize,
 ) -> Vec<Step> {
     let mut only = choices.to_vec();
     only.iter_mut().for_each(|choice| choice.usable &= choice.id == to);
     let asked = Asked { pool: &volume.pool, volume: &volume.name, what: from, columns: group.columns };
     let mut steps = Vec::new();
-    for row in rows.iter().filter(|row| row.row > 0 && row.row < used) {
-        if steps.len() as u64 >= many.min(BATCH as u64) {
+    for row in rows {
+        if steps.len() >= many {
             break;
         }
-        let Some(at) = row.extents.iter().position(|(id, _)| id == from) else { continue };
-        let drives = row.extents.iter().map(|(id, _)| id.clone()).collect();
-        let place = Place { row: row.row, drives, at };
+        let Some(at) = row.drives().position(|id| id == from) else { continue };
+        let place = Place { row: row.row, drives: row.drives().cloned().collect(), at };
         if successors(asked, &mut only, &BTreeSet::new(), &[place]).is_ok() {
-            steps.push(((row.record.clone(), at), to.to_owned()));
+            steps.push(((row.clone(), at), to.to_owned()));
         }
     }
     steps

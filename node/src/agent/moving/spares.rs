@@ -3,18 +3,20 @@
 //! A spare is no drive of its own: space for the content of the fullest drives is left free on all of them, so that
 //! many drives take part in bringing redundancy back. A drive is lost when it is missing, was declared failed, or was
 //! put out by a group because of what it did, for as long as the pool's `spare_delay`; since when is in its record, so
-//! that an agent that starts anew does not begin to wait anew. It is emptied like by `drive evacuate` then, and
-//! counts as the one for whom space was kept until it is brought back or leaves the pool.
+//! that an agent that starts anew does not begin to wait anew. A machine that starts anew does: its drives may come
+//! one after the other. It is emptied like by `drive evacuate` then, and counts as the one for whom space was kept until
+//! it is brought back or leaves the pool.
 use crate::agent::Agent;
 use crate::catalogue::{
-    DriveRecord, DriveState, Errand, GroupRecord, Leaving, Life, PoolRecord, Severity, Versioned, records,
+    DriveRecord, DriveState, Errand, GroupRecord, Leaving, Life, Lost, PoolRecord, Severity, Versioned,
+    records,
 };
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use std::collections::BTreeSet;
-use std::time::{Duration, SystemTime};
+use std::path::Path;
 
 /// Extents that a pool keeps back for its spares: as many as its fullest drives have taken. A spare that was used keeps
-/// nothing back any more.
+/// nothing back any more. Whether those that are free are where they are needed is `kept`'s question.
 pub fn spare_extents(
     pool: &PoolRecord,
     drives: &[Versioned<DriveRecord>],
@@ -28,7 +30,7 @@ pub fn spare_extents(
 }
 
 /// Whether spare space took a drive's place.
-fn is_spared(drive: &DriveRecord) -> bool {
+pub(super) fn is_spared(drive: &DriveRecord) -> bool {
     drive.leaving.as_ref().is_some_and(|leaving| leaving.errand == Errand::Spare)
 }
 
@@ -37,6 +39,7 @@ impl Agent {
     pub(super) fn take_spares(&self) -> Result<()> {
         let pools = self.store.list::<PoolRecord>("pools/")?;
         for pool in pools.iter().filter(|pool| pool.life == Life::Ready && pool.spares > 0) {
+            let now = uptime()?;
             let mut space = self.lock();
             let drives = self.pool_drives(pool)?;
             if drives.iter().any(|drive| drive.life == Life::Ready && !self.is_there(drive)) {
@@ -53,9 +56,10 @@ impl Agent {
                     DriveState::Online => !self.is_there(&drive) || failed.contains(&drive.id),
                     _ => false,
                 };
-                let drive = self.note_lost(drive, lost)?;
-                let delay = Duration::from_secs(pool.spare_delay_seconds);
-                if left > 0 && drive.leaving.is_none() && is_over(&drive, delay) {
+                let drive = self.note_lost(drive, lost, &now)?;
+                let over = drive.lost.as_ref().and_then(|lost| lost_for(lost, &now));
+                let over = over.is_some_and(|seconds| seconds >= pool.spare_delay_seconds);
+                if left > 0 && drive.leaving.is_none() && over {
                     left -= usize::from(self.take_spare(&mut space, pool, drive)?);
                 }
             }
@@ -64,9 +68,15 @@ impl Agent {
     }
 
     /// Writes down since when a drive is lost, or that it is not.
-    fn note_lost(&self, mut drive: Versioned<DriveRecord>, lost: bool) -> Result<Versioned<DriveRecord>> {
-        if lost != drive.lost_since.is_some() {
-            drive.lost_since = lost.then(crate::text::now);
+    fn note_lost(
+        &self,
+        mut drive: Versioned<DriveRecord>,
+        lost: bool,
+        now: &Lost,
+    ) -> Result<Versioned<DriveRecord>> {
+        let noted = drive.lost.as_ref().is_some_and(|lost| lost_for(lost, now).is_some());
+        if lost != noted || lost != drive.lost.is_some() {
+            drive.lost = lost.then(|| now.clone());
             drive.version = self.store.txn().update(records::drive_key(&drive.id), &drive).commit()?;
         }
         Ok(drive)
@@ -104,11 +114,23 @@ fn failed_on((_, group): (crate::catalogue::VolumeRecord, Versioned<GroupRecord>
     failed.map(|copy| copy.drive).collect()
 }
 
-/// Whether a drive was lost for so long.
-fn is_over(drive: &DriveRecord, delay: Duration) -> bool {
-    // Instants compare as their texts do.
-    let since = SystemTime::now().checked_sub(delay).map(crate::text::show_instant);
-    drive.lost_since.as_ref().zip(since).is_some_and(|(lost, latest)| *lost <= latest)
+/// For how many seconds a drive is lost; `None` if that was noted before the machine was started.
+fn lost_for(lost: &Lost, now: &Lost) -> Option<u64> {
+    if lost.boot == now.boot { now.at_seconds.checked_sub(lost.at_seconds) } else { None }
+}
+
+/// The machine's boot, and how long it has run.
+fn uptime() -> Result<Lost> {
+    let read = |path: &str| {
+        let path = Path::new(path);
+        std::fs::read_to_string(path).map_err(|source| Error::io("read", path, &source))
+    };
+    let (boot, uptime) = (read("/proc/sys/kernel/random/boot_id")?, read("/proc/uptime")?);
+    let seconds = uptime.split('.').next().and_then(|seconds| seconds.parse().ok());
+    let at_seconds = seconds.ok_or_else(|| {
+        Error::general(Kind::Failed, format!("the kernel says {:?} for how long it runs", uptime.trim()))
+    })?;
+    Ok(Lost { boot: boot.trim().to_owned(), at_seconds })
 }
 
 #[cfg(test)]
@@ -153,27 +175,97 @@ mod tests {
         assert_eq!(spare_extents(&pool, &drives, taken), 8);
     }
 
+    /// The story: a machine booted in 1970, a drive was slow, the clock was set, and the drive had been lost for fifty
+    /// years. On another the clock was ahead when a drive went, and no spare took its place.
     #[test]
-    fn a_drive_is_lost_for_good_when_its_time_is_over() {
-        let mut lost = drive("a");
-        assert!(!is_over(&lost, Duration::ZERO));
-        lost.lost_since = Some(crate::text::now());
-        assert!(is_over(&lost, Duration::ZERO));
-        assert!(!is_over(&lost, Duration::from_secs(600)));
+    fn the_time_of_day_has_no_say_in_when_a_drive_is_lost_for_good() {
+        let at = |boot: &str, at_seconds| Lost { boot: boot.into(), at_seconds };
+        assert_eq!(lost_for(&at("a", 100), &at("a", 100)), Some(0));
+        assert_eq!(lost_for(&at("a", 100), &at("a", 700)), Some(600));
+        assert_eq!(lost_for(&at("a", 100), &at("b", 700)), None, "it is a question again behind a boot");
+        assert_eq!(lost_for(&at("a", 100), &at("a", 99)), None);
+        let (first, second) = (uptime().expect("a clock"), uptime().expect("a clock"));
+        assert!(lost_for(&first, &second).is_some_and(|seconds| seconds < 600), "{first:?} {second:?}");
     }
 
-    /// The group of volume `v` has put this drive out because of what it did, so many seconds ago.
-    fn put_out(agent: &Agent, drive: &str, seconds: u64) {
+    /// What is in the catalogue counts for the agent that starts next, and for none behind a boot.
+    #[test]
+    fn since_when_a_drive_is_lost_is_kept_and_begins_anew_behind_a_boot() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let agent = crate::agent::testing::agent(folder.path());
+        let noted = |lost: &Lost, is: bool| {
+            let version = agent
+                .store
+                .txn()
+                .put("drives/a", &DriveRecord { lost: Some(lost.clone()), ..drive("a").record });
+            let version = version.commit().expect("commits");
+            let drive = agent.store.get::<DriveRecord>("drives/a").expect("reads").expect("there");
+            assert_eq!(drive.version, version);
+            let now = Lost { boot: "now".into(), at_seconds: 900 };
+            agent.note_lost(drive, is, &now).expect("notes").record.lost
+        };
+        let at = |boot: &str, at_seconds| Lost { boot: boot.into(), at_seconds };
+        assert_eq!(noted(&at("now", 100), true), Some(at("now", 100)));
+        assert_eq!(noted(&at("before", 100), true), Some(at("now", 900)));
+        assert_eq!(noted(&at("now", 100), false), None);
+        assert_eq!(noted(&at("before", 100), false), None);
+    }
+
+    /// The story: a drive with a leg of a mirror and a volume without a copy was lost. Nobody could move the second, so the
+    /// first stayed without its other copy, too.
+    #[test]
+    fn what_nobody_else_has_does_not_keep_the_rest_from_its_spare() {
+        use crate::params::{AddDrives, CreatePool, CreateVolume, Labels};
+        let folder = tempfile::tempdir().expect("a folder");
+        let agent = crate::agent::testing::agent(folder.path());
+        let drives = ["d1", "d2", "d3"].map(|name| folder.path().join(name));
+        for drive in &drives {
+            std::fs::File::create(drive).expect("creates").set_len(256 << 20).expect("sizes");
+        }
+        let params = CreatePool {
+            name: "p".into(),
+            drives: drives[..2].to_vec(),
+            labels: Labels::default(),
+            force: false,
+            extent_bytes: None,
+        };
+        agent.create_pool(&params, false).expect("creates");
+        for (name, legs) in [("mirror", 2), ("alone", 1)] {
+            let params = CreateVolume {
+                name: name.into(),
+                pool: "p".into(),
+                size_bytes: 1 << 20,
+                legs: Some(legs),
+                columns: None,
+                stripe_unit_bytes: None,
+                group: None,
+                encrypt: false,
+                kek: None,
+            };
+            agent.create_volume(&params, false).expect("creates");
+        }
+        let added = AddDrives { drives: drives[2..].to_vec(), labels: Labels::default(), force: false };
+        agent.add_drives("p", &added, false).expect("adds");
+        let alone = agent.group("alone").expect("there").record.copies[0].drive.clone();
+        let lost = agent.drive(&alone).expect("there").record;
+        std::fs::remove_file(&lost.path).expect("is lost");
+        let pool = agent.pool("p").expect("there");
+        let room = |errand| {
+            let wanted = DriveRecord { leaving: Some(Leaving { errand, to: None }), ..lost.clone() };
+            agent.check_room(&mut agent.lock(), &pool, &wanted, None)
+        };
+        assert_eq!(room(Errand::Evacuate).expect_err("refused").kind, Kind::Refused);
+        assert_eq!(room(Errand::Spare), Ok(()));
+    }
+
+    /// The group of volume `v` has put this drive out because of what it did.
+    fn put_out(agent: &Agent, drive: &str) {
         let mut group = agent.group("v").expect("a group");
         let copy = group.copies.iter_mut().find(|copy| copy.drive == drive).expect("a copy");
         (copy.state, copy.failed) = (CopyState::Stale, true);
         agent.store.txn().update(records::group_key("v"), &group).commit().expect("stored");
         agent.take_spares().expect("looks");
-        let mut record = agent.drive(drive).expect("a drive");
-        assert!(record.lost_since.is_some(), "since when is written down");
-        let since = SystemTime::now() - Duration::from_secs(seconds);
-        record.lost_since = Some(crate::text::show_instant(since));
-        agent.store.txn().update(records::drive_key(drive), &record).commit().expect("stored");
+        assert!(agent.drive(drive).expect("a drive").lost.is_some(), "since when is written down");
     }
 
     fn leaving(agent: &Agent, drive: &str) -> Option<Errand> {
@@ -197,8 +289,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("folder");
         let (agent, drive) = mirror(folder.path(), &["d1", "d2", "d3"]);
         agent.take_spares().expect("looks");
-        assert!(agent.drive(&drive).expect("a drive").lost_since.is_none(), "nothing is wrong yet");
-        put_out(&agent, &drive, 590);
+        assert!(agent.drive(&drive).expect("a drive").lost.is_none(), "nothing is wrong yet");
+        put_out(&agent, &drive);
         agent.take_spares().expect("looks");
         assert_eq!(
             (leaving(&agent, &drive), told(&agent, "spare_taken").len()),
@@ -210,8 +302,9 @@ mod tests {
         copy.failed = false;
         agent.store.txn().update(records::group_key("v"), &group).commit().expect("stored");
         agent.take_spares().expect("looks");
-        assert!(agent.drive(&drive).expect("a drive").lost_since.is_none(), "its time begins anew");
-        put_out(&agent, &drive, 601);
+        assert!(agent.drive(&drive).expect("a drive").lost.is_none(), "its time begins anew");
+        put_out(&agent, &drive);
+        agent.set_pool("p", "spare_delay", "0", false).expect("sets");
         agent.take_spares().expect("looks");
         assert_eq!(leaving(&agent, &drive), Some(Errand::Spare));
         agent.take_spares().expect("looks");
@@ -224,8 +317,8 @@ mod tests {
     fn a_spare_without_a_place_is_called_short_once() {
         let folder = tempfile::tempdir().expect("folder");
         let (agent, drive) = mirror(folder.path(), &["d1", "d2"]);
-        put_out(&agent, &drive, 601);
-        agent.take_spares().expect("looks");
+        agent.set_pool("p", "spare_delay", "0", false).expect("sets");
+        put_out(&agent, &drive);
         agent.take_spares().expect("looks");
         assert_eq!((leaving(&agent, &drive), told(&agent, "spare_taken").len()), (None, 0));
         let short = told(&agent, "spare_short");

@@ -8,7 +8,7 @@ use crate::agent::view::{extent_bytes, view_drive};
 use crate::agent::{Agent, blocking};
 use crate::catalogue::records::LeftRecord;
 use crate::catalogue::{
-    DriveRecord, DriveState, Errand, GroupRecord, Leaving, PoolRecord, RowRecord, Severity, Versioned,
+    DriveRecord, DriveState, Errand, GroupRecord, Leaving, Life, PoolRecord, RowRecord, Severity, Versioned,
     VolumeRecord,
 };
 use crate::error::{Error, Kind, Result};
@@ -105,9 +105,16 @@ impl Agent {
     /// Checks that a drive can be emptied, and notes that it is to be.
     fn announce_leaving(&self, pool: &str, named: &str, errand: Errand, dry: bool) -> Result<Begun> {
         let mut space = self.lock();
-        let pool = self.ready_pool(pool)?;
-        let mut drive = match self.drive_of(&pool, named) {
-            Ok(drive) => drive,
+        let mut pool = self.ready_pool(pool)?;
+        let mut drive = match self.any_drive_of(&pool, named) {
+            Ok(drive) if drive.life == Life::Creating && errand == Errand::Remove => {
+                let shown = self.shown_as(&space, &pool, &drive);
+                if !dry {
+                    self.forget_announced(&mut space, &mut pool, &drive)?;
+                }
+                return Ok(Begun { id: None, shown });
+            }
+            Ok(_) => self.drive_of(&pool, named)?,
             Err(error) if error.kind == Kind::NotFound && errand.removes() => {
                 let left = self.left_drive(&pool, named)?.ok_or(error)?;
                 return Ok(Begun { id: None, shown: gone(&left) });
@@ -115,8 +122,8 @@ impl Agent {
             Err(error) => return Err(error),
         };
         self.rescan(&mut space)?;
-        let stays = pool.drives.len() > 1;
-        if errand.removes() && !stays {
+        let stays = |other: &Versioned<DriveRecord>| other.life == Life::Ready && other.id != drive.id;
+        if errand.removes() && !self.pool_drives(&pool)?.iter().any(stays) {
             let message = format!("drive {} is the last one of pool {}", drive.path.display(), pool.name);
             return Err(Error::new(Kind::Refused, drive.path.display().to_string(), message)
                 .hint(format!("plinth pool delete {} deletes the pool", pool.name)));
@@ -181,6 +188,10 @@ impl Agent {
                 continue;
             }
             if let Some(row) = self.has_nobody_else(&group, drive, &places)? {
+                // A spare takes the place of what others have too.
+                if super::spares::is_spared(drive) {
+                    continue;
+                }
                 let path = drive.path.display().to_string();
                 let message = format!(
                     "drive {path} cannot be emptied: it cannot be read, and nobody else has row {row} of volume {}",
@@ -402,7 +413,7 @@ fn gone(left: &LeftRecord) -> model::Drive {
         id: left.id.clone(),
         pool: none(),
         path: left.path.clone(),
-        life: crate::catalogue::Life::Ready,
+        life: Life::Ready,
         state: DriveState::Online,
         node: none(),
         rack: none(),
@@ -412,7 +423,7 @@ fn gone(left: &LeftRecord) -> model::Drive {
         extents: 0,
         written: 0,
         leaving: None,
-        lost_since: None,
+        lost: None,
     };
     view_drive(&drive, 0, 0, false, false)
 }

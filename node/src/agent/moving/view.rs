@@ -31,7 +31,8 @@ impl Agent {
                 }
             }
             if let Some(moving) = &moving
-                && let MoveChange::Shift { drive } = &moving.change
+                && let MoveChange::Shift { drive } | MoveChange::Leave { drive } = &moving.change
+                && !(leaves(moving, drive) && leaving.iter().any(|left| left.id == *drive))
             {
                 left.push((TaskKind::Rebalance, Some(drive.clone()), moving.places.len()));
             }

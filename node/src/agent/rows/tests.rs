@@ -1,6 +1,8 @@
-//! What a pool hands out, over a catalogue and drives in files: what it keeps back is nobody's.
+//! What a pool hands out and takes back, over a catalogue and drives in files.
 use super::*;
 use crate::agent::testing::{agent, pool, volume};
+use crate::catalogue::VolumeRecord;
+use crate::params::{CreatePool, CreateVolume, Labels};
 
 const EXTENT: u64 = 8 << 20;
 
@@ -38,4 +40,61 @@ fn the_reserve_is_kept_from_volumes_and_rows() {
     agent.grant_row("v", 2, None).expect("a row above the reserve");
     reserve(&agent, 0);
     agent.create_volume(&volume("w", 2), false).expect("creates");
+}
+
+/// A volume is deleted while a drive of its is away. What the drive says of it when it is back is no news: not even
+/// before it is wiped is the volume there again.
+#[test]
+fn a_deleted_volume_does_not_come_back_from_a_drive_that_was_away() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let agent = agent(folder.path());
+    let drives: Vec<_> = ["d1", "d2"].map(|name| folder.path().join(name)).to_vec();
+    for drive in &drives {
+        std::fs::File::create(drive).expect("creates").set_len(256 << 20).expect("sizes");
+    }
+    let params = CreatePool {
+        name: "p".into(),
+        drives: drives.clone(),
+        labels: Labels::default(),
+        force: false,
+        extent_bytes: None,
+    };
+    agent.create_pool(&params, false).expect("creates");
+    let params = CreateVolume {
+        name: "v".into(),
+        pool: "p".into(),
+        size_bytes: 1 << 20,
+        legs: Some(2),
+        columns: None,
+        stripe_unit_bytes: None,
+        group: None,
+        encrypt: false,
+        kek: None,
+    };
+    agent.create_volume(&params, false).expect("creates");
+    std::fs::rename(&drives[1], folder.path().join("away")).expect("moves away");
+    agent.delete_volume("v", false).expect("deletes");
+    let left = agent.store.list::<DeletedRecord>(deleted::PREFIX).expect("reads");
+    assert_eq!(left.len(), 1);
+    // Killed before the volume's record was gone, the deletion is done again: nothing is forgotten by that.
+    let group = GroupRecord { id: left[0].group.clone(), ..group_named(&agent, &params) };
+    let pool = agent.pool("p").expect("there");
+    agent.take_back(&mut agent.lock(), &pool, &group).expect("again");
+    assert_eq!(agent.store.list::<DeletedRecord>(deleted::PREFIX).expect("reads")[0].record, left[0].record);
+    agent.delete_volume("w", false).expect("deletes");
+    std::fs::rename(folder.path().join("away"), &drives[1]).expect("moves back");
+    let rebuilt = agent.rebuild(&mut agent.lock(), pool, &[], None, false).expect("looks at the drives");
+    assert_eq!(rebuilt.pool.left_out, []);
+    assert_eq!(agent.store.list::<VolumeRecord>("volumes/").expect("reads"), []);
+    assert!(agent.lock().taken(&left[0].extents[0].0) > 0);
+    agent.settle_drives().expect("settles");
+    assert_eq!(agent.lock().taken(&left[0].extents[0].0), 0);
+    assert_eq!(agent.store.keys(deleted::PREFIX).expect("reads"), Vec::<String>::new());
+}
+
+/// The record of a group, of a volume that is made for it.
+fn group_named(agent: &Agent, like: &CreateVolume) -> GroupRecord {
+    let params = CreateVolume { name: "w".into(), legs: Some(1), ..like.clone() };
+    agent.create_volume(&params, false).expect("creates");
+    agent.group("w").expect("there").record
 }
