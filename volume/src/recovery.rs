@@ -442,7 +442,7 @@ impl Recovery {
             next: superblock.next_commit,
             previous: superblock.previous,
             next_seq: superblock.ckpt_seq.next(),
-            durable: superblock.durable,
+            durable: superblock.durable.max(self.forsaken.said),
             superblock: SuperblockId { generation: superblock.generation, version: superblock.version },
             tails: superblock.ring_start,
         }
