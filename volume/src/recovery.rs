@@ -173,7 +173,6 @@ pub(crate) struct Recovery {
     /// Row and history pages that some leg has wrong.
     page_fills: Vec<Fill>,
     commit_fills: Vec<(LegId, usize)>,
-    damaged: Vec<Pba>,
     pub counts: RowCounts,
     asked_catalogue: Option<u64>,
     /// Copies of which the catalogue has not said yet that it knows them current.
@@ -242,7 +241,6 @@ impl Recovery {
             fills: Vec::new(),
             page_fills: Vec::new(),
             commit_fills: Vec::new(),
-            damaged: Vec::new(),
             counts: RowCounts::default(),
             asked_catalogue: None,
             asked_current: 0,
