@@ -250,7 +250,7 @@ impl Group {
         self.hole_changes = 0;
         self.cuts = self.directory.cuts.clone();
         self.new_volume = self.volume;
-        self.planted_freed = 0;
+        (self.planted_freed, self.planted_flushing) = (0, 0);
         let reused = self.config.bug(Planted::CkptReused) && self.checkpoint.durable != CkptNo::ZERO;
         if !reused {
             self.checkpoint.number = self.checkpoint.number.next();

@@ -94,6 +94,7 @@ impl Recovery {
             new_row_pages: None,
             home_pages: self.home_pages(),
             planted_freed: 0,
+            planted_flushing: 0,
             active: Delta::new(entries as usize, ranges),
             frozen: Delta::new(entries as usize, ranges),
             cache: PageCache::new(buffers.cache, config.cache_pages),
