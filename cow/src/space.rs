@@ -125,6 +125,8 @@ pub struct Space {
     /// What the durable checkpoint changed, until it is released. Only what it cleared counts.
     limbo: Changes,
     loading: u32,
+    /// Regions whose bitmaps cannot be read.
+    lost: u32,
     needs: load::Needs,
     /// Once set, nothing is handed out any more.
     contradiction: Option<Contradiction>,
@@ -154,6 +156,7 @@ impl Space {
             marks: Marks::new(2 * changes),
             limbo: Changes::new(changes, config.max_regions),
             loading: 0,
+            lost: 0,
             needs: load::Needs::default(),
             contradiction: None,
             config,

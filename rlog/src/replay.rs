@@ -2,7 +2,7 @@
 //!
 //! The rule behind it: above D nothing was promised, so the tail ends before the first commit that no leg can
 //! complete; at or below D everything was promised, so nothing is ever cut, and what is missing there is either
-//! a reason not to open or a block that reads as an error. The table is walked in the order of the chain; once it
+//! a reason not to open or, where it is data, a block that reads as an error once somebody asks for it. The table is walked in the order of the chain; once it
 //! says `CutHere` the chain is made anew with `Scan::chain_before` that commit, because a void goes with the
 //! commit that names it, and the table is asked again for what the shorter chain has.
 //!
@@ -71,9 +71,6 @@ pub enum Decision {
     CutHere,
     /// It was promised and no leg has it: the group does not open.
     RefuseMissing,
-    /// It counts and was promised, but a block of its data is intact on no leg: report; that block reads EIO.
-    /// The legs get what can be given.
-    AcceptDamaged(Lacking),
     /// It does not count, and the chain goes on behind it.
     SkipVoided,
 }
@@ -95,13 +92,10 @@ pub enum Row {
     /// D does not cover it and no current leg can read it: it did not complete before the crash, so neither it
     /// nor anything after it was acknowledged as durable. The log ends here.
     NeverCompleted,
-    /// D covers it; a block of its data is known to be intact on no leg. That is damage that came later, not a
-    /// write cut short. Cutting would take back what was acknowledged behind it, so it stays and the block reads
-    /// as an error.
-    PromisedDamaged,
-    /// D covers it and every current leg has it.
+    /// D covers it and every current leg has it. Its data is not looked at: it was flushed, so what is wrong with it came
+    /// later, is found by whoever reads it, and takes nothing back.
     Promised,
-    /// D covers it, but a current leg lost the commit or data: damage on that leg, repaired from another.
+    /// D covers it, but a current leg lost the commit: damage on that leg, repaired from another.
     PromisedPartly,
     /// D does not cover it and a block of its data is intact on no leg: the write was cut short. The log ends
     /// here, even if later commits are whole.
@@ -115,12 +109,11 @@ pub enum Row {
 
 impl Row {
     /// All rows.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 9] = [
         Self::AfterCut,
         Self::Voided,
         Self::PromisedMissing,
         Self::NeverCompleted,
-        Self::PromisedDamaged,
         Self::Promised,
         Self::PromisedPartly,
         Self::DataCutShort,
@@ -162,7 +155,6 @@ pub fn row(found: &Found) -> Row {
         _ if found.voided => Row::Voided,
         (true, true) if commit_on.is_empty() => Row::PromisedMissing,
         (false, true) if commit_on.is_empty() => Row::NeverCompleted,
-        (true, true) if lost => Row::PromisedDamaged,
         (true, true) if whole => Row::Promised,
         (true, true) => Row::PromisedPartly,
         (false, true) if lost => Row::DataCutShort,
@@ -171,14 +163,15 @@ pub fn row(found: &Found) -> Row {
     }
 }
 
-/// The decision, and the row it came from. Panics if the data of a commit that may be cut was not read.
+/// The decision, and the row it came from. Panics if the data of a commit that may be cut was not read, or if that of one
+/// that may not be was.
 pub fn decide(found: &Found) -> (Row, Decision) {
+    assert!(!found.at_or_below_d || found.data == Data::NotRead, "at or below D data decides nothing");
     let row = row(found);
     let decision = match row {
         Row::AfterCut | Row::NeverCompleted | Row::DataCutShort => Decision::CutHere,
         Row::PromisedMissing => Decision::RefuseMissing,
         Row::Voided => Decision::SkipVoided,
-        Row::PromisedDamaged => Decision::AcceptDamaged(lacking(found)),
         Row::PromisedPartly | Row::CompletedPartly => Decision::AcceptAndComplete(lacking(found)),
         Row::Promised | Row::Completed => Decision::Accept,
     };

@@ -117,6 +117,12 @@ pub enum Refusal {
         /// Drives that the superblock calls current and that are missing.
         missing: Vec<Uuid>,
     },
+    /// The only superblocks that were found are of copies that do not count; those that do are there, and what they hold is
+    /// not their own.
+    NotTheirOwn {
+        /// These drives.
+        drives: Vec<Uuid>,
+    },
     /// A commit at or below what is durable cannot be read on any leg.
     LogDamaged {
         /// Its number.

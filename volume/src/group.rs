@@ -143,6 +143,8 @@ pub(crate) struct Group {
     pub home_pages: HomePages,
     /// How many of the delta's replaced blocks a planted bug has freed.
     pub planted_freed: usize,
+    /// How many it listed when the flush began that is under way.
+    pub planted_flushing: usize,
     pub active: Delta,
     pub frozen: Delta,
     pub cache: PageCache,

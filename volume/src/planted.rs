@@ -39,6 +39,8 @@ planted! {
     FreeAtAck = "free-at-ack",
     /// A replaced block is allocatable as soon as its successor is flushed.
     FreeAtFlush = "free-at-flush",
+    /// A replaced block is allocatable as soon as its successor is flushed on one drive.
+    FreeAtFirstFlush = "free-at-first-flush",
     /// What a checkpoint freed is allocatable although reads hold it.
     FreeHeld = "free-held",
     /// The checkpoint's superblock is written before its pages are flushed.
@@ -47,6 +49,8 @@ planted! {
     TrimEarly = "trim-early",
     /// Both slots of a superblock are written at once.
     SlotsTogether = "slots-together",
+    /// Of the slots of a superblock the one that holds its newest valid version is written first.
+    SlotsNewestFirst = "slots-newest-first",
     /// A drive that failed is forgotten without a durable mark.
     StaleNotDurable = "stale-not-durable",
     /// The catalogue is not told that a drive is stale before writes that it misses are acknowledged.

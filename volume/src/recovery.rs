@@ -176,7 +176,6 @@ pub(crate) struct Recovery {
     /// Row and history pages that some leg has wrong.
     page_fills: Vec<Fill>,
     commit_fills: Vec<(LegId, usize)>,
-    damaged: Vec<Pba>,
     pub counts: RowCounts,
     asked_catalogue: Option<u64>,
     /// Copies of which the catalogue has not said yet that it knows them current.
@@ -245,7 +244,6 @@ impl Recovery {
             fills: Vec::new(),
             page_fills: Vec::new(),
             commit_fills: Vec::new(),
-            damaged: Vec::new(),
             counts: RowCounts::default(),
             asked_catalogue: None,
             asked_current: 0,
@@ -445,7 +443,7 @@ impl Recovery {
             next: superblock.next_commit,
             previous: superblock.previous,
             next_seq: superblock.ckpt_seq.next(),
-            durable: superblock.durable,
+            durable: superblock.durable.max(self.forsaken.said),
             superblock: SuperblockId { generation: superblock.generation, version: superblock.version },
             tails: superblock.ring_start,
         }

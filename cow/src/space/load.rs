@@ -216,8 +216,16 @@ impl Space {
         let free = self.unloaded_free(region);
         self.free = self.free.saturating_sub(free);
         self.rows[region.get() as usize].state = State::Lost;
+        self.lost += 1;
         self.loading -= 1;
         self.needs.retry();
+    }
+
+    /// Whether `take` finds nothing for good until something is freed or a row comes: regions are lost to allocation, and no
+    /// other one can be loaded. What was kept in reserve may have been in those.
+    pub fn lacks_lost_regions(&self) -> bool {
+        let offered = self.shelves.highest(Set::Unloaded).is_some_and(|shelf| shelf > 0);
+        self.lost > 0 && self.loading == 0 && !offered
     }
 
     /// What a region that is not in memory adds to `free`.

@@ -416,6 +416,7 @@ fn a_region_that_cannot_be_read_is_left_alone() {
     assert_eq!(world.space.free_now(), before - Blocks::new(u64::from(lost)));
     let second = world.space.wanted().expect("the other one");
     assert_ne!(second.region, want.region);
+    assert!(!world.space.lacks_lost_regions(), "the other one is on its way");
     // This one is readable, but it is not what the directory describes.
     let entry = second.bitmap.expect("stored");
     let mut block = world.drive[&entry.pba];
@@ -426,6 +427,7 @@ fn a_region_that_cannot_be_read_is_left_alone() {
     assert_eq!(world.space.free_now(), Blocks::ZERO);
     assert_eq!(world.space.wanted(), None);
     assert_eq!(world.space.take(Class::Small, Blocks::new(1)), None);
+    assert!(world.space.lacks_lost_regions());
 }
 
 #[test]

@@ -262,6 +262,17 @@ pub fn refused(refusal: &Refusal) -> Error {
             Error::general(Kind::Refused, format!("no complete copy of the group is there{which}"))
                 .hint(bring)
         }
+        Refusal::NotTheirOwn { drives } => {
+            let drives: Vec<String> = drives.iter().map(ToString::to_string).collect();
+            let message = format!(
+                "what is on {} is not theirs: they have no superblock of the group, and the other copies are stale",
+                drives.join(" ")
+            );
+            Error::general(Kind::Refused, message).hint(
+                "put the drives back that belong there, then attach again; once these are taken away, --force-stale \
+                 gives up what only they had",
+            )
+        }
         Refusal::NewerSuperblock { version } => {
             let message = format!("a drive with a newer superblock (version {version}) is missing");
             Error::general(Kind::Refused, message).hint(bring)
@@ -331,14 +342,15 @@ fn planted_bug() -> Result<Option<volume::planted::Planted>> {
 mod tests {
     use super::*;
 
-    /// What is wrong with keys or age is told in a sentence of its own, with a way on.
+    /// What is wrong with keys, age or drives is told in a sentence of its own, with a way on.
     #[test]
-    fn refusals_of_encrypted_groups_are_told() {
+    fn refusals_that_an_operator_can_do_something_about_are_told() {
         let older = Refusal::Older { found: Gen::new(5), served: Gen::new(7) };
         for (refusal, kind, words) in [
             (Refusal::Encrypted, Kind::Permission, "encrypted"),
             (Refusal::NotEncrypted, Kind::Damage, "is not"),
             (Refusal::WrongKey, Kind::Permission, "was made with its key"),
+            (Refusal::NotTheirOwn { drives: Vec::new() }, Kind::Refused, "is not theirs"),
             (older, Kind::Refused, "earlier state of the group (Gen 5) than was served last (Gen 7)"),
         ] {
             let error = refused(&refusal);

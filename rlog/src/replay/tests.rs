@@ -57,9 +57,6 @@ fn by_the_rules(found: &Found) -> Decision {
         if !found.predecessor || !someone_has_the_commit {
             return Decision::RefuseMissing;
         }
-        if !data_can_be_completed {
-            return Decision::AcceptDamaged(lacking);
-        }
     } else if !found.predecessor || !someone_has_the_commit || !data_can_be_completed {
         return Decision::CutHere;
     }
@@ -71,7 +68,8 @@ fn every_input_gets_the_decision_that_the_rules_demand() {
     let mut counts = RowCounts::default();
     for found in all_inputs() {
         let judged_by_data = matches!(row(&found), Row::CompletedPartly | Row::Completed);
-        if judged_by_data && found.data == Data::NotRead {
+        let needless = found.at_or_below_d && found.data != Data::NotRead;
+        if needless || (judged_by_data && found.data == Data::NotRead) {
             assert!(std::panic::catch_unwind(|| decide(&found)).is_err(), "{found:?}");
             continue;
         }
@@ -87,19 +85,17 @@ fn every_input_gets_the_decision_that_the_rules_demand() {
 
 #[test]
 fn nothing_is_cut_at_or_below_d_and_nothing_is_refused_above() {
-    for found in all_inputs().into_iter().filter(|f| f.data != Data::NotRead) {
+    for found in all_inputs().into_iter().filter(|f| f.at_or_below_d == (f.data == Data::NotRead)) {
         let (_, decision) = decide(&found);
         assert!(!(found.at_or_below_d && decision == Decision::CutHere), "{found:?}");
-        assert!(
-            found.at_or_below_d || !matches!(decision, Decision::RefuseMissing | Decision::AcceptDamaged(_))
-        );
+        assert!(found.at_or_below_d || decision != Decision::RefuseMissing, "{found:?}");
     }
 }
 
 /// What a leg that is not current holds makes no difference.
 #[test]
 fn stale_legs_have_no_say() {
-    for found in all_inputs().into_iter().filter(|f| f.data != Data::NotRead) {
+    for found in all_inputs().into_iter().filter(|f| f.data != Data::NotRead && !f.at_or_below_d) {
         let stale = LegSet::first(4).without(found.current);
         let Data::Read { complete_on, each_somewhere } = found.data else { unreachable!("filtered") };
         for leg in stale.iter() {

@@ -9,7 +9,7 @@
 use crate::campaign::{guarded, on_threads};
 use crate::checks::Violation;
 use crate::run::Run;
-use crate::shape::{Shape, Weather};
+use crate::shape::{Shape, Strangers, Weather};
 use crate::subject::Subject;
 use base::Phase;
 use simkit::{CrashMode, Rng, World};
@@ -58,6 +58,7 @@ fn shape_of(seed: u64) -> Shape {
     shape.fault_every = 0;
     shape.recovery_crashes = 0;
     shape.recovery_faults = 0;
+    (shape.lies, shape.strangers, shape.unplugs) = (false, Strangers::None, 0);
     shape.volume_blocks = shape.volume_blocks.min(256);
     shape.requests = u64::MAX;
     shape.eager = true;

@@ -3,7 +3,7 @@
 //! Every request ends (C10), everything reads right, the group closes, its legs are alike and its free space is
 //! exact (C5), it opens again and answers the same (C4), also without any leg whose loss it must survive.
 use crate::checks::c5::{AtRest, Places};
-use crate::checks::{self, Violation};
+use crate::checks::{self, Violation, c10, d17, d22};
 use crate::run::{Run, Turned};
 use crate::subject::Subject;
 use base::{DriveBlock, DriveIx, Phase};
@@ -24,6 +24,10 @@ impl<S: Subject> Run<S> {
             self.all_come_back();
         }
         self.settle_down()?;
+        if self.is_over() && self.strange.is_some() {
+            self.strangers_leave();
+            self.settle_down()?;
+        }
         if self.is_over() || self.world.phase() == Phase::ReadOnly {
             return Ok(());
         }
@@ -45,9 +49,7 @@ impl<S: Subject> Run<S> {
             self.model.flushed(self.model.acks.len());
         }
         // What was given up on a drive that does not answer is nobody's any more.
-        if !self.world.drives.iter().all(simkit::SimDrive::is_given_up) {
-            return Err(Violation::new("C10", "the group is closed, but operations are in flight"));
-        }
+        c10::closed(false, self.world.drives.iter().all(simkit::SimDrive::is_given_up))?;
         let at_rest = self.compare_legs(scrubbed)?;
         let loses: Vec<u8> = (0..self.legs).filter(|leg| self.may_lose(*leg, &at_rest)).collect();
         if !self.errors_allowed {
@@ -76,12 +78,7 @@ impl<S: Subject> Run<S> {
         run.calm_down();
         (run.size, run.legs) = (self.size, self.legs);
         run.settle_down()?;
-        if run.world.phase() != Phase::Refused {
-            let what =
-                format!("the group is {:?} on drives alone that were left or are stale", run.world.phase());
-            return Err(Violation::new("D17", what));
-        }
-        Ok(())
+        d17::alone(run.world.phase())
     }
 
     /// Every drive that is there is brought up to date.
@@ -97,7 +94,7 @@ impl<S: Subject> Run<S> {
             }
             self.step()?;
         }
-        Err(Violation::new("C10", format!("drives are never current: {}", S::refusal(self.world.engine()))))
+        Err(c10::endless(format!("drives are never current: {}", S::refusal(self.world.engine()))))
     }
 
     /// A scrub finds and mends everything that is wrong; a second one finds nothing. Whether that was done.
@@ -117,19 +114,9 @@ impl<S: Subject> Run<S> {
         if !S::start_scrub(self.world.engine_mut()) {
             return Ok(false);
         }
-        for round in 0..3 {
-            let wrong = self.one_scrub()?;
-            let spoiled = |(drive, at): &(base::Uuid, DriveBlock)| {
-                let its = before.iter().find(|before| before.uuid == *drive);
-                its.is_some_and(|its| its.in_doubt(*at) || its.is_dead())
-            };
-            if let Some((drive, at)) = wrong.iter().find(|place| round == 2 || !spoiled(place)) {
-                let what = format!(
-                    "scrub {round} finds block {at} of drive {drive:?} wrong, which no drive spoiled"
-                );
-                return Err(Violation::new("D22", what));
-            }
-            if round < 2 {
+        for round in 0..=d22::LAST_ROUND {
+            d22::found(round, &self.one_scrub()?, &before)?;
+            if round < d22::LAST_ROUND {
                 S::start_scrub(self.world.engine_mut());
             }
         }
@@ -147,18 +134,13 @@ impl<S: Subject> Run<S> {
             }
             let scrub = S::scrub(self.world.engine_mut());
             wrong.extend(scrub.wrong);
-            if scrub.lost != 0 {
-                return Err(Violation::new(
-                    "D22",
-                    "a scrub finds what no leg has right, within the fault budget",
-                ));
-            }
+            d22::lost(scrub.lost)?;
             if scrub.finished || self.world.phase() != Phase::Serving {
                 return Ok(wrong);
             }
             self.step()?;
         }
-        Err(Violation::new("C10", "a scrub does not end"))
+        Err(c10::endless("a scrub does not end"))
     }
 
     /// Steps until nothing waits.

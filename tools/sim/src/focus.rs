@@ -2,7 +2,7 @@
 //!
 //! Each focus was added because a planted bug of its kind was caught only after more than a few hundred seeds. A
 //! focus bends the shape that the seed had anyway, so all other seeds mean what they always meant.
-use crate::shape::{ISLAND_BLOCKS, Shape, Weather};
+use crate::shape::{ISLAND_BLOCKS, Shape, Strangers, Weather};
 use simkit::{FaultKind, Rng};
 
 /// One seed in so many has a certain focus.
@@ -23,10 +23,16 @@ const DISASTER_SHARE: u64 = 10;
 /// Of the rest one in so many seeks writes that fail on the last copy.
 const FAILING_SHARE: u64 = 12;
 
+/// Of the seeds that seek anything by then one in so many seeks each of these instead.
+const LATER_SHARE: u64 = 24;
+
 /// Where these draw from. Of the numbers that could stand here they leave what it was every seed that had been recorded.
 const LEGS: u64 = 0x4c45_4753_0015;
 const FORCED: u64 = 0x464f_5243_0003;
 const FAILING: u64 = 0x4641_494c_12df;
+const LIES: u64 = 0x4c49_4553_0023;
+const STRANGERS: u64 = 0x5354_5247_0115;
+const UNPLUGGED: u64 = 0x504c_5547_009c;
 
 /// What a seed seeks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,11 +65,27 @@ pub enum Focus {
     Resets,
     /// Writes that fail on the last copy while others are under way, and power losses right behind them.
     Failing,
+    /// What drives do not report, on every leg: lost and misdirected writes, reads of something else, resets, old content.
+    Lies,
+    /// Drives that are not the group's, or not in their places, when it is opened.
+    Strangers,
+    /// Drives that are unplugged, and plugged in again while the group is served.
+    Unplugged,
 }
 
 impl Focus {
     /// The focus of this seed.
     pub fn of(seed: u64) -> Self {
+        match Self::of_first(seed) {
+            Self::General => Self::General,
+            _ if Rng::new(seed ^ LIES).below(LATER_SHARE) == 0 => Self::Lies,
+            _ if Rng::new(seed ^ STRANGERS).below(LATER_SHARE) == 0 => Self::Strangers,
+            _ if Rng::new(seed ^ UNPLUGGED).below(LATER_SHARE) == 0 => Self::Unplugged,
+            focus => focus,
+        }
+    }
+
+    fn of_first(seed: u64) -> Self {
         match Rng::new(seed ^ 0x464f_4355_5308).below(SHARE) {
             0 => Self::LongCheckpoints,
             1 => Self::Repairs,
@@ -152,6 +174,13 @@ impl Focus {
             Self::Legs => return bend_to_legs(shape, rng),
             Self::Failing => bend_to_failures(shape, rng),
             Self::Forced => bend_to_disasters(shape, rng),
+            Self::Lies => bend_to_lies(shape, rng),
+            Self::Strangers => bend_to_strangers(shape, rng),
+            Self::Unplugged => {
+                Self::Healing.bend(shape, rng);
+                (shape.unplugs, shape.crash_every) = (*rng.pick(&[40, 120]), *rng.pick(&[0, 400, 1000]));
+                shape.shifts = rng.chance(1, 2);
+            }
             Self::Resets => {
                 Self::Healing.bend(shape, rng);
                 (shape.only, shape.fault_every) = (&[FaultKind::Reset], *rng.pick(&[30, 100]));
@@ -215,6 +244,46 @@ fn bend_to_failures(shape: &mut Shape, rng: &mut Rng) {
     (shape.process, shape.verify_first) = (*rng.pick(&[0, 0, 30]), true);
     (shape.extent_blocks, shape.volume_blocks) = (256, shape.volume_blocks.min(128));
     shape.requests = shape.requests.max(400);
+}
+
+fn bend_to_lies(shape: &mut Shape, rng: &mut Rng) {
+    (shape.legs, shape.weather, shape.seesaw) = (*rng.pick(&[1, 2, 2, 2, 3]), Weather::Beyond, false);
+    shape.lies = true;
+    shape.only = &[
+        FaultKind::LostWrite,
+        FaultKind::LostWrite,
+        FaultKind::Misdirected,
+        FaultKind::Misdirected,
+        FaultKind::StaleRead,
+        FaultKind::GarbageRead,
+        FaultKind::Reset,
+        FaultKind::BitRot,
+    ];
+    (shape.fault_every, shape.crash_every) = (*rng.pick(&[40, 120, 300]), *rng.pick(&[150, 400, 1000]));
+    shape.recovery_faults = *rng.pick(&[0, 20]);
+    shape.spread = *rng.pick(&[ISLAND_BLOCKS, ISLAND_BLOCKS, 128]);
+    (shape.extent_blocks, shape.volume_blocks) = (256, shape.volume_blocks.min(256));
+    shape.mix = *rng.pick(&[[25, 55, 10, 5, 5], [10, 80, 5, 2, 3], [30, 40, 20, 5, 5]]);
+    (shape.requests, shape.process) = (shape.requests.max(300), *rng.pick(&[0, 30]));
+}
+
+fn bend_to_strangers(shape: &mut Shape, rng: &mut Rng) {
+    (shape.strangers, shape.legs) = match rng.below(2) {
+        0 => (Strangers::OneLeg, shape.legs.max(2)),
+        _ => (Strangers::AnyLeg, *rng.pick(&[1, 2, 2, 3])),
+    };
+    let one_leg = shape.strangers == Strangers::OneLeg;
+    (shape.seesaw, shape.silent) = (false, false);
+    shape.weather = if one_leg { Weather::OneLeg } else { Weather::Crashes };
+    // Where any leg is struck so everything else is well, so that it is known what must be there.
+    shape.fault_every = if one_leg { *rng.pick(&[0, 300]) } else { 0 };
+    shape.outs = if shape.legs > 1 { *rng.pick(&[0, 100]) } else { 0 };
+    shape.crash_every = *rng.pick(&[150, 300]);
+    (shape.recovery_crashes, shape.verify_first) = (*rng.pick(&[0, 25]), rng.chance(3, 4));
+    (shape.spread, shape.tight) = (*rng.pick(&[ISLAND_BLOCKS, 128, 2048]), rng.chance(1, 4));
+    (shape.extent_blocks, shape.volume_blocks) = (256, shape.volume_blocks.min(128));
+    (shape.mix, shape.fua) = (*rng.pick(&[[15, 60, 15, 5, 5], [20, 70, 1, 7, 2]]), *rng.pick(&[0, 30]));
+    shape.requests = shape.requests.max(300);
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 //!
 //! A leg that was being brought up to date when the others were lost is a mixture of two times, and its drives say so
 //! themselves: it is refused, also by force, and nothing is changed by that.
-use crate::checks::Violation;
+use crate::checks::{Violation, d17};
 use crate::model::Model;
 use crate::run::{Run, Turned};
 use crate::subject::Subject;
@@ -123,9 +123,7 @@ impl<S: Subject> Run<S> {
         }
         self.give_word(false);
         let Disaster { before, returns, mixture, .. } = std::mem::take(&mut self.disaster);
-        if mixture {
-            return Err(Violation::new("D17", "a mixture of two times is opened by force"));
-        }
+        d17::by_force(mixture)?;
         self.model.fork(&before.expect("forced only if a leg fell behind"), returns);
         self.untouched &= !returns;
         self.shape.bad_leg = (self.shape.bad_leg + 1) % self.shape.legs;

@@ -1,7 +1,8 @@
 //! Deterministic simulation of the engine with its checkers.
 //!
 //! A run is decided by its seed: the shape of group and drives (`shape`), the workload and the weather
-//! (`workload`; what an operator asks for: `verbs`, `forced`), every delay and every crash (`simkit`). `run` plays it and asks the checkers (`checks`), which
+//! (`workload`; what an operator asks for: `verbs`, `forced`; drives that lie, are not the group's, come and go: `lies`,
+//! `strangers`, `plugs`), every delay and every crash (`simkit`). `run` plays it and asks the checkers (`checks`), which
 //! judge what the guest sees against a reference model (`model`). `campaign` runs many seeds, `everywhere`
 //! crashes after every step of one run, `sweep` fails every drive operation once, `planted` proves that the
 //! checkers catch the bugs they are for.
@@ -17,13 +18,16 @@ pub mod everywhere;
 mod finish;
 pub mod focus;
 mod forced;
+mod lies;
 pub mod model;
 pub mod offline;
 pub mod planted;
+mod plugs;
 pub mod run;
 mod secret;
 pub mod shape;
 pub mod stamp;
+mod strangers;
 pub mod subject;
 pub mod sweep;
 mod verbs;

@@ -416,6 +416,19 @@ impl Model {
         self.cut.start = self.cut.start.min(less.durable_to);
     }
 
+    /// No more was durable than these states. Where that makes a difference, or where what has been ruled out since
+    /// may be back, nobody knows what a block holds, until all of it is written again.
+    pub fn take_back(&mut self, less: &[u32]) {
+        for (history, less) in self.blocks.iter_mut().zip(less) {
+            let ruled_out = history.states[*less as usize..].iter().any(|s| s.void == Some(Void::Lost));
+            if *less < history.durable || ruled_out {
+                history.durable = history.durable.min(*less);
+                history.acked = history.acked.min(*less);
+                history.doubt = history.states.len() as u32;
+            }
+        }
+    }
+
     /// The volume goes on from what a copy had that fell behind when `before` was all that there was: what a crash at
     /// that moment would have left. One that was brought up to date since (`returns`) may have what is newer.
     pub fn fork(&mut self, before: &Self, returns: bool) {

@@ -10,7 +10,7 @@
 //! readers of one format that were written apart also find each other's mistakes.
 use crate::checks::Violation;
 use crate::checks::c5::{AtRest, Places};
-use base::{Blocks, Check, DriveBlock, DriveIx, Extent, ExtentNo, Pba, RegionNo, Seq};
+use base::{Blocks, Check, DriveBlock, DriveIx, Extent, ExtentNo, Pba, RegionNo, Seq, Uuid};
 use cow::bitmap::Bitmap;
 use cow::directory::{decode_cuts, decode_volumes};
 use cow::tree::page_covers;
@@ -47,12 +47,12 @@ impl<'a> Offline<'a> {
     /// Walks a closed group whose home row has these extents of this size, on the drives that count.
     pub fn walk(
         drives: &'a [SimDrive],
-        home: &[Extent],
-        extent_blocks: u32,
+        group: Uuid,
+        (home, extent_blocks): (&[Extent], u32),
         (counts, scrubbed): (&'a [bool], bool),
         keys: Option<GroupKeys>,
     ) -> Result<Self, Violation> {
-        let superblock = newest(drives, home, extent_blocks)?;
+        let superblock = newest(drives, group, home, extent_blocks)?;
         let home = in_world(drives, &superblock, &superblock.home)?;
         if !superblock.clean {
             return Err(wrong("the newest superblock does not say that the group was closed"));
@@ -342,23 +342,43 @@ fn in_world(
 
 /// The highest D that an intact superblock or commit on any drive says. What was flushed after it was written is
 /// known to nobody but a process that lives: to a recovery it looks like what was never completed.
-/// Neither does a drive count that errs: what cannot be read above D looks the same.
-pub fn promised(drives: &[SimDrive], home: &[Extent], extent_blocks: u32) -> Seq {
-    let Ok(newest) = newest(drives, home, extent_blocks) else { return Seq::ZERO };
+/// Nor do commits, if `only_whole`, while a copy lacks the newest version: its pages may be gone, and then nobody
+/// reads the log that goes with it.
+/// Neither does a drive count that nobody hears: what cannot be read above D looks the same.
+pub fn promised(
+    drives: &[SimDrive],
+    heard: &[bool],
+    only_whole: bool,
+    group: Uuid,
+    (home, extent_blocks): (&[Extent], u32),
+) -> (u64, Seq) {
+    let Ok(newest) = newest(drives, group, home, extent_blocks) else { return (0, Seq::ZERO) };
     let geometry = newest.geometry;
     let mut promised = Seq::ZERO;
-    for extent in home {
-        let drive = &drives[usize::from(extent.drive.get())];
+    for (place, extent) in home.iter().enumerate() {
+        let column = place as u64 % u64::from(geometry.columns);
+        let drive = usize::from(extent.drive.get());
+        let (drive, heard) = (&drives[drive], heard[drive]);
         // What a copy says that is not current nobody hears.
         let current = newest.drives.iter().any(|entry| entry.drive == drive.uuid && entry.state.is_current());
-        if drive.is_dead() || drive.is_armed() || !current {
+        if drive.is_dead() || !heard || !current {
             continue;
         }
         let start = extent_start(extent.extent, extent_blocks);
         let block = |block: u32| drive.peek(start + Blocks::new(u64::from(block)));
         for slot in volume::layout::extent::SUPERBLOCKS {
-            let said = Superblock::decode(&block(slot)).map_or(Seq::ZERO, |(found, _)| found.durable);
-            promised = promised.max(said);
+            let own = own(&block(slot), drive, group, extent.extent);
+            promised = promised.max(own.map_or(Seq::ZERO, |found| found.durable));
+        }
+        let lacks = |home: &Extent| {
+            let copy = &drives[usize::from(home.drive.get())];
+            let its = newest_on(copy, group, [home.extent].into_iter(), extent_blocks);
+            let counts =
+                newest.drives.iter().any(|entry| entry.drive == copy.uuid && entry.state.is_current());
+            counts && !copy.is_dead() && its.is_none_or(|its| its.newness() != newest.newness())
+        };
+        if only_whole && home.iter().any(lacks) {
+            continue;
         }
         let ring = (0..geometry.ring_blocks()).flat_map(|offset| block(geometry.ring_place(offset).1));
         let ring: Vec<u8> = ring.collect();
@@ -366,23 +386,32 @@ pub fn promised(drives: &[SimDrive], home: &[Extent], extent_blocks: u32) -> Seq
             // Seqs of a tail that was cut are taken again; what counts of older activations the superblock says.
             let of_newest = |commit: &rlog::CommitView<'_>| {
                 let fields = commit.fields();
-                newest
-                    .line
-                    .is_some_and(|line| (line.generation, line.id) == (fields.generation, fields.history))
+                // What went astray lies where nobody takes it for a commit.
+                let there = fields.offset as usize == at / base::BLOCK_BYTES
+                    && fields.no.get() % u64::from(geometry.columns) == column;
+                there
+                    && newest
+                        .line
+                        .is_some_and(|line| (line.generation, line.id) == (fields.generation, fields.history))
             };
             if let Some(commit) = Commit::parse(&ring[at..]).ok().filter(of_newest) {
                 promised = promised.max(commit.fields().durable);
             }
         }
     }
-    promised
+    (newest.generation.get(), promised)
 }
 
 /// The newest valid superblock on any drive.
-fn newest(drives: &[SimDrive], home: &[Extent], extent_blocks: u32) -> Result<Superblock, Violation> {
+fn newest(
+    drives: &[SimDrive],
+    group: Uuid,
+    home: &[Extent],
+    extent_blocks: u32,
+) -> Result<Superblock, Violation> {
     let found = home.iter().filter_map(|extent| {
         let drive = &drives[usize::from(extent.drive.get())];
-        newest_on(drive, [extent.extent].into_iter(), extent_blocks).filter(|_| !drive.is_dead())
+        newest_on(drive, group, [extent.extent].into_iter(), extent_blocks).filter(|_| !drive.is_dead())
     });
     found.reduce(newer).ok_or_else(|| wrong("no superblock can be read"))
 }
@@ -391,16 +420,26 @@ fn newer(one: Superblock, other: Superblock) -> Superblock {
     if other.newness() > one.newness() { other } else { one }
 }
 
-/// The newest valid superblock at these places of a drive.
+/// The newest valid superblock that the drive has of its own at these places.
 pub fn newest_on(
     drive: &SimDrive,
+    group: Uuid,
     extents: impl Iterator<Item = ExtentNo>,
     extent_blocks: u32,
 ) -> Option<Superblock> {
     let slots = |extent| {
         let start = extent_start(extent, extent_blocks);
-        volume::layout::extent::SUPERBLOCKS.map(|slot| drive.peek(start + Blocks::new(u64::from(slot))))
+        let blocks = volume::layout::extent::SUPERBLOCKS;
+        blocks.map(|slot| (extent, drive.peek(start + Blocks::new(u64::from(slot)))))
     };
-    let found = extents.flat_map(slots).filter_map(|block| Superblock::decode(&block).ok());
-    found.map(|(superblock, _)| superblock).reduce(newer)
+    let found = extents.flat_map(slots).filter_map(|(extent, block)| own(&block, drive, group, extent));
+    found.reduce(newer)
+}
+
+/// The superblock in a block, if it is one of this group, drive and extent.
+fn own(block: &base::Block, drive: &SimDrive, group: Uuid, extent: ExtentNo) -> Option<Superblock> {
+    let (superblock, home) = Superblock::decode(block).ok()?;
+    let named = superblock.drives.get(usize::from(home.extent.drive.get()));
+    let its = named.is_some_and(|entry| entry.drive == drive.uuid) && home.extent.extent == extent;
+    (its && superblock.group == group).then_some(superblock)
 }

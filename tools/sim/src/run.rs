@@ -6,16 +6,18 @@
 //! everything: see `finish`.
 use crate::checks::{self, Sight, Violation, c9, c10, c10::Progress, prefix, repairs};
 use crate::forced::Disaster;
+use crate::lies::Said;
 use crate::model::{Found, Look, Model, mask_of};
 use crate::shape::{Shape, Weather};
 use crate::stamp::{self, WriteId};
+use crate::strangers::Strange;
 use crate::subject::Subject;
 use base::limits::MAX_REQUEST_BLOCKS;
 use base::{
     BLOCK_BYTES, Duration, Engine, Fault, Instant, Memory, Op, Phase, Request, SECTOR_BYTES,
     SECTORS_PER_BLOCK, Sector, Sectors, Seq, SlotId,
 };
-use simkit::{Armed, CrashMode, FaultCounts, FaultKind, Rng, Stepped, World};
+use simkit::{Armed, CrashMode, FaultCounts, FaultKind, Rng, SimDrive, Stepped, World};
 
 /// After so many crashes a run goes on in peace: where each recovery is cut short it would never end.
 const MOST_CRASHES: u64 = 60;
@@ -47,7 +49,7 @@ pub(crate) enum Kind {
 
 /// What a flush or a FUA write makes durable.
 #[derive(Clone, Copy)]
-enum Durable {
+pub(crate) enum Durable {
     /// So many acknowledgements.
     Acks(usize),
     /// One write.
@@ -55,7 +57,7 @@ enum Durable {
 }
 
 impl Durable {
-    fn enter(self, model: &mut Model) {
+    pub(crate) fn enter(self, model: &mut Model) {
         match self {
             Self::Acks(acks) => model.flushed(acks),
             Self::Write(id) => model.durable(id),
@@ -63,12 +65,15 @@ impl Durable {
     }
 }
 
+/// What was said to be durable, and D when it was.
+pub(crate) type Unconfirmed = (Seq, Durable);
+
 /// What was known at a crash beyond the fault budget.
 #[derive(Clone)]
 struct AtCrash {
     /// Before anything unconfirmed counted.
     model: Model,
-    what: Vec<(Seq, Durable)>,
+    what: Vec<Unconfirmed>,
     /// D, as far as the drives said it.
     promised: Seq,
 }
@@ -111,7 +116,7 @@ pub struct Run<S: Subject> {
     /// Beyond the fault budget: what became durable, and D when it did. What of that the drives still say counts at
     /// the next crash, for the log may rot on every leg: a damaged commit above the D that they say cannot be told
     /// from one that was never completed.
-    unconfirmed: Vec<(Seq, Durable)>,
+    pub(crate) unconfirmed: Vec<Unconfirmed>,
     /// The last crash, while a recovery has not come to its end: rot may still take away what the drives said then.
     at_crash: Option<Box<AtCrash>>,
     /// Turns until a recovery is cut short.
@@ -144,6 +149,12 @@ pub struct Run<S: Subject> {
     pub(crate) legs: u8,
     /// What the copies were when some of them began to lack something, where they are lost in earnest (`disasters`).
     pub(crate) disaster: Disaster,
+    /// What was durable when, by D, where only that counts at a crash which the drives say.
+    pub(crate) said: Said,
+    /// The group is opened on drives that are not its own.
+    pub(crate) strange: Option<Box<Strange>>,
+    /// Drives of another group.
+    pub(crate) others: Vec<SimDrive>,
     was: Phase,
     pub(crate) left: u64,
     ended: u64,
@@ -209,6 +220,9 @@ impl<S: Subject> Run<S> {
             failed: 0,
             slow_left: None,
             failure_left: None,
+            said: Said::default(),
+            strange: None,
+            others: Vec::new(),
             was: Phase::Recovering,
             ended: 0,
             crashes: 0,
@@ -225,6 +239,7 @@ impl<S: Subject> Run<S> {
 
     pub(crate) fn outcome(mut self, violation: Option<Violation>) -> Outcome {
         self.collect_rows();
+        self.count_every_leg();
         Outcome {
             violation,
             crashes: self.crashes,
@@ -288,6 +303,10 @@ impl<S: Subject> Run<S> {
     /// Writes that failed once do no lasting harm: what refused to open for them must open without them. Neither do
     /// drives that were away.
     fn opens_once_healed(&mut self) -> Result<bool, Violation> {
+        if self.strange.is_some() {
+            self.strangers_leave();
+            return Ok(true);
+        }
         if self.shape.disasters && self.are_some_away() {
             self.after_refusal()?;
             return Ok(true);
@@ -428,12 +447,15 @@ impl<S: Subject> Run<S> {
             }
             if phase == Phase::Serving {
                 self.served_by_force()?;
+                self.served_as_said()?;
+                self.served_with_strangers();
             }
         }
         if matches!(phase, Phase::Refused | Phase::ReadOnly) {
             let harmless = self.shape.weather == Weather::Hiccups
                 && (self.calm || self.shape.fails || self.shape.fault_every == 0);
             let away = (self.shape.ends || self.shape.disasters) && self.are_some_away();
+            let away = away || self.strange.is_some();
             let allowed = (self.errors_allowed || away) && !(harmless && phase == Phase::Refused);
             c9::refused(phase, allowed).map_err(|v| self.explain(v))?;
         }
@@ -543,6 +565,7 @@ impl<S: Subject> Run<S> {
     /// This was said to be durable.
     fn promised(&mut self, what: Durable) {
         match self.shape.weather {
+            _ if self.only_what_is_said() => self.unconfirmed.push((S::durable(self.world.engine()), what)),
             Weather::Beyond => self.unconfirmed.push((S::durable(self.world.engine()), what)),
             _ => self.durable(what),
         }
@@ -554,27 +577,33 @@ impl<S: Subject> Run<S> {
 
     /// What the drives still say of flushes counts.
     fn confirm(&mut self) {
+        if self.only_what_is_said() {
+            return self.confirm_what_is_said();
+        }
         let what = std::mem::take(&mut self.unconfirmed);
         if what.is_empty() {
             return;
         }
-        let promised = self.said_by_drives();
+        let (_, promised) = self.said_by_drives();
         let model = self.model.clone();
         what.iter().filter(|(durable, _)| *durable <= promised).for_each(|(_, what)| self.durable(*what));
         self.at_crash = Some(Box::new(AtCrash { model, what, promised }));
     }
 
-    fn said_by_drives(&mut self) -> Seq {
-        let subject = self.world.opener().clone();
-        subject.promised(&self.world.drives)
+    pub(crate) fn said_by_drives(&mut self) -> (u64, Seq) {
+        let (subject, heard) = (self.world.opener().clone(), self.heard());
+        subject.promised(&self.world.drives, &heard, self.only_what_is_said())
     }
 
     /// Something struck. What a recovery has not read yet the drives may not say any more: then nobody can know it.
     pub(crate) fn confirm_again(&mut self) {
+        if self.world.phase() == Phase::Recovering && self.only_what_is_said() {
+            return self.confirm_less();
+        }
         if self.world.phase() != Phase::Recovering || self.at_crash.is_none() {
             return;
         }
-        let promised = self.said_by_drives();
+        let (_, promised) = self.said_by_drives();
         let Some(at) = self.at_crash.as_mut().filter(|at| promised < at.promised) else { return };
         at.promised = promised;
         let mut less = at.model.clone();

@@ -9,6 +9,11 @@ pub const ISLAND_BLOCKS: u64 = 16;
 /// Blocks from one island to the next; mostly they touch.
 const SPREADS: [u64; 6] = [ISLAND_BLOCKS, ISLAND_BLOCKS, ISLAND_BLOCKS, 128, 2048, 16_384];
 
+/// One run in so many has a clock that leaps.
+const CLOCK_SHARE: u64 = 12;
+/// Where that is drawn from: a number that leaves every seed that had been recorded as it was.
+const CLOCK: u64 = 0x434c_4f43_0243;
+
 /// Which faults a run may meet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Weather {
@@ -22,9 +27,20 @@ pub enum Weather {
     Rot,
     /// Crashes, and writes that fail once, on any leg. Requests may fail; the group opens again all the same.
     Hiccups,
-    /// Beyond the fault budget: reported faults and rot on any leg. Requests may fail and the group may refuse
-    /// to open, but what it returns must be right.
+    /// Beyond the fault budget: reported faults and rot on any leg, or (`Shape::lies`) what drives do not report. Requests
+    /// may fail and the group may refuse to open, but what it returns must be right.
     Beyond,
+}
+
+/// Whose drives are not the group's when it is opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Strangers {
+    /// Nobody's.
+    None,
+    /// Those of the leg that faults strike.
+    OneLeg,
+    /// Of any leg, or all: the group may refuse to open, until it has its own again.
+    AnyLeg,
 }
 
 /// The parameters of one run; all follow from its seed.
@@ -122,6 +138,13 @@ pub struct Shape {
     pub encrypted: bool,
     /// When a write fails one that follows likes to take long, and power to go away meanwhile.
     pub fails: bool,
+    /// Beyond the budget: what drives do not report strikes any leg, and often all legs at once.
+    pub lies: bool,
+    /// Drives that are another group's, blank, each other's copies or in each other's places when the group is opened.
+    pub strangers: Strangers,
+    /// A drive of the leg that faults strike is unplugged about once in so many turns, and plugged in again while the
+    /// group is served; 0 is never.
+    pub unplugs: u64,
 }
 
 impl Shape {
@@ -198,6 +221,9 @@ impl Shape {
             disasters: false,
             encrypted: seed % 3 == 1 && !crate::cli::recorded_plain(seed),
             fails: false,
+            lies: false,
+            strangers: Strangers::None,
+            unplugs: 0,
         };
         if tight {
             // A cramped group uses every free block again soon.
@@ -208,6 +234,7 @@ impl Shape {
         shape.focus.bend(&mut shape, &mut Rng::new(seed ^ 0x4245_4e44));
         shape.size_pool(&mut rng);
         shape.draw_spares();
+        shape.draw_clock();
         shape
     }
 
@@ -261,6 +288,14 @@ impl Shape {
             self.spares = rng.between(1, 2) as u8;
             // Until a drive has joined there may be no space.
             self.tight = true;
+        }
+    }
+
+    /// In every twelfth run, whatever it seeks, the process pauses now and then, or its clock leaps. Ahead only: the
+    /// engine's clock is monotonic.
+    fn draw_clock(&mut self) {
+        if self.pauses == 0 && Rng::new(self.seed ^ CLOCK).below(CLOCK_SHARE) == 0 {
+            self.pauses = 400;
         }
     }
 

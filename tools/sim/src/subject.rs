@@ -98,17 +98,14 @@ pub trait Subject: Open + Clone {
     fn scrub(_: &mut Self::Engine) -> Scrubbed {
         Scrubbed::default()
     }
-    /// Rows that this engine cannot reach, whatever happens; why is for its own documentation to say.
-    fn unreachable_rows() -> &'static [&'static str] {
-        &[]
-    }
     /// D, as the engine knows it: everything up to there was flushed.
     fn durable(_: &Self::Engine) -> Seq {
         Seq::ZERO
     }
-    /// The highest D that anything intact on the drives says.
-    fn promised(&self, _: &[SimDrive]) -> Seq {
-        Seq::ZERO
+    /// The newest activation that the drives know, and the highest D that anything intact of it says on those that are heard; if `only_whole`, no commits count while a
+    /// copy lacks the newest version.
+    fn promised(&self, _: &[SimDrive], _heard: &[bool], _only_whole: bool) -> (u64, Seq) {
+        (0, Seq::ZERO)
     }
     /// Where each block of a closed group lies on each leg whose drive counts, copies in doubt left out; an error
     /// says what is damaged.

@@ -10,7 +10,7 @@ use crate::campaign::{guarded, on_threads};
 use crate::checks::Violation;
 use crate::everywhere::Tally;
 use crate::run::Run;
-use crate::shape::{ISLAND_BLOCKS, Shape, Weather};
+use crate::shape::{ISLAND_BLOCKS, Shape, Strangers, Weather};
 use crate::subject::Subject;
 use base::Phase;
 use simkit::{Armed, CrashMode, FaultKind};
@@ -62,6 +62,7 @@ fn shape_of(seed: u64) -> Shape {
     shape.recovery_faults = 0;
     // The operation that fails is all that goes wrong: nobody takes drives out beside it.
     (shape.outs, shape.twins) = (0, false);
+    (shape.lies, shape.strangers, shape.unplugs) = (false, Strangers::None, 0);
     shape.bad_leg = 0;
     shape.volume_blocks = shape.volume_blocks.min(256);
     shape.requests = shape.requests.min(80);

@@ -7,7 +7,7 @@
 //! is kept in memory; one request is served at a time.
 use crate::checks::Violation;
 use crate::checks::c5::AtRest;
-use crate::shape::{Shape, Weather};
+use crate::shape::{Shape, Strangers, Weather};
 use crate::subject::Subject;
 use base::codec::{check_at, put_check, put_u64, u64_at};
 use base::limits::SLOT_DATA_BLOCKS;
@@ -116,6 +116,7 @@ impl Subject for Toy {
         (shape.ends, shape.ghosts, shape.pauses) = (false, false, 0);
         (shape.most_legs, shape.first_blocks, shape.closes) = (0, 0, 0);
         (shape.disasters, shape.scrubs) = (false, false);
+        (shape.lies, shape.strangers, shape.unplugs) = (false, Strangers::None, 0);
         shape.fault_every = 0;
         shape.recovery_faults = 0;
         shape.weather = Weather::Crashes;

@@ -2,7 +2,7 @@
 //!
 //! Each comes at any moment, whatever else goes on, and power may go away at any step of it. What a crash leaves
 //! undone the operator asks for again, as an agent does that finds the group another way than its catalogue has it.
-use crate::checks::Violation;
+use crate::checks::{c10, growth};
 use crate::run::{Run, Turned};
 use crate::shape::Weather;
 use crate::subject::Subject;
@@ -133,18 +133,15 @@ impl<S: Subject> Run<S> {
             return Ok(());
         }
         let durable = S::sectors(self.world.engine()).expect("it serves");
-        if durable < self.durable_sectors {
-            let what = format!("the volume had {} sectors and has {durable}", self.durable_sectors);
-            return Err(Violation::new("C2", what));
-        }
+        growth::size(self.durable_sectors, durable)?;
         self.durable_sectors = durable;
         let more = self.size < self.shape.volume_blocks && self.verbs.chance(1, 100);
         if more {
             self.size += self.verbs.between(1, self.shape.volume_blocks - self.size);
         }
         let sectors = self.shape.sectors_for(self.size);
-        if (more || std::mem::take(&mut self.regrow)) && !S::grow(self.world.engine_mut(), sectors) {
-            return Err(Violation::new("C9", format!("the volume does not grow to {sectors} sectors")));
+        if more || std::mem::take(&mut self.regrow) {
+            growth::grows(S::grow(self.world.engine_mut(), sectors), sectors)?;
         }
         Ok(())
     }
@@ -158,12 +155,8 @@ impl<S: Subject> Run<S> {
             }
             self.step()?;
         }
-        if self.slots.iter().any(Option::is_some) {
-            return Err(Violation::new("C10", "the group is closed, but requests are outstanding"));
-        }
-        if !self.world.drives.iter().all(simkit::SimDrive::is_given_up) {
-            return Err(Violation::new("C10", "the group is closed, but operations are in flight"));
-        }
+        let quiet = self.world.drives.iter().all(simkit::SimDrive::is_given_up);
+        c10::closed(self.slots.iter().any(Option::is_some), quiet)?;
         // A clean close promises what a flush does, even if power goes away now.
         if !S::has_halted(self.world.engine()) {
             self.model.flushed(self.model.acks.len());

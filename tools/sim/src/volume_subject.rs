@@ -259,7 +259,7 @@ impl Subject for VolumeGroup {
 
     fn says_current(&self, drive: &SimDrive) -> bool {
         // Without spares and moves each drive begins with the extent of its home row.
-        let found = offline::newest_on(drive, [ExtentNo::ZERO].into_iter(), self.extent_blocks);
+        let found = offline::newest_on(drive, self.group, [ExtentNo::ZERO].into_iter(), self.extent_blocks);
         found.is_some_and(|superblock| {
             superblock.drives.iter().any(|entry| entry.drive == drive.uuid && entry.state.is_current())
         })
@@ -325,23 +325,18 @@ impl Subject for VolumeGroup {
         lacking.filter(|drive| !engine.extents_on(*drive).is_empty()).collect()
     }
 
-    /// At or below D the engine does not read data while it recovers, so it never knows of damage there: a read
-    /// finds it later.
-    fn unreachable_rows() -> &'static [&'static str] {
-        &["promised-damaged"]
-    }
-
     fn durable(engine: &Volume) -> Seq {
         engine.stats().map_or(Seq::ZERO, |stats| stats.durable)
     }
 
-    fn promised(&self, drives: &[SimDrive]) -> Seq {
-        offline::promised(drives, &self.home, self.extent_blocks)
+    fn promised(&self, drives: &[SimDrive], heard: &[bool], only_whole: bool) -> (u64, Seq) {
+        offline::promised(drives, heard, only_whole, self.group, (&self.home, self.extent_blocks))
     }
 
     fn at_rest(&self, drives: &[SimDrive], counts: &[bool], scrubbed: bool) -> Result<AtRest, Violation> {
         let keys = self.watch.as_ref().map(|watch| watch.keys(self.group, self.keys()));
-        Ok(Offline::walk(drives, &self.home, self.extent_blocks, (counts, scrubbed), keys)?.into_places())
+        Ok(Offline::walk(drives, self.group, (&self.home, self.extent_blocks), (counts, scrubbed), keys)?
+            .into_places())
     }
 
     fn refusal(engine: &Volume) -> String {
@@ -357,7 +352,6 @@ fn row_name(row: replay::Row) -> &'static str {
         R::Voided => "voided",
         R::PromisedMissing => "promised-missing",
         R::NeverCompleted => "never-completed",
-        R::PromisedDamaged => "promised-damaged",
         R::Promised => "promised",
         R::PromisedPartly => "promised-partly",
         R::DataCutShort => "data-cut-short",

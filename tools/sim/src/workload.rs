@@ -125,6 +125,8 @@ impl<S: Subject> Run<S> {
             let drive = self.verbs.below(self.world.drives.len() as u64) as usize;
             self.world.drives[drive].arm(Armed::once(FaultKind::Slow));
         }
+        self.drives_are_unplugged();
+        self.all_is_remembered();
         if self.shape.pauses != 0 && self.verbs.chance(1, self.shape.pauses) {
             let time = Duration::from_nanos(1_000_000 << self.verbs.below(16));
             if self.verbs.chance(1, 2) {
@@ -203,6 +205,7 @@ impl<S: Subject> Run<S> {
             if self.verbs.chance(1, 2) {
                 self.world.drives[drive].heal();
             }
+            self.plug_in(drive);
             if self.shape.ghosts {
                 self.haunt(drive);
             }
@@ -226,6 +229,9 @@ impl<S: Subject> Run<S> {
     /// A fault on the leg that faults strike, or on any leg beyond the budget.
     pub(crate) fn strike(&mut self) {
         use FaultKind as F;
+        if self.shape.lies {
+            return self.strike_with_lies();
+        }
         let columns = u64::from(self.shape.columns);
         let beyond = matches!(self.shape.weather, Weather::Beyond | Weather::Hiccups);
         let any = beyond && !self.shape.seesaw;
@@ -339,11 +345,15 @@ impl<S: Subject> Run<S> {
         if self.shape.ghosts {
             self.ghosts_after_crash();
         }
+        if self.shape.lies {
+            self.lies_after_crash();
+        }
+        self.strangers_after_crash();
         // The crash may be the end of the faulty leg as well: the others must have all that was promised.
         // Beyond the budget any leg may be gone, the next time another one: then the group must refuse.
         let doomed = match self.shape.weather {
             // What recovery hears is to change from one to the next, and the leg is to count in both.
-            _ if self.shape.recovery_faults > 0 => return self.heal_all(),
+            _ if self.shape.recovery_faults > 0 && !self.shape.lies => return self.heal_all(),
             Weather::OneLeg if self.rng.chance(1, 4) => Some(self.shape.bad_leg),
             Weather::Beyond if self.rng.chance(1, 3) => {
                 Some(self.rng.below(u64::from(self.shape.legs)) as u8)

@@ -10,6 +10,7 @@
 //!
 //! Faults are armed on a drive (`arm`) and act on the next operations that they fit. The caller keeps the clock:
 //! `issue` says when the operation will end, `complete` ends it.
+use crate::crash::CrashMode;
 use crate::doubt::{Doubts, or_zeroes};
 use crate::fault::{Armed, FaultCounts, FaultKind};
 use crate::image::Image;
@@ -177,6 +178,11 @@ impl SimDrive {
         !self.armed.is_empty()
     }
 
+    /// Whether a fault waits here for a read.
+    pub fn may_misread(&self) -> bool {
+        self.armed.iter().any(|armed| fits(armed.kind, DriveOp::Read))
+    }
+
     /// The drive is gone from now on; what is in flight will end with `Gone`.
     pub fn kill(&mut self) {
         if !self.dead {
@@ -207,6 +213,20 @@ impl SimDrive {
             self.dead = false;
             self.counts.add(FaultKind::Return);
         }
+    }
+
+    /// A dead drive is plugged in again while the group goes on without it: with its cache, where it had power all the
+    /// time and only its connection was cut, or with what a power loss left of that.
+    pub fn replug(&mut self, rng: &mut Rng, powered: bool) {
+        assert!(
+            self.is_idle() && self.dead,
+            "a drive returns only when nothing that it was asked for is under way"
+        );
+        self.dead = false;
+        if !powered {
+            self.crash(rng, CrashMode::Random);
+        }
+        self.counts.add(FaultKind::Replug);
     }
 
     /// Turns one bit of a block at rest, if any of some places tried holds data.
@@ -325,18 +345,10 @@ impl SimDrive {
 
     /// The armed fault that acts on this operation, if any; one that makes it late may go with no other.
     fn draw_fault(&mut self, op: DriveOp) -> Option<FaultKind> {
-        use FaultKind as F;
         if self.dead {
             return None;
         }
-        let fits = |kind: F| match kind {
-            F::Slow | F::Hang | F::Death => true,
-            F::ReadError | F::StaleRead | F::GarbageRead | F::SlowRead => op == DriveOp::Read,
-            F::WriteError | F::Misdirected | F::LostWrite => op == DriveOp::Write,
-            F::FlushError | F::LyingFlush => op == DriveOp::Flush,
-            _ => false,
-        };
-        let index = self.armed.iter().position(|armed| fits(armed.kind))?;
+        let index = self.armed.iter().position(|armed| fits(armed.kind, op))?;
         let armed = &mut self.armed[index];
         let kind = armed.kind;
         if armed.times != u32::MAX {
@@ -345,7 +357,7 @@ impl SimDrive {
                 self.armed.remove(index);
             }
         }
-        if kind == F::Death {
+        if kind == FaultKind::Death {
             self.kill();
             return None;
         }
@@ -394,6 +406,9 @@ impl SimDrive {
             DriveOp::Write => self.complete_write(rng, &flight, memory),
             DriveOp::Flush => self.complete_flush(rng, &flight),
         };
+        if flight.given_up && flight.op == DriveOp::Write && result.is_ok() {
+            self.counts.add(FaultKind::LateLanding);
+        }
         (flight.token, result)
     }
 
@@ -576,6 +591,18 @@ impl SimDrive {
         } else {
             self.image.set(block, content);
         }
+    }
+}
+
+/// Whether a fault acts on an operation of this kind.
+fn fits(kind: FaultKind, op: DriveOp) -> bool {
+    use FaultKind as F;
+    match kind {
+        F::Slow | F::Hang | F::Death => true,
+        F::ReadError | F::StaleRead | F::GarbageRead | F::SlowRead => op == DriveOp::Read,
+        F::WriteError | F::Misdirected | F::LostWrite => op == DriveOp::Write,
+        F::FlushError | F::LyingFlush => op == DriveOp::Flush,
+        _ => false,
     }
 }
 

@@ -61,11 +61,35 @@ pub enum FaultKind {
     /// A drive was reset: of what was in its cache some is lost, no request fails, and the driver has the next flush
     /// fail.
     Reset,
+    /// A dead drive is there again while the group is served, with what it held when it died.
+    Replug,
+    /// Likewise, with what it held some time before.
+    ReplugOld,
+    /// A write that was given up landed after all.
+    LateLanding,
+    /// A drive was found with the content of a drive of another group.
+    OtherGroup,
+    /// A drive was found blank, or full of noise.
+    Blank,
+    /// Two drives were found with each other's content.
+    Swapped,
+    /// Every leg had lost writes in one run; the next ones likewise.
+    LostOnEveryLeg,
+    /// Every leg had writes that went astray.
+    AstrayOnEveryLeg,
+    /// Every leg had reads of what was there before.
+    StaleOnEveryLeg,
+    /// Every leg had reads of noise.
+    GarbageOnEveryLeg,
+    /// Every leg was reset.
+    ResetOnEveryLeg,
+    /// Every leg was set back to an earlier state of itself.
+    OldOnEveryLeg,
 }
 
 impl FaultKind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 40] = [
         Self::ReadError,
         Self::WriteError,
         Self::FlushError,
@@ -94,7 +118,33 @@ impl FaultKind {
         Self::Pause,
         Self::ClockLeap,
         Self::Reset,
+        Self::Replug,
+        Self::ReplugOld,
+        Self::LateLanding,
+        Self::OtherGroup,
+        Self::Blank,
+        Self::Swapped,
+        Self::LostOnEveryLeg,
+        Self::AstrayOnEveryLeg,
+        Self::StaleOnEveryLeg,
+        Self::GarbageOnEveryLeg,
+        Self::ResetOnEveryLeg,
+        Self::OldOnEveryLeg,
     ];
+
+    /// What counts where this fault has acted on every leg in one run: for those that only then go beyond what checks and
+    /// other legs make good.
+    pub const fn on_every_leg(self) -> Option<Self> {
+        match self {
+            Self::LostWrite => Some(Self::LostOnEveryLeg),
+            Self::Misdirected => Some(Self::AstrayOnEveryLeg),
+            Self::StaleRead => Some(Self::StaleOnEveryLeg),
+            Self::GarbageRead => Some(Self::GarbageOnEveryLeg),
+            Self::Reset => Some(Self::ResetOnEveryLeg),
+            Self::OldContent => Some(Self::OldOnEveryLeg),
+            _ => None,
+        }
+    }
 
     /// The name in counts and messages.
     pub const fn name(self) -> &'static str {
@@ -127,13 +177,31 @@ impl FaultKind {
             Self::Pause => "pause",
             Self::ClockLeap => "clock-leap",
             Self::Reset => "reset",
+            Self::Replug => "replug",
+            Self::ReplugOld => "replug-old",
+            Self::LateLanding => "late-landing",
+            Self::OtherGroup => "other-group",
+            Self::Blank => "blank",
+            Self::Swapped => "swapped",
+            Self::LostOnEveryLeg => "lost-write-on-every-leg",
+            Self::AstrayOnEveryLeg => "misdirected-write-on-every-leg",
+            Self::StaleOnEveryLeg => "stale-read-on-every-leg",
+            Self::GarbageOnEveryLeg => "garbage-read-on-every-leg",
+            Self::ResetOnEveryLeg => "reset-on-every-leg",
+            Self::OldOnEveryLeg => "old-content-on-every-leg",
         }
     }
 }
 
 /// How often each fault acted.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FaultCounts([u64; FaultKind::ALL.len()]);
+
+impl Default for FaultCounts {
+    fn default() -> Self {
+        Self([0; FaultKind::ALL.len()])
+    }
+}
 
 impl FaultCounts {
     /// One more of this kind.

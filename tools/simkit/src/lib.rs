@@ -25,6 +25,7 @@ pub use control::{Catalogue, Control, Pool};
 pub use crash::CrashMode;
 pub use drive::SimDrive;
 pub use fault::{Armed, FaultCounts, FaultKind};
+pub use past::Memory;
 pub use rng::Rng;
 pub use trace::Trace;
 pub use world::{Open, Opening, Stepped, World};

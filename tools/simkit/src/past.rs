@@ -10,10 +10,12 @@ use crate::drive::SimDrive;
 use crate::fault::FaultKind;
 use crate::image::Image;
 use crate::rng::Rng;
+use base::BLOCK_BYTES;
+use std::rc::Rc;
 
 /// What a drive held at some moment.
 #[derive(Clone)]
-pub(crate) struct Memory {
+pub struct Memory {
     image: Image,
     doubts: Doubts,
 }
@@ -33,8 +35,64 @@ impl SimDrive {
     /// Sets the drive back to what it held when it was asked to remember that. False if it never was. `counted_on`
     /// says whether the group takes it for what it was a moment ago.
     pub fn set_back(&mut self, counted_on: bool) -> bool {
-        assert!(self.is_idle(), "a drive is set back only while nobody uses it");
         let Some(memory) = self.memory.clone() else { return false };
+        self.hold(&memory, counted_on);
+        self.counts.add(FaultKind::OldContent);
+        true
+    }
+
+    /// The drive holds what another one does, as far as it reaches.
+    pub fn swap_content(&mut self, other: &Self) {
+        self.become_like(other, false, FaultKind::ForeignContent);
+    }
+
+    /// Likewise; what the drive is then is counted as this fault.
+    pub fn become_like(&mut self, other: &Self, counted_on: bool, kind: FaultKind) {
+        let mut image = Image::new(self.image.blocks());
+        for block in 0..self.image.blocks().min(other.image.blocks()) {
+            if let Some(content) = other.visible(block) {
+                image.set(block, content.clone());
+            }
+        }
+        self.hold(&Memory { image, doubts: Doubts::default() }, counted_on);
+        self.counts.add(kind);
+    }
+
+    /// The drive holds zeroes, or where it held anything noise.
+    pub fn become_blank(&mut self, noise: Option<&mut Rng>, counted_on: bool) {
+        let mut image = Image::new(self.image.blocks());
+        if let Some(rng) = noise {
+            let mut block = [0; BLOCK_BYTES];
+            rng.fill(&mut block);
+            let block = Rc::new(block);
+            let held = (0..self.image.blocks()).filter(|at| self.visible(*at).is_some());
+            held.for_each(|at| image.set(at, block.clone()));
+        }
+        self.hold(&Memory { image, doubts: Doubts::default() }, counted_on);
+        self.counts.add(FaultKind::Blank);
+    }
+
+    /// Two drives hold each other's content. `counted_on` says for each whether the group takes it for what it was: for
+    /// neither where they get their own back.
+    pub fn exchange(one: &mut Self, other: &mut Self, counted_on: [bool; 2]) {
+        let first = one.clone();
+        one.become_like(other, counted_on[0], FaultKind::Swapped);
+        other.become_like(&first, counted_on[1], FaultKind::Swapped);
+    }
+
+    /// What the drive holds now, its cache included.
+    pub fn content(&self) -> Memory {
+        let mut image = self.image.clone();
+        for (block, entries) in &self.dirty {
+            image.set(*block, entries.last().expect("an entry").content.clone());
+        }
+        Memory { image, doubts: self.doubts.clone() }
+    }
+
+    /// The drive holds this. If the group counts on it, every block that changes is one that it lost; what it gets back
+    /// is no loss.
+    pub fn hold(&mut self, memory: &Memory, counted_on: bool) {
+        assert!(self.is_idle(), "content changes only while nobody uses the drive");
         if counted_on {
             for block in 0..self.image.blocks() {
                 let now = self.visible(block);
@@ -45,24 +103,8 @@ impl SimDrive {
             }
         }
         self.doubts.add(&memory.doubts);
-        self.image = memory.image;
+        self.image = memory.image.clone();
         self.forget_life();
-        self.counts.add(FaultKind::OldContent);
-        true
-    }
-
-    /// The drive holds what another one does, as far as it reaches.
-    pub fn swap_content(&mut self, other: &Self) {
-        assert!(self.is_idle(), "content is swapped only while nobody uses the drive");
-        let mut image = Image::new(self.image.blocks());
-        for block in 0..self.image.blocks().min(other.image.blocks()) {
-            if let Some(content) = other.visible(block) {
-                image.set(block, content.clone());
-            }
-        }
-        self.image = image;
-        self.forget_life();
-        self.counts.add(FaultKind::ForeignContent);
     }
 
     /// What was in its cache, and what it held before, is nowhere in it any more: not even a stale read returns that.
@@ -77,7 +119,7 @@ impl SimDrive {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use base::{BLOCK_BYTES, Blocks, DriveBlock, Uuid};
+    use base::{Blocks, DriveBlock, Uuid};
 
     fn drive(fill: u8) -> SimDrive {
         let mut drive = SimDrive::new(Uuid([fill; 16]), Blocks::new(16), true);
@@ -109,5 +151,31 @@ mod tests {
         one.swap_content(&other);
         assert_eq!((one.peek(DriveBlock::new(3))[0], one.uuid), (2, Uuid([1; 16])));
         assert_eq!(one.counts.of(FaultKind::ForeignContent), 1);
+    }
+
+    #[test]
+    fn two_that_are_exchanged_and_exchanged_again_are_what_they_were() {
+        let (mut one, mut other) = (drive(1), drive(2));
+        SimDrive::exchange(&mut one, &mut other, [true, false]);
+        assert_eq!((one.peek(DriveBlock::new(3))[0], other.peek(DriveBlock::new(3))[0]), (2, 1));
+        assert!(one.in_doubt(DriveBlock::new(3)) && !other.has_doubts());
+        SimDrive::exchange(&mut one, &mut other, [false; 2]);
+        assert!(one.peek(DriveBlock::new(3))[0] == 1 && !one.in_doubt(DriveBlock::new(3)));
+        assert_eq!(one.counts.of(FaultKind::Swapped), 2);
+    }
+
+    #[test]
+    fn a_blank_drive_holds_nothing_of_what_it_held() {
+        let (mut one, mut other) = (drive(1), drive(2));
+        let before = one.content();
+        one.become_blank(None, true);
+        other.become_blank(Some(&mut Rng::new(1)), false);
+        assert!(
+            one.peek(DriveBlock::new(3)).iter().all(|byte| *byte == 0) && one.in_doubt(DriveBlock::new(3))
+        );
+        assert!(other.peek(DriveBlock::new(3)).iter().any(|byte| *byte != 2));
+        assert!(other.peek(DriveBlock::new(4)).iter().all(|byte| *byte == 0));
+        one.hold(&before, false);
+        assert!(one.peek(DriveBlock::new(3))[0] == 1 && !one.in_doubt(DriveBlock::new(3)));
     }
 }

@@ -260,7 +260,7 @@ impl Group {
         self.hole_changes = 0;
         self.cuts = self.directory.cuts.clone();
         self.new_volume = self.volume;
-        self.planted_freed = 0;
+        (self.planted_freed, self.planted_flushing) = (0, 0);
         let reused = self.config.bug(Planted::CkptReused) && self.checkpoint.durable != CkptNo::ZERO;
         if !reused {
             self.checkpoint.number = self.checkpoint.number.next();
@@ -348,9 +348,15 @@ impl Group {
     }
 
     /// Pages find no block: the reserve makes this a matter of bitmaps that are still to be loaded, or of rows.
+    ///
+    /// Crash story: damage beyond what the legs make good took the only bitmap of a small group, and its pool was full. What
+    /// had been kept for checkpoints lay in that region. A checkpoint that waited for ever for its first page kept every
+    /// write waiting with it, which was told neither of an error nor that there is no space.
     fn no_space_for_pages(&mut self) -> bool {
         if self.growth.possible() {
             self.growth.want();
+        } else if self.space.lacks_lost_regions() {
+            return self.map_failed();
         }
         false
     }

@@ -47,6 +47,7 @@ impl Group {
         self.flusher.begin(self.completed, self.checkpoint.pages_complete());
         self.flushing = core::mem::take(&mut self.unflushed);
         self.unflushed_since = None;
+        self.planted_flushing = self.active.replaced().len();
         if self.config.bug(Planted::DurableTooEarly) {
             self.durable = self.completed;
         }
@@ -75,18 +76,17 @@ impl Group {
             drive.flushed_ckpt = drive.flushed_ckpt.max(ckpt);
         }
         if self.config.bug(Planted::FreeAtFlush) {
-            self.free_replaced_now();
+            self.free_replaced_now(self.active.replaced().len());
         }
         self.again = true;
     }
 
-    /// Bug only: what the delta lists as replaced becomes free without a checkpoint.
-    pub fn free_replaced_now(&mut self) {
-        let replaced = self.active.replaced().len();
-        for i in self.planted_freed..replaced {
+    /// Bug only: so many of those that the delta lists as replaced become free without a checkpoint.
+    pub fn free_replaced_now(&mut self, count: usize) {
+        for i in self.planted_freed..count {
             let pba = self.active.replaced()[i];
             self.space.give_back(pba, base::Blocks::new(1));
         }
-        self.planted_freed = replaced;
+        self.planted_freed = self.planted_freed.max(count);
     }
 }

@@ -278,6 +278,10 @@ impl Group {
         } else if done.result.is_err() && self.drives.is(done.drive, Health::Resyncing) {
             self.drives.get_mut(done.drive).stats.write_errors += 1;
             self.copy_failed(done.drive);
+        } else if done.result.is_ok() && self.config.bug(Planted::FreeAtFirstFlush) {
+            if self.ops.job_mut(job).kind == JobKind::Flush {
+                self.free_replaced_now(self.planted_flushing);
+            }
         } else if done.result.is_err() && !self.forgives(job) {
             let out = self.drive_failed(done.drive);
             let job = self.ops.job_mut(job);

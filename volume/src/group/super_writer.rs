@@ -167,6 +167,7 @@ impl Group {
     fn write_slots<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, newest: bool) {
         let job = self.ops.open_job(JobKind::Superblock);
         for i in 0..self.writer.homes.len() {
+            let newest = newest != self.config.bug(Planted::SlotsNewestFirst);
             let slot = if newest { self.writer.newest[i] } else { 1 - self.writer.newest[i] };
             let memory = [Segment { buf: self.buffers.superblocks.plus(i as u32), blocks: 1 }];
             let home = self.writer.homes[i].extent;

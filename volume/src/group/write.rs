@@ -679,7 +679,7 @@ impl Group {
             }
         }
         if self.config.bug(Planted::FreeAtAck) {
-            self.free_replaced_now();
+            self.free_replaced_now(self.active.replaced().len());
         }
         if commit.sealed.seqs > 0 {
             self.completed = Seq::new(commit.sealed.next_seq().get() - 1);

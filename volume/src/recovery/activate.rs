@@ -268,6 +268,7 @@ impl Recovery {
                 continue;
             }
             let Some(handle) = self.handles[usize::from(home.extent.drive.get())] else { continue };
+            let newest = newest != self.config.bug(Planted::SlotsNewestFirst);
             let slot = if newest { self.newest_slots[i] } else { 1 - self.newest_slots[i] };
             let at = self.geometry().drive_block(home.extent, fixed::SUPERBLOCKS[usize::from(slot)]);
             let block = self.superblock().encode_with(*home, self.keys.as_deref());

@@ -292,7 +292,6 @@ impl Recovery {
         }
         self.fills.clear();
         self.commit_fills.clear();
-        self.damaged.clear();
         let voided = self.chain.as_ref().expect("a chain").voided.len();
         for _ in 0..voided {
             self.counts.count(replay::Row::Voided);
@@ -303,11 +302,11 @@ impl Recovery {
             self.counts.count(row);
             match decision {
                 Decision::Accept | Decision::SkipVoided => {}
-                Decision::AcceptAndComplete(lacking) | Decision::AcceptDamaged(lacking) => {
+                Decision::AcceptAndComplete(lacking) => {
                     for leg in lacking.commit.iter() {
                         self.commit_fills.push((leg, index));
                     }
-                    self.fill_data(index)?;
+                    self.fill_data(index);
                 }
                 Decision::CutHere => {
                     self.check_silence(index)?;
@@ -447,19 +446,17 @@ impl Recovery {
     }
 
     /// Notes what must be written to legs that lack data of a commit.
-    fn fill_data(&mut self, index: usize) -> Result<(), Refusal> {
+    fn fill_data(&mut self, index: usize) {
         let scan = self.scan.as_ref().expect("a scan");
         let check = scan.candidates()[self.replayed[index].candidate].check;
-        let Some(blocks) = self.verified.known.get(&check.0) else { return Ok(()) };
+        let Some(blocks) = self.verified.known.get(&check.0) else { return };
         for (pba, asked, right) in blocks {
             for leg in asked.without(*right).iter() {
-                match self.contents.contains_key(&pba.get()) {
-                    true => self.fills.push((leg, *pba)),
-                    false => self.damaged.push(*pba),
-                }
+                // Each is right on some leg, or the commit would not count.
+                assert!(self.contents.contains_key(&pba.get()), "content that a leg lacks was kept");
+                self.fills.push((leg, *pba));
             }
         }
-        Ok(())
     }
 
     /// Writes what the accepted tail lacks on a leg.

@@ -19,7 +19,7 @@ use crate::keys::Keyed;
 use crate::ops::Ops;
 use crate::planted::Planted;
 use alloc::vec::Vec;
-use base::{Action, DriveIx, DriveSet, Duration, Uuid};
+use base::{Action, DriveIx, DriveSet, Duration, Seq, Uuid};
 use fence::CopyEntry;
 
 /// The drives that a recovery does without, though they are at hand; by the driver's numbers.
@@ -29,6 +29,8 @@ pub(crate) struct Forsaken {
     unasked: DriveSet,
     /// The group does not open without them: nobody is forsaken before the superblocks are read.
     patient: bool,
+    /// D, as versions say it that could not be read to their end.
+    pub said: Seq,
     /// The line of this activation may be on drives.
     pub composed: bool,
     /// It begins again once nothing is in flight.
@@ -43,6 +45,7 @@ impl Forsaken {
             drives: none,
             unasked: none,
             patient: false,
+            said: Seq::ZERO,
             composed: false,
             again: false,
             watch: Overdue::new(bound),
@@ -95,6 +98,13 @@ impl Recovery {
     /// drive came back, its version was the newest, its row page could not be read on it, and nowhere else was it any more.
     /// The same happened to a version that named the rows behind a move, on the drive that was to take over: it was the only
     /// one of its place by that version, and none by the version before.
+    ///
+    /// Whether that version was durable or not, the D that it says was: everything up to there was flushed on every drive
+    /// that counted before the version was made. So who opens without it has all of that, or does not open.
+    ///
+    /// Crash story: both drives of a mirror lied. One lost a version and the commits behind it, both lost the row page
+    /// that this version named. The group was opened on the one that had lost the most, and what had been flushed under
+    /// that version was gone without a word.
     pub(super) fn forsakes_unreadable(&mut self, refusal: &Refusal) -> bool {
         let mut out = DriveSet::EMPTY;
         match *refusal {
@@ -107,7 +117,12 @@ impl Recovery {
                     .for_each(|drive| out.insert(drive));
             }
             // Whether the others can do without them is for the version to say that they have.
-            NO_PAGE => out = self.with_the_newest_superblock(),
+            NO_PAGE => {
+                out = self.with_the_newest_superblock();
+                if !out.is_empty() {
+                    self.forsaken.said = self.forsaken.said.max(self.superblock().durable);
+                }
+            }
             _ => {}
         }
         self.forsaken.drives = self.forsaken.drives.union(out);

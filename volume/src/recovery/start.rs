@@ -100,6 +100,7 @@ impl Recovery {
             new_row_pages: None,
             home_pages: self.home_pages(),
             planted_freed: 0,
+            planted_flushing: 0,
             active: layers.active,
             frozen: layers.frozen,
             cache: PageCache::new(buffers.cache, config.cache_pages),

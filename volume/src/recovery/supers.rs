@@ -63,9 +63,32 @@ impl Recovery {
             Some(Err(_)) if decided.is_ok() => self.recover_from(newest, &found)?,
             _ => decided?,
         }
+        self.refuse_hearsay(&found)?;
         self.refuse_older()?;
         self.script.clear();
         self.read_row_root()
+    }
+
+    /// A group is never what only those of its drives say that do not count.
+    ///
+    /// Crash story: of a mirror one drive was left, and the other one served alone. Then that one was found with the content
+    /// of another drive, or blank: its label was right, but not one of its superblocks was its own. The table of the drive
+    /// that was left called it current, the catalogue had no mark against it, and so the group was opened on it as of the
+    /// moment when the other one had been left. What had been a hole then was read as zeroes, and of what had been flushed
+    /// since nobody knew.
+    ///
+    /// So it is for each place of the home row. Of a single leg of two columns one drive was another one for a while: had the
+    /// other one begun a new activation meanwhile, whose pages lie on both, the right drive would have come back in vain.
+    fn refuse_hearsay(&self, found: &[Found]) -> Result<(), Refusal> {
+        let shows = |drive: &DriveIx| found.iter().any(|one| drive_of(one) == self.table.get(*drive).drive);
+        let place = |place: DriveSet| place.and(self.current);
+        match self.places().map(place).find(|place| !place.iter().any(|drive| shows(&drive))) {
+            None => Ok(()),
+            Some(place) => {
+                let drives = place.iter().map(|drive| self.table.get(drive).drive).collect();
+                Err(Refusal::NotTheirOwn { drives })
+            }
+        }
     }
 
     /// Drives that were set back all together say nothing false, and no key tells an old state from the newest one: only

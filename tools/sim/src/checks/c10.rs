@@ -33,6 +33,20 @@ pub fn request(took: Duration, which: impl FnOnce() -> String) -> Result<(), Vio
     Err(Violation::new("C10", what))
 }
 
+/// Judges a group that says that it is closed: nothing waits, and nothing is under way but what was given up.
+pub fn closed(outstanding: bool, quiet: bool) -> Result<(), Violation> {
+    match (outstanding, quiet) {
+        (true, _) => Err(Violation::new("C10", "the group is closed, but requests are outstanding")),
+        (_, false) => Err(Violation::new("C10", "the group is closed, but operations are in flight")),
+        _ => Ok(()),
+    }
+}
+
+/// What should have come to its end within so many steps has not.
+pub fn endless(what: impl Into<String>) -> Violation {
+    Violation::new("C10", what)
+}
+
 impl Progress {
     /// Something ended now.
     pub const fn new(step: u64, at: Instant) -> Self {

@@ -4,6 +4,16 @@
 //! write that was overwritten before anybody read it.
 use super::{Sight, Violation};
 use crate::model::Found;
+use base::Seq;
+
+/// Judges D of a group that was opened: the drives that it heard said that everything up to `said` was flushed.
+pub fn opened(durable: Seq, said: Seq) -> Result<(), Violation> {
+    if durable >= said {
+        return Ok(());
+    }
+    let what = format!("the drives say that everything up to {said} was flushed, and {durable} is there");
+    Err(Violation::new("C2", what))
+}
 
 /// Judges one block of a read.
 pub fn read(sight: &Sight<'_>) -> Result<(), Violation> {

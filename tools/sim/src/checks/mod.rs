@@ -6,6 +6,9 @@ pub mod c3;
 pub mod c4;
 pub mod c5;
 pub mod c9;
+pub mod d17;
+pub mod d22;
+pub mod growth;
 pub mod prefix;
 pub mod repairs;
 
