@@ -47,7 +47,7 @@ struct World {
 impl World {
     fn new(regions: u32, max_loaded: u32) -> Self {
         let config =
-            SpaceConfig { region_blocks: E, home_regions: 1, max_loaded, max_regions: 40, max_changes: 6000 };
+            SpaceConfig { region_blocks: E, home_regions: 1, max_loaded, max_regions: regions, max_changes: 6000 };
         let mut world = Self {
             space: Space::new(config),
             config,
@@ -62,6 +62,8 @@ impl World {
     }
 
     fn grow(&mut self, regions: u32) {
+        self.config.max_regions = self.config.max_regions.max(self.space.regions() + regions);
+        self.space.make_room(self.config.max_regions);
         self.space.grow(regions, &Geometry);
         for region in self.fate.len() as u32 / E..self.space.regions() {
             let at = self.fate.len();
