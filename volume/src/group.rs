@@ -87,6 +87,10 @@ pub enum Halt {
     /// Free space contradicts the map, and both have right checks: nothing is written any more, because a block that
     /// is in use might be handed out.
     SpaceContradicts,
+    /// The history has no place for a further activation: nothing can be written in the name of one.
+    HistoryFull,
+    /// No number is left for a further checkpoint.
+    CheckpointsEnded,
 }
 
 impl core::fmt::Display for Halt {
@@ -97,6 +101,8 @@ impl core::fmt::Display for Halt {
             Self::SuperblockFailed => "no superblock could be written",
             Self::MapFailed => "the map cannot be read or written",
             Self::SpaceContradicts => "free space contradicts the map",
+            Self::HistoryFull => "it was opened so often that its history has no place for another time",
+            Self::CheckpointsEnded => "it has used up the numbers of checkpoints",
         })
     }
 }
@@ -138,6 +144,9 @@ pub(crate) struct Group {
     pub row_pages: RowPages,
     pub new_row_pages: Option<RowPages>,
     pub home_pages: HomePages,
+    /// How many of them the history has, and how many lines the newest of those has.
+    pub history_pages: usize,
+    pub history_lines: usize,
     /// How many of the delta's replaced blocks a planted bug has freed.
     pub planted_freed: usize,
     pub active: Delta,
@@ -436,6 +445,12 @@ impl Group {
         self.volume.data.map(|data| data.get().saturating_add(layers as u64).min(size))
     }
 
+    /// How many activations the history can still note, if it has no end.
+    fn activations_left(&self) -> Option<u64> {
+        let encrypted = self.superblock.checks == base::CheckKind::AesGcm;
+        encrypted.then(|| Geometry::activations_left(self.home_pages.free(), self.history_lines))
+    }
+
     /// What everybody may see.
     pub fn stats(&self) -> Stats {
         Stats {
@@ -446,6 +461,8 @@ impl Group {
             checkpoint: self.superblock.ckpt.get(),
             ring_used_permille: self.log.ring.used_permille(),
             rows: self.superblock.rows,
+            rows_ended: self.growth.has_ended(),
+            activations_left: self.activations_left(),
             legs: self.geometry.legs,
             space_blocks: u64::from(self.superblock.rows) * self.geometry.row_blocks(),
             mapped_blocks: self.mapped_blocks(),
