@@ -217,6 +217,8 @@ pub struct Stats {
     pub version: u64,
     /// Number of the last checkpoint.
     pub checkpoint: u32,
+    /// So many numbers are left for checkpoints.
+    pub checkpoints_left: u32,
     /// Thousandths of the ring that are in use, in its fullest column.
     pub ring_used_permille: u32,
     /// Rows of the group.

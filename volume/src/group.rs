@@ -459,6 +459,7 @@ impl Group {
             generation: self.superblock.generation,
             version: self.superblock.version,
             checkpoint: self.superblock.ckpt.get(),
+            checkpoints_left: checkpoint::LAST_NUMBER.get().saturating_sub(self.superblock.ckpt.get()),
             ring_used_permille: self.log.ring.used_permille(),
             rows: self.superblock.rows,
             rows_ended: self.growth.has_ended(),

@@ -91,10 +91,11 @@ impl Geometry {
 
     /// Home pages that rows leave free, where the history has so many already. The history of an encrypted group grows
     /// for ever: it has a quarter of all pages to grow into, and later always as much as it has. That of a plain group
-    /// needs one page to write the next version of its newest one.
+    /// needs one page, and another one to write the next version of it.
     pub(crate) fn kept_for_history(&self, encrypted: bool, has: usize) -> usize {
         let quarter = self.home_pages() as usize / 4;
-        if encrypted { has.max(quarter.saturating_sub(has)).max(1) } else { 1 }
+        let least = if has == 0 { 2 } else { 1 };
+        if encrypted { has.max(quarter.saturating_sub(has)).max(least) } else { least }
     }
 
     /// Activations that so many free home pages can note, where the newest page has so many lines.

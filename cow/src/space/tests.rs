@@ -46,8 +46,13 @@ struct World {
 
 impl World {
     fn new(regions: u32, max_loaded: u32) -> Self {
-        let config =
-            SpaceConfig { region_blocks: E, home_regions: 1, max_loaded, max_regions: regions, max_changes: 6000 };
+        let config = SpaceConfig {
+            region_blocks: E,
+            home_regions: 1,
+            max_loaded,
+            max_regions: regions,
+            max_changes: 6000,
+        };
         let mut world = Self {
             space: Space::new(config),
             config,

@@ -602,6 +602,7 @@ mod tests {
             legs: 2,
             columns: 1,
             stripe_blocks: 16,
+            home_blocks: None,
             gen_number: 1,
             rows_used: 1,
             copies: vec![super::super::volumes::current_copy("d")],

@@ -14,6 +14,7 @@ mod headers;
 mod heal;
 pub mod import;
 mod keys;
+mod limits;
 mod moving;
 pub mod placement;
 pub mod pools;

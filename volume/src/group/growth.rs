@@ -227,17 +227,17 @@ impl Group {
         let columns = u32::from(self.geometry.columns);
         let extents = self.geometry.row_extents();
         let pages = |rows: usize| if rows == 1 { 0 } else { crate::rows::pages_from(rows * extents, 0) };
-        let more = pages(rows + 1) - pages(rows);
+        let more = self.with_history(pages(rows + 1) - pages(rows));
         let beside = crate::rows::pages_from((rows + 1) * extents, self.rows.len());
         self.superblock.rows < self.config.max_rows
             && self.space.regions() + columns <= self.space.config().max_regions
-            && beside.max(more + self.pages_of_history()) <= self.home_pages.free()
+            && beside.max(more) <= self.home_pages.free()
     }
 
-    /// Home pages that rows leave free: the history needs them.
-    pub fn pages_of_history(&self) -> usize {
+    /// Home pages that must be free for the table to have so many more than now: the history needs some.
+    pub fn with_history(&self, more: usize) -> usize {
         let encrypted = self.superblock.checks == base::CheckKind::AesGcm;
-        self.geometry.kept_for_history(encrypted, self.history_pages)
+        if more == 0 { 0 } else { more + self.geometry.kept_for_history(encrypted, self.history_pages) }
     }
 
     /// Headers to the extents, row pages to free home pages.

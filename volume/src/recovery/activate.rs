@@ -127,7 +127,8 @@ impl Recovery {
             previous.encode(&mut back[..32]);
             let mut block = [0; 4096];
             encode_page(lines, &back, &mut block);
-            let check = self.keys.as_deref().map_or_else(|| Check::of(&block), |keys| keys.home_check(&block));
+            let check =
+                self.keys.as_deref().map_or_else(|| Check::of(&block), |keys| keys.home_check(&block));
             previous = Ref::page(pba, Seq::ZERO, CkptNo::ZERO, check);
             made.push((previous, block));
         }

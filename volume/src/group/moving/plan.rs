@@ -161,9 +161,8 @@ impl Group {
         let count = self.rows.len() / usize::from(self.geometry.legs) * usize::from(legs);
         let pages = crate::rows::pages_from(count, if same { first.unwrap_or(count) } else { 0 });
         // What the table will have more than now is taken from the history (`growth.rs`).
-        let more = crate::rows::pages_from(count, 0)
-            .checked_sub(crate::rows::pages_from(self.rows.len(), 0))
-            .map_or(0, |more| if more > 0 { more + self.pages_of_history() } else { 0 });
+        let now = crate::rows::pages_from(self.rows.len(), 0);
+        let more = self.with_history(crate::rows::pages_from(count, 0).saturating_sub(now));
         let enough = self.superblock.row_pages.is_absent() || pages.max(more) <= self.home_pages.free();
         enough.then_some(()).ok_or(MoveRefusal::TableFull)
     }
