@@ -21,6 +21,8 @@ use volume::layout::label::NAME_BYTES;
 
 /// Size of an extent unless said otherwise.
 pub const DEFAULT_EXTENT_BYTES: u64 = 64 << 20;
+/// Extents below this make groups that soon run out of rows, openings and checkpoints (`limits.rs`).
+const SMALL_EXTENT_BYTES: u64 = 8 << 20;
 
 /// Spares of a pool at most.
 const MAX_SPARES: u32 = 64;
@@ -211,6 +213,15 @@ impl Agent {
             format!("pool {} {what} {}: {}", pool.name, text::counted(added.len(), "drive"), added.join(" "));
         self.events.history(&pool.id, &format!("pool {verb} {}", pool.name), &message);
         self.events.record(Severity::Info, &format!("pool_{verb}"), &pool.name, &message);
+        let extent = u64::from(pool.extent_blocks) * BLOCK_BYTES as u64;
+        if created && extent < SMALL_EXTENT_BYTES {
+            let message = format!(
+                "pool {} has extents of {}: volumes in it stay small and wear out early; 8MiB and more are better",
+                pool.name,
+                text::show_size(extent)
+            );
+            self.events.record(Severity::Warning, "small_extents", &pool.name, &message);
+        }
         Ok(())
     }
 
