@@ -445,6 +445,13 @@ impl Group {
         self.volume.data.map(|data| data.get().saturating_add(layers as u64).min(size))
     }
 
+    /// How many checkpoints can still be taken, if no activation comes in between.
+    fn checkpoints_left(&self) -> u32 {
+        let ended = self.halt == Some(Halt::CheckpointsEnded);
+        let left = checkpoint::LAST_NUMBER.get().saturating_sub(self.superblock.ckpt.get());
+        if ended { 0 } else { left }
+    }
+
     /// How many activations the history can still note, if it has no end.
     fn activations_left(&self) -> Option<u64> {
         let encrypted = self.superblock.checks == base::CheckKind::AesGcm;
@@ -459,10 +466,10 @@ impl Group {
             generation: self.superblock.generation,
             version: self.superblock.version,
             checkpoint: self.superblock.ckpt.get(),
-            checkpoints_left: checkpoint::LAST_NUMBER.get().saturating_sub(self.superblock.ckpt.get()),
+            checkpoints_left: self.checkpoints_left(),
             ring_used_permille: self.log.ring.used_permille(),
             rows: self.superblock.rows,
-            rows_ended: self.growth.has_ended(),
+            rows_ended: self.rows_ended(),
             activations_left: self.activations_left(),
             legs: self.geometry.legs,
             space_blocks: u64::from(self.superblock.rows) * self.geometry.row_blocks(),

@@ -234,7 +234,7 @@ fn numbers_of_checkpoints_end_with_an_answer() {
         }
     }
     assert_eq!(result, Err(Fault::ReadOnly));
-    assert!(first > 300 && stats(&world).checkpoints_left <= 32, "{first}");
+    assert!(first > 300 && stats(&world).checkpoints_left == 0, "{first}");
     assert_eq!(world.engine.halted(), Some(Halt::CheckpointsEnded));
     world.check_range(0, 1024);
     again(&mut world);

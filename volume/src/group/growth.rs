@@ -48,7 +48,7 @@ pub(crate) struct Growth {
     /// It had something that cannot be used at present: whoever waits for space goes on waiting.
     deferred: bool,
     retry_at: Option<Instant>,
-    /// The home pages have no room for a further row.
+    /// There is no room for a further row, by the home pages or in memory.
     ended: bool,
     written: Option<bool>,
     /// The row's extents of a leg that is being added (`moving.rs`).
@@ -101,11 +101,6 @@ impl Growth {
             Stage::Naming(grant, _) => &grant.extents,
             _ => &[],
         }
-    }
-
-    /// Whether space is short and no row can be had any more, whatever the pool has.
-    pub fn has_ended(&self) -> bool {
-        self.ended
     }
 
     /// When to ask again.
@@ -217,21 +212,30 @@ impl Group {
         turn.out.push(Action::WantRow { row: RowNo::new(self.superblock.rows) });
     }
 
-    /// Whether the table can have a row more: memory is there for its regions, and what is left of the home pages is enough
-    /// for the history.
+    /// Whether there can be a row more: in the table, and memory for its regions.
+    fn row_can_be_named(&self) -> bool {
+        let columns = u32::from(self.geometry.columns);
+        self.superblock.rows < self.config.max_rows
+            && self.space.regions() + columns <= self.space.config().max_regions
+            && self.table_has_room()
+    }
+
+    /// Whether space is short, and the home pages are the reason: no row can be had, whatever the pool has.
+    pub fn rows_ended(&self) -> bool {
+        self.growth.ended && !self.table_has_room()
+    }
+
+    /// Whether the table can have a row more, and what is left of the home pages is enough for the history.
     ///
     /// Crash story: rows took home pages until none was left. The history of the group, which is encrypted, needed another
     /// one sixty activations later, and from then on the group was refused.
-    fn row_can_be_named(&self) -> bool {
+    fn table_has_room(&self) -> bool {
         let rows = self.superblock.rows as usize;
-        let columns = u32::from(self.geometry.columns);
         let extents = self.geometry.row_extents();
         let pages = |rows: usize| if rows == 1 { 0 } else { crate::rows::pages_from(rows * extents, 0) };
         let more = self.with_history(pages(rows + 1) - pages(rows));
         let beside = crate::rows::pages_from((rows + 1) * extents, self.rows.len());
-        self.superblock.rows < self.config.max_rows
-            && self.space.regions() + columns <= self.space.config().max_regions
-            && beside.max(more) <= self.home_pages.free()
+        beside.max(more) <= self.home_pages.free()
     }
 
     /// Home pages that must be free for the table to have so many more than now: the history needs some.
