@@ -47,6 +47,14 @@ impl Changes {
         }
     }
 
+    /// Room for this many changes, in this many regions.
+    pub fn make_room(&mut self, capacity: usize, regions: u32) {
+        assert!(capacity < NONE as usize);
+        self.entries.reserve_exact(capacity.saturating_sub(self.entries.len()));
+        self.heads.resize(self.heads.len().max(regions as usize), NONE);
+        self.regions.reserve_exact((regions as usize).saturating_sub(self.regions.len()));
+    }
+
     /// Entries that still fit.
     pub fn room(&self) -> usize {
         self.entries.capacity() - self.entries.len()
@@ -132,6 +140,11 @@ impl Marks {
     /// No marks, room for this many before memory grows.
     pub fn new(capacity: usize) -> Self {
         Self { entries: Vec::with_capacity(capacity), live: 0, sorted: true }
+    }
+
+    /// Room for this many before memory grows.
+    pub fn make_room(&mut self, capacity: usize) {
+        self.entries.reserve_exact(capacity.saturating_sub(self.entries.len()));
     }
 
     /// Adds a block; the same one may come several times.

@@ -108,7 +108,7 @@ enum Top {
 
 const TOP: [Top; 3] = [Top::Volumes, Top::Cuts, Top::Root];
 
-/// Writes bitmaps and directory of one checkpoint at a time. Allocates at construction only.
+/// Writes bitmaps and directory of one checkpoint at a time. Allocates at construction and in `make_room` only.
 pub struct Seal {
     first: BufId,
     buffers: Vec<Buffer>,
@@ -135,11 +135,7 @@ impl Seal {
     /// A seal that owns the buffers `first .. first + buffers`, for a space of these sizes.
     pub fn new(first: BufId, buffers: u32, config: &SpaceConfig) -> Self {
         assert!(buffers >= MIN_SEAL_BUFFERS, "a seal needs {MIN_SEAL_BUFFERS} buffers");
-        let regions = config.max_regions as usize;
-        let mut levels = [0; TREE_LEVELS_MAX as usize + 1];
-        for level in 0..levels.len() - 1 {
-            levels[level + 1] = levels[level] + regions.div_ceil(1 << (PAGE_SHIFT as usize * (level + 1)));
-        }
+        let levels = levels_of(config);
         Self {
             first,
             buffers: vec![Buffer::Free; buffers as usize],
@@ -151,6 +147,13 @@ impl Seal {
             pages: vec![Ref::ABSENT; levels[TREE_LEVELS_MAX as usize]],
             levels,
         }
+    }
+
+    /// Makes room for a space of these sizes. No seal may be under way.
+    pub fn make_room(&mut self, config: &SpaceConfig) {
+        assert!(self.phase == Phase::Idle, "a seal is under way");
+        self.levels = levels_of(config);
+        self.pages.resize(self.levels[TREE_LEVELS_MAX as usize], Ref::ABSENT);
     }
 
     /// Begins: the maps are merged up to `seq`, all their changes are on `Space`'s list, and the limbo of the
@@ -511,6 +514,16 @@ impl Seal {
     fn free_buffer(&self) -> Stop<usize> {
         self.buffers.iter().position(|buffer| *buffer == Buffer::Free).ok_or(SealStep::Wait)
     }
+}
+
+/// Where each level of the bitmap tree begins among its pages.
+fn levels_of(config: &SpaceConfig) -> [usize; TREE_LEVELS_MAX as usize + 1] {
+    let regions = config.max_regions as usize;
+    let mut levels = [0; TREE_LEVELS_MAX as usize + 1];
+    for level in 0..levels.len() - 1 {
+        levels[level + 1] = levels[level] + regions.div_ceil(1 << (PAGE_SHIFT as usize * (level + 1)));
+    }
+    levels
 }
 
 /// A block for a page, already on the list of changes.

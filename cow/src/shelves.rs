@@ -56,6 +56,12 @@ impl Shelves {
         }
     }
 
+    /// Shelves for this many regions in all.
+    pub fn make_room(&mut self, regions: u32) {
+        let none = Link { prev: NONE, next: NONE, list: u8::MAX };
+        self.links.resize(self.links.len().max(regions as usize), none);
+    }
+
     /// Puts a region where it belongs, taking it from where it was. Among equals `last` ones are found last.
     pub fn put(&mut self, region: u32, set: Set, longest: u32, last: bool) {
         let list = (set as usize * SHELVES + shelf_of(longest)) as u8;

@@ -51,7 +51,7 @@ pub struct SpaceConfig {
     /// Bitmaps kept in memory at once (14 KiB each). At least 4, so that each class can have a region; and more
     /// than the blocks of the largest request, so that it finds its space though each region has one free block.
     pub max_loaded: u32,
-    /// Regions that the group can grow to (100 bytes of memory each).
+    /// Regions that there is room for, until `Space::make_room` (100 bytes of memory each).
     pub max_regions: u32,
     /// Blocks that one checkpoint can set plus clear, the pages of the directory not counted.
     pub max_changes: u32,
@@ -133,7 +133,7 @@ pub struct Space {
 }
 
 impl Space {
-    /// Free space without any region. Allocates all that it will ever need.
+    /// Free space without any region. Allocates all that it needs until `make_room`.
     pub fn new(config: SpaceConfig) -> Self {
         assert!(config.region_blocks.is_multiple_of(WORD_BITS));
         assert!((WORD_BITS..=MAX_REGION_BLOCKS).contains(&config.region_blocks));
@@ -166,7 +166,7 @@ impl Space {
     /// Adds `regions` fresh regions after those that there are: new rows, durable in the superblock. At an open
     /// also for rows that the superblock names and the directory does not know yet.
     pub fn grow(&mut self, regions: u32, fixed: &impl Fixed) {
-        assert!(self.regions() + regions <= self.config.max_regions, "more regions than configured");
+        assert!(self.regions() + regions <= self.config.max_regions, "more regions than there is room for");
         for _ in 0..regions {
             let region = RegionNo::new(self.regions());
             self.rows.push(Row::UNKNOWN);
@@ -176,6 +176,23 @@ impl Space {
             self.durable_free += u64::from(summary.free);
         }
         self.needs.retry();
+    }
+
+    /// Room for this many regions in all. Allocates: for when a group is opened, or its volume grows.
+    pub fn make_room(&mut self, regions: u32) {
+        if regions <= self.config.max_regions {
+            return;
+        }
+        assert!(u64::from(regions) * u64::from(self.config.region_blocks) <= Pba::LIMIT);
+        self.config.max_regions = regions;
+        let changes = self.config.max_changes as usize + self.config.directory_changes();
+        self.rows.reserve_exact(regions as usize - self.rows.len());
+        self.shelves.make_room(regions);
+        self.changes.make_room(changes, regions);
+        self.limbo.make_room(changes, regions);
+        self.sealed.reserve_exact(regions as usize - self.sealed.len());
+        self.placed.reserve_exact(changes.saturating_sub(self.placed.len()));
+        self.marks.make_room(2 * changes);
     }
 
     /// Begins from a durable checkpoint: its regions, not described yet, with `free` free blocks in all.

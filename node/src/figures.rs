@@ -81,6 +81,12 @@ pub struct TargetFigures {
     pub checkpoint: u64,
     /// Thousandths of the log's ring that are in use.
     pub ring_used_permille: u32,
+    /// Space is short, and the group can have no further row, whatever the pool has.
+    pub rows_ended: bool,
+    /// How often an encrypted group can still be opened; `None` of a plain one.
+    pub openings_left: Option<u64>,
+    /// How many checkpoints can still be taken; earlier builds do not say.
+    pub checkpoints_left: Option<u64>,
 }
 
 /// What a target did on one drive.
@@ -113,6 +119,9 @@ pub fn of_target(figures: &ublk_target::Figures, stats: Option<&volume::Stats>) 
         pinned_bytes: bytes(|stats| stats.limbo_blocks),
         checkpoint: stats.map_or(0, |stats| u64::from(stats.checkpoint)),
         ring_used_permille: stats.map_or(0, |stats| stats.ring_used_permille),
+        rows_ended: stats.is_some_and(|stats| stats.rows_ended),
+        openings_left: stats.and_then(|stats| stats.activations_left),
+        checkpoints_left: stats.map(|stats| u64::from(stats.checkpoints_left)),
     }
 }
 
@@ -155,6 +164,9 @@ mod tests {
             data_key: 1,
             moving: None,
             home: Vec::new(),
+            activations_left: Some(12),
+            checkpoints_left: 13,
+            rows_ended: true,
         };
         let figures = of_target(&ublk_target::Figures::default(), Some(&stats));
         let bytes = |blocks: u64| blocks * 4096;
@@ -163,6 +175,8 @@ mod tests {
             (bytes(8), bytes(10), bytes(11))
         );
         assert_eq!((figures.checkpoint, figures.ring_used_permille), (5, 6));
+        assert_eq!((figures.openings_left, figures.checkpoints_left), (Some(12), Some(13)));
+        assert!(figures.rows_ended);
         let kinds: Vec<&str> = figures.latency.iter().map(|latency| latency.op.as_str()).collect();
         assert_eq!(kinds, ["read", "write", "flush", "discard"]);
         assert_eq!(of_target(&ublk_target::Figures::default(), None).space_bytes, 0);

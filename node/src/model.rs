@@ -105,6 +105,9 @@ pub struct Volume {
     pub encryption: Option<Encryption>,
     /// Progress of the walk to a new data key; `null` if none is wanted.
     pub rekey: Option<Rekey>,
+    /// What its group has run out of for good, or will soon, as long as it is served.
+    #[serde(default)]
+    pub limits: Vec<Limit>,
     /// Limits.
     pub qos: Option<Later>,
     /// The snapshot that it is a clone of.
@@ -113,6 +116,31 @@ pub struct Volume {
     pub status: Option<String>,
     /// What to do about it.
     pub action: Option<String>,
+}
+
+/// What a group can run out of.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LimitKind {
+    /// Rows: its first row cannot name a further one.
+    Rows,
+    /// Times that it can be opened, if it is encrypted.
+    Openings,
+    /// Numbers of checkpoints.
+    Checkpoints,
+}
+
+/// A limit that a volume's group is at or near.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Limit {
+    /// Of what.
+    pub kind: LimitKind,
+    /// How many are left.
+    pub left: u64,
+    /// In one sentence.
+    pub status: String,
+    /// What to do about it.
+    pub action: String,
 }
 
 /// A group: volumes that share log, space and owner; one volume at most for now.

@@ -37,7 +37,8 @@ pub struct Config {
     pub delta_entries: u32,
     /// Regions whose bitmaps are kept in memory.
     pub loaded_regions: u32,
-    /// Rows that the group can grow to.
+    /// Rows that the group can grow to, if its shape can name so many. Memory is taken for as many as the volume's size
+    /// needs.
     pub max_rows: u32,
     /// Nothing may be written: no activation, no repair.
     pub read_only: bool,
@@ -53,7 +54,7 @@ impl Config {
         cache_pages: 16_384,
         delta_entries: 131_072,
         loaded_regions: 1024,
-        max_rows: 65_536,
+        max_rows: u32::MAX,
         read_only: false,
         #[cfg(feature = "planted")]
         planted: None,
@@ -222,10 +223,16 @@ pub struct Stats {
     pub version: u64,
     /// Number of the last checkpoint.
     pub checkpoint: u32,
+    /// So many numbers are left for checkpoints.
+    pub checkpoints_left: u32,
     /// Thousandths of the ring that are in use, in its fullest column.
     pub ring_used_permille: u32,
     /// Rows of the group.
     pub rows: u32,
+    /// Space is short, and the group can have no further row, whatever the pool has: the home pages are full.
+    pub rows_ended: bool,
+    /// So many activations can still be noted, of an encrypted group: its history has no end. `None` of a plain one.
+    pub activations_left: Option<u64>,
     /// Legs of each row: changes with a move that adds or drops one.
     pub legs: u8,
     /// Blocks of space in all.

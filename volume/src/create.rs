@@ -121,6 +121,7 @@ fn first_superblock(new: &NewGroup) -> Superblock {
         history: Ref::ABSENT,
         line: None,
         oldest_key: 0,
+        oldest_ckpt: CkptNo::ZERO,
         directory: Ref::ABSENT,
         home: new.home.clone(),
         drives: new.drives.iter().map(entry).collect(),

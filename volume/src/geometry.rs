@@ -57,7 +57,7 @@ pub struct Place {
 }
 
 impl Geometry {
-    /// A group whose ring has `ring_blocks` blocks per column, all in the home row.
+    /// A group whose ring has `ring_blocks` blocks per column, all in the home row, and with the fewest home pages.
     pub fn new(legs: u8, columns: u8, stripe_blocks: u32, extent_blocks: u32, ring_blocks: u32) -> Self {
         let mut pieces = [Piece::default(); MAX_PIECES];
         pieces[0] = Piece { row: RowNo::ZERO, first: fixed::RING_FIRST, blocks: ring_blocks };
@@ -89,7 +89,9 @@ impl Geometry {
             && home.first == fixed::RING_FIRST
             && home.blocks > RING_MIN_BLOCKS
             && home.blocks <= extent
-            && self.home == Piece { row: RowNo::ZERO, first: home.first + home.blocks, blocks: extent / 16 }
+            && self.home.row == RowNo::ZERO
+            && self.home.first == home.first + home.blocks
+            && (extent / 16..=extent / columns).contains(&self.home.blocks)
             && self.home.first + self.home.blocks <= extent / columns;
         extent_ok && home_ok && self.pieces[1..].iter().all(|piece| piece.blocks == 0)
     }

@@ -90,6 +90,10 @@ pub enum Halt {
     /// Free space contradicts the map, and both have right checks: nothing is written any more, because a block that
     /// is in use might be handed out.
     SpaceContradicts,
+    /// The history has no place for a further activation: nothing can be written in the name of one.
+    HistoryFull,
+    /// No number is left for a further checkpoint.
+    CheckpointsEnded,
 }
 
 impl core::fmt::Display for Halt {
@@ -100,6 +104,8 @@ impl core::fmt::Display for Halt {
             Self::SuperblockFailed => "no superblock could be written",
             Self::MapFailed => "the map cannot be read or written",
             Self::SpaceContradicts => "free space contradicts the map",
+            Self::HistoryFull => "it was opened so often that its history has no place for another time",
+            Self::CheckpointsEnded => "it has used up the numbers of checkpoints",
         })
     }
 }
@@ -141,6 +147,9 @@ pub(crate) struct Group {
     pub row_pages: RowPages,
     pub new_row_pages: Option<RowPages>,
     pub home_pages: HomePages,
+    /// How many of them the history has, and how many lines the newest of those has.
+    pub history_pages: usize,
+    pub history_lines: usize,
     /// How many of the delta's replaced blocks a planted bug has freed.
     pub planted_freed: usize,
     /// How many it listed when the flush began that is under way.
@@ -443,6 +452,19 @@ impl Group {
         self.volume.data.map(|data| data.get().saturating_add(layers as u64).min(size))
     }
 
+    /// How many checkpoints can still be taken, if no activation comes in between.
+    fn checkpoints_left(&self) -> u32 {
+        let ended = self.halt == Some(Halt::CheckpointsEnded);
+        let left = checkpoint::LAST_NUMBER.get().saturating_sub(self.superblock.ckpt.get());
+        if ended { 0 } else { left }
+    }
+
+    /// How many activations the history can still note, if it has no end.
+    fn activations_left(&self) -> Option<u64> {
+        let encrypted = self.superblock.checks == base::CheckKind::AesGcm;
+        encrypted.then(|| Geometry::activations_left(self.home_pages.free(), self.history_lines))
+    }
+
     /// What everybody may see.
     pub fn stats(&self) -> Stats {
         Stats {
@@ -451,8 +473,11 @@ impl Group {
             generation: self.superblock.generation,
             version: self.superblock.version,
             checkpoint: self.superblock.ckpt.get(),
+            checkpoints_left: self.checkpoints_left(),
             ring_used_permille: self.log.ring.used_permille(),
             rows: self.superblock.rows,
+            rows_ended: self.rows_ended(),
+            activations_left: self.activations_left(),
             legs: self.geometry.legs,
             space_blocks: u64::from(self.superblock.rows) * self.geometry.row_blocks(),
             mapped_blocks: self.mapped_blocks(),

@@ -203,6 +203,8 @@ pub mod superblock {
     pub const SELF_AT: usize = 400;
     /// u16: in an encrypted group the lowest number of a data key that something may lie under; else zero.
     pub const OLDEST_KEY_AT: usize = 408;
+    /// u32: in an encrypted group nothing lies under a checkpoint with a lower number; else zero, or where nobody said so.
+    pub const OLDEST_CKPT_AT: usize = 412;
     /// Up to 32 of (drive u8, 3 pad, extent u32), ordered by leg, then column.
     pub const HOME_AT: usize = 512;
     /// Bytes of an entry of the home row.

@@ -26,6 +26,7 @@ pub mod names;
 mod ops;
 pub mod planted;
 mod recovery;
+mod room;
 pub mod rows;
 mod sealed;
 mod slots;

@@ -23,6 +23,9 @@
 //!    nobody with a mark and called the other stale since the moment at which the first one had been left. So the
 //!    other came back and kept what it had written after that under numbers that mean other writes now.
 //!
+//! Where no activation can follow (the history has no place left, or no number of a checkpoint is) nothing is written: the
+//! group is opened as it is, and takes no writes.
+//!
 //! Only then is a group made of it, whose delta holds exactly the accepted log. Nothing was served before: a
 //! read must not be answered from a commit that a second crash could lose.
 use crate::buffers::Buffers;
@@ -105,6 +108,17 @@ pub(crate) struct Fill {
     pub bytes: Vec<u8>,
 }
 
+/// Pages of the history that a new activation writes.
+#[derive(Clone, Copy)]
+struct HistoryChange {
+    /// So many of those that were found, from the newest on, mean nothing any more.
+    replaced: usize,
+    /// So many are new.
+    made: usize,
+    /// Lines of the newest.
+    lines: usize,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stage {
     Supers,
@@ -163,6 +177,10 @@ pub(crate) struct Recovery {
     /// Home pages of the history, newest first, and the lines of the newest one.
     history_pages: Vec<(cow::Ref, Vec<rlog::Line>)>,
     history_next: cow::Ref,
+    /// What the new version changes of it, if it does.
+    history_change: Option<HistoryChange>,
+    /// Why no activation can follow, if none can: the group is opened without one.
+    ended: Option<crate::group::Halt>,
     home_pages: Option<crate::rows::HomePages>,
     scan: Option<Scan>,
     chain: Option<Chain>,
@@ -234,6 +252,8 @@ impl Recovery {
             history: History::new(),
             history_pages: Vec::new(),
             history_next: cow::Ref::ABSENT,
+            history_change: None,
+            ended: None,
             home_pages: None,
             scan: None,
             chain: None,

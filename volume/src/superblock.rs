@@ -74,6 +74,8 @@ pub struct Superblock {
     pub line: Option<Line>,
     /// Of an encrypted group the lowest number of a data key that something may lie under; else 0.
     pub oldest_key: u16,
+    /// Of an encrypted group: no page or bitmap that can be reached is of a checkpoint with a lower number. 0 if nobody knows.
+    pub oldest_ckpt: CkptNo,
     /// The directory; absent before the first checkpoint of a group.
     pub directory: Ref,
     /// The home row, ordered by leg, then column.
@@ -137,6 +139,7 @@ impl Superblock {
             line.encode(&mut b[at::LINE_AT..at::LINE_AT + rlog::layout::LINE_BYTES]);
         }
         codec::put_u16(b, at::OLDEST_KEY_AT, self.oldest_key);
+        codec::put_u32(b, at::OLDEST_CKPT_AT, self.oldest_ckpt.get());
         b[at::SELF_AT] = home.extent.drive.get();
         b[at::SELF_AT + 1] = home.leg.get();
         b[at::SELF_AT + 2] = home.column.get();
@@ -202,6 +205,7 @@ impl Superblock {
             history: Ref::decode(&b[at::HISTORY_AT..at::HISTORY_AT + 32]),
             line: Line::decode(line),
             oldest_key: codec::u16_at(b, at::OLDEST_KEY_AT),
+            oldest_ckpt: CkptNo::new(codec::u32_at(b, at::OLDEST_CKPT_AT)),
             directory: Ref::decode(&b[at::DIRECTORY_AT..at::DIRECTORY_AT + 32]),
             home: (0..geometry.row_extents())
                 .map(|i| extent_at(b, at::HOME_AT + i * at::HOME_BYTES))
@@ -219,6 +223,8 @@ impl Superblock {
             && self.row_height <= 3
             && (self.line.is_some() || no_line)
             && (self.oldest_key == 0) == (self.checks == CheckKind::Xxh3)
+            && (self.oldest_ckpt == CkptNo::ZERO || self.checks == CheckKind::AesGcm)
+            && self.oldest_ckpt <= self.ckpt
             && self.home.iter().all(|extent| usize::from(extent.drive.get()) < drives)
             && self.ring_start.0.iter().all(|start| *start < ring)
             && self.ckpt_seq.get() < Seq::LIMIT

@@ -80,6 +80,9 @@ impl World {
 
     fn grow(&mut self, regions: u32) {
         self.regions += regions;
+        self.config.max_regions = self.config.max_regions.max(self.regions);
+        self.space.make_room(self.config.max_regions);
+        self.seal.make_room(&self.config);
         self.space.grow(regions, &Geometry(E));
     }
 
@@ -321,7 +324,7 @@ proptest! {
         seed in any::<u64>(),
         steps in prop::collection::vec((0u8..10, any::<u32>()), 1..40),
     ) {
-        let mut world = World::new(regions, 300, seed);
+        let mut world = World::new(regions, regions, seed);
         for (kind, number) in steps {
             match kind {
                 0..=3 => (0..number % 20).for_each(|i| world.write(u64::from(number >> i) % 30 + 1)),
@@ -369,7 +372,7 @@ fn each_write_of_a_checkpoint_may_be_the_last() {
 #[test]
 fn a_tree_that_grows_by_two_levels_keeps_what_it_had() {
     for (before, near) in [(true, false), (true, true), (false, true)] {
-        let mut world = World::new(3, 17_000, 1);
+        let mut world = World::new(3, 3, 1);
         if before {
             (0..5).for_each(|_| world.write(20));
             assert_eq!(world.checkpoint(1, usize::MAX), End::Durable);

@@ -163,6 +163,11 @@ impl Space {
         self.shelve(region);
     }
 
+    /// The lowest checkpoint that any region's durable bitmap is of; `None` if there is none.
+    pub fn oldest_bitmap(&self) -> Option<CkptNo> {
+        self.rows.iter().filter(|row| !row.bitmap.is_absent()).map(|row| row.bitmap.ckpt()).min()
+    }
+
     /// The regions that the running checkpoint changes; it may grow.
     pub(crate) fn dirty(&self) -> &[RegionNo] {
         self.changes.regions()

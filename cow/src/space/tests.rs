@@ -51,7 +51,7 @@ impl World {
 
     fn with_changes(regions: u32, max_loaded: u32, max_changes: u32) -> Self {
         let config =
-            SpaceConfig { region_blocks: E, home_regions: 1, max_loaded, max_regions: 40, max_changes };
+            SpaceConfig { region_blocks: E, home_regions: 1, max_loaded, max_regions: regions, max_changes };
         let mut world = Self {
             space: Space::new(config),
             config,
@@ -66,6 +66,8 @@ impl World {
     }
 
     fn grow(&mut self, regions: u32) {
+        self.config.max_regions = self.config.max_regions.max(self.space.regions() + regions);
+        self.space.make_room(self.config.max_regions);
         self.space.grow(regions, &Geometry);
         for region in self.fate.len() as u32 / E..self.space.regions() {
             let at = self.fate.len();

@@ -9,10 +9,12 @@ use base::{DriveIx, Extent, ExtentNo};
 use volume::Geometry;
 use volume::create::{NewGroup, plan, plan_encrypted};
 
-/// The shape of a group, with the ring that it gets when it is made.
+/// The shape of a group, with the ring and the home pages that it gets when it is made.
 pub fn geometry(pool: &PoolRecord, group: &GroupRecord) -> Geometry {
     let ring = Geometry::default_ring(group.columns, pool.extent_blocks);
-    Geometry::new(group.legs, group.columns, group.stripe_blocks, pool.extent_blocks, ring)
+    let mut shape = Geometry::new(group.legs, group.columns, group.stripe_blocks, pool.extent_blocks, ring);
+    shape.home.blocks = group.home_blocks.unwrap_or(shape.home.blocks);
+    shape
 }
 
 /// The place of a drive in a group's table.

@@ -195,6 +195,7 @@ fn record(pool: &PoolRecord, found: &plinth_check::Group) -> std::result::Result
         legs: found.geometry.legs,
         columns: found.geometry.columns,
         stripe_blocks: found.geometry.stripe_blocks,
+        home_blocks: Some(found.geometry.home.blocks),
         gen_number: found.generation.get(),
         rows_used: rows.len() as u32,
         copies,

@@ -16,6 +16,7 @@ mod headers;
 mod heal;
 pub mod import;
 mod keys;
+mod limits;
 mod locks;
 mod moving;
 pub mod placement;

@@ -27,6 +27,8 @@ use volume::layout::label::NAME_BYTES;
 
 /// Size of an extent unless said otherwise.
 pub const DEFAULT_EXTENT_BYTES: u64 = 64 << 20;
+/// Extents below this make groups that soon run out of rows, openings and checkpoints (`limits.rs`).
+const SMALL_EXTENT_BYTES: u64 = 8 << 20;
 
 /// Spares of a pool at most.
 const MAX_SPARES: u32 = 64;
@@ -552,4 +554,16 @@ fn drive_paths(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
         return Err(Error::invalid(name.clone(), format!("{name} is not an absolute path")));
     }
     Ok(paths.iter().map(|path| path.canonicalize().unwrap_or_else(|_| path.clone())).collect())
+}
+/// Tells of extents that make groups small.
+fn warn_of_small_extents(agent: &Agent, pool: &PoolRecord, created: bool) {
+    let extent = u64::from(pool.extent_blocks) * BLOCK_BYTES as u64;
+    if created && extent < SMALL_EXTENT_BYTES {
+        let message = format!(
+            "pool {} has extents of {}: volumes in it stay small and wear out early; 8MiB and more are better",
+            pool.name,
+            text::show_size(extent)
+        );
+        agent.events.record(Severity::Warning, "small_extents", &pool.name, &message);
+    }
 }

@@ -11,8 +11,8 @@ use crate::device;
 use crate::error::{Error, Result};
 use crate::figures;
 use crate::model::{
-    AgentInfo, Drive, Encryption, Health, LastResync, Leg, LegDrive, Pool, Resync, Status, Target, Volume,
-    VolumeState,
+    AgentInfo, Drive, Encryption, Health, LastResync, Leg, LegDrive, LimitKind, Pool, Resync, Status, Target,
+    Volume, VolumeState,
 };
 use crate::protocol::{TargetDriveStatus, TargetPhase, TargetResync, TargetStatus};
 use crate::supervise::{Live, Phase};
@@ -410,6 +410,8 @@ fn view_live(view: &mut Volume, record: &VolumeRecord, live: Option<&Live>) {
     if status.phase == TargetPhase::ReadOnly {
         view.state = VolumeState::ReadOnly;
     }
+    view.limits =
+        status.figures.as_ref().map_or_else(Vec::new, |figures| super::limits::near(&view.name, figures));
     view.mapped_bytes = status.mapped_bytes;
     view.seq = Some(status.seq);
     view.durable_seq = Some(status.durable_seq);
@@ -464,6 +466,8 @@ fn every_place_covered(group: &GroupRecord, rows: &[Versioned<RowRecord>], legs:
 /// Says how a volume is.
 fn judge_volume(view: &mut Volume, record: &VolumeRecord, covered: bool, live: Option<&Live>) {
     let damage = super::scrub::judge_lost(view);
+    let limits = view.limits.clone();
+    let ended = limits.iter().find(|limit| limit.left == 0 && limit.kind != LimitKind::Rows);
     let name = &view.name;
     let mut say = |health: Health, status: String, action: String| {
         view.health = health;
@@ -491,8 +495,13 @@ fn judge_volume(view: &mut Volume, record: &VolumeRecord, covered: bool, live: O
         let action = "bring the drives back; plinth pool status names them".to_owned();
         say(Health::Faulted, format!("volume {name} has parts without a complete copy"), action);
     } else if view.state == VolumeState::ReadOnly && !view.read_only.unwrap_or(false) {
-        let action = format!("check the drives, then detach and attach volume {name}");
-        say(Health::Faulted, format!("volume {name} takes no writes any more"), action);
+        let drives = || {
+            let action = format!("check the drives, then detach and attach volume {name}");
+            (format!("volume {name} takes no writes any more"), action)
+        };
+        let (status, action) =
+            ended.map_or_else(drives, |limit| (limit.status.clone(), limit.action.clone()));
+        say(Health::Faulted, status, action);
     } else if let Some((status, action)) = damage {
         say(Health::Faulted, status, action);
     } else if !lost.is_empty() {
@@ -506,6 +515,8 @@ fn judge_volume(view: &mut Volume, record: &VolumeRecord, covered: bool, live: O
             None => "bring the drive back or replace it; plinth pool status names it".to_owned(),
         };
         say(Health::Degraded, status, action);
+    } else if let Some(limit) = limits.first() {
+        say(Health::Online, limit.status.clone(), limit.action.clone());
     }
 }
 
@@ -581,6 +592,7 @@ pub(super) fn planned_volume(pool: &PoolRecord, group: &GroupRecord, volume: &Vo
         scrub: None,
         encryption: group.encryption.as_ref().map(view_encryption),
         rekey: None,
+        limits: Vec::new(),
         qos: None,
         clone_of: None,
         status: None,

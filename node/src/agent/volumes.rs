@@ -15,8 +15,8 @@ use crate::catalogue::{
 use crate::error::{Error, Kind, Result};
 use crate::params::{CreateVolume, ResizeVolume};
 use crate::{files, model, text};
-use base::BLOCK_BYTES;
 use base::limits::{MAX_COLUMNS, MAX_LEGS};
+use base::{BLOCK_BYTES, SECTOR_BYTES, Sectors};
 use volume::Geometry;
 
 /// Copies in all unless said otherwise.
@@ -43,6 +43,7 @@ struct Shape {
 /// Where a new volume goes.
 struct Home {
     pool: Versioned<PoolRecord>,
+    geometry: Geometry,
     /// The group that was there before it; otherwise one is made with it.
     joins: Option<Versioned<EmptyGroupRecord>>,
 }
@@ -78,7 +79,8 @@ impl Agent {
     /// Pool and group of a new volume, which can have it.
     fn home_for(&self, params: &CreateVolume, shape: &Shape) -> Result<Home> {
         let pool = self.ready_pool(&params.pool)?;
-        check_geometry(&params.name, &pool, shape)?;
+        let encrypted = volume_key(params, self.asked_group(params)?.as_ref())?.is_some();
+        let geometry = geometry_for(params, &pool, shape, encrypted)?;
         if self.store.get::<GroupRecord>(&records::group_key(&shape.group))?.is_some() {
             let message = format!(
                 "group {} has a volume already; groups of several volumes are not supported yet",
@@ -89,7 +91,7 @@ impl Agent {
         }
         let joins = self.empty_group(&shape.group)?;
         joins.iter().try_for_each(|empty| check_joins(params, empty))?;
-        Ok(Home { pool, joins })
+        Ok(Home { pool, geometry, joins })
     }
 
     /// Sees to it that the key is there that is to wrap a new volume's secret. The default key is made here: without the
@@ -132,6 +134,7 @@ impl Agent {
             legs: shape.legs,
             columns: shape.columns,
             stripe_blocks: shape.stripe_blocks,
+            home_blocks: Some(home.geometry.home.blocks),
             gen_number: 0,
             rows_used: 1,
             copies: Vec::new(),
@@ -313,10 +316,15 @@ impl Agent {
             // A size that no device can follow would be known to the next target alone.
             crate::device::check_resizes(name)?;
         }
+        let group = self.group(&volume.group)?;
+        let pool = self.pool(&volume.pool)?;
+        if wanted > volume.size_bytes {
+            let geometry = super::format::geometry(&pool, &group);
+            let sectors = Sectors::new(wanted / SECTOR_BYTES as u64);
+            check_holds(name, &geometry, sectors, group.encryption.is_some())?;
+        }
         if wanted > volume.size_bytes && !dry {
             volume.size_bytes = wanted;
-            let group = self.group(&volume.group)?;
-            let pool = self.pool(&volume.pool)?;
             verb.aside(|| self.write_names(&pool, &group, &volume))?;
             // What serves it may have changed its record meanwhile.
             volume = self.ready_volume(name)?;
@@ -489,15 +497,23 @@ fn shape(params: &CreateVolume) -> Result<Shape> {
     Ok(Shape { legs, columns, stripe_blocks, group })
 }
 
-/// Checks that the format can hold this shape in this pool.
-fn check_geometry(name: &str, pool: &PoolRecord, shape: &Shape) -> Result<()> {
+/// The shape of a new volume's group, if the format can have it in this pool, and it can hold the volume.
+fn geometry_for(
+    params: &CreateVolume,
+    pool: &PoolRecord,
+    shape: &Shape,
+    encrypted: bool,
+) -> Result<Geometry> {
+    let name = &params.name;
+    let sectors = Sectors::new(params.size_bytes / SECTOR_BYTES as u64);
     // The default ring asks for room behind the fixed blocks of the home extents.
     if pool.extent_blocks / u32::from(shape.columns) > 32 {
-        let ring = Geometry::default_ring(shape.columns, pool.extent_blocks);
+        let copies = (shape.legs, shape.columns);
         let geometry =
-            Geometry::new(shape.legs, shape.columns, shape.stripe_blocks, pool.extent_blocks, ring);
+            Geometry::for_volume(copies, shape.stripe_blocks, pool.extent_blocks, sectors, encrypted);
         if geometry.check() {
-            return Ok(());
+            check_holds(name, &geometry, sectors, encrypted)?;
+            return Ok(geometry);
         }
     }
     let message = format!(
@@ -507,4 +523,24 @@ fn check_geometry(name: &str, pool: &PoolRecord, shape: &Shape) -> Result<()> {
         text::show_size(u64::from(pool.extent_blocks) * BLOCK_BYTES as u64)
     );
     Err(Error::invalid(name, message).hint("a stripe unit is 32KiB to 16MiB and divides the extent"))
+}
+
+/// Refuses a volume that could never be filled: the first row of its group cannot name so many rows, whatever the pool has.
+fn check_holds(name: &str, geometry: &Geometry, size: Sectors, encrypted: bool) -> Result<()> {
+    if geometry.holds(size, encrypted) {
+        return Ok(());
+    }
+    let bytes = |sectors: Sectors| sectors.get().saturating_mul(SECTOR_BYTES as u64);
+    let most = bytes(geometry.largest_volume(encrypted)) >> 20 << 20;
+    let extent = u64::from(geometry.extent_blocks) * BLOCK_BYTES as u64;
+    let message = format!(
+        "a volume of {} can never be filled in this group: with {} legs, {} columns and extents of {} it holds {}",
+        text::show_size(bytes(size)),
+        geometry.legs,
+        geometry.columns,
+        text::show_size(extent),
+        text::show_size(most)
+    );
+    let hint = "a new volume in a pool with larger extents (plinth pool create --extent-size) holds more";
+    Err(Error::invalid(name, message).hint(hint))
 }

@@ -12,7 +12,7 @@
 use super::Agent;
 use crate::catalogue::{Severity, Store};
 use crate::error::Result;
-use crate::model::{Health, Pool, Status, Volume};
+use crate::model::{Health, Limit, LimitKind, Pool, Status, Volume};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -40,6 +40,9 @@ pub struct Seen {
     /// What targets had counted, by volume.
     #[serde(default)]
     counted: BTreeMap<String, Counted>,
+    /// Limits that were told, by volume, and whether they were reached.
+    #[serde(default)]
+    limits: BTreeMap<String, BTreeSet<(LimitKind, bool)>>,
 }
 
 /// What one process of a target had counted, by drive.
@@ -145,6 +148,12 @@ fn compare(seen: &mut Seen, status: &Status, extents: &BTreeMap<String, u64>) ->
         if let Some(kept) = kept_health(before.volumes.get(&volume.id).copied(), volume.health) {
             seen.volumes.insert(volume.id.clone(), kept);
         }
+        let told = before.limits.get(&volume.id);
+        let (near, news) = limits(told, volume);
+        due.extend(news);
+        if !near.is_empty() {
+            seen.limits.insert(volume.id.clone(), near);
+        }
         if let Some((counted, news)) = checks(before.counted.get(&volume.id), volume) {
             seen.counted.insert(volume.id.clone(), counted);
             due.extend(news);
@@ -184,6 +193,28 @@ fn health(before: Option<Health>, volume: &Volume) -> Option<Due> {
         }
     };
     Some(Due { severity, kind, object: name.clone(), message })
+}
+
+/// The limits that a volume is at or near, and what of that is new. Of one that nobody could look at what was told is kept.
+fn limits(
+    told: Option<&BTreeSet<(LimitKind, bool)>>,
+    volume: &Volume,
+) -> (BTreeSet<(LimitKind, bool)>, Vec<Due>) {
+    if volume.seq.is_none() {
+        return (told.cloned().unwrap_or_default(), Vec::new());
+    }
+    let key = |limit: &Limit| (limit.kind, limit.left == 0);
+    let is_new = |limit: &&Limit| told.is_none_or(|told| !told.contains(&key(limit)));
+    let due = volume.limits.iter().filter(is_new).map(|limit| {
+        let (severity, kind) = match limit.left {
+            0 => (Severity::Error, "volume_limit"),
+            _ => (Severity::Warning, "volume_limit_near"),
+        };
+        let message = format!("{}: {}", limit.status, limit.action);
+        Due { severity, kind, object: volume.name.clone(), message }
+    });
+    let due = due.collect();
+    (volume.limits.iter().map(key).collect(), due)
 }
 
 /// What the volume's target has counted by now, and what of it is new. `None` without a target that was seen.

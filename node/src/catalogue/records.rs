@@ -338,6 +338,9 @@ pub struct GroupRecord {
     pub columns: u8,
     /// Blocks of a stripe unit.
     pub stripe_blocks: u32,
+    /// Home pages of every extent of the home row; a sixteenth of it, if nothing is said.
+    #[serde(default)]
+    pub home_blocks: Option<u32>,
     /// The highest activation handed out.
     pub gen_number: u64,
     /// Rows that the newest superblock named when the agent last heard.

@@ -146,7 +146,7 @@ pub(super) fn serve(spec: TargetSpec, process: Process, workspace: Option<Worksp
     let looped = std::thread::Builder::new().name("loop".into());
     let looped = looped.spawn({
         let notes = notes.clone();
-        move || front.serve(target, Watcher { notes, open, reset: Vec::new() })
+        move || front.serve(target, Watcher { notes, open, reset: Vec::new(), opened: false })
     });
     looped.map_err(|source| Error::general(Kind::Failed, format!("cannot start a thread: {source}")))?;
     drop(notes);
@@ -218,6 +218,7 @@ impl Front {
         };
         if let Ok(ended) = &outcome
             && let Some(halt) = ended.engine.volume().halted()
+            && halt != volume::Halt::HistoryFull
         {
             let _ = watcher.notes.send(unflushed(&halt));
         }
@@ -256,19 +257,23 @@ struct Watcher {
     open: OpenDrives,
     /// Drives that were reset and are not marked for it yet.
     reset: Vec<String>,
+    /// It was said that the group is open.
+    opened: bool,
 }
 
 impl ublk_target::Control<Engine> for Watcher {
     fn phase(&mut self, phase: Phase, engine: &Engine) {
-        let note = match phase {
-            Phase::Serving => Note::Serving,
-            Phase::ReadOnly => match engine.volume().halted() {
-                Some(halt) => warning("read_only", format!("the group takes no writes any more: {halt}")),
-                None => Note::Serving,
-            },
-            _ => return,
-        };
-        let _ = self.notes.send(note);
+        if !matches!(phase, Phase::Serving | Phase::ReadOnly) {
+            return;
+        }
+        // One that can have no further activation is read-only from the start.
+        if !std::mem::replace(&mut self.opened, true) {
+            let _ = self.notes.send(Note::Serving);
+        }
+        if let Some(halt) = engine.volume().halted() {
+            let why = format!("the group takes no writes any more: {halt}");
+            let _ = self.notes.send(warning("read_only", why));
+        }
     }
 
     fn want_row(&mut self, row: RowNo) {
@@ -495,7 +500,8 @@ impl Serving for Glue {
     fn open(&self) -> Result<()> {
         let wanted = Sectors::new(self.spec.volume.size_bytes / SECTOR_BYTES as u64);
         // The size was raised while no target ran, or the last one died before it could say so.
-        let grown = self.spec.read_only || self.look(move |engine| engine.grow(wanted)) != Some(false);
+        let grows = move |engine: &mut Engine| engine.volume().halted().is_some() || engine.grow(wanted);
+        let grown = self.spec.read_only || self.look(grows) != Some(false);
         let taken_over = self.taken_over();
         if !grown && taken_over.is_none() {
             return Err(Error::general(Kind::Failed, "the group does not take the volume's size"));

@@ -235,7 +235,7 @@ fn judge(
             data,
         };
         match replay::decide(&found).1 {
-            Decision::AcceptAndComplete(lacking) | Decision::AcceptDamaged(lacking) => {
+            Decision::AcceptAndComplete(lacking) => {
                 all.push((commit.index, lacking));
             }
             Decision::CutHere => return Err(candidate.fields.no),

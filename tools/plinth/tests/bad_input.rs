@@ -98,6 +98,8 @@ fn sizes_that_cannot_be() {
     refused(&agent, &create("0"), 2, &["size of 0"]);
     refused(&agent, &create("4097"), 2, &["multiple of 4096", "8192"]);
     refused(&agent, &create("129TiB"), 2, &["beyond the format", "128TiB"]);
+    refused(&agent, &create("100TiB"), 2, &["can never be filled", "it holds 70.4TiB", "--extent-size"]);
+    refused(&agent, &create("100TiB --legs 3"), 2, &["with 3 legs, 1 columns and extents of 64MiB"]);
     refused(&agent, &create("99999999999999999999"), 2, &["too large"]);
     refused(&agent, &create("ten"), 2, &["no size"]);
     refused(&agent, &create("1.5GiB"), 2, &["unit is unknown"]);
@@ -114,6 +116,7 @@ fn a_shrink() {
     agent.volume();
     refused(&agent, "volume resize v 32MiB", 2, &["cannot shrink", "only grow"]);
     refused(&agent, "volume resize v 129TiB", 2, &["beyond the format"]);
+    refused(&agent, "volume resize v 8TiB", 2, &["can never be filled", "it holds 7TiB"]);
     refused(&agent, "volume resize v +4095", 2, &["multiple"]);
     refused(&agent, "volume resize w 1GiB", 5, &["no volume w"]);
 }

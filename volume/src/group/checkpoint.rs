@@ -33,6 +33,9 @@ pub(crate) const REAP_LEAVES: u32 = 2048;
 pub(crate) const REAP_LEAF_CHANGES: usize = 128 + 8;
 /// Checkpoint attempts beyond the durable one that an activation can make; the next activation begins behind.
 pub(crate) const MAX_ATTEMPTS: u32 = 16;
+/// The last number that a checkpoint may have: behind it there is room for the first attempt of an activation, so that
+/// no sum of numbers runs over.
+pub(crate) const LAST_NUMBER: CkptNo = CkptNo::new(u32::MAX - 4 * MAX_ATTEMPTS);
 
 /// Where a checkpoint stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -255,6 +258,11 @@ impl Group {
         if !gains {
             return;
         }
+        // A superblock's number is as high as it may be: the group is read from here on.
+        if self.checkpoint.number >= LAST_NUMBER {
+            return self.halt(Halt::CheckpointsEnded);
+        }
+        self.make_room();
         assert!(self.frozen.is_empty());
         core::mem::swap(&mut self.active, &mut self.frozen);
         self.hole_changes = 0;

@@ -48,7 +48,8 @@ pub(crate) struct Growth {
     /// It had something that cannot be used at present: whoever waits for space goes on waiting.
     deferred: bool,
     retry_at: Option<Instant>,
-    rows_left: bool,
+    /// There is no room for a further row, by the home pages or in memory.
+    ended: bool,
     written: Option<bool>,
     /// The row's extents of a leg that is being added (`moving.rs`).
     added: Vec<Extent>,
@@ -57,14 +58,14 @@ pub(crate) struct Growth {
 }
 
 impl Growth {
-    pub fn new(rows_left: bool) -> Self {
+    pub fn new() -> Self {
         Self {
             stage: Stage::Idle,
             wanted: false,
             refused: false,
             deferred: false,
             retry_at: None,
-            rows_left,
+            ended: false,
             written: None,
             added: Vec::new(),
             aside: Vec::new(),
@@ -81,7 +82,7 @@ impl Growth {
     pub fn possible(&self) -> bool {
         let leaving = matches!(self.stage, Stage::Leaving(_));
         let under_way = self.stage != Stage::Idle && !leaving;
-        self.rows_left && (under_way || self.deferred || (!self.refused && !leaving))
+        !self.ended && (under_way || self.deferred || (!self.refused && !leaving))
     }
 
     /// Whether a row is on its way into the superblock.
@@ -196,13 +197,51 @@ impl Group {
     }
 
     fn ask_for_row<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
-        let wanted = self.growth.wanted && self.growth.rows_left && !self.growth.refused;
+        let wanted = self.growth.wanted && !self.growth.refused;
         if !wanted || !self.room(turn, 1) {
+            return;
+        }
+        let ended = !self.row_can_be_named();
+        self.again |= ended != self.growth.ended;
+        self.growth.ended = ended;
+        if ended {
             return;
         }
         self.growth.wanted = false;
         self.growth.stage = Stage::Asked;
         turn.out.push(Action::WantRow { row: RowNo::new(self.superblock.rows) });
+    }
+
+    /// Whether there can be a row more: in the table, and memory for its regions.
+    fn row_can_be_named(&self) -> bool {
+        let columns = u32::from(self.geometry.columns);
+        self.superblock.rows < self.config.max_rows
+            && self.space.regions() + columns <= self.space.config().max_regions
+            && self.table_has_room()
+    }
+
+    /// Whether space is short, and the home pages are the reason: no row can be had, whatever the pool has.
+    pub fn rows_ended(&self) -> bool {
+        self.growth.ended && !self.table_has_room()
+    }
+
+    /// Whether the table can have a row more, and what is left of the home pages is enough for the history.
+    ///
+    /// Crash story: rows took home pages until none was left. The history of the group, which is encrypted, needed another
+    /// one sixty activations later, and from then on the group was refused.
+    fn table_has_room(&self) -> bool {
+        let rows = self.superblock.rows as usize;
+        let extents = self.geometry.row_extents();
+        let pages = |rows: usize| if rows == 1 { 0 } else { crate::rows::pages_from(rows * extents, 0) };
+        let more = self.with_history(pages(rows + 1) - pages(rows));
+        let beside = crate::rows::pages_from((rows + 1) * extents, self.rows.len());
+        beside.max(more) <= self.home_pages.free()
+    }
+
+    /// Home pages that must be free for the table to have so many more than now: the history needs some.
+    pub fn with_history(&self, more: usize) -> usize {
+        let encrypted = self.superblock.checks == base::CheckKind::AesGcm;
+        if more == 0 { 0 } else { more + self.geometry.kept_for_history(encrypted, self.history_pages) }
     }
 
     /// Headers to the extents, row pages to free home pages.
@@ -236,7 +275,7 @@ impl Group {
         let mut check = |page: &base::Block| turn.memory.home_check(page);
         let home = &mut self.home_pages;
         let Some(pages) = self.row_pages.extended(&rows, self.rows.len(), home, &mut check) else {
-            self.growth.rows_left = false;
+            self.growth.refused = true;
             self.ops.seal_job(job);
             self.growth.stage = Stage::Idle;
             self.again = true;
@@ -358,7 +397,6 @@ impl Group {
         self.home_pages.settle();
         let columns = u32::from(self.geometry.columns);
         self.space.grow(columns, &self.geometry);
-        self.growth.rows_left = self.superblock.rows < self.config.max_rows;
         self.again = true;
     }
 }

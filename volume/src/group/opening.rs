@@ -72,6 +72,7 @@ impl Group {
             self.volume = *volume;
             self.grown = volume.sectors;
         }
+        self.make_room();
         let regions = self.superblock.rows * u32::from(self.geometry.columns);
         let known = self.space.regions();
         self.space.grow(regions - known, &self.geometry);
@@ -84,7 +85,7 @@ impl Group {
             }
         }
         self.checkpoint.force |= self.directory.at.is_absent() || self.delta_pressure();
-        self.phase = Phase::Serving;
+        self.phase = if self.halt.is_some() { Phase::ReadOnly } else { Phase::Serving };
         self.again = true;
     }
 }

@@ -213,8 +213,26 @@ impl Group {
             return self.stop_rekey();
         }
         self.superblock.oldest_key = key;
+        self.superblock.oldest_ckpt = self.oldest_checkpoint(key);
         self.rekey.stage = Stage::Announce(self.writer.want());
         self.again = true;
+    }
+
+    /// No page or bitmap that can be reached is of an older checkpoint, once nothing lies under an older data key than this:
+    /// the lines of activations before that are not needed any more (`recovery/activate.rs`). Every page of the map has
+    /// data somewhere below it (one of nothing but holes becomes a hole), which was written again, so the page was too. Pages
+    /// of the bitmap tree are as new as their newest bitmap, the others are new with each checkpoint. What was cut off the
+    /// map and is not freed yet has pages of any age: nothing is said then.
+    fn oldest_checkpoint(&self, key: u16) -> CkptNo {
+        let before = self.superblock.oldest_ckpt;
+        if !self.directory.cuts.is_empty() || self.opening.is_some() {
+            return before;
+        }
+        let lines = self.history.iter().chain(&self.superblock.line);
+        let under_key = lines.filter(|line| line.key >= key).map(|line| line.first_ckpt).min();
+        let bitmaps = self.space.oldest_bitmap();
+        let oldest = under_key.unwrap_or(before).min(bitmaps.unwrap_or(self.superblock.ckpt));
+        oldest.min(self.superblock.ckpt).max(before)
     }
 
     /// The Refs of a run are there: of what lies under an older key, the part that comes first is read. The rest of the

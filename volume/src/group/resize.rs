@@ -26,6 +26,18 @@ impl Group {
         fits
     }
 
+    /// Memory for as many rows as a volume of this size can need. Called where no checkpoint runs: at an open, and before
+    /// the first checkpoint after the volume has grown.
+    pub fn make_room(&mut self) {
+        let wanted = self.geometry.rows_for(self.grown, &self.config).min(self.geometry.rows_named());
+        let rows = self.superblock.rows.max(self.config.max_rows.min(wanted as u32));
+        let regions = rows * u32::from(self.geometry.columns);
+        if regions > self.space.config().max_regions {
+            self.space.make_room(regions);
+            self.seal.make_room(self.space.config());
+        }
+    }
+
     /// Whether a request lies in the part that the volume is growing by: it waits until that is durable.
     pub fn waits_for_growth(&self, slot: &Slot) -> bool {
         let end = slot.request.sector.get().saturating_add(slot.request.sectors.get());

@@ -1,7 +1,8 @@
 //! The last steps: a new Gen and history line, durable before anything is served.
-use super::{Recovery, Stage};
+use super::{HistoryChange, Recovery, Stage};
 use crate::config::Refusal;
-use crate::group::checkpoint::MAX_ATTEMPTS;
+use crate::group::Halt;
+use crate::group::checkpoint::{LAST_NUMBER, MAX_ATTEMPTS};
 use crate::keys::Keys;
 use crate::layout::extent as fixed;
 use crate::planted::Planted;
@@ -51,12 +52,12 @@ impl Recovery {
     /// What the accepted tail lacked is flushed: the line of the activation before goes to a history page.
     pub(super) fn write_history_page(&mut self) -> Result<(), Refusal> {
         self.script.clear();
-        let page = match self.superblock().line.filter(|line| self.owns_something(line)) {
-            Some(line) => Some(self.next_history_page(line)?),
-            None => None,
+        let pages = match self.superblock().line.filter(|line| self.owns_something(line)) {
+            Some(line) => self.next_history_pages(line)?,
+            None => Vec::new(),
         };
-        self.compose(page.as_ref().map(|(page, _)| *page))?;
-        if let Some((page, block)) = page {
+        self.compose(pages.last().map(|(page, _)| *page))?;
+        for (page, block) in pages {
             let legs: Vec<_> = self.current_legs(page.pba).iter().collect();
             for leg in legs {
                 if let Some((handle, at)) = self.locate(page.pba, leg) {
@@ -66,6 +67,17 @@ impl Recovery {
         }
         self.at(Stage::HistoryPage);
         Ok(())
+    }
+
+    /// Why no activation can follow the ones before. The group is opened without one then: it can be read, and copied
+    /// elsewhere.
+    pub(super) fn no_activation_left(&self) -> Option<Halt> {
+        if self.first_attempt() >= LAST_NUMBER {
+            return Some(Halt::CheckpointsEnded);
+        }
+        let notes = self.superblock().line.is_some_and(|line| self.owns_something(&line));
+        let full = self.home_pages.as_ref().expect("home pages").free() == 0;
+        (notes && full).then_some(Halt::HistoryFull)
     }
 
     /// Whether anything that can be reached is of this activation. One that made nothing durable is left out of the history of
@@ -78,8 +90,9 @@ impl Recovery {
         self.keys.is_none() || !nothing
     }
 
-    /// The newest history page with one line more, on a free home page; a new page if it is full.
-    fn next_history_page(&mut self, line: Line) -> Result<(Ref, Block), Refusal> {
+    /// The newest history page with one line more, on a free home page; a new page if it is full. Where the oldest lines
+    /// mean nothing any more, pages without them instead, if that makes room. The newest page comes last.
+    fn next_history_pages(&mut self, line: Line) -> Result<Vec<(Ref, Block)>, Refusal> {
         let (mut lines, mut previous) = (Vec::new(), Ref::ABSENT);
         if let Some((page, newest)) = self.history_pages.first() {
             if newest.len() < LINES_PER_PAGE {
@@ -90,31 +103,53 @@ impl Recovery {
             }
         }
         lines.push(line);
-        let counting = self.lines_that_count();
-        let home = self.home_pages.as_mut().expect("home pages");
-        // The oldest lines of a plain group mean nothing any more; they make room when the home pages run out. Those of an
-        // encrypted one have the salts of the keys of all that was written then. Lines
-        // that own commits above the checkpoint must stay: without them those commits are nobody's, and a group
-        // whose log was whole would be refused.
-        if self.keys.is_none() && home.free() < 8 && counting.len() <= LINES_PER_PAGE {
-            (lines, previous) = (counting, Ref::ABSENT);
+        let needed = self.lines_that_count();
+        let pages = needed.len().div_ceil(LINES_PER_PAGE);
+        let home = self.home_pages.as_ref().expect("home pages");
+        let has = self.history_pages.len();
+        let begun = usize::from(lines.len() > 1);
+        // A plain group's lines are kept as long as there is room.
+        let gains = if self.keys.is_some() { pages < has + 1 - begun } else { home.free() < 8 };
+        let cut = gains && pages <= home.free();
+        if cut {
+            (lines, previous) = (needed, Ref::ABSENT);
         }
-        let pba = home.take().ok_or(Refusal::Damaged("its home pages are full"))?;
-        let mut back = [0; PREVIOUS_BYTES];
-        previous.encode(&mut back[..32]);
-        let mut block = [0; 4096];
-        encode_page(&lines, &back, &mut block);
-        let check = self.keys.as_deref().map_or_else(|| Check::of(&block), |keys| keys.home_check(&block));
-        Ok((Ref::page(pba, Seq::ZERO, CkptNo::ZERO, check), block))
+        self.history_change = Some(HistoryChange {
+            replaced: if cut { has } else { begun },
+            made: lines.len().div_ceil(LINES_PER_PAGE),
+            lines: (lines.len() - 1) % LINES_PER_PAGE + 1,
+        });
+        let mut made = Vec::new();
+        for lines in lines.chunks(LINES_PER_PAGE) {
+            let home = self.home_pages.as_mut().expect("home pages");
+            let pba = home.take().ok_or(Refusal::Damaged("its home pages are full"))?;
+            let mut back = [0; PREVIOUS_BYTES];
+            previous.encode(&mut back[..32]);
+            let mut block = [0; 4096];
+            encode_page(lines, &back, &mut block);
+            let check =
+                self.keys.as_deref().map_or_else(|| Check::of(&block), |keys| keys.home_check(&block));
+            previous = Ref::page(pba, Seq::ZERO, CkptNo::ZERO, check);
+            made.push((previous, block));
+        }
+        Ok(made)
     }
 
-    /// The lines that own a commit that the checkpoint does not cover, and the newest.
+    /// The lines that mean something, and the newest. A line of a plain group that owns no commit
+    /// above the checkpoint means nothing any more. Lines that own one must stay: without them those commits are nobody's,
+    /// and a group whose log was whole would be refused. A line of an encrypted group also has the salt of the keys of all
+    /// that was written then: it means something until nothing lies under its data key, and no page under its checkpoints.
     fn lines_that_count(&self) -> Vec<Line> {
-        let next = self.superblock().next_commit;
+        let superblock = self.superblock();
         let lines = self.history.lines();
-        let end = |i: usize| lines.get(i + 1).map(|line| line.first_commit);
-        let counts = |i: &usize| end(*i).is_none_or(|end| end > next.max(lines[*i].first_commit));
-        (0..lines.len()).filter(counts).map(|i| lines[i]).collect()
+        let passed = |i: usize| {
+            let Some(next) = lines.get(i + 1) else { return false };
+            let log = next.first_commit <= superblock.next_commit.max(lines[i].first_commit);
+            let sealed = self.keys.is_some()
+                && (lines[i].key >= superblock.oldest_key || next.first_ckpt > superblock.oldest_ckpt);
+            log && !sealed
+        };
+        (0..lines.len()).filter(|i| !passed(*i)).map(|i| lines[i]).collect()
     }
 
     /// The superblock of the new activation.
@@ -312,6 +347,6 @@ impl Recovery {
 
     /// Behind the highest number that an attempt of the activation before can have had.
     pub(super) fn first_attempt(&self) -> CkptNo {
-        CkptNo::new(self.superblock().ckpt.get() + MAX_ATTEMPTS)
+        CkptNo::new(self.superblock().ckpt.get().saturating_add(MAX_ATTEMPTS))
     }
 }

@@ -462,6 +462,10 @@ impl Recovery {
     /// Writes what the accepted tail lacks on a leg.
     fn complete_tail(&mut self) -> Result<(), Refusal> {
         self.at(Stage::Complete);
+        if !self.config.read_only {
+            self.ended = self.no_activation_left();
+            self.config.read_only = self.ended.is_some();
+        }
         if self.config.read_only {
             self.at(Stage::Done);
             return Ok(());

@@ -63,7 +63,7 @@ impl Recovery {
             region_blocks: geometry.extent_blocks,
             home_regions: u32::from(geometry.columns),
             max_loaded: config.loaded_regions,
-            max_regions: config.max_rows.max(superblock.rows) * u32::from(geometry.columns),
+            max_regions: superblock.rows * u32::from(geometry.columns),
             max_changes: max_changes(layers.entries as u32, layers.most_hole_changes.max(LAYER_HOLE_CHANGES)),
         };
         let completed = Seq::new(chain.next_seq.get() - 1);
@@ -74,10 +74,11 @@ impl Recovery {
         let fresh = superblock.directory.is_absent();
         let group_blocks = Blocks::new(u64::from(superblock.rows) * geometry.row_blocks());
         let volume = self.new_volume(fresh)?;
+        let (history_pages, history_lines) = self.history_size();
         let group = Group {
             geometry,
             phase: Phase::Recovering,
-            halt: None,
+            halt: self.ended,
             buffers,
             drives: self.drives(&superblock.drives, completed, superblock.ckpt),
             rows: core::mem::take(&mut self.rows),
@@ -99,6 +100,8 @@ impl Recovery {
             row_pages: RowPages::from_levels(core::mem::take(&mut self.row_levels)),
             new_row_pages: None,
             home_pages: self.home_pages(),
+            history_pages,
+            history_lines,
             planted_freed: 0,
             planted_flushing: 0,
             active: layers.active,
@@ -109,7 +112,7 @@ impl Recovery {
             merge: Merge::new(buffers.merge, MERGE_BUFFERS),
             seal: Seal::new(buffers.seal, SEAL_BUFFERS, &space_config),
             checkpoint,
-            growth: Growth::new(superblock.rows < config.max_rows),
+            growth: Growth::new(),
             repairs: Repairs::new(),
             sweep: Sweep::new(),
             rekey: crate::group::rekey::Rekey::new(),
@@ -180,14 +183,20 @@ impl Recovery {
         drives
     }
 
+    /// Pages that the history has now, and lines of the newest of them.
+    fn history_size(&self) -> (usize, usize) {
+        let found = self.history_pages.len();
+        match self.history_change {
+            Some(change) => (found - change.replaced + change.made, change.lines),
+            None => (found, self.history_pages.first().map_or(0, |(_, lines)| lines.len())),
+        }
+    }
+
     fn home_pages(&mut self) -> crate::rows::HomePages {
         let mut pages = self.home_pages.take().expect("home pages");
-        // The history page that the new version replaced is free, if it names another one: the new version counts.
-        let named = self.superblock.as_ref().map(|superblock| superblock.history.pba);
-        let newest = self.history_pages.first().filter(|(page, _)| Some(page.pba) != named);
-        if let Some((page, _)) = newest.filter(|(_, lines)| lines.len() < rlog::layout::LINES_PER_PAGE) {
-            pages.drop_later(page.pba);
-        }
+        // What the new version does not lead to any more is free: it counts.
+        let replaced = self.history_change.map_or(0, |change| change.replaced);
+        self.history_pages.iter().take(replaced).for_each(|(page, _)| pages.drop_later(page.pba));
         pages.settle();
         pages
     }

@@ -16,6 +16,7 @@ fn a_mark_that_is_heard_again_does_not_undo_what_was_forgiven() {
         legs: 2,
         columns: 1,
         stripe_blocks: 16,
+        home_blocks: None,
         gen_number: 1,
         rows_used: 1,
         copies: vec![super::super::volumes::current_copy("d")],

@@ -21,6 +21,7 @@ fn group(agent: &Agent, name: &str, key: &str) {
         legs: 1,
         columns: 1,
         stripe_blocks: 16,
+        home_blocks: None,
         gen_number: 0,
         rows_used: 1,
         copies: Vec::new(),

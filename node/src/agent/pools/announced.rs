@@ -84,6 +84,7 @@ impl Agent {
             let message = format!("pool {} {what} {count}: {}", pool.name, added.join(" "));
             self.events.history(&pool.id, &format!("pool {verb} {}", pool.name), &message);
             self.events.record(Severity::Info, &format!("pool_{verb}"), &pool.name, &message);
+            super::warn_of_small_extents(self, &pool, created);
         }
         failed.map_or(Ok(()), Err)
     }

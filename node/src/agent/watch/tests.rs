@@ -76,6 +76,7 @@ fn volume(health: Health, pid: u32, drives: Vec<LegDrive>) -> Volume {
         scrub: None,
         encryption: None,
         rekey: None,
+        limits: Vec::new(),
         qos: None,
         clone_of: None,
         status: Some("why".into()),
@@ -153,4 +154,30 @@ fn what_was_seen_comes_back_from_the_catalogue() {
     let text = serde_json::to_string(&seen).expect("encodes");
     assert_eq!(serde_json::from_str::<Seen>(&text).expect("reads"), seen);
     assert_eq!(serde_json::from_str::<Seen>("{}").expect("reads"), Seen::default());
+}
+
+/// A limit is told when it comes near and when it is reached, not with each number in between; and not again because the
+/// volume was away meanwhile.
+#[test]
+fn a_limit_is_told_when_it_is_near_and_when_it_is_reached() {
+    let mut seen = Seen::default();
+    let mut at = |seq, left: Option<u64>| {
+        let limits = left.map(|left| Limit {
+            kind: LimitKind::Openings,
+            left,
+            status: "volume v is so".into(),
+            action: "do that".into(),
+        });
+        let limits = limits.into_iter().collect();
+        let looked_at = Volume { seq, limits, ..volume(Health::Online, 1, Vec::new()) };
+        kinds(&mut seen, Vec::new(), vec![looked_at])
+    };
+    assert_eq!(at(Some(1), None), [""; 0]);
+    assert_eq!(at(Some(1), Some(900)), ["volume_limit_near"]);
+    assert_eq!(at(Some(1), Some(899)), [""; 0]);
+    assert_eq!(at(None, None), [""; 0]);
+    assert_eq!(at(Some(1), Some(898)), [""; 0], "it was away");
+    assert_eq!(at(Some(1), Some(0)), ["volume_limit"]);
+    assert_eq!(at(Some(1), None), [""; 0], "there is room again");
+    assert_eq!(at(Some(1), Some(900)), ["volume_limit_near"]);
 }

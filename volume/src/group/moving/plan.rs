@@ -160,7 +160,10 @@ impl Group {
         let same = legs == self.geometry.legs;
         let count = self.rows.len() / usize::from(self.geometry.legs) * usize::from(legs);
         let pages = crate::rows::pages_from(count, if same { first.unwrap_or(count) } else { 0 });
-        let enough = self.superblock.row_pages.is_absent() || pages <= self.home_pages.free();
+        // What the table will have more than now is taken from the history (`growth.rs`).
+        let now = crate::rows::pages_from(self.rows.len(), 0);
+        let more = self.with_history(crate::rows::pages_from(count, 0).saturating_sub(now));
+        let enough = self.superblock.row_pages.is_absent() || pages.max(more) <= self.home_pages.free();
         enough.then_some(()).ok_or(MoveRefusal::TableFull)
     }
 

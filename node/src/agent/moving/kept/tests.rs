@@ -437,7 +437,9 @@ fn a_pool_is_filled_and_any_drive_can_be_lost() {
         agent.check_room(&mut agent.lock(), &pool, &wanted, None).expect("everything has a place");
         let away = folder.path().join("away");
         std::fs::rename(&lost.path, &away).expect("moves away");
-        agent.check_room(&mut agent.lock(), &pool, &wanted, None).expect("everything that is left has a place");
+        agent
+            .check_room(&mut agent.lock(), &pool, &wanted, None)
+            .expect("everything that is left has a place");
         std::fs::rename(&away, &lost.path).expect("moves back");
     }
     // Nor does a move take it.

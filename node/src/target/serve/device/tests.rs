@@ -89,7 +89,7 @@ fn serve(folder: &Path, spec: TargetSpec, device: &Arc<Told>) -> (Glue, Receiver
     let (device, stays): (Arc<dyn Device>, _) = (device.clone(), Arc::default());
     let nbd = Some(NbdServer::bind(&folder.join("nbd")).expect("binds"));
     let front = Front { queue: None, nbd, device: Some(device.clone()), stays: Arc::clone(&stays) };
-    let watcher = Watcher { notes: notes.clone(), open: open.clone(), reset: Vec::new() };
+    let watcher = Watcher { notes: notes.clone(), open: open.clone(), reset: Vec::new(), opened: false };
     std::thread::spawn(move || front.serve(target, watcher));
     let glue = Glue {
         spec,
