@@ -184,7 +184,7 @@ pub const ROWS: &[Row] = &[
         super_bytes(d, |b| codec::put_u32(b, at::HOME_PAGES_AT, 73))
     }),
     damage("superblock, number of home pages", Closed, IMPOSSIBLE, |d| {
-        super_bytes(d, |b| codec::put_u32(b, at::HOME_PAGES_AT + 4, 17))
+        super_bytes(d, |b| codec::put_u32(b, at::HOME_PAGES_AT + 4, 185))
     }),
     damage(
         "superblock, start of the ring",
