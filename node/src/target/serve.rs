@@ -553,7 +553,7 @@ impl Serving for Glue {
         let sectors = Sectors::new(size_bytes / SECTOR_BYTES as u64);
         // First: the engine cannot take it back.
         if let Some(device) = &self.device {
-            device.check_resizes().map_err(ublk_error)?;
+            device.check_resizes(sectors).map_err(ublk_error)?;
         }
         if self.look(move |engine| engine.grow(sectors)) != Some(true) {
             return Err(Error::general(Kind::Failed, "the group does not take this size"));

@@ -130,26 +130,26 @@ impl UblkDevice {
     /// # Errors
     /// As `resize`.
     pub fn follow_size(&self) -> Result<(), UblkError> {
-        if self.served_sectors()? == self.volume.sectors.get() {
-            return Ok(());
-        }
         self.resize(self.volume.sectors)
     }
 
-    /// Whether `resize` can be asked for.
+    /// Whether `resize` can be asked for this size: that which the device has it can have anywhere.
     ///
     /// # Errors
     /// `NotSupported` before Linux 6.16.
-    pub fn check_resizes(&self) -> Result<(), UblkError> {
-        check_update_size(&self.control)
+    pub fn check_resizes(&self, sectors: Sectors) -> Result<(), UblkError> {
+        if self.served_sectors()? == sectors.get() { Ok(()) } else { check_update_size(&self.control) }
     }
 
-    /// Tells the driver the volume's new size. The engine must serve it already.
+    /// Tells the driver the volume's new size, if it is another one. The engine must serve it already.
     ///
     /// # Errors
     /// `NotSupported` before Linux 6.16.
     pub fn resize(&self, sectors: Sectors) -> Result<(), UblkError> {
-        self.check_resizes()?;
+        if self.served_sectors()? == sectors.get() {
+            return Ok(());
+        }
+        check_update_size(&self.control)?;
         self.control.call(Command::UpdateSize, self.id, Vec::new(), sectors.get())?;
         Ok(())
     }

@@ -14,7 +14,7 @@ pub(super) trait Device: Send + Sync {
     fn recovering(&self) -> bool;
     fn start(&self) -> Result<(), UblkError>;
     fn follow_size(&self) -> Result<(), UblkError>;
-    fn check_resizes(&self) -> Result<(), UblkError>;
+    fn check_resizes(&self, sectors: Sectors) -> Result<(), UblkError>;
     fn resize(&self, sectors: Sectors) -> Result<(), UblkError>;
     fn quiesce(&self) -> Result<(), UblkError>;
     fn stop(&self) -> Result<(), UblkError>;
@@ -34,8 +34,8 @@ impl Device for UblkDevice {
     fn follow_size(&self) -> Result<(), UblkError> {
         self.follow_size()
     }
-    fn check_resizes(&self) -> Result<(), UblkError> {
-        self.check_resizes()
+    fn check_resizes(&self, sectors: Sectors) -> Result<(), UblkError> {
+        self.check_resizes(sectors)
     }
     fn resize(&self, sectors: Sectors) -> Result<(), UblkError> {
         self.resize(sectors)

@@ -37,7 +37,7 @@ pub(super) fn run(guest: &mut Guest) -> Result<()> {
     guest.start_agent()?;
     let drives = [below[0].clone(), layered(guest, &below[1])?];
     let device = small_group(guest, &drives)?;
-    readers(&device).with("--rw=write").with("--bs=256k").run()?;
+    fill(&device)?;
     let mut load = verified_load(&device, LOAD_SECONDS).with("--iodepth=32").start()?;
     let reading = readers(&device).with("--rw=randread").with("--bs=4k").with("--time_based");
     let reading = reading.with(format!("--runtime={LOAD_SECONDS}")).start()?;
@@ -110,6 +110,15 @@ fn small_group(guest: &Guest, drives: &[NvmeDrive]) -> Result<PathBuf> {
     let size = format!("{VOLUME_MIB}MiB");
     guest.plinth_ok(&["volume", "create", VOLUME, "--pool", POOL, "--size", &size])?;
     guest.attach()
+}
+
+/// Writes everything, and discards parts that nobody uses later: while a drive of two is away no row can be had, so the
+/// group must have all that it needs by then.
+fn fill(device: &Path) -> Result<()> {
+    let part = |name, mode| Fio::on(device, name).with(format!("--rw={mode}")).with("--bs=256k");
+    part("fill", "write").run()?;
+    part("spare", "trim").with("--offset=136m").with("--size=24m").run()?;
+    part("tail", "trim").with("--offset=224m").with("--size=32m").run()
 }
 
 /// Readers of what no load writes to, at a depth at which some of them are on each drive at any time.

@@ -47,7 +47,7 @@ impl Device for Told {
     fn follow_size(&self) -> Result<(), UblkError> {
         self.note("follow_size", self.resizes)
     }
-    fn check_resizes(&self) -> Result<(), UblkError> {
+    fn check_resizes(&self, _sectors: Sectors) -> Result<(), UblkError> {
         self.note("check_resizes", self.resizes)
     }
     fn resize(&self, _sectors: Sectors) -> Result<(), UblkError> {
