@@ -79,8 +79,26 @@ impl Recovery {
     ///
     /// So it is for each place of the home row. Of a single leg of two columns one drive was another one for a while: had the
     /// other one begun a new activation meanwhile, whose pages lie on both, the right drive would have come back in vain.
+    ///
+    /// Crash story of the exception: the version that has a drive take over a home place is the first that the drive gets.
+    /// Power failed when another drive had it and that one did not. It has everything else: that was flushed before.
     fn refuse_hearsay(&self, found: &[Found]) -> Result<(), Refusal> {
-        let shows = |drive: &DriveIx| found.iter().any(|one| drive_of(one) == self.table.get(*drive).drive);
+        let newest = self.superblock();
+        let before = found.iter().find(|one| one.superblock.version + 1 == newest.version);
+        let took_over = |drive: base::Uuid| {
+            before.is_some_and(|before| {
+                let superblock = &before.superblock;
+                let home = superblock
+                    .home
+                    .iter()
+                    .map(|extent| superblock.drives[usize::from(extent.drive.get())].drive);
+                home.into_iter().all(|other| other != drive)
+            })
+        };
+        let shows = |drive: &DriveIx| {
+            let drive = self.table.get(*drive).drive;
+            found.iter().any(|one| drive_of(one) == drive) || took_over(drive)
+        };
         let place = |place: DriveSet| place.and(self.current);
         match self.places().map(place).find(|place| !place.iter().any(|drive| shows(&drive))) {
             None => Ok(()),
