@@ -133,6 +133,8 @@ enum Stage {
     CatchUpFlush,
     HistoryPage,
     HistoryFlush,
+    BareSlot,
+    BareFlush,
     FirstSlot,
     FirstFlush,
     SecondSlot,
@@ -169,6 +171,8 @@ pub(crate) struct Recovery {
     lagging: Vec<bool>,
     /// Places, by drive, of superblocks that lie where the newest one names none.
     former: Vec<(Uuid, base::ExtentNo)>,
+    /// Current home drives on which no superblock of their own was found.
+    bare: DriveSet,
     highest_gen: base::Gen,
     highest_version: u64,
     rows: Vec<Extent>,
@@ -211,6 +215,8 @@ impl Stage {
             Self::HistoryPage
                 | Self::HistoryFlush
                 | Self::Catalogue
+                | Self::BareSlot
+                | Self::BareFlush
                 | Self::FirstSlot
                 | Self::FirstFlush
                 | Self::SecondSlot
@@ -245,6 +251,7 @@ impl Recovery {
             newest_slots: Vec::new(),
             lagging: Vec::new(),
             former: Vec::new(),
+            bare: DriveSet::EMPTY,
             highest_gen: base::Gen::ZERO,
             highest_version: 0,
             rows: Vec::new(),
@@ -378,7 +385,9 @@ impl Recovery {
             Stage::CatchUpFlush => self.caught_up()?,
             Stage::HistoryPage => self.flush_all(Stage::HistoryFlush),
             Stage::HistoryFlush => self.tell_catalogue(turn),
-            Stage::Catalogue => self.write_first_slots()?,
+            Stage::Catalogue if !self.bare.is_empty() => self.write_bare_slots(),
+            Stage::BareSlot => self.flush_all(Stage::BareFlush),
+            Stage::Catalogue | Stage::BareFlush => self.write_first_slots()?,
             Stage::FirstSlot => self.flush_all(Stage::FirstFlush),
             Stage::FirstFlush => self.write_second_slots(),
             Stage::SecondSlot => self.flush_all(Stage::SecondFlush),

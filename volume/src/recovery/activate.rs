@@ -295,11 +295,26 @@ impl Recovery {
         Seq::new(self.chain.as_ref().expect("a chain").next_seq.get() - 1)
     }
 
+    /// Drives without a superblock get theirs before any other is written.
+    ///
+    /// Crash story: a drive had taken over a home place and lacked its first superblock. What says so are two versions on
+    /// another drive, that with it and that before. Were the older one written over and power to fail again, the drive that
+    /// lacks one still could not be told from one with foreign content.
+    pub(super) fn write_bare_slots(&mut self) {
+        let bare = core::mem::take(&mut self.bare);
+        self.write_slots_of(bare.and(self.current_drives()), false);
+        self.at(Stage::BareSlot);
+    }
+
     fn write_slots(&mut self, newest: bool) {
+        self.write_slots_of(self.current_drives(), newest);
+    }
+
+    fn write_slots_of(&mut self, drives: DriveSet, newest: bool) {
         self.script.clear();
         let homes: Vec<Home> = self.superblock().homes().collect();
         for (i, home) in homes.iter().enumerate() {
-            if !self.current_drives().contains(home.extent.drive) {
+            if !drives.contains(home.extent.drive) {
                 continue;
             }
             let Some(handle) = self.handles[usize::from(home.extent.drive.get())] else { continue };

@@ -64,6 +64,8 @@ impl Recovery {
             _ => decided?,
         }
         self.refuse_hearsay(&found)?;
+        let bare = |drive: &DriveIx| found.iter().all(|one| drive_of(one) != self.table.get(*drive).drive);
+        self.bare = self.superblock().homes().map(|home| home.extent.drive).filter(bare).collect();
         self.refuse_older()?;
         self.script.clear();
         self.read_row_root()
@@ -81,7 +83,8 @@ impl Recovery {
     /// other one begun a new activation meanwhile, whose pages lie on both, the right drive would have come back in vain.
     ///
     /// Crash story of the exception: the version that has a drive take over a home place is the first that the drive gets.
-    /// Power failed when another drive had it and that one did not. It has everything else: that was flushed before.
+    /// Power failed when another drive had it and that one did not. It has everything else: that was flushed before. The
+    /// recovery gives it its first superblock before it writes any other (`write_bare_slots`).
     fn refuse_hearsay(&self, found: &[Found]) -> Result<(), Refusal> {
         let newest = self.superblock();
         let before = found.iter().find(|one| one.superblock.version + 1 == newest.version);
