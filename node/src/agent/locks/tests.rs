@@ -1,8 +1,8 @@
 //! Who waits for whom, and what becomes of a catalogue that fails under a verb.
 use super::*;
-use crate::agent::testing::{agent, options, pool_on, volume_in};
+use crate::agent::testing::{self, agent, options, pool_on, volume_in};
 use crate::catalogue::embedded::faulty::{Medium, on};
-use crate::catalogue::{Attachment, FrontendKind, Severity, records};
+use crate::catalogue::{Attachment, FrontendKind, Severity};
 use crate::drives::{Hang, Media};
 use crate::error::Result;
 use crate::model::Health;
@@ -17,19 +17,13 @@ const HOPELESS: Duration = Duration::from_secs(120);
 
 /// Notes that a volume is attached and was served.
 fn attach(agent: &Agent, name: &str) {
-    let mut volume = agent.volume(name).expect("is there");
-    volume.attachment = Some(Attachment {
+    let served = Attachment {
         frontend: FrontendKind::Nbd,
         nbd_socket: Some("/none".into()),
-        read_only: false,
-        device_number: None,
-        detaching: false,
-        force_stale: false,
         served: true,
-        binary: None,
-        next: None,
-    });
-    agent.store.txn().update(records::volume_key(name), &volume).commit().expect("commits");
+        ..testing::ublk_attachment()
+    };
+    testing::attach(agent, name, served);
 }
 
 /// All that a running guest of volume `v` may need, and a look at how things stand.

@@ -231,17 +231,7 @@ mod tests {
         };
         agent.create_pool(&params, false).expect("creates");
         for (name, legs) in [("mirror", 2), ("alone", 1)] {
-            let params = CreateVolume {
-                name: name.into(),
-                pool: "p".into(),
-                size_bytes: 1 << 20,
-                legs: Some(legs),
-                columns: None,
-                stripe_unit_bytes: None,
-                group: None,
-                encrypt: false,
-                kek: None,
-            };
+            let params = CreateVolume { size_bytes: 1 << 20, ..testing::volume(name, legs) };
             agent.create_volume(&params, false).expect("creates");
         }
         let added = AddDrives { drives: drives[2..].to_vec(), labels: Labels::default(), force: false };

@@ -60,17 +60,7 @@ fn a_deleted_volume_does_not_come_back_from_a_drive_that_was_away() {
         extent_bytes: None,
     };
     agent.create_pool(&params, false).expect("creates");
-    let params = CreateVolume {
-        name: "v".into(),
-        pool: "p".into(),
-        size_bytes: 1 << 20,
-        legs: Some(2),
-        columns: None,
-        stripe_unit_bytes: None,
-        group: None,
-        encrypt: false,
-        kek: None,
-    };
+    let params = CreateVolume { size_bytes: 1 << 20, ..volume("v", 2) };
     agent.create_volume(&params, false).expect("creates");
     std::fs::rename(&drives[1], folder.path().join("away")).expect("moves away");
     agent.delete_volume("v", false).expect("deletes");

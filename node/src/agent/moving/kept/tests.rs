@@ -363,18 +363,9 @@ fn drives_that_are_gone_come_first() {
     assert_eq!(of(2, &[(&leaves, true), (&here, true)]), (vec![Leaves, Stays], 2));
 }
 
+/// Of one row.
 fn volume(name: &str, legs: u8) -> crate::params::CreateVolume {
-    crate::params::CreateVolume {
-        name: name.into(),
-        pool: "p".into(),
-        size_bytes: 1 << 20,
-        legs: Some(legs),
-        columns: None,
-        stripe_unit_bytes: None,
-        group: None,
-        encrypt: false,
-        kek: None,
-    }
+    crate::params::CreateVolume { size_bytes: 1 << 20, ..crate::agent::testing::volume(name, legs) }
 }
 
 /// An agent with a pool of two drives, and a file for a third.
