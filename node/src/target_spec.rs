@@ -107,6 +107,9 @@ pub struct RowExtent {
     pub blocks: u64,
     /// The extent on it.
     pub extent: u32,
+    /// The group has this drive, but what is written misses it: it need not be open.
+    #[serde(default)]
+    pub away: bool,
 }
 
 /// The volume of the group.

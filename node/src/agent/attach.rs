@@ -396,7 +396,7 @@ impl Agent {
             });
         }
         let granted: Result<Vec<Row>> =
-            rows.iter().filter(|row| row.row >= group.rows_used).map(|row| self.row_of(row)).collect();
+            rows.iter().filter(|row| row.row >= group.rows_used).map(|row| self.row_of(group, row)).collect();
         Ok(TargetSpec {
             pool: pool.id.clone(),
             group: group.id.clone(),

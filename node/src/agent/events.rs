@@ -6,7 +6,7 @@
 //!
 //! Readers cost little and cannot crowd out verbs: one answer can be limited, waiting is bounded in time and in
 //! number, and whoever does not read an answer loses the connection (`http`).
-use crate::catalogue::{EventRecord, HistoryRecord, Severity, Store};
+use crate::catalogue::{EventRecord, HistoryRecord, Severity, Store, Txn};
 use crate::error::{Error, Kind, Result};
 use crate::params::EventsQuery;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -50,6 +50,23 @@ impl EventLog {
 
     /// Records an event. A catalogue that fails here is logged; the event's cause goes on.
     pub fn record(&self, severity: Severity, kind: &str, object: &str, message: &str) {
+        if let Err(error) = self.record_with(self.store.txn(), severity, kind, object, message) {
+            tracing::error!("an event could not be recorded: {error}");
+        }
+    }
+
+    /// Commits a transaction and the event that tells of it: a kill loses both or neither.
+    ///
+    /// # Errors
+    /// The catalogue's, or that the transaction was refused. Nobody hears of the event then.
+    pub fn record_with(
+        &self,
+        txn: Txn<'_>,
+        severity: Severity,
+        kind: &str,
+        object: &str,
+        message: &str,
+    ) -> Result<u64> {
         match severity {
             Severity::Info => tracing::info!(kind, object, "{message}"),
             Severity::Warning => tracing::warn!(kind, object, "{message}"),
@@ -65,20 +82,19 @@ impl EventLog {
             object: object.to_owned(),
             message: message.to_owned(),
         };
-        let mut txn = self.store.txn().put(event_key(id), &event);
+        let mut txn = txn.put(event_key(id), &event);
         if id > MAX_EVENTS {
             txn = txn.delete(event_key(id - MAX_EVENTS));
         }
-        match txn.commit() {
-            Ok(_) => *next += 1,
-            Err(error) => {
-                tracing::error!("an event could not be recorded: {error}");
-                // Or it was, and a reader has seen its number by now.
-                *next = last_event(&self.store).map_or(id, |last| id.max(last + 1));
-            }
-        }
+        let committed = txn.commit();
+        // What failed may have happened, and a reader has seen its number by now.
+        *next = match committed {
+            Ok(_) => id + 1,
+            Err(_) => last_event(&self.store).map_or(id, |last| id.max(last + 1)),
+        };
         drop(next);
         self.news.notify_one();
+        committed
     }
 
     /// Records a verb that changed a pool.

@@ -19,6 +19,8 @@ pub struct Choice {
     pub rack: String,
     /// Whether it can be used now.
     pub usable: bool,
+    /// Whether that is so although it is away, or misses something: each column needs a leg where neither is.
+    pub away: bool,
     /// Extents that are free.
     pub free: u32,
 }
@@ -87,12 +89,12 @@ pub fn place(
         .iter()
         .filter_map(|id| drives.iter().position(|drive| drive.id == *id && has_space(drive)))
         .collect();
-    if same.len() == legs * columns && !same.is_empty() {
+    if same.len() == legs * columns && !same.is_empty() && every_column_is_there(drives, &same, columns) {
         return Ok(same);
     }
     let level = domain(drives);
     let mut emptiest: Vec<usize> = (0..drives.len()).filter(|index| has_space(&drives[*index])).collect();
-    emptiest.sort_by_key(|index| std::cmp::Reverse(drives[*index].free));
+    emptiest.sort_by_key(|index| (drives[*index].away, std::cmp::Reverse(drives[*index].free)));
     let mut chosen: Vec<Vec<usize>> = match level {
         Domain::Drive => emptiest.chunks_exact(columns).map(<[usize]>::to_vec).collect(),
         Domain::Node => by_label(drives, &emptiest, |drive| &drive.node),
@@ -103,12 +105,20 @@ pub fn place(
         places.truncate(columns);
     }
     chosen.sort_by_key(|places| {
-        std::cmp::Reverse(places.iter().map(|index| u64::from(drives[*index].free)).sum::<u64>())
+        let free = places.iter().map(|index| u64::from(drives[*index].free)).sum::<u64>();
+        (places.iter().any(|index| drives[*index].away), std::cmp::Reverse(free))
     });
-    if chosen.len() < legs {
+    let places: Vec<usize> = chosen.iter().take(legs).flatten().copied().collect();
+    if chosen.len() < legs || !every_column_is_there(drives, &places, columns) {
         return Err(shortage(pool, drives, level, legs, columns));
     }
-    Ok(chosen.into_iter().take(legs).flatten().collect())
+    Ok(places)
+}
+
+/// Whether each column of a row has a leg on a drive that is there and misses nothing.
+fn every_column_is_there(drives: &[Choice], row: &[usize], columns: usize) -> bool {
+    let there = |column: usize| row.iter().skip(column).step_by(columns).any(|index| !drives[*index].away);
+    (0..columns).all(there)
 }
 
 /// The drives by label, each group from the emptiest down.
@@ -172,7 +182,7 @@ mod tests {
     use super::*;
 
     fn drive(id: &str, node: &str, rack: &str, free: u32) -> Choice {
-        Choice { id: id.into(), node: node.into(), rack: rack.into(), usable: true, free }
+        Choice { id: id.into(), node: node.into(), rack: rack.into(), usable: true, away: false, free }
     }
 
     fn ids(drives: &[Choice], places: &[usize]) -> Vec<String> {

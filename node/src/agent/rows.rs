@@ -9,9 +9,11 @@
 //! before its target hears of them, so that a stale mark of theirs finds its entry. The list's order is the
 //! catalogue's own; the engine has an order of its own and is told ids. A row goes back when its target says, by
 //! the number of the grant, that it refused it: then nobody can write to its extents any more.
+mod choose;
+
 use super::Agent;
 use super::locks::Verb;
-use super::placement::{Choice, place};
+use super::placement::Choice;
 use super::space::Space;
 use super::volumes::current_copy;
 use crate::catalogue::moves::{self, Stage};
@@ -21,9 +23,7 @@ use crate::catalogue::{
 };
 use crate::drives::{LabelState, Media, read_label};
 use crate::error::{Error, Kind, Result};
-use crate::moves::MoveChange;
 use crate::target_spec::{Row, RowExtent};
-use base::limits::MAX_DRIVES;
 use base::{BLOCK_BYTES, Blocks, ExtentNo};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
@@ -34,65 +34,6 @@ use volume::layout::extent::SUPERBLOCKS;
 pub const ROWS_AHEAD: u32 = 1;
 
 impl Agent {
-    /// Chooses the extents of a group's next row. `avoid`: drives that are not to be used.
-    pub(super) fn choose_row(
-        &self,
-        space: &Space,
-        pool: &PoolRecord,
-        group: &GroupRecord,
-        row: u32,
-        before: &[String],
-        avoid: &[String],
-    ) -> Result<RowRecord> {
-        let mut drives = self.pool_drives(pool)?;
-        self.refuse_incomplete(pool, &drives)?;
-        let all = drives.clone();
-        if row > 0 {
-            // Drives of the group's table that hold all that they should, and drives that are new to it, while the
-            // table has room for a whole row of them.
-            let room =
-                group.copies.len() + usize::from(group.legs) * usize::from(group.columns) <= MAX_DRIVES;
-            let fits = |id: &str| {
-                let copy = group.copies.iter().find(|copy| copy.drive == *id);
-                copy.map_or(room, |copy| copy.state == CopyState::Current)
-            };
-            let moving =
-                self.store.get::<MoveRecord>(&moves::key(&group.id))?.map(|moving| moving.record.change);
-            let left = |id: &String| matches!(&moving, Some(MoveChange::Leave { drive }) if drive == id);
-            drives.retain(|drive| fits(&drive.id) && !avoid.contains(&drive.id) && !left(&drive.id));
-        }
-        let fits = |drive: &DriveRecord| self.is_there(drive) && !avoid.contains(&drive.id);
-        let choices: Vec<Choice> = drives.iter().map(|drive| choice(space, drive, fits(drive))).collect();
-        let mut refused = None;
-        // Where the row before is; or else wherever there is most space.
-        for before in [before, &[]] {
-            let places = place(&pool.name, &choices, group.legs, group.columns, before)?;
-            let on: Vec<&String> = places.iter().map(|index| &drives[*index].record.id).collect();
-            let spare = super::moving::spare_extents(pool, &all, |id| {
-                space.taken(id) + on.iter().filter(|on| **on == id).count() as u32
-            });
-            let free: u64 = choices.iter().filter(|c| c.usable).map(|c| u64::from(c.free)).sum();
-            let extent_bytes = u64::from(pool.extent_blocks) * BLOCK_BYTES as u64;
-            let spare = spare * extent_bytes;
-            if free.saturating_sub(places.len() as u64) * extent_bytes
-                < pool.reserve_bytes.saturating_add(spare)
-            {
-                refused = Some(nothing_above_reserve(pool, spare));
-                continue;
-            }
-            if let Err(error) = self.check_kept(space, pool, &on, group.columns) {
-                refused = Some(error);
-                continue;
-            }
-            let extents = on.into_iter().map(|drive| {
-                let extent = space.first_free(drive).expect("a chosen drive has a free extent");
-                (drive.clone(), extent)
-            });
-            return Ok(RowRecord { row, extents: extents.collect(), grant: group.grants });
-        }
-        Err(refused.expect("it was refused twice"))
-    }
-
     /// Of a pool that was imported and is not all there nobody knows what lies where.
     pub(super) fn refuse_incomplete(
         &self,
@@ -125,7 +66,7 @@ impl Agent {
         let mut avoid = Vec::new();
         if let Some(granted) = self.store.get::<RowRecord>(&records::row_key(&group.id, row))? {
             if refused != Some(granted.grant) || row < group.rows_used {
-                return self.row_of(&granted);
+                return self.row_of(&group, &granted);
             }
             avoid = self.give_back(&mut group, &granted)?;
         }
@@ -163,22 +104,29 @@ impl Agent {
         }
         drop(space);
         let drives: Vec<&str> = chosen.extents.iter().map(|(drive, _)| drive.as_str()).collect();
-        let message = format!("group {group_name} was given row {row}, on drives {}", drives.join(" "));
+        let mut message = format!("group {group_name} was given row {row}, on drives {}", drives.join(" "));
+        let given = self.row_of(&group, &chosen)?;
+        let away: Vec<&str> = given.extents.iter().filter(|e| e.away).map(|e| e.drive.as_str()).collect();
+        if !away.is_empty() {
+            message = format!("{message}, of which {} will have it when it is back", away.join(" "));
+        }
         self.events.record(Severity::Info, "row_added", group_name, &message);
-        self.row_of(&chosen)
+        Ok(given)
     }
 
     /// A row as its target wants it.
-    pub(super) fn row_of(&self, row: &RowRecord) -> Result<Row> {
+    pub(super) fn row_of(&self, group: &GroupRecord, row: &RowRecord) -> Result<Row> {
         let mut extents = Vec::with_capacity(row.extents.len());
         for (id, extent) in &row.extents {
             let drive = self.drive(id)?;
-            let extent = *extent;
+            let copy = group.copies.iter().find(|copy| copy.drive == *id);
+            let complete = copy.is_none_or(|copy| copy.state == CopyState::Current);
             extents.push(RowExtent {
                 drive: id.clone(),
                 path: drive.path.clone(),
                 blocks: drive.blocks,
-                extent,
+                extent: *extent,
+                away: !complete || drive.state != DriveState::Online || !self.is_there(&drive),
             });
         }
         Ok(Row { row: row.row, extents, grant: row.grant })
@@ -412,6 +360,7 @@ pub(super) fn choice(space: &Space, drive: &DriveRecord, there: bool) -> Choice 
         node: drive.node.clone(),
         rack: drive.rack.clone(),
         usable,
+        away: false,
         free: space.free(&drive.id),
     }
 }

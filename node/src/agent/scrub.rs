@@ -15,7 +15,7 @@ mod view;
 pub(super) use view::judge_lost;
 
 use super::Agent;
-use crate::catalogue::{PoolRecord, ScrubRecord, Store, VolumeRecord, Want, scrubs};
+use crate::catalogue::{PoolRecord, ScrubRecord, Severity, Store, VolumeRecord, Want, scrubs};
 use crate::error::{Error, Kind, Result};
 use crate::protocol::{Answer, Request, TargetPhase};
 use crate::scrub::{Seen, TargetScrub};
@@ -82,8 +82,20 @@ impl Watched {
 
     fn store(&mut self, store: &Store) -> Result<()> {
         store.txn().put(scrubs::key(&self.record.volume), &self.record).commit()?;
-        (self.stored, self.stored_at) = (true, Instant::now());
+        self.was_stored();
         Ok(())
+    }
+
+    /// As `store`, with an event that tells what became of the scrub of this volume.
+    fn store_and_tell(&mut self, agent: &Agent, kind: &str, volume: &str, message: &str) -> Result<()> {
+        let txn = agent.store.txn().put(scrubs::key(&self.record.volume), &self.record);
+        agent.events.record_with(txn, Severity::Info, kind, volume, message)?;
+        self.was_stored();
+        Ok(())
+    }
+
+    fn was_stored(&mut self) {
+        (self.stored, self.stored_at) = (true, Instant::now());
     }
 }
 

@@ -69,37 +69,50 @@ impl OpenDrives {
         found.unwrap_or_else(|| number.to_string())
     }
 
-    /// The extents of a row, each with its drive; `None` while a drive of it is not open.
-    pub fn places(&self, row: &Row) -> Option<Vec<(OpenDrive, ExtentNo)>> {
+    /// The extents of a row, each with its drive; `None` while one that is to be open is not.
+    pub fn places(&self, row: &Row) -> Option<Vec<Place>> {
         let place = |extent: &crate::target_spec::RowExtent| {
-            self.get(&extent.drive).map(|drive| (drive, ExtentNo::new(extent.extent)))
+            let open = self.get(&extent.drive);
+            let uuid = parse_id(&extent.drive).ok().filter(|_| open.is_some() || extent.away)?;
+            Some(Place { uuid, open, extent: ExtentNo::new(extent.extent) })
         };
         row.extents.iter().map(place).collect()
     }
 }
 
+/// An extent of a row.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// The drive.
+    pub uuid: Uuid,
+    /// The same, if the loop has it. A drive of the group's table may be away.
+    pub open: Option<OpenDrive>,
+    /// The extent on it.
+    pub extent: ExtentNo,
+}
+
 /// What the engine is told of a row: drives that its table does not list join with it.
-pub fn grant(row: u32, places: &[(OpenDrive, ExtentNo)], engine: &Volume) -> RowGrant {
-    let known = engine.drives().count();
+pub fn grant(row: u32, places: &[Place], engine: &Volume) -> RowGrant {
     let mut grant = RowGrant { row: RowNo::new(row), extents: Vec::new(), joining: Vec::new() };
-    for (drive, extent) in places {
-        let index = engine.index_of(drive.uuid).unwrap_or_else(|| {
-            let joins = grant.joining.iter().position(|joining| joining.uuid == drive.uuid);
-            let at = joins.unwrap_or_else(|| {
-                let OpenDrive { uuid, number, blocks, volatile, .. } = *drive;
-                grant.joining.push(NewDrive { uuid, handle: number, blocks, volatile });
-                grant.joining.len() - 1
-            });
-            DriveIx::new((known + at) as u8)
-        });
-        grant.extents.push(Extent { drive: index, extent: *extent });
-    }
-    // A mark in the catalogue stays until a resync, so a drive that is marked cannot join as one that misses
-    // nothing: the mark may be from a version that listed it and that no drive has any more. A grant that lacks
-    // extents is not used, and goes back.
-    let marked = |drive: &OpenDrive| drive.stale && engine.index_of(drive.uuid).is_none();
-    if places.iter().any(|(drive, _)| marked(drive)) {
-        (grant.extents, grant.joining) = (Vec::new(), Vec::new());
+    for place in places {
+        let listed = engine.index_of(place.uuid);
+        let Some(drive) = listed.or_else(|| joins(place, &mut grant.joining, engine)) else {
+            // A grant that lacks extents is not used, and goes back.
+            (grant.extents, grant.joining) = (Vec::new(), Vec::new());
+            return grant;
+        };
+        grant.extents.push(Extent { drive, extent: place.extent });
     }
     grant
+}
+
+/// Has the drive of a place join. A mark in the catalogue stays until a resync, so a drive that is marked cannot join as one
+/// that misses nothing: the mark may be from a version that listed it and that no drive has any more.
+fn joins(place: &Place, joining: &mut Vec<NewDrive>, engine: &Volume) -> Option<DriveIx> {
+    let OpenDrive { uuid, number, blocks, volatile, .. } = place.open.filter(|drive| !drive.stale)?;
+    let at = joining.iter().position(|joining| joining.uuid == uuid).unwrap_or_else(|| {
+        joining.push(NewDrive { uuid, handle: number, blocks, volatile });
+        joining.len() - 1
+    });
+    Some(DriveIx::new((engine.drives().count() + at) as u8))
 }

@@ -571,7 +571,7 @@ impl Serving for Glue {
 
     fn prepare(&self, row: &Row) -> Result<()> {
         for extent in &row.extents {
-            if self.open.get(&extent.drive).is_none() {
+            if !extent.away && self.open.get(&extent.drive).is_none() {
                 let drive = Wanted::of(&extent.path, &extent.drive, &self.spec)?.open(JOIN_PATIENCE)?;
                 self.hand_drive(&extent.drive, drive)?;
             }

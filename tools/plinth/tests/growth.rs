@@ -202,6 +202,127 @@ fn a_drive_that_joined_may_be_lost() {
 }
 
 /// A drive of the first row is away: the mirror grows onto the drives that are there, also onto one that it has not
+fn move_file(agent: &Agent, from: &str, to: &str) {
+    std::fs::rename(agent.path(from), agent.path(to)).expect("moves");
+}
+
+fn wait_health(agent: &Agent, health: &str) {
+    let start = Instant::now();
+    while show(agent)["health"] != health {
+        assert!(start.elapsed() < DEADLINE, "not {health}: {} {}", show(agent), agent.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The story: a pool of two drives, one of them away. No row could lie on two drives that were there, and a volume that
+/// grew heard of no space while most of the pool was free. Now it fills the pool to the same chunk as with both, whether the
+/// drive is away when the volume is attached or is taken out under it; the drive gets everything when it is back, and has it
+/// alone then.
+#[test]
+fn a_mirror_of_two_drives_grows_while_one_is_away() {
+    let agent = Agent::start();
+    let nbd = attached(&agent, &["d1", "d2"], 2);
+    drop(nbd);
+    agent.plinth("volume detach v").ok();
+    move_file(&agent, "d2", "state/d2");
+    agent.plinth("volume attach v --nbd @n").ok();
+    let mut nbd = Nbd::connect(&agent.path("n"));
+    let few = 40;
+    (0..few).for_each(|chunk| nbd.write(chunk * CHUNK, &content(chunk)));
+    let events = agent.plinth("events").out;
+    assert!(events.contains("will have it when it is back"), "{events}");
+    // The row in hand lies there too, and is offered to the next target.
+    kill_target(&agent);
+    let mut nbd = Nbd::connect(&agent.path("n"));
+    (few..2 * few).for_each(|chunk| nbd.write(chunk * CHUNK, &content(chunk)));
+    // It comes back while rows are granted.
+    move_file(&agent, "state/d2", "d2");
+    agent.plinth("status").ok();
+    (2 * few..3 * few).for_each(|chunk| nbd.write(chunk * CHUNK, &content(chunk)));
+    wait_health(&agent, "online");
+    check(&mut nbd, 3 * few);
+    agent.plinth("drive offline p @d1").ok();
+    let full = fill(&mut nbd, 3 * few);
+    check(&mut nbd, full);
+    let pool = agent.plinth("pool status p -o json").json();
+    assert_eq!(pool["allocated_bytes"].as_u64(), Some(2 * 31 * (8 << 20)), "{pool}");
+    agent.plinth("drive online p @d1").ok();
+    wait_health(&agent, "online");
+    drop(nbd);
+    agent.plinth("volume detach v").ok();
+    agent.plinth("fsck @d1 @d2").ok();
+    for away in ["d2", "d1"] {
+        let aside = format!("state/{away}");
+        move_file(&agent, away, &aside);
+        agent.plinth("volume attach v --nbd @n").ok();
+        check(&mut Nbd::connect(&agent.path("n")), full);
+        agent.plinth("volume detach v").ok();
+        move_file(&agent, &aside, away);
+        agent.plinth("status").ok();
+        agent.plinth("volume attach v --nbd @n").ok();
+        wait_health(&agent, "online");
+        agent.plinth("volume detach v").ok();
+    }
+}
+
+/// Rows lie on a drive that never had their headers. The catalogue is lost; what the drives say is enough, also for what of it
+/// is taken, and so is what fsck finds.
+#[test]
+fn what_grew_without_a_drive_is_imported() {
+    let mut agent = Agent::start();
+    drop(attached(&agent, &["d1", "d2"], 2));
+    agent.plinth("volume detach v").ok();
+    move_file(&agent, "d2", "state/d2");
+    agent.plinth("volume attach v --nbd @n").ok();
+    let mut nbd = Nbd::connect(&agent.path("n"));
+    (0..60).for_each(|chunk| nbd.write(chunk * CHUNK, &content(chunk)));
+    drop(nbd);
+    agent.plinth("volume detach v").ok();
+    let allocated = |agent: &Agent| agent.plinth("pool status p -o json").json()["allocated_bytes"].as_u64();
+    let taken = allocated(&agent).expect("bytes");
+    agent.plinth("fsck @d1").ok();
+    agent.terminate();
+    std::fs::remove_file(agent.path("state/catalogue.redb")).expect("removes");
+    move_file(&agent, "state/d2", "d2");
+    let found = agent.plinth("fsck @d1 @d2").ok();
+    assert!(found.contains("18 extents") && found.contains("d2 is stale"), "{found}");
+    agent.run();
+    agent.plinth("pool import @d1 @d2").ok();
+    // All but the row that was in hand.
+    assert_eq!(allocated(&agent), Some(taken - 2 * (8 << 20)));
+    agent.plinth("volume attach v --nbd @n").ok();
+    wait_health(&agent, "online");
+    let mut nbd = Nbd::connect(&agent.path("n"));
+    check(&mut nbd, 60);
+    (60..100).for_each(|chunk| nbd.write(chunk * CHUNK, &content(chunk)));
+    check(&mut nbd, 100);
+    drop(nbd);
+    agent.plinth("volume detach v").ok();
+    agent.plinth("fsck @d1 @d2").ok();
+    move_file(&agent, "d1", "state/d1");
+    agent.plinth("volume attach v --nbd @n").ok();
+    check(&mut Nbd::connect(&agent.path("n")), 100);
+}
+
+/// A drive that is given up has its place in new rows until another one takes it, and that one gets those too.
+#[test]
+fn what_grew_without_a_drive_moves_to_the_one_that_replaces_it() {
+    let agent = Agent::start();
+    let mut nbd = attached(&agent, &["d1", "d2"], 2);
+    agent.plinth("drive fail p @d2").ok();
+    (0..60).for_each(|chunk| nbd.write(chunk * CHUNK, &content(chunk)));
+    agent.drive("d3", 256);
+    agent.plinth("drive replace p @d2 @d3 --wait --timeout 120s").ok();
+    wait_health(&agent, "online");
+    (60..80).for_each(|chunk| nbd.write(chunk * CHUNK, &content(chunk)));
+    drop(nbd);
+    agent.plinth("volume detach v").ok();
+    agent.plinth("fsck @d1 @d3").ok();
+    move_file(&agent, "d1", "state/d1");
+    agent.plinth("volume attach v --nbd @n").ok();
+    check(&mut Nbd::connect(&agent.path("n")), 80);
+}
+
 /// used yet.
 #[test]
 fn a_mirror_without_one_drive_grows_onto_the_others() {

@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     fn drive(id: &str, node: &str, free: u32) -> Choice {
-        Choice { id: id.into(), node: node.into(), rack: String::new(), usable: true, free }
+        Choice { id: id.into(), node: node.into(), rack: String::new(), usable: true, away: false, free }
     }
 
     fn place(drives: &[&str], at: usize) -> Place {

@@ -368,6 +368,7 @@ impl Agent {
             node: drive.node.clone(),
             rack: drive.rack.clone(),
             usable: true,
+            away: false,
             free: drive.extents,
         };
         Ok((choice, view_drive(&drive, extent_bytes(pool), 0, true, false)))

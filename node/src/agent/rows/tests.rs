@@ -2,7 +2,7 @@
 use super::*;
 use crate::agent::testing::{agent, pool, volume};
 use crate::catalogue::VolumeRecord;
-use crate::params::{CreatePool, CreateVolume, Labels};
+use crate::params::{AddDrives, CreatePool, CreateVolume, Labels};
 
 const EXTENT: u64 = 8 << 20;
 
@@ -40,6 +40,90 @@ fn the_reserve_is_kept_from_volumes_and_rows() {
     agent.grant_row("v", 2, None).expect("a row above the reserve");
     reserve(&agent, 0);
     agent.create_volume(&volume("w", 2), false).expect("creates");
+}
+
+/// The drive of a group's copy is away, and what is written misses it.
+fn lose(agent: &Agent, folder: &std::path::Path, name: &str) -> String {
+    let path = folder.join(name);
+    let drives = agent.store.list::<DriveRecord>("drives/").expect("reads");
+    let id = drives.iter().find(|drive| drive.path == path).expect("a drive").id.clone();
+    std::fs::rename(&path, folder.join(format!("{name}-away"))).expect("moves away");
+    let mut group = agent.group("v").expect("there");
+    let copy = group.copies.iter_mut().find(|copy| copy.drive == id).expect("a copy");
+    copy.state = CopyState::Stale;
+    agent.store.txn().update(records::group_key("v"), &group).commit().expect("stores");
+    id
+}
+
+fn on(row: &Row) -> Vec<(&str, bool)> {
+    row.extents.iter().map(|extent| (extent.drive.as_str(), extent.away)).collect()
+}
+
+/// Adds a drive of 256 MiB to pool `p`, on this node.
+fn add(agent: &Agent, folder: &std::path::Path, name: &str, node: &str) {
+    let drive = folder.join(name);
+    std::fs::File::create(&drive).expect("creates").set_len(256 << 20).expect("sizes");
+    let labels =
+        Labels { node: Some(node.into()).filter(|node: &String| !node.is_empty()), ..Labels::default() };
+    agent.add_drives("p", &AddDrives { drives: vec![drive], labels, force: false }, false).expect("adds");
+}
+
+/// While a drive is away a row lies on drives that are there, if there are enough with space; else on that one too; and on
+/// none of it once the group has nothing there.
+#[test]
+fn a_row_lies_on_a_drive_that_is_away_only_where_no_other_has_space() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let agent = agent(folder.path());
+    pool(&agent, folder.path(), &["d1", "d2"]);
+    agent.create_volume(&volume("v", 2), false).expect("creates");
+    let whole = agent.grant_row("v", 1, None).expect("a row");
+    assert!(on(&whole).iter().all(|(_, away)| !away));
+    let lost = lose(&agent, folder.path(), "d2");
+    let row = agent.grant_row("v", 2, None).expect("a row");
+    assert_eq!(on(&row).iter().filter(|(_, away)| *away).map(|(id, _)| *id).collect::<Vec<_>>(), [&lost]);
+    // One that was handed out before is told the same way.
+    assert_eq!(on(&agent.grant_row("v", 1, None).expect("it again")), on(&row));
+    add(&agent, folder.path(), "d3", "");
+    let row = agent.grant_row("v", 3, None).expect("a row");
+    assert!(on(&row).iter().all(|(id, away)| *id != lost && !away), "{row:?}");
+    // No column may lie on drives that are away only.
+    ["d1", "d3"].iter().for_each(|name| drop(lose(&agent, folder.path(), name)));
+    let refused = agent.grant_row("v", 4, None).expect_err("no drive is there");
+    assert!(refused.message.contains("label drive is short"), "{refused}");
+}
+
+/// The story: of a pool on two nodes the only drive of one was stale. It did not count where the others were looked at, so
+/// both legs of the next row lay on the node that was left, and were lost with it.
+#[test]
+fn legs_stay_on_two_nodes_while_one_is_away() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let agent = agent(folder.path());
+    let drive = folder.path().join("d1");
+    std::fs::File::create(&drive).expect("creates").set_len(256 << 20).expect("sizes");
+    let params = CreatePool {
+        name: "p".into(),
+        drives: vec![drive],
+        labels: Labels { node: Some("n1".into()), ..Labels::default() },
+        force: false,
+        extent_bytes: Some(EXTENT),
+    };
+    agent.create_pool(&params, false).expect("creates");
+    add(&agent, folder.path(), "d2", "n1");
+    add(&agent, folder.path(), "d3", "n2");
+    agent.create_volume(&volume("v", 2), false).expect("creates");
+    let lost = lose(&agent, folder.path(), "d3");
+    for row in 1..40 {
+        let granted = agent.grant_row("v", row, None);
+        let taken = agent.lock().free(&lost) == 0;
+        match granted {
+            Ok(row) => assert!(row.extents.iter().any(|extent| extent.drive == lost), "{row:?}"),
+            Err(refused) => {
+                assert!(taken && refused.message.contains("label node is short"), "{refused}");
+                return;
+            }
+        }
+    }
+    panic!("the drive has 31 extents");
 }
 
 /// A volume is deleted while a drive of its is away. What the drive says of it when it is back is no news: not even

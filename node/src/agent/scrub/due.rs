@@ -1,7 +1,7 @@
 //! Scrubs that are due: the pool says how often, and each volume's last one counts.
 use super::Watched;
 use crate::agent::Agent;
-use crate::catalogue::{Life, PoolRecord, ScrubRecord, Severity, VolumeRecord, Want, records};
+use crate::catalogue::{Life, PoolRecord, ScrubRecord, VolumeRecord, Want, records};
 use crate::error::Result;
 use std::time::{Duration, SystemTime};
 
@@ -51,11 +51,9 @@ impl Agent {
             let since = last.and_then(|last| last.ended_at.as_deref()).unwrap_or(&volume.created_at);
             if is_due(&volume.id, since, every, now) {
                 let mut begun = Watched::new(ScrubRecord::begin(&volume.id, true, last));
-                begun.store(&self.store)?;
-                watched.insert(volume.id.clone(), begun);
-                drop(watched);
                 let message = format!("a scrub of volume {} is due and begins", volume.name);
-                self.events.record(Severity::Info, "scrub_started", &volume.name, &message);
+                begun.store_and_tell(self, "scrub_started", &volume.name, &message)?;
+                watched.insert(volume.id.clone(), begun);
             }
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! `scrub start` and `scrub stop`, of a volume or of all volumes of a pool.
 use super::{Watched, obstacle};
 use crate::agent::{Agent, blocking};
-use crate::catalogue::{Attachment, Life, ScrubRecord, Severity, VolumeRecord, Want};
+use crate::catalogue::{Attachment, Life, ScrubRecord, VolumeRecord, Want};
 use crate::error::{Error, Kind, Result};
 use crate::model::{PoolScrub, Scrub};
 use crate::supervise::{Live, Phase};
@@ -137,15 +137,9 @@ impl Agent {
         }
         let last = watched.get(&volume.id).map(|known| &known.record);
         let mut begun = Watched::new(ScrubRecord::begin(&volume.id, in_turn, last));
-        begun.store(&self.store)?;
+        let message = format!("a scrub of volume {name} begins");
+        begun.store_and_tell(self, "scrub_started", name, &message)?;
         watched.insert(volume.id.clone(), begun);
-        drop(watched);
-        self.events.record(
-            Severity::Info,
-            "scrub_started",
-            name,
-            &format!("a scrub of volume {name} begins"),
-        );
         Ok(())
     }
 
@@ -171,10 +165,8 @@ impl Agent {
         }
         known.record.stop();
         (known.told, known.waits_for) = (false, None);
-        known.store(&self.store)?;
-        drop(watched);
         let message = format!("the scrub of volume {} was ended before it was through", volume.name);
-        self.events.record(Severity::Info, "scrub_stopped", &volume.name, &message);
+        known.store_and_tell(self, "scrub_stopped", &volume.name, &message)?;
         Ok(true)
     }
 }

@@ -156,6 +156,7 @@ impl Group {
             path: self.drive(drive),
             blocks: drive_blocks().get(),
             extent: row,
+            away: false,
         };
         Row { row, extents: (0..self.legs).map(extent).collect(), grant: 0 }
     }

@@ -17,7 +17,7 @@ impl Dice {
 }
 
 fn drive(id: usize, node: &str, free: u32) -> Choice {
-    Choice { id: format!("d{id}"), node: node.into(), rack: String::new(), usable: true, free }
+    Choice { id: format!("d{id}"), node: node.into(), rack: String::new(), usable: true, away: false, free }
 }
 
 /// A pool, its groups (legs and columns) and their rows.
