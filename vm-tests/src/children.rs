@@ -10,8 +10,8 @@
 //! 3. every child is recorded with its start time in the state folder; the next run, which holds the lock,
 //!    kills what is still there. The start time tells a recycled process id from ours.
 //!
-//! Invariant: children are spawned from the main thread only, because the death signal is sent when the
-//! spawning *thread* ends.
+//! Invariant: a child is spawned by the main thread or by one that waits for the child, because the death signal is sent when
+//! the spawning *thread* ends.
 
 use crate::error::{Context, Error, Result};
 use nix::sys::signal::{Signal, kill, killpg};
@@ -23,6 +23,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -77,6 +78,13 @@ pub fn clean_up() {
     for folder in SCRATCH.lock().unwrap_or_else(|e| e.into_inner()).drain(..) {
         let _ = fs::remove_dir_all(&folder).or_else(|_| fs::remove_file(&folder));
     }
+}
+
+/// A word that nobody else has in a name: machines run beside each other, in this process and in others.
+#[must_use]
+pub fn unique() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Names a folder that [`clean_up`] removes. Call [`keep_scratch`] to spare it.

@@ -133,7 +133,7 @@ fn stripped(path: &Path) -> Result<Vec<u8>> {
     if !bytes.starts_with(b"\x7fELF") || path.starts_with("/usr") || path.starts_with("/bin") {
         return Ok(bytes);
     }
-    let scratch = path.with_extension(format!("stripped-{}", std::process::id()));
+    let scratch = path.with_extension(format!("stripped-{}", crate::children::unique()));
     let mut strip = Command::new("strip");
     strip.arg("-o").arg(&scratch).arg(path);
     if find_program("strip").is_none() || run_checked(&strip).is_err() {

@@ -169,7 +169,7 @@ impl Machine {
         // Socket paths are limited to 107 bytes, which a target folder easily exceeds.
         let wanted = plan.drives.iter().any(|drive| drive.can_slow);
         let control =
-            wanted.then(|| std::env::temp_dir().join(format!("plinth-qemu-{}", std::process::id())));
+            wanted.then(|| std::env::temp_dir().join(format!("plinth-qemu-{}", crate::children::unique())));
         if let Some(path) = &control {
             let _ = fs::remove_file(path);
             crate::children::scratch(path);

@@ -4,10 +4,10 @@
 //! killed leaves none rather than another's. A long run is also a line of the ledger.
 
 use serde_json::{Value, json};
-use std::cell::OnceCell;
 use std::fs::{self, File};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use vm_tests::children;
 use vm_tests::error::{Context, Error, Result};
@@ -65,7 +65,7 @@ pub struct Workspace {
     pub out: PathBuf,
     /// Kernels and the like (`PLINTH_CACHE`, by default `target/xtask`).
     pub cache: PathBuf,
-    begun: OnceCell<Begun>,
+    begun: OnceLock<Begun>,
 }
 
 impl Workspace {
@@ -86,7 +86,7 @@ impl Workspace {
         let cache = std::env::var_os("PLINTH_CACHE").map_or_else(|| out.clone(), PathBuf::from);
         let cache = std::path::absolute(&cache).doing(|| format!("resolve {}", cache.display()))?;
         fs::create_dir_all(&cache).doing(|| format!("make {}", cache.display()))?;
-        Ok(Workspace { root, target, out, cache, begun: OnceCell::new() })
+        Ok(Workspace { root, target, out, cache, begun: OnceLock::new() })
     }
 
     /// Takes the lock of the commands that start machines or long runs; waits if another run has it. What a
@@ -251,7 +251,7 @@ mod tests {
         let out = std::env::temp_dir().join(format!("plinth-xtask-{}", std::process::id()));
         fs::create_dir_all(&out).expect("a folder");
         let (root, target, cache) = (out.clone(), out.clone(), out.clone());
-        let workspace = Workspace { root, target, out: out.clone(), cache, begun: OnceCell::new() };
+        let workspace = Workspace { root, target, out: out.clone(), cache, begun: OnceLock::new() };
         let words: Vec<String> = ["vm", "boot", "--kernel", "newest"].map(str::to_owned).into();
         let read = || -> Value {
             let text = fs::read_to_string(out.join("vm.json")).expect("a report");

@@ -4,10 +4,25 @@ use crate::build;
 use crate::context::{Ended, Workspace};
 use crate::setup;
 use serde_json::{Value, json};
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::{SystemTime, UNIX_EPOCH};
 use vm_tests::error::{Context, Error, Result};
 use vm_tests::kernel::Which;
-use vm_tests::scenario::{self, Bench, Scenario};
+use vm_tests::scenario::{self, Bench, Report, Scenario};
+
+/// What the smoke set needs built: the product, what runs inside, and what opens the drives of a cut.
+pub const PROGRAMS: [build::Program; 3] = [
+    program("plinth", "plinth", true),
+    program("vm-tests", "plinth-guest", false),
+    program("plinth-fuzz", "plinth-cut", true),
+];
+
+const fn program(package: &'static str, name: &'static str, release: bool) -> build::Program {
+    build::Program { package, name, release, features: &[] }
+}
+
+/// Machines that run at once, at most: each may have gigabytes of memory and drives.
+const MOST_AT_ONCE: usize = 4;
 
 /// What the command line asked for.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -186,10 +201,51 @@ fn run(workspace: &Workspace, runs: &[Run], wish: &Wish) -> Result<Tally> {
     vm_tests::machine::require_qemu()?;
     let bench = bench(workspace, runs, wish)?;
     scenario::clear_leftovers(&bench.work);
-    let mut tally = Tally { seed: bench.seed, ..Tally::default() };
-    let mut rows = Vec::new();
-    for (row, which) in runs {
-        let report = bench.run(row, *which)?;
+    bench.prepare(runs.iter().map(|(_, which)| *which))?;
+    let mut told = Told { seed: bench.seed, rows: vec![Value::Null; runs.len()], passed: 0, failed: 0 };
+    let (alone, beside): (Vec<usize>, Vec<usize>) = (0..runs.len()).partition(|at| runs[*at].0.alone);
+    for at in alone {
+        told.tell(at, runs[at], &bench.run(runs[at].0, runs[at].1)?);
+    }
+    // A machine waits half of its time. More at once than there are processors would make it wait for those.
+    let at_once = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_AT_ONCE);
+    let next = Mutex::new(beside.into_iter());
+    std::thread::scope(|threads| {
+        let (reports, ended) = mpsc::channel();
+        for _ in 0..at_once {
+            let (reports, next, bench) = (reports.clone(), &next, &bench);
+            threads.spawn(move || {
+                let take = || next.lock().unwrap_or_else(PoisonError::into_inner).next();
+                while let Some(at) = take() {
+                    // Nobody listens any more where one of the others could not be made.
+                    if reports.send((at, bench.run(runs[at].0, runs[at].1))).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(reports);
+        ended.iter().try_for_each(|(at, outcome)| {
+            told.tell(at, runs[at], &outcome?);
+            Ok(())
+        })
+    })?;
+    let Told { passed, failed, rows, seed } = told;
+    let facts = json!({"passed": passed, "failed": failed, "full": wish.full, "seed": seed, "runs": rows});
+    Ok(Tally { passed, failed, facts, seed })
+}
+
+/// What was told of runs so far.
+struct Told {
+    passed: u32,
+    failed: u32,
+    /// What a report says of each.
+    rows: Vec<Value>,
+    seed: u64,
+}
+
+impl Told {
+    fn tell(&mut self, at: usize, (row, which): Run, report: &Report) {
         for (name, outcome) in &report.checks {
             if let Err(detail) = outcome {
                 eprintln!("  check {name}: FAILED {detail}");
@@ -198,24 +254,21 @@ fn run(workspace: &Workspace, runs: &[Run], wish: &Wish) -> Result<Tally> {
         let seconds = report.took.as_secs();
         match &report.failure {
             None => {
-                tally.passed += 1;
+                self.passed += 1;
                 println!("vm {} {}: ok {seconds} s", row.name, which.name());
             }
             Some(why) => {
-                tally.failed += 1;
-                eprintln!("  {}: {why} (seed {})", row.name, bench.seed);
+                self.failed += 1;
+                eprintln!("  {}: {why} (seed {})", row.name, self.seed);
                 println!("vm {} {}: FAILED, log {}", row.name, which.name(), report.log.display());
             }
         }
-        rows.push(json!({
+        self.rows[at] = json!({
             "scenario": row.name, "kernel": which.name(), "ok": report.failure.is_none(),
             "seconds": seconds, "checks": report.checks.len(), "failure": report.failure,
             "log": report.log.to_string_lossy(),
-        }));
+        });
     }
-    tally.facts = json!({"passed": tally.passed, "failed": tally.failed, "full": wish.full, "seed": bench.seed,
-        "runs": rows});
-    Ok(tally)
 }
 
 /// Builds what the runs need.

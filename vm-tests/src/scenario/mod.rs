@@ -53,6 +53,8 @@ pub struct Scenario {
     pub smoke_rounds: u64,
     /// When it is given up.
     pub limit: Duration,
+    /// Whether it says how long something may take: no other machine runs beside it.
+    pub alone: bool,
     /// On which kernels it runs in the smoke set; none keeps it out.
     pub smoke: &'static [Which],
     /// Its half on this side.
@@ -144,6 +146,18 @@ const SMOKE_IMAGES: u64 = 15;
 const EMULATOR_RETRIES: u32 = 2;
 
 impl Bench {
+    /// Has what several runs may need at the same moment: the kernels, and how machines run.
+    ///
+    /// # Errors
+    /// There is no such kernel to be had.
+    pub fn prepare(&self, kernels: impl Iterator<Item = Which>) -> Result<()> {
+        for which in kernels {
+            let kernel = Kernel::obtain(which, &self.cache)?;
+            choose_accel(&self.cache, || self.probe(&kernel))?;
+        }
+        Ok(())
+    }
+
     /// Runs `scenario` on `which`. A failed scenario is a report; an error means that none could be made.
     ///
     /// # Errors

@@ -82,7 +82,7 @@ impl Native {
             ["pool", "import"].into_iter().chain(names.iter().map(String::as_str)).collect();
         self.run(&words)?;
         // Clients use the path as it is, and this folder may be too deep for a socket's address.
-        let socket = std::env::temp_dir().join(format!("plinth-nbd-{}", std::process::id()));
+        let socket = std::env::temp_dir().join(format!("plinth-nbd-{}", crate::children::unique()));
         self.run(&["volume", "attach", volume, "--nbd", &socket.to_string_lossy()])?;
         let uri = format!("nbd+unix:///?socket={}", socket.display());
         run_checked(Command::new("nbdcopy").arg(uri).arg(to))?;

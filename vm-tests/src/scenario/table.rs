@@ -30,6 +30,7 @@ const USUAL: Scenario = Scenario {
     rounds: 1,
     smoke_rounds: 1,
     limit: LIMIT,
+    alone: false,
     smoke: NEVER,
     host: simple,
 };
@@ -65,7 +66,7 @@ pub const ALL: &[Scenario] = &[
         name: "attach-verify",
         about: "verified load from 512 bytes to 256 KiB, discards, parameters, detach and attach",
         rounds: 640,
-        smoke_rounds: 64,
+        smoke_rounds: 32,
         smoke: BOTH,
         limit: LONG,
         ..USUAL
@@ -152,6 +153,7 @@ pub const ALL: &[Scenario] = &[
         rounds: 24,
         smoke_rounds: 6,
         smoke: BOTH,
+        alone: true,
         ..USUAL
     },
     Scenario {
@@ -160,6 +162,7 @@ pub const ALL: &[Scenario] = &[
         drives: 3,
         smoke: NEWEST,
         limit: LONG,
+        alone: true,
         ..USUAL
     },
     Scenario {
@@ -169,6 +172,7 @@ pub const ALL: &[Scenario] = &[
         smoke_rounds: 5,
         limit: Duration::from_secs(1200),
         smoke: BOTH,
+        alone: true,
         ..USUAL
     },
     Scenario {
@@ -177,6 +181,7 @@ pub const ALL: &[Scenario] = &[
         rounds: 20,
         smoke_rounds: 5,
         smoke: BOTH,
+        alone: true,
         ..USUAL
     },
     Scenario { name: "kill-agent", about: "the agent is killed under load", smoke: NEWEST, ..USUAL },
@@ -282,6 +287,7 @@ pub const ALL: &[Scenario] = &[
         smoke_rounds: 3,
         limit: LONG,
         host: bench::run,
+        alone: true,
         ..USUAL
     },
     Scenario {

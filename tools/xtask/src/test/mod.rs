@@ -64,10 +64,12 @@ pub fn command(workspace: &Workspace, words: &[String]) -> Result<Ended> {
     let mut bad = 0;
     let mut rows = Vec::new();
     let mut facts = json!({});
-    for suite in SUITES.iter().filter(|s| wish.only.is_empty() || wish.only.iter().any(|n| n == s.name)) {
+    let wanted = |suite: &&Suite| wish.only.is_empty() || wish.only.iter().any(|name| name == suite.name);
+    let later: Vec<build::Program> = SUITES.iter().filter(wanted).flat_map(Suite::programs).collect();
+    for suite in SUITES.iter().filter(wanted) {
         eprintln!("{}: {}", suite.name, suite.about);
         let start = Instant::now();
-        let outcome = run(workspace, suite);
+        let outcome = run(workspace, suite, &later);
         let seconds = start.elapsed().as_secs();
         let (counts, complaint) = judge(suite, outcome, &wish.allow_skip);
         if let Some(complaint) = &complaint {
@@ -129,12 +131,12 @@ fn judge(suite: &Suite, outcome: Result<(Counts, bool)>, allow_skip: &[String]) 
     (counts, complaint)
 }
 
-/// Runs a suite: its counts, and whether it ended with the exit code that it must have.
-fn run(workspace: &Workspace, suite: &Suite) -> Result<(Counts, bool)> {
+/// Runs a suite: its counts, and whether it ended with the exit code that it must have. `later`: what others need.
+fn run(workspace: &Workspace, suite: &Suite, later: &[build::Program]) -> Result<(Counts, bool)> {
     match &suite.work {
-        Work::Inside(inside) => inside(workspace).map(|counts| (counts, true)),
+        Work::Inside(inside) | Work::Machines(inside) => inside(workspace).map(|counts| (counts, true)),
         Work::Tests => {
-            let output = programs::run(workspace, LIMIT)?;
+            let output = programs::run(workspace, LIMIT, later)?;
             tell(workspace, suite, &output, 0, counts::test_results)
         }
         Work::Cargo { words, reader } => {

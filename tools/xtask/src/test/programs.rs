@@ -34,11 +34,12 @@ struct Busy {
 }
 
 /// Builds and runs all test programs, then the tests in the documentation: what they printed, one behind the other, and
-/// whether all ended well.
+/// whether all ended well. While they run, the programs that later suites need are built: tests wait a good part of
+/// their time.
 ///
 /// # Errors
 /// Nothing can be started, or a log not be written.
-pub fn run(workspace: &Workspace, limit: Duration) -> Result<Output> {
+pub fn run(workspace: &Workspace, limit: Duration, later: &[build::Program]) -> Result<Output> {
     let start = Instant::now();
     let mut cargo = build::cargo(workspace);
     cargo.env("CARGO_TERM_COLOR", "never").args(["test", "--workspace", "--locked", "--no-run"]);
@@ -48,7 +49,11 @@ pub fn run(workspace: &Workspace, limit: Duration) -> Result<Output> {
         let text = built.text.lines().filter(|line| !line.starts_with('{'));
         return Ok(Output { text: text.collect::<Vec<_>>().join("\n"), ..built });
     }
-    let mut all = run_programs(workspace, programs(&built.text), limit.saturating_sub(start.elapsed()))?;
+    let left = limit.saturating_sub(start.elapsed());
+    let mut all = std::thread::scope(|threads| {
+        threads.spawn(|| build::ahead(workspace, later));
+        run_programs(workspace, programs(&built.text), left)
+    })?;
     let mut cargo = build::cargo(workspace);
     cargo.env("CARGO_TERM_COLOR", "never").args([
         "test",

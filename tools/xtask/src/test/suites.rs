@@ -1,6 +1,7 @@
 //! The table of suites. To add one: a row with a name, what it runs, and a reader of its closing line.
 
 use super::counts::{self, Counts, Reader};
+use crate::build::Program;
 use crate::context::Workspace;
 use crate::{tidy, vm};
 use vm_tests::error::Result;
@@ -19,6 +20,8 @@ pub struct Suite {
 pub enum Work {
     /// A function of this program.
     Inside(fn(&Workspace) -> Result<Counts>),
+    /// The same, with virtual machines.
+    Machines(fn(&Workspace) -> Result<Counts>),
     /// Every test program, and the tests in the documentation.
     Tests,
     /// cargo with these words.
@@ -43,6 +46,19 @@ pub enum Work {
         /// Reads its output.
         reader: Reader,
     },
+}
+
+impl Suite {
+    /// The programs that it needs built.
+    pub fn programs(&self) -> Vec<Program> {
+        match self.work {
+            Work::Program { package, program, features, .. } => {
+                vec![Program { package, name: program, release: true, features }]
+            }
+            Work::Machines(_) => vm::PROGRAMS.to_vec(),
+            Work::Inside(_) | Work::Tests | Work::Cargo { .. } => Vec::new(),
+        }
+    }
 }
 
 /// Every suite, cheapest first, so that a plain mistake is found early.
@@ -115,7 +131,7 @@ pub const SUITES: &[Suite] = &[
         about: "the serving process is killed 200 times, and nothing is lost",
         work: fuzz("plinth-kill", &["--kills", "200"]),
     },
-    Suite { name: "vm", about: "smoke scenarios in virtual machines", work: Work::Inside(smoke) },
+    Suite { name: "vm", about: "smoke scenarios in virtual machines", work: Work::Machines(smoke) },
 ];
 
 const fn sim(words: &'static [&'static str], reader: Reader) -> Work {

@@ -7,6 +7,7 @@ use crate::guest::Guest;
 use crate::guest::load::Fio;
 use crate::guest::product::{VOLUME, block_name, send_signal};
 use nix::sys::signal::Signal;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -133,8 +134,11 @@ pub(super) fn idle_cpu(guest: &mut Guest) -> Result<()> {
     for (((name, _), most), (before, after)) in
         processes.iter().zip(WAKEUPS).zip(before.into_iter().zip(look()))
     {
-        let (before, after): ((u64, u64), (u64, u64)) = (before?, after?);
-        let (busy, woken) = (after.0 - before.0, after.1 - before.1);
+        let (before, after): ((u64, Wakeups), (u64, Wakeups)) = (before?, after?);
+        let busy = after.0 - before.0;
+        // A thread that is new had none before.
+        let of = |(thread, woken): (&String, &u64)| woken - before.1.get(thread).copied().unwrap_or(0);
+        let woken: u64 = after.1.iter().map(of).sum();
         let told = || format!("{name}: {busy} ticks of 10 ms and {woken} wakeups in 10 s");
         guest.note(told());
         guest.check_that(&format!("{name}-idle"), woken <= most && busy <= BUSY, told);
@@ -143,18 +147,22 @@ pub(super) fn idle_cpu(guest: &mut Guest) -> Result<()> {
     guest.stop_and_fsck(&drives)
 }
 
-/// How often the threads of a process gave up a processor or lost it.
-fn wakeups(pid: i32) -> Result<u64> {
+/// By thread, how often it gave up a processor or lost it.
+type Wakeups = BTreeMap<String, u64>;
+
+/// Those of the threads that a process has.
+fn wakeups(pid: i32) -> Result<Wakeups> {
     let threads = format!("/proc/{pid}/task");
-    let mut sum = 0;
+    let mut all = Wakeups::new();
     for thread in fs::read_dir(&threads).doing(|| format!("read {threads}"))? {
-        let path = thread.doing(|| format!("read {threads}"))?.path().join("status");
-        // A thread of a pool may end in between.
-        let text = fs::read_to_string(path).unwrap_or_default();
+        let thread = thread.doing(|| format!("read {threads}"))?;
+        // It may have ended in between.
+        let Ok(text) = fs::read_to_string(thread.path().join("status")) else { continue };
         let switches = text.lines().filter(|line| line.contains("voluntary_ctxt_switches"));
-        sum += switches.filter_map(|line| line.split_whitespace().last()?.parse::<u64>().ok()).sum::<u64>();
+        let sum = switches.filter_map(|line| line.split_whitespace().last()?.parse::<u64>().ok()).sum();
+        all.insert(thread.file_name().to_string_lossy().into_owned(), sum);
     }
-    Ok(sum)
+    Ok(all)
 }
 
 /// Processor time of a process in clock ticks.
