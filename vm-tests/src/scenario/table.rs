@@ -121,6 +121,7 @@ pub const ALL: &[Scenario] = &[
         modules: &["ublk_drv", "dm_mod"],
         programs: &["fio", "dmsetup"],
         smoke: NEWEST,
+        alone: true,
         ..USUAL
     },
     Scenario {
