@@ -145,7 +145,8 @@ fn rows_that_only_a_missing_drive_knows_are_learnt_when_it_is_found() {
     while agent.plinth("-o json volume show v").json()["health"] != "online" {
         assert!(start.elapsed().as_secs() < 60, "{}", agent.plinth("events").ok());
     }
-    // It knows where everything of the volume is.
+    // It knows where everything of the volume is. Another one that is not attached does not move.
+    agent.plinth("volume delete w --yes").ok();
     agent.plinth("drive evacuate p @d3 --wait").ok();
     contents.check(&mut nbd);
     drop(nbd);
