@@ -243,3 +243,24 @@ fn closing_leaves_nothing_to_recover_and_reading_only_writes_nothing() {
     world.reopen();
     world.check_all();
 }
+
+/// The story: power failed before the first checkpoint was through, again and again. Each life had no directory to read, took the
+/// group for one without any space, and was given a row before it had the regions of those that the superblock named; the
+/// one for which there was no room in memory ended the process, and so did each open from then on.
+#[test]
+fn a_group_without_a_directory_asks_for_no_row_before_it_is_served() {
+    for steps in 1..60 {
+        let mut world = World::closed(Shape { rows: 12, sectors: 8 * 16, ..Shape::MIRROR });
+        for _life in 0..8 {
+            for _ in 0..steps {
+                let (granted, phase) = (world.next_extent, world.engine.phase());
+                world.step();
+                assert!(granted == world.next_extent || phase != Phase::Recovering, "after {steps} steps");
+            }
+            world.kill();
+            let config = world.shape.config;
+            world.begin_open(config);
+        }
+        world.run_until("the group is served", |world| world.engine.phase() == Phase::Serving);
+    }
+}

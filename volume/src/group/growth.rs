@@ -19,7 +19,7 @@ use crate::ops::{JobId, JobKind, Run};
 use crate::planted::Planted;
 use crate::rows::RowPages;
 use alloc::vec::Vec;
-use base::{Action, Column, DriveIx, Duration, Extent, Instant, LegId, RowGrant, RowNo, Segment};
+use base::{Action, Column, DriveIx, Duration, Extent, Instant, LegId, Phase, RowGrant, RowNo, Segment};
 use fence::DriveSet;
 
 /// After a refusal the pool is asked again after so long.
@@ -134,8 +134,10 @@ impl Growth {
 impl Group {
     /// Asks for a row when one is wanted, and takes a granted one into use step by step.
     pub fn advance_growth<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
-        // While the directory is being read nobody knows how much is free, nor which rows the map may use.
-        if self.halt.is_some() || self.config.read_only || self.opening.is_some() {
+        // While the directory is being read nobody knows how much is free, nor which rows the map may use; and where there
+        // is none yet, not before the regions are there that the superblock names.
+        let recovering = self.phase == Phase::Recovering && !self.config.bug(Planted::RowWhileRecovering);
+        if self.halt.is_some() || self.config.read_only || self.opening.is_some() || recovering {
             return;
         }
         // A group that closes grows only for the requests that it still serves, and ends what it has begun.
