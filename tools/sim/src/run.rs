@@ -4,7 +4,7 @@
 //! it) or lets it make one step, and judges what ended. After a crash either everything is read first, or the
 //! workload goes on at once and reads settle what survived. The end of a run stops all faults and asks for
 //! everything: see `finish`.
-use crate::checks::{self, Sight, Violation, c9, c10, c10::Progress, prefix, repairs};
+use crate::checks::{self, Sight, Violation, c9, c10, c10::Progress, growth, prefix, repairs};
 use crate::forced::Disaster;
 use crate::lies::Said;
 use crate::model::{Found, Look, Model, mask_of};
@@ -436,6 +436,7 @@ impl<S: Subject> Run<S> {
             self.ended += 1;
             self.judge(slot, result)?;
         }
+        growth::asked(self.world.row_too_early)?;
         let phase = self.world.phase();
         if phase != self.was {
             self.was = phase;

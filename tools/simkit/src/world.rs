@@ -127,6 +127,8 @@ pub struct World<O: Open> {
     pub slow_control: u64,
     /// Marks that the catalogue was asked to store so far.
     pub marks: u64,
+    /// A row was asked for by a group that was not served yet.
+    pub row_too_early: bool,
     /// How far behind a drive the one is that can take its place, where there are such.
     pub twins: Option<usize>,
     opener: O,
@@ -159,6 +161,7 @@ impl<O: Open> World<O> {
             fail_at: None,
             slow_control: 0,
             marks: 0,
+            row_too_early: false,
             twins: None,
             opener,
             engine,
@@ -381,7 +384,10 @@ impl<O: Open> World<O> {
     fn poll(&mut self) {
         let mut out = std::mem::replace(&mut self.out, Actions::with_capacity(0, 0));
         out.clear();
+        let recovering = self.phase() == Phase::Recovering;
         self.wake = self.engine.poll(self.now, &mut self.memory, &mut out);
+        let asks = |action: &Action| matches!(action, Action::WantRow { .. });
+        self.row_too_early |= recovering && out.actions.iter().any(asks);
         for action in &out.actions {
             self.carry_out(*action, &out);
         }

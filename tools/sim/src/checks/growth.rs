@@ -18,3 +18,11 @@ pub fn grows(grew: bool, sectors: u64) -> Result<(), Violation> {
     }
     Err(Violation::new("C9", format!("the volume does not grow to {sectors} sectors")))
 }
+
+/// Judges when rows were asked for: a group that is not served yet does not know what it has.
+pub fn asked(too_early: bool) -> Result<(), Violation> {
+    if !too_early {
+        return Ok(());
+    }
+    Err(Violation::new("C9", "a row was asked for before the group was served".to_owned()))
+}
