@@ -81,7 +81,8 @@ pub const ROWS: &[Row] = &[
         root(d, |b| codec::put_u64(b, ROOT_USED, 1 << 40))
     }),
     damage("root, regions too few", Closed, RANGE, |d| {
-        root(d, |b| bump(&mut b[..], ROOT_REGIONS, -1));
+        // Fewer than there are used blocks for.
+        root(d, |b| bump(&mut b[..], ROOT_REGIONS, -2));
         ROOT.into()
     }),
     damage("root, regions too many", Closed, RANGE, |d| root(d, |b| codec::put_u32(b, ROOT_REGIONS, 5000))),

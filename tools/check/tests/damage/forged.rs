@@ -151,7 +151,7 @@ fn a_commit_that_was_changed() {
         seal_commit(bytes);
     };
     let mut drives = encrypted(Image::Log).clone();
-    let name = rot(&mut drives, 3, 1, forge);
+    let name = rot(&mut drives, 2, 1, forge);
     let expected = [
         (Severity::Repairable, name.as_str(), NOT_SEALED),
         (Severity::Repairable, name.as_str(), "leg 1 does not have it; the next opening writes it there"),

@@ -270,8 +270,8 @@ pub const ROWS: &[Row] = &[
         "volumes page".into()
     }),
     damage("Ref to data, Pba", Closed, "no copy is right", |d| {
-        let (lba, data) = some_data(d, LBA);
-        data_ref(d, lba, |to| to.pba = Pba::new(data.pba.get() ^ 1))
+        let ((lba, _), (_, other)) = two_data(d);
+        data_ref(d, lba, |to| to.pba = other.pba)
     }),
     damage("Ref to data, Pba 0", Closed, SENSE, |d| quiet_data(d, |to| to.pba = Pba::ZERO)),
     damage("Ref to data, Pba beyond the space", Closed, SENSE, |d| {
