@@ -58,7 +58,7 @@ impl EventLog {
     /// Commits a transaction and the event that tells of it: a kill loses both or neither.
     ///
     /// # Errors
-    /// The catalogue's, or that the transaction was refused. Nobody hears of the event then.
+    /// The catalogue's, or that the transaction was refused. Only the agent's own log has the event then.
     pub fn record_with(
         &self,
         txn: Txn<'_>,

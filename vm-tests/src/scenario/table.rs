@@ -66,7 +66,7 @@ pub const ALL: &[Scenario] = &[
         name: "attach-verify",
         about: "verified load from 512 bytes to 256 KiB, discards, parameters, detach and attach",
         rounds: 640,
-        smoke_rounds: 32,
+        smoke_rounds: 64,
         smoke: BOTH,
         limit: LONG,
         ..USUAL

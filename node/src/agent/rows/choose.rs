@@ -68,9 +68,10 @@ impl Agent {
             let copy = group.copies.iter().find(|copy| copy.drive == id);
             row == 0 || copy.map_or(room, |copy| copy.state == CopyState::Current)
         };
-        // Those of which it is known that the table has them.
+        // Those of which it is known that the table has them: a row that is only handed out may come to nothing.
+        let used = row.min(group.rows_used.max(1));
         let mut in_use = BTreeSet::new();
-        for earlier in self.rows_of(&group.id)?.into_iter().filter(|earlier| earlier.row < row) {
+        for earlier in self.rows_of(&group.id)?.into_iter().filter(|earlier| earlier.row < used) {
             in_use.extend(earlier.record.extents.into_iter().map(|(drive, _)| drive));
         }
         let there: Vec<Choice> = drives
