@@ -9,12 +9,17 @@ use serde::{Deserialize, Serialize};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
+use tokio::process::{Child, Command};
 use volume::layout::FORMAT_VERSION;
 
 /// The longest that a binary may take to say its version.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
+/// The longest that a start waits for those who have the file open to write.
+const BUSY_DEADLINE: Duration = Duration::from_secs(2);
+/// How often it looks.
+const BUSY_LOOK: Duration = Duration::from_millis(5);
 /// Bytes of an answer that are read at most.
 const MAX_ANSWER: u64 = 1 << 16;
 
@@ -78,10 +83,10 @@ async fn ask(path: &Path) -> Result<Facts> {
         Error::invalid(name.clone(), format!("{name} is no plinth: {why}"))
             .hint(format!("{name} version -o json must say its version"))
     };
-    let mut command = tokio::process::Command::new(path);
+    let mut command = Command::new(path);
     command.args(["version", "-o", "json"]).env_clear().current_dir("/").kill_on_drop(true);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut process = command.spawn().map_err(|error| foreign(error.to_string()))?;
+    let mut process = spawn(&mut command).await.map_err(|error| foreign(error.to_string()))?;
     let out = process.stdout.take().expect("it was piped");
     let answered = async {
         let mut answer = Vec::new();
@@ -96,6 +101,26 @@ async fn ask(path: &Path) -> Result<Facts> {
         return Err(foreign(format!("it ended with {status}")));
     }
     serde_json::from_slice(&answer).map_err(|_| foreign("its answer is not understood".to_owned()))
+}
+
+/// Starts a program. One that was put in its place a moment ago can have a writer still, although the copy has ended: a
+/// child that its copier forked meanwhile holds all files of its parent until it becomes another program. That passes.
+///
+/// # Errors
+/// The system's; `ExecutableFileBusy` if somebody writes to the file for longer.
+pub async fn spawn(command: &mut Command) -> std::io::Result<Child> {
+    let start = Instant::now();
+    loop {
+        match command.spawn() {
+            Err(error)
+                if error.kind() == std::io::ErrorKind::ExecutableFileBusy
+                    && start.elapsed() < BUSY_DEADLINE =>
+            {
+                tokio::time::sleep(BUSY_LOOK).await;
+            }
+            started => return started,
+        }
+    }
 }
 
 /// Whether this process runs exactly this file, not one that replaced it since. A running file keeps its inode, so
@@ -162,6 +187,23 @@ mod tests {
         }
         let own = serde_json::to_string(&own()).expect("encodes");
         assert_eq!(check(&script(folder, &format!("echo '{own}'"))).await.expect("itself"), super::own());
+    }
+
+    /// The file is open to write when it is started first, as it is in a child of the one who copied it.
+    #[tokio::test]
+    async fn a_program_that_has_a_writer_still_is_started_behind_it() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = script(folder.path(), "exit 7");
+        let writer = std::fs::File::options().append(true).open(&path).expect("opens");
+        let busy = Command::new(&path).spawn().expect_err("it has a writer");
+        assert_eq!(busy.kind(), std::io::ErrorKind::ExecutableFileBusy);
+        let mut command = Command::new(&path);
+        let started = tokio::join!(spawn(&mut command), async {
+            tokio::task::yield_now().await;
+            drop(writer);
+        });
+        let ended = started.0.expect("starts").wait().await.expect("ends");
+        assert_eq!(ended.code(), Some(7));
     }
 
     #[test]

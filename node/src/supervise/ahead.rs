@@ -12,7 +12,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
-use tokio::process::{Child, ChildStdin};
+use tokio::process::{Child, ChildStdin, Command};
 
 /// The longest that it may take until it waits for its turn.
 const READY_DEADLINE: Duration = Duration::from_secs(20);
@@ -47,7 +47,8 @@ impl Ahead {
 
     /// Starts a program, and waits until it says that it is ready.
     async fn wait(program: &Path, spec: &Path, log: &Path) -> std::io::Result<Self> {
-        let mut child = tokio::process::Command::new(program)
+        let mut command = Command::new(program);
+        command
             .arg("target")
             .arg("--spec")
             .arg(spec)
@@ -56,8 +57,8 @@ impl Ahead {
             .stdout(Stdio::piped())
             .stderr(open_log(log)?)
             .current_dir("/")
-            .kill_on_drop(false)
-            .spawn()?;
+            .kill_on_drop(false);
+        let mut child = crate::program::spawn(&mut command).await?;
         let (input, output) = (child.stdin.take(), child.stdout.take());
         let (input, mut output) = input.zip(output).expect("both are piped");
         let mut said = [0; READY.len()];

@@ -222,7 +222,7 @@ async fn begin(
     let log = agent.options.target_log(&group);
     let mut child = match exchange.take_ahead(&chosen.path) {
         Some(ahead) => ahead.go(secret)?,
-        None => spawn_detached(&chosen.path, &agent.options.target_spec(&group), &log, secret)?,
+        None => spawn_detached(&chosen.path, &agent.options.target_spec(&group), &log, secret).await?,
     };
     let deadline = Instant::now() + LISTEN_DEADLINE;
     loop {
@@ -266,10 +266,16 @@ pub(super) fn open_log(log: &Path) -> std::io::Result<File> {
 ///
 /// # Errors
 /// The log cannot be written, or the program not be started.
-pub fn spawn_detached(program: &Path, spec: &Path, log: &Path, secret: Option<GroupSecret>) -> Result<Child> {
+pub async fn spawn_detached(
+    program: &Path,
+    spec: &Path,
+    log: &Path,
+    secret: Option<GroupSecret>,
+) -> Result<Child> {
     let fail = |source: &std::io::Error| Error::io("write", log, source);
     let log_file = open_log(log).map_err(|source| fail(&source))?;
-    let mut child = tokio::process::Command::new(program)
+    let mut command = tokio::process::Command::new(program);
+    command
         .arg("target")
         .arg("--spec")
         .arg(spec)
@@ -277,9 +283,9 @@ pub fn spawn_detached(program: &Path, spec: &Path, log: &Path, secret: Option<Gr
         .stdout(Stdio::null())
         .stderr(log_file)
         .current_dir("/")
-        .kill_on_drop(false)
-        .spawn()
-        .map_err(|source| Error::io("start", program, &source))?;
+        .kill_on_drop(false);
+    let started = crate::program::spawn(&mut command).await;
+    let mut child = started.map_err(|source| Error::io("start", program, &source))?;
     if let (Some(secret), Some(input)) = (secret, child.stdin.take())
         && let Err(error) = tell(input, &[], Some(secret))
     {
