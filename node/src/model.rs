@@ -18,7 +18,7 @@ pub enum Health {
     Degraded,
     /// It does not work.
     Faulted,
-    /// Nothing new is handed out.
+    /// Of a pool alone: nothing new is handed out.
     Suspended,
 }
 
@@ -65,6 +65,9 @@ pub struct Volume {
     pub state: VolumeState,
     /// How well it is.
     pub health: Health,
+    /// It is being made or deleted: what its health says is for people, and no news.
+    #[serde(skip)]
+    pub unfinished: bool,
     /// Through what it is attached.
     pub frontend: Option<FrontendKind>,
     /// The ublk device.

@@ -7,7 +7,6 @@
 //! (another drive failed in between), the drive is online again everywhere.
 use super::Agent;
 use super::pools::way_out;
-use super::view::{extent_bytes, view_drive};
 use crate::catalogue::{
     CopyState, DriveRecord, DriveState, GroupRecord, Life, PoolRecord, RowRecord, Severity, Versioned,
     VolumeRecord, records,
@@ -84,13 +83,8 @@ impl Agent {
 
     async fn shown(self: &Arc<Self>, pool: &str, id: &str) -> Result<model::Drive> {
         let (this, pool, id) = (self.clone(), pool.to_owned(), id.to_owned());
-        super::blocking(move || {
-            let space = this.records();
-            let (pool, drive) = (this.pool(&pool)?, this.drive(&id)?);
-            let (bytes, taken) = (extent_bytes(&pool), u64::from(space.taken(&id)));
-            Ok(view_drive(&drive, bytes, taken, this.is_there(&drive), false))
-        })
-        .await
+        self.supervisor.refresh(None).await;
+        super::blocking(move || this.show_drive(&pool, &id)).await
     }
 
     /// A drive of a pool, by id or by the path where it is.

@@ -465,6 +465,7 @@ fn every_place_covered(group: &GroupRecord, rows: &[Versioned<RowRecord>], legs:
 
 /// Says how a volume is.
 fn judge_volume(view: &mut Volume, record: &VolumeRecord, covered: bool, live: Option<&Live>) {
+    view.unfinished = record.life != Life::Ready;
     let damage = super::scrub::judge_lost(view);
     let limits = view.limits.clone();
     let ended = limits.iter().find(|limit| limit.left == 0 && limit.kind != LimitKind::Rows);
@@ -477,11 +478,11 @@ fn judge_volume(view: &mut Volume, record: &VolumeRecord, covered: bool, live: O
     match record.life {
         Life::Creating => {
             let action = format!("repeat plinth volume create, or plinth volume delete {name}");
-            return say(Health::Suspended, format!("volume {name} is not complete"), action);
+            return say(Health::Faulted, format!("volume {name} is not complete"), action);
         }
         Life::Deleting => {
             let action = format!("repeat plinth volume delete {name}");
-            return say(Health::Suspended, format!("volume {name} is being deleted"), action);
+            return say(Health::Faulted, format!("volume {name} is being deleted"), action);
         }
         Life::Ready => {}
     }
@@ -573,6 +574,7 @@ pub(super) fn planned_volume(pool: &PoolRecord, group: &GroupRecord, volume: &Vo
         stripe_unit_bytes: u64::from(group.stripe_blocks) * BLOCK_BYTES as u64,
         state: VolumeState::Detached,
         health: Health::Online,
+        unfinished: false,
         frontend: None,
         device: None,
         device_link: None,

@@ -145,7 +145,7 @@ fn compare(seen: &mut Seen, status: &Status, extents: &BTreeMap<String, u64>) ->
     let before = std::mem::take(seen);
     for volume in &status.volumes {
         due.extend(health(before.volumes.get(&volume.id).copied(), volume));
-        if let Some(kept) = kept_health(before.volumes.get(&volume.id).copied(), volume.health) {
+        if let Some(kept) = kept_health(before.volumes.get(&volume.id).copied(), volume) {
             seen.volumes.insert(volume.id.clone(), kept);
         }
         let told = before.limits.get(&volume.id);
@@ -169,20 +169,21 @@ fn compare(seen: &mut Seen, status: &Status, extents: &BTreeMap<String, u64>) ->
 }
 
 /// A volume on its way (being made or deleted) keeps what was seen of it.
-fn kept_health(before: Option<Health>, now: Health) -> Option<Health> {
-    if now == Health::Suspended { before } else { Some(now) }
+fn kept_health(before: Option<Health>, now: &Volume) -> Option<Health> {
+    if now.unfinished { before } else { Some(now.health) }
 }
 
 fn health(before: Option<Health>, volume: &Volume) -> Option<Due> {
     let name = &volume.name;
     let before = before.unwrap_or(Health::Online);
-    if volume.health == before {
+    if volume.health == before || volume.unfinished {
         return None;
     }
     let why = volume.status.clone();
     let (severity, kind, message) = match volume.health {
-        Health::Suspended => return None,
-        Health::Online => (Severity::Info, "volume_healed", format!("volume {name} is well again")),
+        Health::Online | Health::Suspended => {
+            (Severity::Info, "volume_healed", format!("volume {name} is well again"))
+        }
         Health::Degraded => {
             let message = why.unwrap_or_else(|| format!("volume {name} is degraded"));
             (Severity::Warning, "volume_degraded", message)

@@ -95,6 +95,9 @@ fn the_json_has_every_field() {
     assert_eq!(agent.plinth("-o name pool list").ok(), "p\n");
     agent.plinth("volume attach v --nbd @n").ok();
     has(&agent.plinth("volume show v -o json").json()["target"], "pid version restarts memory_bytes");
+    // Verbs of a drive tell of it what a look at it tells.
+    let told = agent.plinth("drive online p @d1 -o json").json();
+    assert_eq!((&told["state"], told["latency"].is_object()), (&"online".into(), true), "{told}");
 }
 
 #[test]

@@ -38,13 +38,19 @@ impl Agent {
     ) -> Result<model::Drive> {
         let (this, of, named) = (self.clone(), pool.to_owned(), drive.to_owned());
         let begun = blocking(move || this.announce_leaving(&of, &named, errand, dry)).await?;
-        let shown = begun.shown.clone();
-        if let (Some(id), false) = (begun.id, dry) {
+        self.begun(pool, begun, dry).await
+    }
+
+    /// The drive of a verb, when its work has begun.
+    async fn begun(self: &Arc<Self>, pool: &str, begun: Begun, dry: bool) -> Result<model::Drive> {
+        if dry {
+            return Ok(begun.shown);
+        }
+        if let Some(id) = begun.id {
             self.moving.look_now();
             self.wait_begun(&id).await?;
-            return self.shown_or(pool, id, shown).await;
         }
-        Ok(shown)
+        self.shown_or(pool, begun.shown.id.clone(), begun.shown).await
     }
 
     /// `drive replace`: another drive takes all of it. Returns when it has begun.
@@ -60,19 +66,13 @@ impl Agent {
     ) -> Result<model::Drive> {
         let (this, of, named) = (self.clone(), pool.to_owned(), old.to_owned());
         let begun = blocking(move || this.announce_replacement(&of, &named, &params, dry)).await?;
-        if let (Some(id), false) = (begun.id, dry) {
-            self.moving.look_now();
-            self.wait_begun(&id).await?;
-        }
-        if dry {
-            return Ok(begun.shown);
-        }
-        self.shown_or(pool, begun.shown.id.clone(), begun.shown).await
+        self.begun(pool, begun, dry).await
     }
 
     /// A drive as it is now; as it was when it has left meanwhile.
     async fn shown_or(self: &Arc<Self>, pool: &str, id: String, was: model::Drive) -> Result<model::Drive> {
         let (this, pool) = (self.clone(), pool.to_owned());
+        self.supervisor.refresh(None).await;
         blocking(move || match this.show_drive(&pool, &id) {
             Err(error) if error.kind == Kind::NotFound => Ok(was),
             shown => shown,

@@ -61,6 +61,7 @@ fn volume(health: Health, pid: u32, drives: Vec<LegDrive>) -> Volume {
         device: None,
         device_link: None,
         nbd_socket: None,
+        unfinished: false,
         read_only: None,
         mapped_bytes: None,
         allocated_bytes: 0,
@@ -125,13 +126,15 @@ fn a_reserve_and_an_empty_pool_count_as_they_should() {
 #[test]
 fn health_is_told_when_it_changes() {
     let mut seen = Seen::default();
+    let unfinished = |health| Volume { unfinished: true, ..volume(health, 1, Vec::new()) };
+    assert_eq!(kinds(&mut seen, Vec::new(), vec![unfinished(Health::Faulted)]), [""; 0]);
     let mut is = |health| kinds(&mut seen, Vec::new(), vec![volume(health, 1, Vec::new())]);
     assert_eq!(is(Health::Online), [""; 0]);
     assert_eq!(is(Health::Degraded), ["volume_degraded"]);
     assert_eq!(is(Health::Degraded), [""; 0]);
     assert_eq!(is(Health::Faulted), ["volume_faulted"]);
-    assert_eq!(is(Health::Suspended), [""; 0]);
-    assert_eq!(is(Health::Online), ["volume_healed"]);
+    assert_eq!(kinds(&mut seen, Vec::new(), vec![unfinished(Health::Online)]), [""; 0]);
+    assert_eq!(kinds(&mut seen, Vec::new(), vec![volume(Health::Online, 1, Vec::new())]), ["volume_healed"]);
 }
 
 #[test]
