@@ -68,6 +68,8 @@ pub struct Volume {
     /// It is being made or deleted: what its health says is for people, and no news.
     #[serde(skip)]
     pub unfinished: bool,
+    /// Nobody has it attached, and the agent has it served for what is to be done on it.
+    pub tended: bool,
     /// Through what it is attached.
     pub frontend: Option<FrontendKind>,
     /// The ublk device.
@@ -447,6 +449,8 @@ pub struct Pool {
     pub spares: u32,
     /// How long a drive is missing or broken before spare space takes its place.
     pub spare_delay_seconds: u64,
+    /// How long a volume is left alone when it is detached before something is done on it all the same; `null` is for ever.
+    pub tend_after_seconds: Option<u64>,
     /// Its volumes are being spread evenly over its drives.
     pub rebalancing: bool,
     /// Handed out, but not in use by any group.

@@ -35,6 +35,9 @@ pub fn run(options: Options) -> Result<()> {
     outcome
 }
 
+/// How long the end of the agent waits for targets of volumes that are tended.
+const TENDING_DEADLINE: std::time::Duration = std::time::Duration::from_secs(20);
+
 /// Why nobody else may write there.
 const DANGER: &str = "whoever can write there controls all volumes";
 
@@ -77,6 +80,7 @@ async fn serve(options: Options) -> Result<()> {
     tokio::spawn(agent.clone().scrub(stop.subscribe()));
     tokio::spawn(agent.clone().move_drives(stop.subscribe()));
     tokio::spawn(agent.clone().rekey(stop.subscribe()));
+    tokio::spawn(agent.clone().tend(stop.subscribe()));
     if let Some(address) = metrics {
         let listener = http::bind_metrics(address).await?;
         let routes = http::routes::metrics_router(agent.clone(), stop.clone());
@@ -89,7 +93,7 @@ async fn serve(options: Options) -> Result<()> {
     let (mut terminate, mut interrupt) = (on(SignalKind::terminate())?, on(SignalKind::interrupt())?);
     tracing::info!("serving at {}", socket.display());
     tell_service_manager();
-    let serving = http::serve(http::routes::router(agent, stop.clone()), listener, stop.clone());
+    let serving = http::serve(http::routes::router(agent.clone(), stop.clone()), listener, stop.clone());
     tokio::pin!(serving);
     let signalled = tokio::select! {
         // Somebody asked for the end over the socket: all answers have left, that one too.
@@ -100,6 +104,12 @@ async fn serve(options: Options) -> Result<()> {
     if signalled {
         stop.send_replace(true);
         serving.await;
+    }
+    // Guests go on without an agent. Where there are none nobody is to hold the drives.
+    match tokio::time::timeout(TENDING_DEADLINE, agent.hold_pool(None)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::warn!("a volume goes on being tended: {error}"),
+        Err(_) => tracing::warn!("a volume goes on being tended: its target does not end in time"),
     }
     let _ = std::fs::remove_file(&socket);
     tracing::info!("ended; targets go on");

@@ -38,6 +38,7 @@ impl Agent {
         params: AttachVolume,
         dry: bool,
     ) -> Result<model::Volume> {
+        let _hold = self.hold(vec![name.to_owned()]).await?;
         let (this, volume) = (self.clone(), name.to_owned());
         let forces = params.force_stale;
         if forces {
@@ -73,6 +74,7 @@ impl Agent {
             served: false,
             binary: None,
             next: None,
+            tended: false,
         };
         if params.force_stale && params.read_only {
             let message = format!("volume {name} cannot go on from a stale copy without writing");
@@ -168,9 +170,26 @@ impl Agent {
     /// # Errors
     /// `Refused` while something holds the device.
     pub async fn detach_volume(self: &Arc<Self>, name: &str, dry: bool) -> Result<model::Volume> {
+        let _hold = self.hold(vec![name.to_owned()]).await?;
+        if dry {
+            let (this, volume) = (self.clone(), name.to_owned());
+            super::blocking(move || this.announce_detach(&volume, true)).await?;
+        } else {
+            self.end_attachment(name).await?;
+        }
         let (this, volume) = (self.clone(), name.to_owned());
-        let attached = super::blocking(move || this.announce_detach(&volume, dry)).await?;
-        if let (Some(pool), false) = (attached, dry) {
+        super::blocking(move || this.view_volume(&volume)).await
+    }
+
+    /// Ends an attachment, if there is one; returns when the target's process is gone.
+    ///
+    /// # Errors
+    /// `Refused` while something holds the device.
+    pub(super) async fn end_attachment(self: &Arc<Self>, name: &str) -> Result<()> {
+        let (this, volume) = (self.clone(), name.to_owned());
+        let attached = super::blocking(move || this.announce_detach(&volume, false)).await?;
+        self.supervisor.refresh(Some(name)).await;
+        if let Some(pool) = attached {
             self.supervisor.start(self, name, &pool);
             let detached = self.supervisor.detach(name).await;
             if let Err(error) = detached {
@@ -181,8 +200,7 @@ impl Agent {
                 }
             }
         }
-        let (this, volume) = (self.clone(), name.to_owned());
-        super::blocking(move || this.view_volume(&volume)).await
+        Ok(())
     }
 
     /// Checks that nothing holds the device and notes that it goes. Returns the pool of an attached volume.
@@ -492,13 +510,13 @@ impl Agent {
     ) -> Result<()> {
         let records = self.records();
         let mut volume = self.volume(name)?;
-        let first = match &mut volume.record.attachment {
+        let (first, tended) = match &mut volume.record.attachment {
             Some(attachment) => {
                 let first = !attachment.served;
                 attachment.served = true;
                 attachment.force_stale = false;
                 attachment.device_number = device_number;
-                first
+                (first, attachment.tended)
             }
             None => return Ok(()),
         };
@@ -516,8 +534,12 @@ impl Agent {
         if let Some(number) = device_number {
             device::link(&self.options.links, name, number);
         }
-        let verb = if first { "is attached" } else { "is served again" };
-        self.events.record(Severity::Info, "volume_serving", name, &format!("volume {name} {verb}"));
+        let (kind, verb) = match (tended, first) {
+            (true, _) => ("volume_tended", "is tended while nobody has it attached"),
+            (false, true) => ("volume_serving", "is attached"),
+            (false, false) => ("volume_serving", "is served again"),
+        };
+        self.events.record(Severity::Info, kind, name, &format!("volume {name} {verb}"));
         Ok(())
     }
 
@@ -557,8 +579,13 @@ impl Agent {
         let cleared = self.take_attachment(name);
         self.supervisor.forget(name);
         drop(space);
-        if cleared?.is_some_and(|attachment| attachment.served) {
-            self.events.record(Severity::Info, "volume_detach", name, &format!("volume {name} is detached"));
+        if let Some(attachment) = cleared?.filter(|attachment| attachment.served) {
+            let (kind, is) = if attachment.tended {
+                ("volume_left_alone", "left alone")
+            } else {
+                ("volume_detach", "detached")
+            };
+            self.events.record(Severity::Info, kind, name, &format!("volume {name} is {is}"));
         }
         Ok(())
     }
@@ -572,10 +599,17 @@ impl Agent {
         }
         device::unlink(&self.options.links, name, attachment.device_number);
         self.starved.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
-        let group = self.group(&volume.group)?;
+        let mut group = self.group(&volume.group)?;
         let _ = std::fs::remove_file(self.options.target_socket(&group.id));
         let _ = std::fs::remove_file(self.options.kept_program(&group.id));
-        self.store.txn().update(records::volume_key(name), &volume).commit()?;
+        let mut txn = self.store.txn().update(records::volume_key(name), &volume);
+        // Which of its rows it uses is told by nobody until it has a target again.
+        let rows = self.supervisor.live(name).and_then(|live| live.status).map_or(0, |status| status.rows);
+        if rows > group.rows_used {
+            group.rows_used = rows;
+            txn = txn.update(records::group_key(&group.name), &group);
+        }
+        txn.commit()?;
         Ok(Some(attachment))
     }
 }

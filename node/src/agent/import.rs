@@ -259,6 +259,7 @@ impl Agent {
             scrub_every_seconds: records::DEFAULT_SCRUB_EVERY,
             spares: 0,
             spare_delay_seconds: records::DEFAULT_SPARE_DELAY,
+            tend_after_seconds: Some(records::DEFAULT_TEND_AFTER),
             rebalancing: false,
             left_out: Vec::new(),
         };

@@ -30,6 +30,7 @@ mod scrub;
 mod smart;
 pub mod space;
 mod support;
+mod tend;
 #[cfg(test)]
 pub(crate) mod testing;
 mod upgrade;
@@ -82,6 +83,10 @@ impl Options {
     /// The control socket of a group's target.
     pub fn target_socket(&self, group: &str) -> PathBuf {
         self.state.join("targets").join(format!("{group}.sock"))
+    }
+    /// Where a group's target listens for a guest that there is none of: its volume is tended.
+    pub fn tended_socket(&self, group: &str) -> PathBuf {
+        self.state.join("targets").join(format!("{group}.tend"))
     }
     /// The spec of a group's target.
     pub fn target_spec(&self, group: &str) -> PathBuf {
@@ -148,6 +153,8 @@ pub struct Agent {
     moving: moving::Moving,
     /// Walks to new data keys.
     rekeying: rekey::Rekeying,
+    /// Volumes that nobody has attached and something is to be done on.
+    tending: tend::Tending,
 }
 
 impl Agent {
@@ -190,6 +197,7 @@ impl Agent {
             scrubbing,
             moving: moving::Moving::default(),
             rekeying: rekey::Rekeying::default(),
+            tending: tend::Tending::default(),
         }))
     }
 

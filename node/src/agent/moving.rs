@@ -8,7 +8,7 @@
 //! Before an extent is wiped, old or new, its drive is closed in the target that used it, unless the group counts on
 //! the drive: an operation that was given up as too slow may still be on its way to it.
 //!
-//! A group is moved by its target, so its volume must be attached. One that is not waits, and says so. At most
+//! A group is moved by its target. One whose volume nobody has attached waits until it is tended (`tend`), and says so. At most
 //! [`AT_ONCE`] groups of a pool move at a time.
 mod carry;
 mod drives;
@@ -97,6 +97,13 @@ impl Moving {
 
     fn note(&self, volume: &str, note: impl FnOnce(&mut Known)) {
         note(locked(&self.known).entry(volume.to_owned()).or_default());
+    }
+
+    /// Something that changes as a volume's move goes on.
+    pub(super) fn progress_of(&self, volume: &str) -> [u64; 2] {
+        let known = locked(&self.known);
+        let look = known.get(volume).and_then(|known| known.look.as_ref());
+        look.map_or([0; 2], |look| [look.copied_bytes, look.walked_bytes])
     }
 
     /// There is no room for what a lost drive had. Returns whether that is news.
@@ -203,7 +210,7 @@ impl Agent {
 
     /// Whether a volume cannot be moved now anyway.
     fn rests(&self, volume: &VolumeRecord) -> bool {
-        super::scrub::obstacle(volume, self.supervisor.live(&volume.name).as_ref()).is_some()
+        self.obstacle_of(volume).is_some()
     }
 
     /// Attends to one volume in the background, unless that goes on already.
@@ -233,7 +240,7 @@ impl Agent {
         let mut space = self.lock();
         let volume = self.ready_volume(name)?;
         let group = self.group(&volume.group)?;
-        let obstacle = super::scrub::obstacle(&volume, self.supervisor.live(name).as_ref());
+        let obstacle = self.obstacle_of(&volume);
         let status = self.status_of(name).filter(|_| obstacle.is_none());
         if let Some(record) = self.store.get::<MoveRecord>(&moves::key(&group.id))? {
             if record.stage == Stage::Switched {

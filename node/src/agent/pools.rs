@@ -73,6 +73,7 @@ impl Agent {
             scrub_every_seconds: records::DEFAULT_SCRUB_EVERY,
             spares: 0,
             spare_delay_seconds: records::DEFAULT_SPARE_DELAY,
+            tend_after_seconds: Some(records::DEFAULT_TEND_AFTER),
             rebalancing: false,
             left_out: Vec::new(),
         };
@@ -279,9 +280,11 @@ impl Agent {
             "scrub_every" => pool.scrub_every_seconds = whole_seconds(key, value)?,
             "spares" => pool.spares = spares(value)?,
             "spare_delay" => pool.spare_delay_seconds = whole_seconds(key, value)?,
+            "tend" if value == "off" => pool.tend_after_seconds = None,
+            "tend" => pool.tend_after_seconds = Some(whole_seconds(key, value)?),
             _ => {
-                let known = "reserve=SIZE, resync_rate=SIZE, scrub_rate=SIZE, scrub_every=TIME, spares=N and \
-                             spare_delay=TIME";
+                let known = "reserve=SIZE, resync_rate=SIZE, scrub_rate=SIZE, scrub_every=TIME, spares=N, \
+                             spare_delay=TIME and tend=TIME|off";
                 return Err(unknown_property("pool", name, key, known));
             }
         }
@@ -292,6 +295,7 @@ impl Agent {
             self.supervisor.tell(name, &Request::ScrubRate { bytes: pool.scrub_bytes_per_second });
             self.scrubbing.look_now();
             self.moving.look_now();
+            self.tending.look_now();
         }
         self.view_pool(&space, name)
     }

@@ -79,6 +79,17 @@ impl Rekeying {
         self.note(volume, |known| known.waits_for = Some(why));
     }
 
+    /// Has the next look happen now.
+    pub(super) fn look_now(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Something that changes as a volume's walk goes on.
+    pub(super) fn progress_of(&self, volume: &str) -> u64 {
+        let look = locked(&self.known).get(volume).and_then(|known| known.look);
+        look.map_or(0, |look| 1 + look.walked_bytes + u64::from(look.finished))
+    }
+
     /// The operator asks: nothing that failed before counts.
     fn forgive(&self, volume: &str) {
         locked(&self.known).remove(volume);
@@ -201,7 +212,7 @@ impl Agent {
             self.replace_encryption(&group, by)?;
         }
         drop(verb);
-        if let Some(why) = super::scrub::obstacle(&volume, self.supervisor.live(&volume.name).as_ref()) {
+        if let Some(why) = self.obstacle_of(&volume) {
             self.rekeying.note(&volume.id, |known| (known.look, known.waits_for) = (None, Some(why)));
             return Ok(Next::Nothing);
         }

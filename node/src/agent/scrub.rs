@@ -140,6 +140,11 @@ impl Scrubbing {
         self.watched().values().any(|known| known.record.want == Want::Run)
     }
 
+    /// Something that changes as a volume's scrub goes on.
+    pub(super) fn progress_of(&self, volume: &str) -> u64 {
+        self.watched().get(volume).map_or(0, |known| 1 + known.record.copies.checked)
+    }
+
     fn gate(&self, volume: &str) -> Arc<tokio::sync::Mutex<()>> {
         locked(&self.looking).entry(volume.to_owned()).or_default().clone()
     }
@@ -203,7 +208,7 @@ impl Agent {
         let mut watched = self.scrubbing.watched();
         for volume in &volumes {
             let Some(known) = watched.get_mut(&volume.id) else { continue };
-            let obstacle = obstacle(volume, self.supervisor.live(&volume.name).as_ref());
+            let obstacle = self.obstacle_of(volume);
             let wanted = known.record.want == Want::Run;
             match obstacle {
                 Some(why) => {
@@ -234,6 +239,26 @@ impl Agent {
             }
         }
         Ok((ready, due))
+    }
+
+    /// Whether a volume's scrub is wanted when its turn comes.
+    pub(super) fn scrubs_in_turn(&self, volume: &VolumeRecord) -> bool {
+        let watched = self.scrubbing.watched();
+        watched.get(&volume.id).is_some_and(|known| known.record.want == Want::Run && known.record.in_turn)
+    }
+
+    /// Whether a volume is to be scrubbed, and its turn has come: no other one's that has a target has.
+    pub(super) fn may_scrub_now(&self, volume: &VolumeRecord) -> Result<bool> {
+        let wanted = |known: &Watched| known.record.want == Want::Run;
+        if !self.scrubbing.watched().get(&volume.id).is_some_and(wanted) {
+            return Ok(false);
+        }
+        let others = self.store.list::<VolumeRecord>("volumes/")?;
+        let served = |other: &VolumeRecord| {
+            let has_target = other.pool == volume.pool && other.id != volume.id && other.attachment.is_some();
+            has_target && self.scrubs_in_turn(other)
+        };
+        Ok(!self.scrubs_in_turn(volume) || !others.iter().any(|other| served(other)))
     }
 
     /// Forgets the scrubs of volumes that are gone.

@@ -107,6 +107,7 @@ pub(crate) fn ublk_attachment() -> Attachment {
         served: false,
         binary: None,
         next: None,
+        tended: false,
     }
 }
 

@@ -47,6 +47,7 @@ impl Agent {
     ) -> Result<model::Volume> {
         let given = params.binary;
         let wanted = given.clone().unwrap_or_else(|| self.options.program.clone());
+        let _hold = self.hold(vec![name.to_owned()]).await?;
         let (this, volume) = (self.clone(), name.to_owned());
         super::blocking(move || this.upgradable(&volume).map(drop)).await?;
         program::check(&wanted).await?;

@@ -86,6 +86,7 @@ impl Agent {
             scrub_every_seconds: pool.scrub_every_seconds,
             spares: pool.spares,
             spare_delay_seconds: pool.spare_delay_seconds,
+            tend_after_seconds: pool.tend_after_seconds,
             rebalancing: pool.rebalancing,
             reclaimable_bytes: reclaimable,
             provisioned_bytes: provisioned,
@@ -140,7 +141,8 @@ impl Agent {
         view.allocated_bytes =
             rows.iter().map(|row| row.extents.len() as u64).sum::<u64>() * extent_bytes(&pool);
         view.legs = self.view_legs(&group, &rows, live.as_ref());
-        if let Some(attachment) = &volume.attachment {
+        view.tended = super::tend::is_tended(&volume);
+        if let Some(attachment) = volume.attachment.as_ref().filter(|_| !view.tended) {
             view.frontend = Some(attachment.frontend);
             view.read_only = Some(attachment.read_only);
             view.nbd_socket = attachment.nbd_socket.as_ref().map(|socket| socket.display().to_string());
@@ -388,10 +390,11 @@ fn full(name: &str) -> String {
 fn view_live(view: &mut Volume, record: &VolumeRecord, live: Option<&Live>) {
     let Some(attachment) = &record.attachment else { return };
     let Some(live) = live else {
-        view.state = VolumeState::Attaching;
+        view.state = if attachment.tended { VolumeState::Detached } else { VolumeState::Attaching };
         return;
     };
     view.state = match live.phase {
+        _ if attachment.tended => VolumeState::Detached,
         Phase::Starting if attachment.served => VolumeState::Recovering,
         Phase::Starting => VolumeState::Attaching,
         Phase::Recovering => VolumeState::Recovering,
@@ -551,6 +554,7 @@ pub(super) fn planned_pool(pool: &PoolRecord, drives: &[DriveRecord]) -> Pool {
         scrub_every_seconds: pool.scrub_every_seconds,
         spares: pool.spares,
         spare_delay_seconds: pool.spare_delay_seconds,
+        tend_after_seconds: pool.tend_after_seconds,
         rebalancing: pool.rebalancing,
         reclaimable_bytes: 0,
         provisioned_bytes: 0,
@@ -575,6 +579,7 @@ pub(super) fn planned_volume(pool: &PoolRecord, group: &GroupRecord, volume: &Vo
         state: VolumeState::Detached,
         health: Health::Online,
         unfinished: false,
+        tended: false,
         frontend: None,
         device: None,
         device_link: None,

@@ -80,6 +80,8 @@ pub const DEFAULT_SCRUB_EVERY: u64 = 30 * 24 * 3600;
 /// Seconds that a drive is missing or broken before spare space takes its place, unless the pool says otherwise: a
 /// machine that starts anew, or somebody who plugs a cable in again, is faster.
 pub const DEFAULT_SPARE_DELAY: u64 = 10 * 60;
+/// Seconds that a volume is left alone when it is detached.
+pub const DEFAULT_TEND_AFTER: u64 = 60;
 
 /// A pool.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -114,6 +116,9 @@ pub struct PoolRecord {
     /// Seconds that a drive is missing or broken before spare space takes its place.
     #[serde(default = "default_spare_delay")]
     pub spare_delay_seconds: u64,
+    /// Seconds that a volume is left alone when it is detached before something is done on it all the same; `None` is never.
+    #[serde(default = "default_tend_after")]
+    pub tend_after_seconds: Option<u64>,
     /// Its volumes are to be spread evenly over its drives.
     #[serde(default)]
     pub rebalancing: bool,
@@ -143,6 +148,10 @@ const fn default_scrub_rate() -> u64 {
 
 const fn default_spare_delay() -> u64 {
     DEFAULT_SPARE_DELAY
+}
+
+const fn default_tend_after() -> Option<u64> {
+    Some(DEFAULT_TEND_AFTER)
 }
 
 const fn default_scrub_every() -> u64 {
@@ -426,6 +435,9 @@ pub struct Attachment {
     /// The binary that is to take over; it becomes `binary` when it serves, and is forgotten when it does not.
     #[serde(default)]
     pub next: Option<PathBuf>,
+    /// The agent's own: nobody is served, and something is done on the volume meanwhile.
+    #[serde(default)]
+    pub tended: bool,
 }
 
 /// A volume.

@@ -62,6 +62,7 @@ pub(super) async fn destroy_key(
     query: Asked<DestroyKey>,
 ) -> Answer<Key> {
     let params = query?.0;
+    let _hold = shared.agent.hold_pool(None).await?;
     Ok(Json(on(&shared, move |agent| agent.destroy_key(&name, params)).await?))
 }
 

@@ -10,6 +10,7 @@ use crate::params::{
     ReplaceDrive, ResizeVolume, Set, StopAgent, UpgradeVolume, WipeDrive,
 };
 use crate::protocol::Request;
+use crate::supervise::Phase;
 use crate::support::Entry;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
@@ -329,6 +330,7 @@ pub(super) async fn export_pool(
     dry: Asked<Dry>,
 ) -> std::result::Result<StatusCode, Failure> {
     let dry = dry?.dry_run;
+    let _hold = shared.agent.hold_pool(Some(name.clone())).await?;
     on(&shared, move |agent| agent.export_pool(&name, dry)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -357,6 +359,7 @@ pub(super) async fn import_pool(
     body: Body<ImportPool>,
 ) -> Answer<Vec<Pool>> {
     let (dry, params) = (dry?.dry_run, body?.0);
+    let _hold = shared.agent.hold_pool(None).await?;
     Ok(Json(on(&shared, move |agent| agent.import_pool(&params, dry)).await?))
 }
 
@@ -417,6 +420,7 @@ pub(super) async fn delete_volume(
     dry: Asked<Dry>,
 ) -> std::result::Result<StatusCode, Failure> {
     let dry = dry?.dry_run;
+    let _hold = shared.agent.hold(vec![name.clone()]).await?;
     on(&shared, move |agent| agent.delete_volume(&name, dry)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -433,8 +437,9 @@ pub(super) async fn resize_volume(
     let (dry, params) = (dry?.dry_run, body?.0);
     let volume = name.clone();
     let record = on(&shared, move |agent| agent.resize_record(&volume, &params, dry)).await?;
-    if !dry && record.attachment.is_some() {
-        // Should the target die now, the next one is started with the new size.
+    let live = shared.agent.supervisor.live(&name);
+    if !dry && record.attachment.is_some() && live.is_some_and(|live| live.phase == Phase::Serving) {
+        // Should the target die now, the next one has the new size; so has one that is on its way.
         shared.agent.supervisor.ask(&name, Request::Resize { size_bytes: record.size_bytes }).await?;
     }
     show_volume(State(shared), Path(name)).await
@@ -450,6 +455,7 @@ pub(super) async fn rename_volume(
     body: Body<RenameVolume>,
 ) -> Answer<Volume> {
     let (dry, params) = (dry?.dry_run, body?.0);
+    let _hold = shared.agent.hold(vec![name.clone()]).await?;
     Ok(Json(on(&shared, move |agent| agent.rename_volume(&name, &params.name, dry)).await?))
 }
 

@@ -189,13 +189,20 @@ fn report_death(agent: &Agent, volume: &str, slot: &Slot, served: bool, error: O
         live.pid = None;
         live.error = error;
     });
-    let message = if served {
-        format!("the target of volume {volume} ended ({why}); a new one is started")
-    } else {
-        format!("volume {volume} could not be attached: {why}")
+    let tended = agent.is_tended(volume);
+    let (severity, kind, message) = match (served, tended) {
+        (true, _) => {
+            let message = format!("the target of volume {volume} ended ({why}); a new one is started");
+            (Severity::Error, "target_restarted", message)
+        }
+        (false, false) => {
+            (Severity::Error, "attach_failed", format!("volume {volume} could not be attached: {why}"))
+        }
+        (false, true) => {
+            (Severity::Warning, "tend_failed", format!("volume {volume} could not be tended: {why}"))
+        }
     };
-    let kind = if served { "target_restarted" } else { "attach_failed" };
-    agent.events.record(Severity::Error, kind, volume, &message);
+    agent.events.record(severity, kind, volume, &message);
 }
 
 /// Takes over the target that is there, or starts one.
@@ -497,6 +504,12 @@ async fn heard(agent: &Arc<Agent>, volume: &str, slot: &Slot, link: &mut Link, n
                 tracing::error!("the catalogue did not take that {volume} is served: {error}");
             }
             slot.live.send_modify(|live| serving(live, device_number));
+            // It may have grown while its target was on its way, which has the size that it was told first.
+            let (this, name) = (agent.clone(), volume.to_owned());
+            let size = blocking(move || Ok(this.volume(&name)?.record.size_bytes)).await;
+            if let (Ok(size_bytes), false) = (size, link.is_detaching()) {
+                let _ = link.send(&Request::Resize { size_bytes }, Waiter::None).await;
+            }
         }
         Notice::WantRow { row, refused } => {
             let request = match blocking(move || this.want_row(&name, row, refused)).await {

@@ -269,7 +269,8 @@ pub enum Pool {
     List,
     /// Change a property: reserve=SIZE, resync_rate=SIZE and scrub_rate=SIZE (in a second; 0 is no bound),
     /// scrub_every=TIME (30d; 0 is never), spares=N (space for the content of N drives is kept free),
-    /// spare_delay=TIME (10m; after that it is taken)
+    /// spare_delay=TIME (10m; after that it is taken), tend=TIME|off (60s; what is to be done on a volume that is detached is
+    /// done so long behind the detach, or waits)
     Set {
         /// The pool.
         pool: String,

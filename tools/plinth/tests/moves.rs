@@ -334,10 +334,12 @@ fn a_drive_whose_content_has_no_other_place_is_refused() {
     agent.plinth("drive evacuate p @d3").fails(7, &["label node is short"]);
 }
 
-/// A volume that is not attached is moved when it is: until then the drive is not empty, and says why.
+/// Where volumes that are detached are left alone, one is moved when it is attached: until then the drive is not empty, and
+/// says why.
 #[test]
 fn a_volume_that_is_not_attached_is_waited_for() {
     let agent = made(3);
+    agent.plinth("pool set p tend=off").ok();
     let mut contents = Contents::new(64);
     let mut nbd = attach(&agent);
     contents.write(&mut nbd, 0, 1);

@@ -78,6 +78,7 @@ fn double_damage_is_named_and_overwriting_heals_it() {
 fn a_scrub_outlives_target_agent_and_attachment() {
     let mut agent = Agent::start();
     agent.volume();
+    agent.plinth("pool set p tend=off").ok();
     agent.plinth("scrub status v").ok();
     assert_eq!(status(&agent)["state"], "none");
     agent.plinth("scrub start v").fails(6, &["not attached", "attach"]);

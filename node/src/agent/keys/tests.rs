@@ -382,6 +382,7 @@ fn what_is_attached_keeps_its_key_unless_it_is_forced() {
         served: true,
         binary: None,
         next: None,
+        tended: false,
     });
     agent.store.txn().update(records::volume_key("volume-g"), &volume).commit().expect("commits");
     let refused = agent.destroy_key("k", PLAIN).expect_err("attached");

@@ -271,6 +271,7 @@ impl Agent {
         for volume in self.volumes_of_groups(&self.groups_of_key(name)?)? {
             self.supervisor.hurry(&volume.name);
         }
+        self.tending.forgive();
         self.view_key(&key)
     }
 

@@ -61,6 +61,7 @@ impl Agent {
                 self.events.history(&pool.id, &format!("volume set {name} legs={wanted}"), &message);
                 self.events.record(Severity::Info, "legs_changing", name, &message);
                 self.moving.forgive();
+                self.tending.forgive();
                 self.moving.look_now();
             }
         }

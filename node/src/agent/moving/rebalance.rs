@@ -83,6 +83,7 @@ impl Agent {
             self.events.history(&pool.id, &format!("pool rebalance {name}{word}"), &message);
             self.events.record(Severity::Info, "rebalance", name, &message);
             self.moving.forgive();
+            self.tending.forgive();
             self.moving.look_now();
         }
         self.view_pool(&space, name)
@@ -103,12 +104,19 @@ impl Agent {
             for (volume, group) in self.groups_of(&pool.name)? {
                 let moving = self.store.get::<MoveRecord>(&crate::catalogue::moves::key(&group.id))?;
                 let Some(status) = self.status_of(&volume.name) else {
-                    // One that is on its way to be served may help soon.
-                    waits |= volume.attachment.as_ref().is_some_and(|attachment| !attachment.read_only);
+                    // One that is on its way to be served may help soon, or be tended for it.
+                    waits |= volume.attachment.as_ref().is_some_and(|attachment| !attachment.read_only)
+                        || self.will_be_tended(&volume)
+                            && self.shift_of((&volume, &group), group.rows_used, &even)?.is_some();
                     left += 1;
                     continue;
                 };
                 waits |= moving.is_some() || self.shift_of((&volume, &group), status.rows, &even)?.is_some();
+                // A drive that is being brought up to date takes nothing, and will soon.
+                for copy in &group.copies {
+                    let fails = self.healing.failure(&volume.name, &copy.drive).is_some();
+                    waits |= !fails && self.may_come_back(&group, copy)?;
+                }
             }
             if waits {
                 rebalanced.insert(pool.record.name);
@@ -125,6 +133,21 @@ impl Agent {
             self.events.record(Severity::Info, "rebalanced", &pool.name, &message);
         }
         Ok(rebalanced)
+    }
+
+    /// Whether extents of a volume that is not served are to go to an emptier drive.
+    pub(in crate::agent) fn shift_is_wanted(
+        &self,
+        pool: &PoolRecord,
+        volume: &VolumeRecord,
+        group: &GroupRecord,
+    ) -> Result<bool> {
+        let mut space = self.lock();
+        let choices = self.choices(&mut space, pool)?;
+        let pairs = pairs(self.fills(&space, pool, &choices)?);
+        let kept = self.kept(&space, pool)?;
+        let even = Even { choices: &choices, pairs: &pairs, kept: kept.as_ref() };
+        Ok(self.shift_of((volume, group), group.rows_used, &even)?.is_some())
     }
 
     /// Plans the next few extents of a volume that go to an emptier drive. Returns whether there are any.

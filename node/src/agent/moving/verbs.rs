@@ -141,6 +141,7 @@ impl Agent {
             drive.leaving = had;
             self.set_leaving(&mut drive, wanted)?;
             self.moving.forgive();
+            self.tending.forgive();
             let (verb, what) = match errand {
                 Errand::Remove => ("remove", "is to leave the pool"),
                 _ => ("evacuate", "is to be empty"),
@@ -336,6 +337,7 @@ impl Agent {
             let leaving = Leaving { errand: Errand::Replace, to: Some(taker.record.id) };
             self.set_leaving(&mut old, Some(leaving))?;
             self.moving.forgive();
+            self.tending.forgive();
             let message = format!("drive {new} takes the place of drive {path} of pool {pool_name}");
             self.events.history(&pool.id, &format!("drive replace {pool_name} {path} {new}"), &message);
             self.events.record(Severity::Info, "drive_replacing", &old.id, &message);

@@ -72,6 +72,7 @@ impl Agent {
         }
         let error = known.and_then(|known| known.last_error.as_ref()).map(ToString::to_string);
         let waits = known.and_then(|known| known.waits_for.clone()).filter(|_| status.is_none());
+        let waits = waits.map(|waits| self.obstacle_of(volume).unwrap_or(waits));
         let state = match moving {
             Some(moving) if moving.stage == Stage::Switched || status.is_some() => TaskState::Running,
             _ if waits.is_some() && self.needs_somebody(volume) => TaskState::Blocked,
@@ -94,9 +95,11 @@ impl Agent {
 
     /// Whether a volume is moved only when somebody has done something; others are on their way.
     fn needs_somebody(&self, volume: &VolumeRecord) -> bool {
-        let goes = |a: &Attachment| a.read_only || a.detaching;
+        let goes = |a: &Attachment| a.read_only || a.detaching && !a.tended;
         let status = self.supervisor.live(&volume.name).and_then(|live| live.status);
-        volume.attachment.as_ref().is_none_or(goes)
+        let detached = volume.attachment.is_none() && !self.will_be_tended(volume);
+        detached
+            || volume.attachment.as_ref().is_some_and(goes)
             || status.is_some_and(|status| status.phase == TargetPhase::ReadOnly)
     }
 }

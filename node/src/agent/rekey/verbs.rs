@@ -17,6 +17,7 @@ impl Agent {
         let volume = blocking(move || this.begin_rekey(&of, dry)).await?;
         if !dry {
             self.rekeying.forgive(&volume.id);
+            self.tending.forgive();
         }
         let this = self.clone();
         blocking(move || this.view_volume(&volume.name)).await

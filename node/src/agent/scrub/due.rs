@@ -39,7 +39,7 @@ impl Agent {
         }
         let now = SystemTime::now();
         for volume in volumes.iter().filter(|volume| volume.pool == pool.name && volume.life == Life::Ready) {
-            if super::obstacle(volume, self.supervisor.live(&volume.name).as_ref()).is_some() {
+            if self.obstacle_of(volume).is_some() && !self.will_be_tended(volume) {
                 continue;
             }
             self.undo_leap(volume, now)?;

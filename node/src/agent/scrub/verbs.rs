@@ -32,7 +32,7 @@ impl Agent {
         let volume = blocking(move || Ok(this.ready_volume(&of)?.record)).await?;
         self.supervisor.refresh(Some(name)).await;
         let live = self.supervisor.live(name);
-        let soon = is_served_soon(&volume, live.as_ref());
+        let soon = is_served_soon(&volume, live.as_ref()) || self.will_be_tended(&volume);
         if !soon {
             if let Some(why) = obstacle(&volume, live.as_ref()) {
                 return Err(refused(name, why));
@@ -47,6 +47,7 @@ impl Agent {
                 tracing::warn!("the scrub of volume {name} begins later: {error}");
             }
             self.scrubbing.look_now();
+            self.tending.forgive();
         }
         self.shown_scrub(name).await
     }
@@ -73,7 +74,8 @@ impl Agent {
         self.supervisor.refresh(None).await;
         let able = |volume: &&VolumeRecord| {
             let live = self.supervisor.live(&volume.name);
-            is_served_soon(volume, live.as_ref()) || obstacle(volume, live.as_ref()).is_none()
+            let soon = is_served_soon(volume, live.as_ref()) || self.will_be_tended(volume);
+            soon || obstacle(volume, live.as_ref()).is_none()
         };
         let able: Vec<VolumeRecord> = volumes.iter().filter(able).cloned().collect();
         if able.is_empty() {
@@ -85,6 +87,7 @@ impl Agent {
             let this = self.clone();
             blocking(move || able.iter().try_for_each(|volume| this.want_scrub(volume, true))).await?;
             self.scrubbing.look_now();
+            self.tending.forgive();
         }
         self.shown_pool_scrub(pool).await
     }

@@ -137,7 +137,7 @@ fn sample_pool() -> Pool {
     from_json(json!({
         "name": "p", "id": "i", "health": "degraded", "size_bytes": 101, "allocated_bytes": 102, "free_bytes": 103,
         "reserved_bytes": 104, "resync_bytes_per_second": 105, "scrub_bytes_per_second": 106,
-        "scrub_every_seconds": 107, "spares": 108, "spare_delay_seconds": 109, "rebalancing": false,
+        "scrub_every_seconds": 107, "spares": 108, "spare_delay_seconds": 109, "tend_after_seconds": 60, "rebalancing": false,
         "reclaimable_bytes": 110, "provisioned_bytes": 111, "volumes": ["v"], "tasks": [task],
         "drives": [drive("d0", smart), drive("d1", json!(null))],
     }))
@@ -162,7 +162,7 @@ fn sample_volume() -> Volume {
     ];
     from_json(json!({
         "name": "v", "id": "i", "pool": "p", "group": "v", "created_at": "", "size_bytes": 201, "leg_count": 3,
-        "column_count": 2, "stripe_unit_bytes": 65536, "state": "attached", "health": "degraded",
+        "column_count": 2, "stripe_unit_bytes": 65536, "state": "attached", "health": "degraded", "tended": false,
         "mapped_bytes": 202, "allocated_bytes": 203, "cache_bytes": 0, "gen": 1, "legs": legs, "seq": 204,
         "durable_seq": 205, "target": { "pid": 1, "restarts": 206, "memory_bytes": 207 }, "resync": resync,
         "scrub": scrub, "rekey": rekey,
