@@ -14,12 +14,10 @@
 //!
 //! Crash story: the attachment says that it is the agent's own (`tended`). An agent that is killed leaves its target serving
 //! nobody; the next one supervises it as any other, and ends it when there is nothing left to do, or somebody wants the volume.
+mod due;
+
 use super::{Agent, blocking};
-use crate::catalogue::moves;
-use crate::catalogue::{
-    Attachment, CopyRecord, CopyState, DriveState, FrontendKind, GroupRecord, Life, MoveRecord, PoolRecord,
-    VolumeRecord, records,
-};
+use crate::catalogue::{Attachment, FrontendKind, Life, VolumeRecord, records};
 use crate::error::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,7 +29,7 @@ const AT_ONCE: usize = 2;
 /// Pause between two looks while a volume is tended.
 const EVERY: Duration = Duration::from_millis(500);
 /// Pause between two looks at whether one is to be.
-const IDLE: Duration = Duration::from_secs(5);
+const IDLE: Duration = Duration::from_secs(10);
 /// The longest that a volume is tended on which nothing moves.
 const STUCK: Duration = Duration::from_secs(60);
 /// After that, or when it cannot be served, it is tried again so much later; twice as long after each further time.
@@ -234,7 +232,11 @@ impl Agent {
     /// The volumes whose tending is over, each with what went wrong if anything did; and how many are tended in all.
     fn tended_volumes(&self) -> Result<(Vec<Over>, usize)> {
         let (mut over, mut count) = (Vec::new(), 0);
-        for volume in self.store.list::<VolumeRecord>("volumes/")?.into_iter().filter(|v| is_tended(v)) {
+        let volumes = self.store.list::<VolumeRecord>("volumes/")?;
+        // Verbs name what they like.
+        let exists = |name: &str| volumes.iter().any(|volume| volume.name == name);
+        self.tending.known().retain(|name, known| known.holds > 0 || exists(name));
+        for volume in volumes.into_iter().filter(|volume| is_tended(volume)) {
             count += 1;
             let group = self.group(&volume.group)?;
             let pool = self.pool(&volume.pool)?;
@@ -328,65 +330,6 @@ impl Agent {
         });
         self.store.txn().update(records::volume_key(&volume.name), &now).commit()?;
         Ok(true)
-    }
-
-    /// Whether something is to be done on a volume that its target alone can do.
-    fn is_to_be_tended(&self, pool: &PoolRecord, volume: &VolumeRecord, group: &GroupRecord) -> Result<bool> {
-        Ok(self.needs_more_than_scrub(pool, volume, group)? || self.may_scrub_now(volume)?)
-    }
-
-    fn needs_more_than_scrub(
-        &self,
-        pool: &PoolRecord,
-        volume: &VolumeRecord,
-        group: &GroupRecord,
-    ) -> Result<bool> {
-        let rekeyed = group.encryption.as_ref().is_some_and(|by| by.rekey.is_some());
-        if rekeyed
-            || group.legs_to_change()
-            || self.store.get::<MoveRecord>(&moves::key(&group.id))?.is_some()
-        {
-            return Ok(true);
-        }
-        let rows = self.rows_of(&group.id)?;
-        let leaving = self.leaving_drives(&volume.pool)?;
-        if leaving.iter().any(|drive| super::moving::has_rows(&rows, &drive.id)) {
-            return Ok(true);
-        }
-        for copy in &group.copies {
-            if self.may_come_back(group, copy)? {
-                return Ok(true);
-            }
-        }
-        Ok(pool.rebalancing && self.shift_is_wanted(pool, volume, group)?)
-    }
-
-    /// Whether a copy misses something, and its drive is there to get it.
-    pub(super) fn may_come_back(&self, group: &GroupRecord, copy: &CopyRecord) -> Result<bool> {
-        if copy.state == CopyState::Current || copy.failed {
-            return Ok(false);
-        }
-        let drive = self.drive(&copy.drive)?;
-        let usable = drive.state == DriveState::Online && self.is_there(&drive);
-        Ok(usable && self.healing.doubled(&drive.id).is_none() && !self.is_left(group, &drive)?)
-    }
-
-    /// How far what is done on a volume is: anything that changes as it goes on.
-    fn progress_of(&self, volume: &VolumeRecord, group: &GroupRecord) -> Result<Vec<u64>> {
-        let live = self.supervisor.live(&volume.name);
-        let status = live.as_ref().and_then(|live| live.status.as_ref());
-        let resync = status.and_then(|status| status.resync.as_ref());
-        let moving = self.store.get::<MoveRecord>(&moves::key(&group.id))?;
-        let current = group.copies.iter().filter(|copy| copy.state == CopyState::Current).count();
-        let mut seen = vec![
-            u64::from(live.is_some()),
-            resync.map_or(0, |resync| 1 + resync.copied_bytes + resync.kept_bytes),
-            moving.map_or(0, |moving| moving.version),
-            current as u64,
-        ];
-        seen.extend(self.moving.progress_of(&volume.id));
-        seen.extend([self.scrubbing.progress_of(&volume.id), self.rekeying.progress_of(&volume.id)]);
-        Ok(seen)
     }
 
     /// Whether a volume that is detached will be tended if something is to be done on it.
