@@ -32,6 +32,7 @@ pub mod support;
 pub mod target;
 pub mod target_spec;
 pub mod text;
+pub mod trial;
 mod waits;
 
 pub use agent::VERSION;

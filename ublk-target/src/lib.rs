@@ -25,6 +25,7 @@ pub mod smart;
 pub mod target;
 #[cfg(test)]
 mod testing;
+pub mod trial;
 pub mod ublk;
 pub mod workspace;
 

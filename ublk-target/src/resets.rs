@@ -26,9 +26,11 @@ use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recvfrom, setsockopt, socket, sockopt,
 };
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -83,8 +85,8 @@ impl Resets {
             match recvfrom::<NetlinkAddr>(self.socket.as_raw_fd(), &mut self.event[..]) {
                 // Only the kernel's number is 0: another process may send what it likes.
                 Ok((length, from)) if from.is_some_and(|from| from.pid() == 0) => {
-                    if let Some(path) = reset_device(&self.event[..length]) {
-                        return Some(Reset::Device(path));
+                    if let Some(reset) = reset_of(&self.event[..length]) {
+                        return Some(reset);
                     }
                 }
                 Ok(_) | Err(Errno::EINTR) => {}
@@ -95,15 +97,19 @@ impl Resets {
     }
 }
 
-/// The path of the device that this event says was reset. An event is `ACTION@PATH`, then `NAME=VALUE`, each with a
-/// zero behind it.
-fn reset_device(event: &[u8]) -> Option<PathBuf> {
-    let mut variables = event.split(|byte| *byte == 0).filter_map(|text| std::str::from_utf8(text).ok());
-    let is_reset =
-        variables.any(|text| matches!(text, "NVME_EVENT=connected" | "SDEV_UA=POWER_ON_RESET_OCCURRED"));
-    let head = event.split(|byte| *byte == 0).next().and_then(|head| std::str::from_utf8(head).ok())?;
-    let (_, path) = head.split_once('@')?;
-    is_reset.then(|| PathBuf::from(path.trim_start_matches('/')))
+/// The reset that this event tells of. An event is `ACTION@PATH`, then `NAME=VALUE`, each with a zero behind it. One that
+/// tells of a reset and not of what may be of any drive: a reset that is not believed loses what was promised.
+pub(crate) fn reset_of(event: &[u8]) -> Option<Reset> {
+    let mut texts = event.split(|byte| *byte == 0);
+    let head = texts.next().unwrap_or_default();
+    let tells = |text: &[u8]| matches!(text, b"NVME_EVENT=connected" | b"SDEV_UA=POWER_ON_RESET_OCCURRED");
+    if !texts.any(tells) {
+        return None;
+    }
+    let Some(at) = head.iter().position(|byte| *byte == b'@') else { return Some(Reset::Any) };
+    let path = &head[at + 1..];
+    let slashes = path.iter().take_while(|byte| **byte == b'/').count();
+    Some(Reset::Device(PathBuf::from(OsStr::from_bytes(&path[slashes..]))))
 }
 
 /// Whether a drive lies on this device.

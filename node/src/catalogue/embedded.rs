@@ -181,17 +181,25 @@ fn failed(error: &redb::Error) -> Error {
     Error::general(Kind::Failed, format!("the catalogue failed: {error}")).hint(HINT)
 }
 
-fn split(bytes: &[u8]) -> Entry {
-    let (version, value) = bytes.split_at(8);
-    Entry { version: u64::from_le_bytes(version.try_into().expect("eight bytes")), value: value.to_vec() }
+/// The sentence for an entry that is not what `commit` stores.
+fn damaged(key: &str) -> Error {
+    let message = format!("the catalogue's entry {key} cannot be read: it is shorter than its version");
+    Error::new(Kind::Damage, key, message)
+        .hint("move the catalogue away and rebuild it with plinth pool import")
+}
+
+/// An entry, of what is stored of it.
+fn entry(key: &str, stored: &[u8]) -> Result<Entry> {
+    Entry::from_stored(stored).ok_or_else(|| damaged(key))
 }
 
 impl Catalogue for Embedded {
     fn get(&self, key: &str) -> Result<Option<Entry>> {
-        self.with(|open| {
+        let found = self.with(|open| {
             let table = open.database.begin_read()?.open_table(ENTRIES)?;
-            Ok(table.get(key)?.map(|guard| split(guard.value())))
-        })
+            Ok(table.get(key)?.map(|guard| entry(key, guard.value())))
+        })?;
+        found.transpose()
     }
 
     fn range(&self, prefix: &str) -> Result<Vec<(String, Entry)>> {
@@ -199,7 +207,7 @@ impl Catalogue for Embedded {
     }
 
     fn range_from(&self, prefix: &str, from: &str, limit: usize) -> Result<Vec<(String, Entry)>> {
-        self.with(|open| {
+        let found = self.with(|open| {
             let table = open.database.begin_read()?.open_table(ENTRIES)?;
             let mut found = Vec::new();
             for item in table.range(prefix.max(from)..)?.take(limit) {
@@ -207,10 +215,11 @@ impl Catalogue for Embedded {
                 if !key.value().starts_with(prefix) {
                     break;
                 }
-                found.push((key.value().to_owned(), split(value.value())));
+                found.push(entry(key.value(), value.value()).map(|entry| (key.value().to_owned(), entry)));
             }
             Ok(found)
-        })
+        })?;
+        found.into_iter().collect()
     }
 
     fn last_key(&self, prefix: &str) -> Result<Option<String>> {
@@ -226,14 +235,14 @@ impl Catalogue for Embedded {
     fn commit(&self, compares: &[Compare], changes: &[Change]) -> Result<Outcome> {
         self.with(|open| {
             let outcome = commit(&open.database, compares, changes)?;
-            if let Outcome::Committed(version) = outcome {
+            if let Ok(Outcome::Committed(version)) = outcome {
                 for change in changes {
                     // No watcher is no error.
                     let _ = open.changes.send(Changed { key: change.key().to_owned(), version });
                 }
             }
             Ok(outcome)
-        })
+        })?
     }
 
     fn watch(&self, prefix: &str) -> Watch {
@@ -268,16 +277,19 @@ fn probe(database: &Database) -> Answer<()> {
     Ok(write.commit()?)
 }
 
-/// One transaction.
-fn commit(database: &Database, compares: &[Compare], changes: &[Change]) -> Answer<Outcome> {
+/// One transaction; an error inside is that an entry it depends on is damaged, and nothing has changed.
+fn commit(database: &Database, compares: &[Compare], changes: &[Change]) -> Answer<Result<Outcome>> {
     let write = database.begin_write()?;
     let version = {
         let mut entries = write.open_table(ENTRIES)?;
         for compare in compares {
-            let have = entries.get(compare.key.as_str())?;
-            let have = have.map_or(ABSENT, |guard| split(guard.value()).version);
-            if have != compare.version {
-                return Ok(Outcome::Conflict);
+            let have = entries.get(compare.key.as_str())?.map(|guard| entry(&compare.key, guard.value()));
+            match have.transpose() {
+                Err(damaged) => return Ok(Err(damaged)),
+                Ok(have) if have.as_ref().map_or(ABSENT, |have| have.version) != compare.version => {
+                    return Ok(Ok(Outcome::Conflict));
+                }
+                Ok(_) => {}
             }
         }
         let mut counters = write.open_table(COUNTERS)?;
@@ -286,7 +298,7 @@ fn commit(database: &Database, compares: &[Compare], changes: &[Change]) -> Answ
         for change in changes {
             match change {
                 Change::Put(key, value) => {
-                    let bytes = [&version.to_le_bytes()[..], value].concat();
+                    let bytes = Entry::to_stored(version, value);
                     entries.insert(key.as_str(), bytes.as_slice())?;
                 }
                 Change::Delete(key) => drop(entries.remove(key.as_str())?),
@@ -295,7 +307,7 @@ fn commit(database: &Database, compares: &[Compare], changes: &[Change]) -> Answ
         version
     };
     write.commit()?;
-    Ok(Outcome::Committed(version))
+    Ok(Ok(Outcome::Committed(version)))
 }
 
 #[cfg(test)]

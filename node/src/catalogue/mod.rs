@@ -42,6 +42,22 @@ pub struct Entry {
     pub value: Vec<u8>,
 }
 
+/// Bytes of the version in front of a stored value.
+const VERSION_BYTES: usize = 8;
+
+impl Entry {
+    /// Reads `version (8 bytes, little-endian) | value`, as `Embedded` stores it; `None` if it is shorter than a version.
+    pub fn from_stored(bytes: &[u8]) -> Option<Self> {
+        let (version, value) = bytes.split_first_chunk::<VERSION_BYTES>()?;
+        Some(Self { version: u64::from_le_bytes(*version), value: value.to_vec() })
+    }
+
+    /// What is stored of a value under a version.
+    pub fn to_stored(version: u64, value: &[u8]) -> Vec<u8> {
+        [&version.to_le_bytes(), value].concat()
+    }
+}
+
 /// A condition of a transaction: the key still has this version (`ABSENT`: does not exist).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Compare {

@@ -25,7 +25,7 @@ use base64::engine::general_purpose::STANDARD;
 use http::Answer;
 use serde::Deserialize;
 
-mod http;
+pub(crate) mod http;
 
 /// What wrapped secrets of a transit engine begin with.
 const PREFIX: &str = "vault:v";
@@ -56,6 +56,8 @@ pub(crate) fn check_place(name: &str, place: &TransitPlace) -> Result<()> {
 pub(crate) struct Transit<'a> {
     name: &'a str,
     place: Option<&'a TransitPlace>,
+    /// The way to the server, if it is not the one that `http` makes.
+    way: Option<ureq::Agent>,
 }
 
 /// The part of an answer that is of use.
@@ -76,7 +78,12 @@ struct Plaintext {
 
 impl<'a> Transit<'a> {
     pub fn new(key: &'a KeyRecord) -> Self {
-        Self { name: &key.name, place: key.transit.as_ref() }
+        Self { name: &key.name, place: key.transit.as_ref(), way: None }
+    }
+
+    /// The same, over a way that somebody else has made: what a server says can come from anywhere then.
+    pub fn over(key: &'a KeyRecord, way: ureq::Agent) -> Self {
+        Self { way: Some(way), ..Self::new(key) }
     }
 
     fn place(&self) -> Result<&'a TransitPlace> {
@@ -88,7 +95,7 @@ impl<'a> Transit<'a> {
 
     /// Asks for something; `what` names it in a sentence.
     fn ask(&self, path: &str, body: &[u8], what: &str) -> Result<Answer> {
-        http::post(self.name, self.place()?, path, body, what)
+        http::post(self.name, self.place()?, self.way.as_ref(), path, body, what)
     }
 
     /// What the server says that is not what was asked for.

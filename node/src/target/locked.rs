@@ -136,8 +136,8 @@ fn is_locked(processes: &Path, group: u64) -> bool {
 /// Whether one of a process's open files has the lock of a group.
 fn has_lock(files: &Path, lock: &str) -> std::io::Result<bool> {
     for entry in std::fs::read_dir(files)? {
-        match std::fs::read_to_string(entry?.path()) {
-            Ok(text) if text.lines().any(|line| is_lock(line, lock)) => return Ok(true),
+        match std::fs::read(entry?.path()) {
+            Ok(text) if tells_lock(&text, lock) => return Ok(true),
             Ok(_) => {}
             // Closed meanwhile.
             Err(error) if is_gone(&error) => {}
@@ -145,6 +145,12 @@ fn has_lock(files: &Path, lock: &str) -> std::io::Result<bool> {
         }
     }
     Ok(false)
+}
+
+/// Whether what the kernel says of an open file tells of the lock. Beside locks that may be names of files (io_uring's), so
+/// any bytes.
+pub(crate) fn tells_lock(text: &[u8], lock: &str) -> bool {
+    String::from_utf8_lossy(text).lines().any(|line| is_lock(line, lock))
 }
 
 /// `lock: 1: OFDLCK ADVISORY WRITE -1 fe:00:4711 12345 12345`: owner, device and inode, first and last byte.

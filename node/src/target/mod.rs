@@ -5,7 +5,7 @@
 pub mod ahead;
 pub mod control;
 mod drives;
-mod locked;
+pub(crate) mod locked;
 pub mod marks;
 mod open;
 pub mod secret;

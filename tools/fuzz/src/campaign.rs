@@ -55,10 +55,11 @@ impl<'a> Campaign<'a> {
         for input in (target.seeds)() {
             campaign.attempt(input);
         }
-        campaign.fresh.clear();
         for (_, input) in corpus::load(target.name)? {
             campaign.attempt(input);
         }
+        // What is there already takes no room of what is to come.
+        campaign.fresh.clear();
         Ok(campaign)
     }
 

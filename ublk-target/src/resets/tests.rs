@@ -14,19 +14,27 @@ const SCSI: &[u8] =
 #[test]
 fn events_of_resets_are_told_from_others() {
     let path = "devices/pci0000:00/0000:00:04.0/nvme/nvme0";
-    assert_eq!(reset_device(NVME), Some(PathBuf::from(path)));
+    let device = |path: &str| Some(Reset::Device(PathBuf::from(path)));
+    assert_eq!(reset_of(NVME), device(path));
     let scsi = "devices/pci0000:00/0000:00:05.0/virtio1/host0/target0:0:0/0:0:0:0";
-    assert_eq!(reset_device(SCSI), Some(PathBuf::from(scsi)));
+    assert_eq!(reset_of(SCSI), device(scsi));
     let other = b"change@/devices/virtual/block/loop0\0ACTION=change\0SUBSYSTEM=block\0SEQNUM=5\0";
     let news = b"change@/devices/pci0/nvme/nvme0\0ACTION=change\0SUBSYSTEM=nvme\0NVME_EVENT=rediscover\0";
-    for nothing in
-        [&other[..], news, b"", b"\0\0", b"NVME_EVENT=connected\0", b"\xff@\xfe\0NVME_EVENT=connected\0"]
-    {
-        assert_eq!(reset_device(nothing), None, "{nothing:?}");
+    for nothing in [&other[..], news, b"", b"\0\0", b"NVME_EVENT=connected\0"] {
+        assert_eq!(reset_of(nothing), None, "{nothing:?}");
     }
     for length in 0..NVME.len() {
-        let _ = reset_device(&NVME[..length]);
+        let _ = reset_of(&NVME[..length]);
     }
+}
+
+/// An event whose first text was no UTF-8 counted for nothing, reset or not: a flush behind it would have been believed.
+#[test]
+fn a_reset_of_what_is_not_understood_is_one_all_the_same() {
+    let odd = reset_of(b"\xff@/\xfe\0NVME_EVENT=connected\0");
+    assert_eq!(odd, Some(Reset::Device(PathBuf::from(OsStr::from_bytes(b"\xfe")))));
+    assert_eq!(reset_of(b"nobody\0SDEV_UA=POWER_ON_RESET_OCCURRED\0"), Some(Reset::Any));
+    assert_eq!(reset_of(b"\0NVME_EVENT=connected"), Some(Reset::Any));
 }
 
 fn tree(links: &[(&str, &str)], folders: &[&str]) -> TempDir {

@@ -97,6 +97,11 @@ impl DeviceInfo {
         out
     }
 
+    /// The number of the device alone.
+    pub fn id_of(bytes: &[u8]) -> Option<u32> {
+        u32_at(bytes, 12)
+    }
+
     /// `None`: shorter than the structure, or in a state that this code does not know.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let state = match u16_at(bytes, 4)? {
@@ -111,7 +116,7 @@ impl DeviceInfo {
             depth: u16_at(bytes, 2)?,
             state,
             max_io_bytes: u32_at(bytes, 8)?,
-            id: u32_at(bytes, 12)?,
+            id: Self::id_of(bytes)?,
             server_pid: u32_at(bytes, 16)? as i32,
             flags: u64_at(bytes, 24)?,
             owner: u64_at(bytes, 32)?,

@@ -294,7 +294,12 @@ fn add(control: &Control, owner: u64, volume: &VolumeInfo) -> Result<DeviceInfo,
         owner,
     };
     let (_, answer) = control.call(Command::Add, u32::MAX, wanted.encode(), 0)?;
-    let made = DeviceInfo::decode(&answer).expect("as long as what was sent");
+    let Some(made) = DeviceInfo::decode(&answer) else {
+        let id = DeviceInfo::id_of(&answer).expect("as long as what was sent");
+        let _ = delete(control, id);
+        let why = "the driver made it in a state that this version does not know".to_owned();
+        return Err(UblkError::Mismatch { id, why });
+    };
     let longest = u32::try_from(volume.max_discard.get()).unwrap_or(u32::MAX) & !7;
     let params = Params {
         sectors: volume.sectors.get(),
@@ -312,17 +317,21 @@ fn add(control: &Control, owner: u64, volume: &VolumeInfo) -> Result<DeviceInfo,
     Ok(made)
 }
 
+/// Why a device of a former run cannot be taken over; `None` if it can.
+pub(crate) fn unfit(found: &DeviceInfo) -> Option<String> {
+    if found.state == State::FailIo || found.flags & REQUIRED != REQUIRED {
+        return Some("it was not made for recovery with re-issue".into());
+    }
+    let fits = found.queues == 1
+        && (1..=DEPTH).contains(&found.depth)
+        && found.max_io_bytes <= MAX_REQUEST_BLOCKS * BLOCK_BYTES as u32;
+    (!fits).then(|| format!("it has {} queues of {} requests", found.queues, found.depth))
+}
+
 /// Tells the driver that a new server comes, as soon as it lets go of the old one.
 fn take_over(control: &Control, found: &DeviceInfo) -> Result<DeviceInfo, UblkError> {
-    let mismatch = |why: String| Err(UblkError::Mismatch { id: found.id, why });
-    if found.state == State::FailIo || found.flags & REQUIRED != REQUIRED {
-        return mismatch("it was not made for recovery with re-issue".into());
-    }
-    if found.queues != 1
-        || found.depth > DEPTH
-        || found.max_io_bytes > MAX_REQUEST_BLOCKS * BLOCK_BYTES as u32
-    {
-        return mismatch(format!("it has {} queues of {} requests", found.queues, found.depth));
+    if let Some(why) = unfit(found) {
+        return Err(UblkError::Mismatch { id: found.id, why });
     }
     let start = Instant::now();
     loop {
@@ -396,6 +405,29 @@ fn info(control: &Control, id: u32) -> Result<Option<DeviceInfo>, UblkError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A queue of no requests would have no table to be mapped.
+    #[test]
+    fn a_device_of_another_shape_is_not_taken_over() {
+        let fit = DeviceInfo {
+            queues: 1,
+            depth: DEPTH,
+            state: State::Quiesced,
+            max_io_bytes: MAX_REQUEST_BLOCKS * BLOCK_BYTES as u32,
+            id: 3,
+            server_pid: -1,
+            flags: REQUIRED,
+            owner: 9,
+        };
+        assert_eq!(unfit(&fit), None);
+        for depth in [0, DEPTH + 1] {
+            assert!(unfit(&DeviceInfo { depth, ..fit }).is_some(), "{depth} requests");
+        }
+        assert!(unfit(&DeviceInfo { queues: 2, ..fit }).is_some());
+        assert!(unfit(&DeviceInfo { state: State::FailIo, ..fit }).is_some());
+        assert!(unfit(&DeviceInfo { flags: 0, ..fit }).is_some());
+        assert!(unfit(&DeviceInfo { max_io_bytes: u32::MAX, ..fit }).is_some());
+    }
 
     #[test]
     fn without_the_driver_the_way_out_is_named() {

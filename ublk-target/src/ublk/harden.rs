@@ -73,33 +73,39 @@ pub fn is_io_flusher() -> bool {
     sys::is_io_flusher()
 }
 
+/// Ends the optional fields of a line of mountinfo.
+const BEHIND_OPTIONS: &[u8] = b" - ";
+
 fn own_mounts() -> io::Result<()> {
     use nix::mount::{MntFlags, MsFlags, mount, umount2};
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?;
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
-    let table = std::fs::read_to_string("/proc/self/mountinfo")?;
+    let table = std::fs::read("/proc/self/mountinfo")?;
     // The last mounted first: an upper mount hides a lower one's path.
-    for mount in table.lines().rev().filter_map(Mount::parse).filter(Mount::lies_on_ublk) {
+    let lines = table.rsplit(|byte| *byte == b'\n');
+    for mount in lines.filter_map(Mount::parse).filter(Mount::lies_on_ublk) {
         umount2(&mount.point, MntFlags::MNT_DETACH)?;
     }
     Ok(())
 }
 
-/// A line of mountinfo, as far as it matters here.
+/// A line of mountinfo, as far as it matters here. Paths in it are what somebody named a folder: any bytes.
 #[derive(PartialEq, Eq, Debug)]
-struct Mount {
-    device: String,
-    point: PathBuf,
-    source: PathBuf,
+pub(crate) struct Mount {
+    pub(crate) device: String,
+    pub(crate) point: PathBuf,
+    pub(crate) source: PathBuf,
 }
 
 impl Mount {
-    fn parse(line: &str) -> Option<Self> {
-        let (left, right) = line.split_once(" - ")?;
-        let mut fields = left.split(' ');
+    pub(crate) fn parse(line: &[u8]) -> Option<Self> {
+        let middle = line.windows(BEHIND_OPTIONS.len()).position(|part| part == BEHIND_OPTIONS)?;
+        let (left, right) = (&line[..middle], &line[middle + BEHIND_OPTIONS.len()..]);
+        let mut fields = left.split(|byte| *byte == b' ');
         let (device, point) = (fields.nth(2)?, fields.nth(1)?);
-        let source = right.split(' ').nth(1)?;
-        Some(Self { device: device.to_owned(), point: unescape(point), source: unescape(source) })
+        let source = right.split(|byte| *byte == b' ').nth(1)?;
+        let device = std::str::from_utf8(device).ok()?.to_owned();
+        Some(Self { device, point: unescape(point), source: unescape(source) })
     }
 
     /// Whether it lies on a ublk device, directly or through dm, md and the like. File systems with several
@@ -129,9 +135,9 @@ fn stands_on_ublk(disk: &Path, depth: u32) -> bool {
 }
 
 /// Mountinfo writes space, tab, newline and backslash as three octal digits.
-fn unescape(text: &str) -> PathBuf {
+fn unescape(text: &[u8]) -> PathBuf {
     let mut out = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
+    let mut rest = text;
     while let [byte, after @ ..] = rest {
         let digits = after.get(..3).filter(|_| *byte == b'\\').and_then(|d| std::str::from_utf8(d).ok());
         match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
@@ -154,11 +160,20 @@ mod tests {
 
     #[test]
     fn a_mount_is_read_off_its_line() {
-        let line = r"36 35 98:0 /mnt1 /my\040data rw,noatime master:1 - ext3 /dev/root rw,errors=continue";
+        let line = br"36 35 98:0 /mnt1 /my\040data rw,noatime master:1 - ext3 /dev/root rw,errors=continue";
         let mount = Mount::parse(line).unwrap();
         assert_eq!((mount.device.as_str(), mount.point.as_path()), ("98:0", Path::new("/my data")));
         assert_eq!(mount.source, Path::new("/dev/root"));
         assert!(!mount.lies_on_ublk());
-        assert_eq!(Mount::parse("nonsense"), None);
+        assert_eq!(Mount::parse(b"nonsense"), None);
+        assert_eq!(Mount::parse(b""), None);
+    }
+
+    /// Somebody had mounted something on a folder whose name is no UTF-8, and no ublk target started on that machine.
+    #[test]
+    fn the_name_of_a_folder_is_any_bytes() {
+        let mount = Mount::parse(b"36 35 98:0 / /caf\xe9\\134 rw - fuse odd\xff rw").unwrap();
+        assert_eq!(mount.point.as_os_str().as_encoded_bytes(), b"/caf\xe9\\");
+        assert_eq!(mount.source.as_os_str().as_encoded_bytes(), b"odd\xff");
     }
 }

@@ -7,12 +7,12 @@
 //!
 //! The commands are spoken directly (`docs/decisions/0031-ublk-without-libublk.md`).
 
-mod abi;
+pub(crate) mod abi;
 mod control;
-mod device;
-mod harden;
+pub(crate) mod device;
+pub(crate) mod harden;
 mod in_use;
-mod queue;
+pub(crate) mod queue;
 mod sys;
 
 pub use abi::State;

@@ -82,7 +82,7 @@ impl UblkQueue {
 }
 
 /// A descriptor as a request; `None` if it breaks the limits that the device was given.
-fn request(tag: u16, descriptor: &Descriptor) -> Option<Request> {
+pub(crate) fn request(tag: u16, descriptor: &Descriptor) -> Option<Request> {
     let op = match descriptor.op {
         Descriptor::READ => Op::Read,
         Descriptor::WRITE => Op::Write,

@@ -43,6 +43,32 @@ fn it_is_there_after_reopening_and_a_range_is_a_prefix() {
     assert_eq!(mode & 0o777, 0o600);
 }
 
+/// An entry of seven bytes was a panic of whoever needed it. Now it hears which one it is, and all others serve.
+#[test]
+fn an_entry_shorter_than_its_version_is_told_by_name() {
+    let folder = tempfile::tempdir().expect("folder");
+    let catalogue = Embedded::open(&folder.path().join("c")).expect("opens");
+    catalogue.commit(&[], &[put("pools/a", "1"), put("pools/b", "2"), put("q", "3")]).expect("commits");
+    for stored in [&[][..], &[1; 7]] {
+        let cut = |open: &Open| -> Answer<()> {
+            let write = open.database.begin_write()?;
+            write.open_table(ENTRIES)?.insert("pools/b", stored)?;
+            Ok(write.commit()?)
+        };
+        catalogue.with(cut).expect("writes");
+        let refused = |error: Error| assert!(error.kind == Kind::Damage && error.message.contains("pools/b"));
+        refused(catalogue.get("pools/b").expect_err("damaged"));
+        refused(catalogue.range("pools/").expect_err("damaged"));
+        refused(catalogue.commit(&[at("pools/b", 1)], &[put("q", "4")]).expect_err("damaged"));
+        refused(catalogue.commit(&[at("pools/b", ABSENT)], &[put("q", "4")]).expect_err("damaged"));
+        assert_eq!(catalogue.get("q").expect("reads"), Some(Entry { version: 1, value: b"3".to_vec() }));
+        assert_eq!(catalogue.range("q").expect("reads").len(), 1);
+        assert_eq!(catalogue.failures(), 0, "the file itself has not failed");
+    }
+    catalogue.commit(&[], &[Change::Delete("pools/b".into())]).expect("it can be taken out");
+    assert_eq!(catalogue.range("pools/").expect("reads").len(), 1);
+}
+
 #[tokio::test]
 async fn a_watcher_hears_its_prefix_only() {
     let folder = tempfile::tempdir().expect("folder");

@@ -59,8 +59,14 @@ pub fn check_url(name: &str, url: &str) -> Result<()> {
     let Some(authority) = uri.authority().filter(|authority| !authority.host().is_empty()) else {
         return refuse("it names no host");
     };
-    if authority.as_str().contains('@') || uri.query().is_some() || uri.path() != "/" || url.ends_with('/') {
+    // What follows a # is no part of a `Uri`: every path put behind it would be none either.
+    let more = url.contains(['@', '#']) || uri.query().is_some() || uri.path() != "/" || url.ends_with('/');
+    if more {
         return refuse("it has more than a host and a port");
+    }
+    // Without one that is a number requests would go to that of the scheme, and the token with them.
+    if authority.port_u16().is_none() && authority.as_str() != authority.host() {
+        return refuse("its port is none");
     }
     match uri.scheme_str() {
         Some("https") => Ok(()),
@@ -114,11 +120,18 @@ fn read_roots(path: &Path) -> Result<Vec<Certificate<'static>>> {
     Ok(parse_pem(&pem).filter_map(certificate).collect())
 }
 
-/// Posts a body to a path of the engine.
+/// Posts a body to a path of the engine, over `way` or the way that this module makes.
 ///
 /// # Errors
 /// `Unreachable` when no answer comes; those of token and certificates. Any answer is one.
-pub fn post(name: &str, place: &TransitPlace, path: &str, body: &[u8], what: &str) -> Result<Answer> {
+pub fn post(
+    name: &str,
+    place: &TransitPlace,
+    way: Option<&ureq::Agent>,
+    path: &str,
+    body: &[u8],
+    what: &str,
+) -> Result<Answer> {
     check_url(name, &place.url)?;
     let token = token(place)?;
     let unreachable = |error: ureq::Error| unreachable(name, place, what, error);
@@ -127,7 +140,11 @@ pub fn post(name: &str, place: &TransitPlace, path: &str, body: &[u8], what: &st
         value
     });
     let token = token.map_err(|_| Error::new(Kind::Permission, name, "the token is no token"))?;
-    let request = client(place)?
+    let client = match way {
+        Some(way) => way.clone(),
+        None => config(place)?.new_agent(),
+    };
+    let request = client
         .post(format!("{}/v1/{}/{path}", place.url, place.mount))
         .header("x-vault-token", token)
         .header("x-vault-request", "true")
@@ -154,7 +171,11 @@ pub fn post(name: &str, place: &TransitPlace, path: &str, body: &[u8], what: &st
     Ok(Answer { status, body: read })
 }
 
-fn client(place: &TransitPlace) -> Result<ureq::Agent> {
+/// How requests are made.
+///
+/// # Errors
+/// Those of the certificates.
+pub fn config(place: &TransitPlace) -> Result<ureq::config::Config> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let tls = TlsConfig::builder()
         .provider(TlsProvider::Rustls)
@@ -171,7 +192,7 @@ fn client(place: &TransitPlace) -> Result<ureq::Agent> {
         .max_idle_connections(0)
         .timeout_global(Some(deadline()))
         .timeout_connect(Some(CONNECT_DEADLINE));
-    Ok(config.build().new_agent())
+    Ok(config.build())
 }
 
 /// The deadline. Unit tests of servers that hang do not wait so long.

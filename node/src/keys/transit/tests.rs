@@ -148,6 +148,11 @@ fn tokens_certificates_and_places_are_checked() {
         "ftp://host",
         "host",
         "https://host/",
+        // Taken once: every request went to "/", or to port 443, with the token.
+        "https://host#here",
+        "https://host:82oo",
+        "https://host:82000",
+        "https://host:",
     ] {
         let place = TransitPlace { url: url.into(), ..server.place() };
         assert_eq!(check_place("k", &place).expect_err(url).kind, Kind::Invalid, "{url}");

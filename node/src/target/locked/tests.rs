@@ -145,6 +145,14 @@ fn a_process_with_the_lock_is_seen_and_one_that_cannot_be_seen_counts() {
         let all = processes(folder.path(), ALL_PROCESSES, &says);
         assert_eq!(is_locked(&all, GROUP), seen, "{says}");
     }
+    // A process anywhere on the machine had a file with such a name open in a ring, and no group went on without a drive.
+    let text =
+        [b"UserFiles:\t1\n    0: /caf\xe9\n".as_slice(), lock_line("WRITE", &byte(), &byte()).as_bytes()]
+            .concat();
+    assert!(tells_lock(&text, &byte()) && !tells_lock(&text, "17"));
+    let all = processes(folder.path(), ALL_PROCESSES, "");
+    std::fs::write(all.join("4194305/fdinfo/8"), b"UserFiles:\t1\n    0: /caf\xe9\n").expect("writes");
+    assert!(!is_locked(&all, GROUP), "none of its files has the lock");
     let inside = processes(folder.path(), "pid:[4026532201]", "");
     assert!(is_locked(&inside, GROUP), "others may be outside");
     assert!(is_locked(&folder.path().join("none"), GROUP));

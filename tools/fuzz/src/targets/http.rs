@@ -5,12 +5,15 @@
 //! end; what it answers is HTTP.
 //!
 //! The agent has no drives and finds none: seeds and words name paths that lead nowhere, so that nothing of the host is
-//! touched, whoever runs this.
+//! touched, whoever runs this. Its state folder is open and gone: keys that are asked for in earnest find no place.
 use super::Target;
 use crate::panics;
 use crate::signature::Signature;
 use node::agent::{Agent, Options};
 use node::http::{self, Listener};
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -52,6 +55,8 @@ const PIPE: usize = 1024;
 struct Host {
     runtime: Runtime,
     agent: Arc<Agent>,
+    /// Its state folder, in which nothing can be made any more.
+    _folder: File,
 }
 
 fn host() -> &'static Mutex<Host> {
@@ -65,8 +70,9 @@ fn start() -> Host {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let folder = std::env::temp_dir().join(format!("plinth-fuzz-http-{}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("a folder for the agent");
+    let open = File::open(&folder).expect("it is there");
     let options = Options {
-        state: folder.clone(),
+        state: PathBuf::from(format!("/proc/self/fd/{}", open.as_raw_fd())),
         socket: folder.join("socket"),
         program: folder.join("program"),
         links: folder.join("links"),
@@ -75,7 +81,7 @@ fn start() -> Host {
     };
     let agent = Agent::open(options).expect("an agent");
     std::fs::remove_dir_all(&folder).expect("the catalogue is open");
-    Host { runtime, agent }
+    Host { runtime, agent, _folder: open }
 }
 
 fn request(line: &str, body: &str) -> String {
@@ -108,6 +114,13 @@ fn seeds() -> Vec<Vec<u8>> {
         request("POST /v1/volumes/v/attach", r#"{"nbd":"/nowhere/s","read_only":true}"#),
         request("POST /v1/volumes/v/upgrade", r#"{"binary":"/nowhere/p"}"#),
         request("POST /v1/volumes/v/scrub", "") + &request("DELETE /v1/volumes/v/scrub", ""),
+        get("/v1/keys") + &get("/v1/keys/k") + &request("DELETE /v1/keys/k?dry_run=true&force=true", ""),
+        request("POST /v1/keys?dry_run=true", r#"{"name":"k"}"#) + &request("POST /v1/keys/k/lock", ""),
+        request(
+            "POST /v1/keys?dry_run=true",
+            r#"{"name":"k","provider":"transit","url":"https://127.0.0.1:9","token_file":"/nowhere/t"}"#,
+        ),
+        request("POST /v1/keys/k/rotate", "{}") + &request("POST /v1/keys/k/unlock", r#"{"passphrase":"w"}"#),
         request("POST /v1/agent/stop", r#"{"all":false}"#) + &get("/healthz"),
         "POST /v1/volumes HTTP/1.1\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n5\r\n{\"nam\r\n0\r\n\r\n"
             .to_owned(),

@@ -3,13 +3,18 @@ use super::{Target, block_of};
 use crate::signature::Signature;
 use base::codec::{put_check, u32_at};
 use base::{
-    BLOCK_BYTES, Blocks, BufId, Check, Column, CommitNo, Gen, Lba, LegId, Memory, Pba, Seq, Uuid, VecMemory,
-    VolumeId,
+    Aead, BLOCK_BYTES, Blocks, BufId, Check, Ciphers, Column, CommitNo, Gen, Lba, LegId, Memory, Pba, Seq,
+    Uuid, VecMemory, VolumeId,
 };
 use rlog::history::{self, History, Line};
-use rlog::layout::{H_BODY_BYTES, H_CHECK, HEADER_BYTES, PREVIOUS_BYTES};
+use rlog::layout::{H_BODY_BYTES, H_CHECK, H_TAG, HEADER_BYTES, PREVIOUS_BYTES};
 use rlog::ring::{Piece, RingShape};
-use rlog::{ChainStart, Commit, CommitBuilder, CommitView, Fields, Positions, Scan, SuperblockId};
+use rlog::{
+    ChainStart, Commit, CommitBuilder, CommitView, Fields, Outside, Plain, Positions, Scan, SuperblockId,
+    Unseal,
+};
+use std::sync::OnceLock;
+use volume::keys::portable::Portable;
 
 /// History pages.
 pub const HISTORY: Target = Target {
@@ -24,7 +29,7 @@ pub const HISTORY: Target = Target {
 /// Commits.
 pub const COMMIT: Target = Target {
     name: "commit",
-    about: "commits of the log",
+    about: "commits of the log, plain and sealed",
     seeds: commit_seeds,
     words: &[b"PLNTHLOG"],
     run: run_commit,
@@ -89,8 +94,40 @@ fn run_history(input: &[u8]) -> Signature {
     signature
 }
 
+/// The key of the one activation whose commits are sealed.
+struct Keys(Box<dyn Aead>);
+
+impl Keys {
+    fn new() -> Self {
+        let mut cipher = Portable.cipher();
+        cipher.set_key(&[0x5a; base::KEY_BYTES]);
+        Self(cipher)
+    }
+}
+
+impl Unseal for Keys {
+    fn cipher(&mut self, fields: &Fields) -> Option<&mut dyn Aead> {
+        (fields.history == line(1, 1).id).then_some(&mut *self.0)
+    }
+
+    fn seals(&self) -> bool {
+        true
+    }
+}
+
 /// A commit with every kind of record.
 fn commit(no: u64, offset: u32, previous: Check, history: &Line) -> (Vec<u8>, Check) {
+    sealed_by(None, no, offset, previous, history)
+}
+
+/// The same, its body encrypted if there is a cipher.
+fn sealed_by(
+    cipher: Option<&mut dyn Aead>,
+    no: u64,
+    offset: u32,
+    previous: Check,
+    history: &Line,
+) -> (Vec<u8>, Check) {
     let mut builder = CommitBuilder::new(4);
     builder.start();
     let runs = [(Pba::new(100 + no * 8), Blocks::new(2)), (Pba::new(900), Blocks::new(1))];
@@ -116,7 +153,7 @@ fn commit(no: u64, offset: u32, previous: Check, history: &Line) -> (Vec<u8>, Ch
         durable: Seq::new(no),
     };
     let mut memory = VecMemory::new(4);
-    let sealed = builder.seal(&fields, None);
+    let sealed = builder.seal(&fields, cipher);
     builder.put(&mut memory, BufId::new(0));
     (memory.blocks(BufId::new(0), sealed.blocks).to_vec(), sealed.check)
 }
@@ -145,7 +182,21 @@ fn commit_seeds() -> Vec<Vec<u8>> {
     let sealed = builder.seal(&fields, None);
     builder.put(&mut memory, BufId::new(0));
     let large = memory.blocks(BufId::new(0), sealed.blocks).to_vec();
-    vec![commit(1, 0, Check::NONE, &history).0, commit(5, 0, Check([8; 16]), &history).0, large]
+    let mut seeds =
+        vec![commit(1, 0, Check::NONE, &history).0, commit(5, 0, Check([8; 16]), &history).0, large];
+    seeds.extend_from_slice(all_sealed());
+    seeds
+}
+
+/// All sealed commits that there are: of two places, and one of an activation whose key nobody has.
+fn all_sealed() -> &'static [Vec<u8>] {
+    static SEALED: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
+    SEALED.get_or_init(|| {
+        let made = |no, offset, history: &Line| {
+            sealed_by(Some(&mut *Keys::new().0), no, offset, Check([8; 16]), history).0
+        };
+        vec![made(1, 0, &line(1, 1)), made(5, 9, &line(1, 1)), made(5, 9, &line(1, 2))]
+    })
 }
 
 /// Makes the check of the commit at the front right, if its length can be told.
@@ -167,6 +218,8 @@ fn run_commit(input: &[u8]) -> Signature {
     whole.resize(input.len().next_multiple_of(BLOCK_BYTES), 0);
     let mut repaired = whole.clone();
     repair(&mut repaired);
+    open(&mut whole.clone(), &mut signature);
+    open(&mut repaired.clone(), &mut signature);
     for bytes in [input, &whole, &repaired] {
         let parsed = Commit::parse(bytes);
         signature.shape(&parsed.as_ref().err());
@@ -181,6 +234,43 @@ fn run_commit(input: &[u8]) -> Signature {
         }
     }
     signature
+}
+
+/// What must be the same of two commits for one to open where the other does: header up to its check, tag, and body.
+fn covered(bytes: &[u8]) -> [&[u8]; 2] {
+    let end = HEADER_BYTES + u32_at(bytes, H_BODY_BYTES) as usize;
+    [&bytes[..H_CHECK], &bytes[H_TAG..end]]
+}
+
+/// Opens it as the log of a plain group, of an encrypted one, and of an encrypted one without keys. With the key nothing
+/// opens but what was sealed: changed, moved or cut it is refused, whatever its check says.
+fn open(bytes: &mut [u8], signature: &mut Signature) {
+    let before = bytes.to_vec();
+    for (ours, keys) in [&mut Plain as &mut dyn Unseal, &mut Outside].into_iter().enumerate() {
+        match Commit::open(bytes, keys) {
+            Ok(view) => {
+                assert_eq!(
+                    view.is_sealed(),
+                    ours == 1,
+                    "a commit that is not what the group's are was let in"
+                );
+                signature.note(u64::from(view.void_count().min(2)));
+            }
+            Err(bad) => signature.shape(&bad),
+        }
+        assert!(bytes == before, "without a key nothing is changed");
+    }
+    match Commit::open(bytes, &mut Keys::new()) {
+        Ok(view) => {
+            let known = all_sealed().iter().find(|made| covered(made) == covered(&before));
+            let known = known.expect("a commit opens, and nobody sealed it");
+            assert!(!view.is_sealed() && view.fields().history == line(1, 1).id);
+            assert_eq!(*view.fields(), *Commit::parse(known).expect("just made").fields());
+            examine(&view, &before);
+            signature.note(u64::from(view.record_count()));
+        }
+        Err(bad) => signature.shape(&bad),
+    }
 }
 
 /// What is said of each record must hold for every commit that is let in.

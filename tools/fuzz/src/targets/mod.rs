@@ -7,11 +7,14 @@ use crate::signature::Signature;
 mod drives;
 mod http;
 mod image;
+mod kernel;
+mod keys;
 mod log;
 mod nbd;
 mod pages;
 mod smart;
 mod text;
+mod transit;
 
 /// A reader under test.
 pub struct Target {
@@ -47,6 +50,9 @@ pub const ALL: &[&Target] = &[
     &nbd::NBD,
     &http::HTTP,
     &smart::SMART,
+    &kernel::KERNEL,
+    &keys::KEYS,
+    &transit::TRANSIT,
     &image::IMAGE,
 ];
 

@@ -4,8 +4,8 @@
 use super::Target;
 use crate::signature::Signature;
 use node::agent::Seen;
-use node::catalogue::{GroupEncryption, KeyRecord, MoveRecord, ScrubRecord, records};
-use node::keys::{Envelope, ProviderKind};
+use node::catalogue::{Entry, GroupEncryption, KeyRecord, MoveRecord, ScrubRecord, records};
+use node::keys::{Envelope, ProviderKind, SecretText};
 use node::{TargetSpec, error, model, params, protocol, text};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -37,7 +37,7 @@ pub const LINES: Target = Target {
 /// Control requests.
 pub const CONTROL: Target = Target {
     name: "control",
-    about: "bodies of control requests, sizes, names, times",
+    about: "bodies of control requests, passphrases among them, sizes, names, times",
     seeds: control_seeds,
     words: &[
         b"\"name\":",
@@ -47,6 +47,8 @@ pub const CONTROL: Target = Target {
         b"18446744073709551615",
         b"1E",
         b"GiB",
+        b"\"passphrase\":",
+        b"\\u0000",
         b"=",
         b"Z",
         b"{",
@@ -58,7 +60,7 @@ pub const CONTROL: Target = Target {
 /// Records of the catalogue.
 pub const RECORDS: Target = Target {
     name: "records",
-    about: "records of the catalogue and answers of the agent",
+    about: "records of the catalogue, as they are stored, and answers of the agent",
     seeds: record_seeds,
     words: &[b"null", b"\"creating\"", b"\"ready\"", b"[]", b"{}", b"\"id\":", b"0", b"1e400"],
     run: run_records,
@@ -88,6 +90,22 @@ fn try_loosely<T: Serialize + DeserializeOwned + Debug>(input: &[u8], signature:
             signature.shape(&value);
         }
         Err(error) => signature.shape(&error.classify()),
+    }
+}
+
+/// The same, of what holds a passphrase, which its debug text does not tell.
+fn try_secret<T: Serialize + DeserializeOwned + Debug>(
+    input: &[u8],
+    secret: fn(&T) -> &SecretText,
+    signature: &mut Signature,
+) {
+    try_loosely::<T>(input, signature);
+    if let Ok(value) = serde_json::from_slice::<T>(input) {
+        let again = serde_json::to_vec(&value).expect("what was read can be written");
+        let back: T = serde_json::from_slice(&again).expect("what was written can be read");
+        let passphrase = secret(&value).0.expose();
+        assert!(secret(&back).0.same(passphrase), "written again it is another passphrase");
+        signature.note(passphrase.len().min(2) as u64);
     }
 }
 
@@ -176,6 +194,14 @@ fn control_seeds() -> Vec<Vec<u8>> {
         r#"{"new":"/dev/sdc","force":true}"#,
         r#"{"binary":"/usr/bin/plinth"}"#,
         r#"{"dry_run":true}"#,
+        r#"{"dry_run":true,"force":true}"#,
+        r#"{"name":"k"}"#,
+        r#"{"name":"k","provider":"passphrase","passphrase":"correct \u0068orse \"\ud83d\ude00"}"#,
+        concat!(
+            r#"{"name":"k","provider":"transit","url":"https://h:8200","mount":"team/transit","key":"there","#,
+            r#""token_file":"/t","ca_file":"/c"}"#
+        ),
+        r#"{"passphrase":"w"}"#,
         "10GiB",
         "64k",
         "15E",
@@ -201,6 +227,10 @@ fn run_control(input: &[u8]) -> Signature {
     try_as::<params::ReplaceDrive>(input, &mut signature);
     try_as::<params::UpgradeVolume>(input, &mut signature);
     try_loosely::<params::Dry>(input, &mut signature);
+    try_loosely::<params::CreateKey>(input, &mut signature);
+    try_loosely::<params::RotateKey>(input, &mut signature);
+    try_secret::<params::UnlockKey>(input, |asked| &asked.passphrase, &mut signature);
+    try_loosely::<params::DestroyKey>(input, &mut signature);
     try_as::<params::StopAgent>(input, &mut signature);
     try_as::<params::EventsQuery>(input, &mut signature);
     if let Ok(words) = std::str::from_utf8(input) {
@@ -231,7 +261,8 @@ fn envelope() -> Vec<u8> {
 
 fn record_seeds() -> Vec<Vec<u8>> {
     let by = format!(r#"{{"key":"k","envelope":"{}","envelope_written":2}}"#, text::to_hex(&envelope()));
-    let mut seeds = vec![envelope(), by.into_bytes()];
+    let stored = Entry::to_stored(7, br#"{"name":"p","id":"i","drives":["/a"]}"#);
+    let mut seeds = vec![envelope(), by.into_bytes(), stored];
     seeds.extend(texts(&[
         r#"{"id":"p","name":"p","life":"ready","created_at":"2026-11-20T09:40:00.000Z","extent_blocks":16384}"#,
         r#"{"error":{"kind":"not_found","object":"v1","message":"m","hint":null,"exit_code":5}}"#,
@@ -288,6 +319,12 @@ fn run_records(input: &[u8]) -> Signature {
         assert_eq!(envelope.encode(), input[..envelope.encode().len()], "written again it is another");
         signature.note(u64::from(envelope.version));
     }
+    let entry = Entry::from_stored(input);
+    if let Some(entry) = &entry {
+        assert_eq!(Entry::to_stored(entry.version, &entry.value), input, "written again it is another");
+        try_loosely::<model::Importable>(&entry.value, &mut signature);
+    }
+    signature.note(u64::from(entry.is_some()));
     try_loosely::<Seen>(input, &mut signature);
     try_loosely::<BTreeSet<String>>(input, &mut signature);
     try_loosely::<model::Status>(input, &mut signature);
