@@ -244,7 +244,7 @@ impl Group {
     fn deadline(&self, now: Instant) -> Option<Instant> {
         let finished =
             self.slots.order.iter().any(|id| self.slots.get(*id).finished && self.slots.order.len() > 1);
-        if self.again || finished {
+        if self.again || finished || self.ops.any_settled() {
             return Some(now);
         }
         let overdue = self.overdue.deadline(self.ops.in_flight());

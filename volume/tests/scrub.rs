@@ -392,3 +392,33 @@ fn a_scrub_that_is_full_waits_quietly() {
     assert_eq!(findings.len() as u64, scrub_stats(&world).repaired_copies, "each is handed over once");
     assert_eq!(scrub(&mut world), []);
 }
+
+/// All that a leg has is wrong, and its drive is put out while the other leg is read: what would be written again goes to
+/// nobody, which ends at once, and the scrub goes on by itself. Here nobody polls who was not asked to.
+#[test]
+fn repairs_that_go_to_nobody_hold_nothing_up() {
+    let mut world = World::new(Shape::MIRROR);
+    some_writes(&mut world, 300);
+    assert_eq!(scrub(&mut world), []);
+    for (at, _) in content(&world, 0) {
+        spoil(&mut world, 0, at);
+    }
+    let slow = Rc::new(Cell::new(true));
+    let seen = slow.clone();
+    world.verdict = Box::new(move |io| {
+        let waits = io.drive == 1 && io.op == DriveOp::Read && seen.get();
+        if waits { Verdict::Later } else { Verdict::Do }
+    });
+    assert!(world.engine.start_scrub(0));
+    world.settle();
+    world.engine.take_out(world::uuid(0)).expect("the other leg has everything");
+    world.settle();
+    assert!(matches!(world.engine.stats().expect("served").drives[0].health, CopyHealth::Stale(_)));
+    slow.set(false);
+    world.settle();
+    assert!(scrub_stats(&world).finished, "{}", world.engine.unfinished());
+    let mut findings = Vec::new();
+    world.engine.take_findings(&mut findings);
+    assert!(findings.len() > 8 && findings.iter().all(|f| f.outcome == Outcome::DriveOut), "{findings:?}");
+    world.check_all();
+}
