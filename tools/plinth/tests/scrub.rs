@@ -137,6 +137,8 @@ fn a_pool_is_scrubbed_in_turns_and_when_it_is_due() {
     agent.plinth("volume attach w --nbd @m").ok();
     let mut other = Nbd::connect(&agent.path("m"));
     fill(&mut other, 1024);
+    // `x` is detached, and left alone.
+    agent.plinth("pool set p tend=off").ok();
     agent.plinth("pool set p scrub_rate=4MiB").ok();
     let begun = agent.plinth("scrub start --pool p -o json").json();
     assert_eq!(begun["volumes"].as_array().map(Vec::len), Some(3), "{begun}");
