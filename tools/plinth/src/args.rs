@@ -114,7 +114,7 @@ pub enum Verb {
         /// Folder of keys in files: with them encrypted groups are checked as plain ones are
         #[arg(long, value_name = "DIR", default_value = "/var/lib/plinth/keys")]
         keys: PathBuf,
-        /// Put right what a good copy allows
+        /// Write a damaged label of a drive again from its other copy; what else is damaged a scrub repairs, or the next attach
         #[arg(long)]
         repair: bool,
     },
