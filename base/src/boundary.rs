@@ -124,7 +124,8 @@ pub struct RowGrant {
     pub row: RowNo,
     /// `legs * columns` extents.
     pub extents: Vec<Extent>,
-    /// Drives of the row that the group's drive table does not list: they get its next indexes, in this order.
+    /// Drives of the row that the group's drive table does not list. In `extents` they have the numbers behind those of the
+    /// table, in this order; where they get their places is the engine's affair.
     pub joining: Vec<NewDrive>,
 }
 

@@ -5,6 +5,9 @@
 //! cursor of the last durable checkpoint, where nothing beyond it has been freed. So a leaf is reported with all
 //! its data when the cursor passes it, and a page above when the cursor passes the last block below it: every
 //! page on the way to the cursor is still there to be read.
+//!
+//! A page that is lost for good (its caller knows) is passed by with all that lies below it: that space stays used for
+//! ever, and so does the page's own block, where a drive that cannot read may not be able to write either.
 use crate::cache::PageCache;
 use crate::layout::PAGE_REFS;
 use crate::merge::Sink;
@@ -74,10 +77,29 @@ impl Reap {
             if self.is_finished() {
                 return ReapStep::Finished;
             }
-            if let Err(step) = self.pass_one(cache, memory, sink) {
+            if let Err(step) = self.pass_one(None, cache, memory, sink) {
                 return step;
             }
         }
+        self.after()
+    }
+
+    /// Goes on behind this page, which `step` needed and nobody has: it, and what only it leads to, is not reported. One
+    /// unit of a step's budget.
+    pub fn pass_by(
+        &mut self,
+        lost: &Ref,
+        cache: &mut PageCache,
+        memory: &impl Memory,
+        sink: &mut impl Sink,
+    ) -> ReapStep {
+        match self.pass_one(Some(lost), cache, memory, sink) {
+            Err(step) => step,
+            Ok(()) => self.after(),
+        }
+    }
+
+    fn after(&self) -> ReapStep {
         if self.is_finished() { ReapStep::Finished } else { ReapStep::Paused { cursor: self.cursor } }
     }
 
@@ -85,9 +107,10 @@ impl Reap {
         self.cursor >= tree::page_covers(self.level).get()
     }
 
-    /// Passes the leaf or hole at the cursor.
+    /// Passes the leaf or hole at the cursor, or the lost page that leads there.
     fn pass_one(
         &mut self,
+        lost: Option<&Ref>,
         cache: &mut PageCache,
         memory: &impl Memory,
         sink: &mut impl Sink,
@@ -100,7 +123,7 @@ impl Reap {
                 return Err(ReapStep::Damaged(at));
             }
             path[level as usize] = at;
-            if at.is_hole() {
+            if at.is_hole() || lost == Some(&at) {
                 break;
             }
             let buf = cache.get(&at).ok_or(ReapStep::Need(at))?;
@@ -115,7 +138,8 @@ impl Reap {
         self.cursor = (self.cursor / passed + 1) * passed;
         for level in level..=self.level {
             let page = &path[level as usize];
-            if self.cursor.is_multiple_of(tree::page_covers(level).get()) && !page.is_hole() {
+            let whole = self.cursor.is_multiple_of(tree::page_covers(level).get());
+            if whole && !page.is_hole() && lost != Some(page) {
                 sink.replaced(page.pba);
             }
         }

@@ -29,7 +29,7 @@ impl Activation {
     pub fn first_version(&self, newest: u64) -> u64 {
         let start = self.generation.get().checked_shl(Self::VERSION_BITS).filter(|v| *v != 0);
         let start = start.filter(|v| v >> Self::VERSION_BITS == self.generation.get());
-        start.expect("an activation has a number below 2^32 and above 0").max(newest + 1)
+        start.expect("an activation has a number below 2^32 and above 0").max(newest.saturating_add(1))
     }
 }
 

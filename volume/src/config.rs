@@ -238,7 +238,7 @@ pub struct Stats {
     /// Blocks of space in all.
     pub space_blocks: u64,
     /// Blocks of the volume that hold data: exact after a checkpoint, else not less than that. `None` where
-    /// an earlier build made the volume.
+    /// an earlier build made the volume, or a page of what was discarded was lost.
     pub mapped_blocks: Option<u64>,
     /// Blocks that can be allocated now.
     pub free_blocks: u64,

@@ -111,10 +111,13 @@ impl Drives {
         })
     }
 
-    /// The first `count` drives, as others may see them: those that the superblock lists.
-    pub fn views(&self, count: usize) -> Vec<DriveView> {
+    /// The first `count` drives, as others may see them: those that the superblock lists. Where one joins in the place
+    /// of a former one it still lists that one.
+    pub fn views(&self, count: usize, joining: &[(DriveIx, Option<Drive>)]) -> Vec<DriveView> {
+        let former =
+            |index| joining.iter().find(|(at, _)| *at == index).and_then(|(_, former)| former.as_ref());
         let view = |index: DriveIx| {
-            let drive = self.get(index);
+            let drive = former(index).unwrap_or_else(|| self.get(index));
             let health = match drive.health {
                 Health::Current => CopyHealth::Current,
                 Health::Failing => CopyHealth::Failing,

@@ -94,6 +94,8 @@ pub enum Halt {
     HistoryFull,
     /// No number is left for a further checkpoint.
     CheckpointsEnded,
+    /// The numbers of activations, versions, commits or writes are at their end. Nobody counts so far: they were forged.
+    NumbersEnded,
 }
 
 impl core::fmt::Display for Halt {
@@ -106,6 +108,7 @@ impl core::fmt::Display for Halt {
             Self::SpaceContradicts => "free space contradicts the map",
             Self::HistoryFull => "it was opened so often that its history has no place for another time",
             Self::CheckpointsEnded => "it has used up the numbers of checkpoints",
+            Self::NumbersEnded => "it has used up the numbers of activations or writes",
         })
     }
 }
@@ -483,7 +486,7 @@ impl Group {
             mapped_blocks: self.mapped_blocks(),
             free_blocks: self.space.free_now().get(),
             limbo_blocks: self.space.limbo().get(),
-            drives: self.drives.views(self.superblock.drives.len()),
+            drives: self.drives.views(self.superblock.drives.len(), &self.growth.joining),
             resync: self.sweep.resync_stats(),
             last_resync: self.sweep.last,
             scrub: self.scrub_stats(),

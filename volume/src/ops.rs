@@ -199,14 +199,6 @@ impl Ops {
         self.entries.iter().any(|entry| reads(entry) && entry.born <= started)
     }
 
-    /// Whether anything of the drives from this one on is in flight or waits to be looked at. Walks the whole
-    /// table: for rare occasions.
-    pub fn busy_from(&self, first: DriveIx) -> bool {
-        let live = self.entries.iter().any(|entry| entry.live && entry.drive >= first);
-        let given_up = self.given_up.iter().any(|drive| drive >= first);
-        live || given_up || self.done.iter().any(|done| done.drive >= first)
-    }
-
     /// How many more jobs can be started.
     pub fn job_room(&self) -> usize {
         self.free_jobs.len()

@@ -125,6 +125,8 @@ planted! {
     MoveNotRetired = "move-not-retired",
     /// A drive of a leg that was dropped is not made stale.
     LegNotRetired = "leg-not-retired",
+    /// A drive joins in the place of one that has rows still.
+    PlaceInUse = "place-in-use",
     /// A row is asked for before the regions are there of those that the superblock names.
     RowWhileRecovering = "row-while-recovering",
     /// A drive that comes back while a leg is added gets the headers of that leg.

@@ -132,7 +132,18 @@ impl RowPages {
             let level = levels.len();
             levels.push(self.renew(level, changed..count, home, &mut written, check, &encode_inner)?);
         }
-        (levels.len() <= usize::from(MAX_HEIGHT) + 1).then_some(Extended { tree: Self { levels }, written })
+        if levels.len() > usize::from(MAX_HEIGHT) + 1 {
+            home.forget_new();
+            return None;
+        }
+        // A shorter table may have fewer levels: the upper pages lead to nothing any more.
+        //
+        // Crash story: a leg was dropped, the table shrank to one page, and the page above was in use until the next open.
+        // Nothing was lost but places: a history, or a table that grew again, heard too early that there were none.
+        for gone in self.levels.iter().skip(levels.len()).flatten() {
+            home.drop_later(gone.pba);
+        }
+        Some(Extended { tree: Self { levels }, written })
     }
 
     fn renew(
@@ -193,4 +204,28 @@ pub fn decode(page: &Block, count: usize) -> Option<Vec<Extent>> {
         (value == known).then_some(extent)
     };
     (0..count).map(entry).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn extents(count: usize) -> Vec<Extent> {
+        (0..count as u32).map(|i| Extent { drive: DriveIx::new(0), extent: ExtentNo::new(i) }).collect()
+    }
+
+    /// A table that grows by a level and shrinks by one takes and gives back the pages that it has.
+    #[test]
+    fn a_table_that_shrinks_by_a_level_gives_its_upper_pages_back() {
+        let mut home = HomePages::new(Geometry::new(2, 1, 8, 16384, 64));
+        let all = home.free();
+        let mut tree = RowPages::default();
+        for (count, pages) in [(400, 1), (513, 3), (1200, 4), (512, 1), (513, 3), (1, 1)] {
+            let mut check = |page: &Block| Check::of(page);
+            let extended = tree.extended(&extents(count), 0, &mut home, &mut check).expect("there is room");
+            home.settle();
+            tree = extended.tree;
+            assert_eq!((tree.refs().count(), all - home.free()), (pages, pages), "{count} extents");
+        }
+    }
 }

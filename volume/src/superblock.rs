@@ -16,11 +16,29 @@ use base::{
     Uuid, codec,
 };
 use cow::Ref;
-use fence::{CopyEntry, ENTRY_BYTES};
+use fence::{Activation, CopyEntry, ENTRY_BYTES};
 use rlog::{Line, Positions};
 
 const _: () = assert!(ENTRY_BYTES <= at::DRIVE_BYTES);
 const _: () = assert!(at::LINE_AT + rlog::layout::LINE_BYTES <= at::POOL_AT);
+
+// Ends of the numbers that only grow. None is reached by counting; a superblock that says more was forged, or its
+// content is damaged and its check is right, and it counts as one that is no superblock. Behind each end there is room
+// for what is counted on from a number below it, so that no sum runs over. An activation takes place only that far
+// below the ends: what it writes must be decoded by the next one.
+
+/// End of the versions of superblocks: those that the last number of an activation would begin with.
+pub(crate) const VERSIONS_END: u64 = u64::MAX << Activation::VERSION_BITS;
+/// Versions that must be left for an activation.
+pub(crate) const VERSIONS_KEPT: u64 = 1 << Activation::VERSION_BITS;
+/// End of the numbers of commits.
+pub(crate) const COMMITS_END: u64 = 1 << 63;
+/// Numbers of commits that must be left for an activation.
+pub(crate) const COMMITS_KEPT: u64 = 1 << 48;
+/// End of the Seqs that a superblock may say.
+pub(crate) const SEQS_END: u64 = Seq::LIMIT - (1 << 40);
+/// Seqs that must be left for an activation: at a million writes a second more than four years.
+pub(crate) const SEQS_KEPT: u64 = 1 << 47;
 
 /// Where one copy of a superblock lies: the drive, and the home extent on it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -227,8 +245,11 @@ impl Superblock {
             && self.oldest_ckpt <= self.ckpt
             && self.home.iter().all(|extent| usize::from(extent.drive.get()) < drives)
             && self.ring_start.0.iter().all(|start| *start < ring)
-            && self.ckpt_seq.get() < Seq::LIMIT
-            && self.durable.get() < Seq::LIMIT
+            && self.version < VERSIONS_END
+            && self.generation.get() < VERSIONS_END >> Activation::VERSION_BITS
+            && self.next_commit.get() < COMMITS_END
+            && self.ckpt_seq.get() < SEQS_END
+            && self.durable.get() < SEQS_END
             && self.home.get(self.home_index(home)) == Some(&home.extent)
     }
 

@@ -235,7 +235,8 @@ impl Volume {
         self.drives().position(|listed| listed == drive).map(|index| DriveIx::new(index as u8))
     }
 
-    /// The group's drives, in the order of its drive table. A drive that joins with a row gets the next place.
+    /// The group's drives, in the order of its drive table. A grant of a row calls the drives
+    /// that join by the numbers behind these; where they get their places is the engine's affair.
     pub fn drives(&self) -> impl Iterator<Item = Uuid> + '_ {
         (0..MAX_DRIVES as u8).map_while(|index| self.drive(DriveIx::new(index)))
     }

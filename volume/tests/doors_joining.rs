@@ -272,3 +272,82 @@ fn a_group_has_so_many_drives_and_no_more() {
     assert_eq!(listed(&world), MAX_DRIVES);
     world.check_range(0, full * 8);
 }
+
+/// Until no drive more can be listed.
+fn with_a_full_table() -> (World, u64) {
+    let mut world = cramped(1);
+    let mut full = fill(&mut world, 0);
+    while listed(&world) < MAX_DRIVES {
+        let grant = new_row(&mut world);
+        offer(&mut world, grant);
+        full = fill(&mut world, full);
+    }
+    (world, full)
+}
+
+/// Every drive that ever joined kept its place in the table: when it was full a group got no row on a new drive any more,
+/// for ever, though most of its drives had been left long ago.
+#[test]
+fn places_of_drives_that_were_left_are_used_again() {
+    let (mut world, mut full) = with_a_full_table();
+    for round in 0..3u8 {
+        // What the drive of one row has goes to the one of another: its place is idle.
+        let (left, to) = (5 + round, 20 + round);
+        let from = world::uuid(left);
+        let extents = world.engine.extents_on(from);
+        let moved =
+            extents.iter().map(|extent| (*extent, 0, ExtentNo::new(100 + u32::from(round)))).collect();
+        let change = base::Change::Leave(from);
+        let to = vec![world.drive(to)];
+        world.engine.reply(Reply::Move(base::MoveGrant { change, to, extents: moved }));
+        world.run_until("the drive is left", |world| {
+            world::story::outcome(world) == Some(volume::MoveOutcome::Done)
+        });
+        let grant = new_row(&mut world);
+        // In one round it comes to nothing at first, and the former drive has its place again.
+        if round == 1 {
+            let bad = world.drives.len() as u8 - 1;
+            world.verdict = Box::new(move |io| {
+                if io.drive == bad && io.op == DriveOp::Flush { Verdict::Fail } else { Verdict::Do }
+            });
+            offer(&mut world, grant.clone());
+            assert_eq!(world.engine.index_of(from), Some(DriveIx::new(left)), "it is listed still");
+            world.verdict = Box::new(|_| Verdict::Do);
+        }
+        let joins = grant.joining[0].uuid;
+        offer(&mut world, grant);
+        assert_eq!((listed(&world), world.engine.index_of(joins)), (MAX_DRIVES, Some(DriveIx::new(left))));
+        let more = fill(&mut world, full);
+        assert!(more > full + 128, "round {round}: {more} after {full}");
+        full = more;
+        world.check_range(0, full * 8);
+    }
+    world.flush().expect("flushed");
+    world.cut_power();
+    world.absent = 0b111 << 5;
+    world.reopen();
+    world.check_range(0, full * 8);
+    assert!((0..MAX_DRIVES).all(|drive| health(&world, drive) == CopyHealth::Current));
+}
+
+/// A row on new drives was granted while a drive was left, and the table had no place: the process ended, and so did each
+/// one that followed and was granted the same.
+#[test]
+fn a_row_on_a_drive_without_a_place_is_refused_while_a_drive_is_left() {
+    let (mut world, full) = with_a_full_table();
+    world::story::hold_superblocks(&mut world);
+    let from = world::uuid(3);
+    let extents = world.engine.extents_on(from).iter().map(|e| (*e, 0, ExtentNo::new(100))).collect();
+    let change = base::Change::Leave(from);
+    let to = vec![world.drive(20)];
+    world.engine.reply(Reply::Move(base::MoveGrant { change, to, extents }));
+    world.settle();
+    let grant = new_row(&mut world);
+    offer(&mut world, grant);
+    let slot = world.begin(base::Op::Write, full * 8, 64, false);
+    world.settle();
+    assert_eq!(world::story::outcome(&world), Some(volume::MoveOutcome::Copying));
+    assert_eq!(listed(&world), MAX_DRIVES);
+    world.verdict = Box::new(|_| Verdict::Do);
+    assert_eq!(world.wait(slot), Err(Fault::NoSpace));
+}

@@ -217,6 +217,114 @@ fn begin_at(shape: Shape, number: u32) -> World {
     world
 }
 
+/// Changes all superblocks of a group, and makes their own checks right.
+fn forge(world: &mut World, change: impl Fn(&mut base::Block)) {
+    for drive in &mut world.drives {
+        for slot in [3, 4] {
+            let at = DriveBlock::new(256 + slot).get();
+            let mut block = [0; 4096];
+            drive.read(at, &mut block);
+            change(&mut block);
+            let check = base::Check::of(&block[..volume::layout::OWN_CHECK]);
+            base::codec::put_check(&mut block, volume::layout::OWN_CHECK, check);
+            drive.write(at, &block, false);
+        }
+    }
+}
+
+/// A group with rows and something in its log, killed, and where the last byte of its superblocks is that says anything.
+fn with_a_log(shape: Shape) -> (World, usize) {
+    let mut world = World::new(shape);
+    world::story::some_writes(&mut world, 150);
+    world.flush().expect("flushed");
+    world.kill();
+    let mut block = [0; 4096];
+    world.drives[0].read(256 + 3, &mut block);
+    let last = block[..volume::layout::OWN_CHECK].iter().rposition(|byte| *byte != 0).expect("a superblock");
+    (world, last)
+}
+
+/// Opens what was forged, has it written to if it is served, and opens it again: no number may end the process, and what an
+/// activation has written the next one can read.
+fn open_forged(world: &mut World, what: &str) -> Phase {
+    another(world);
+    world.begin_open(world.shape.config);
+    world.settle();
+    let first = world.engine.phase();
+    if first == Phase::Serving {
+        for i in 0..3 {
+            world.begin(Op::Write, i * 8, 8, false);
+        }
+        world.begin(Op::Flush, 0, 0, false);
+        world.settle();
+        let halted = world.engine.halted();
+        again(world);
+        let second = world.engine.phase();
+        assert!(second != Phase::Refused || halted.is_some(), "{what}: {:?}", world.engine.refusal());
+    }
+    world.kill();
+    first
+}
+
+/// Whatever number stands anywhere in the superblocks, with a right check.
+#[test]
+fn no_number_of_a_superblock_ends_the_process() {
+    let values =
+        [u64::MAX, u64::MAX - 1, u64::MAX << 32, 1 << 63, (1 << 52) - 1, 1 << 40, u64::from(u32::MAX)];
+    for shape in [Shape::MIRROR, Shape { legs: 1, columns: 2, ..Shape::MIRROR }] {
+        let (mut world, last) = with_a_log(shape);
+        let good = world.drives.clone();
+        for at in 8..=last {
+            for value in values {
+                let width = [8, 4, 1].into_iter().find(|width| at % width == 0).expect("one of them");
+                if width < 8 && value >> (8 * width) != 0 && value != u64::MAX {
+                    continue;
+                }
+                world.drives.clone_from(&good);
+                forge(&mut world, |block| {
+                    block[at..at + width].copy_from_slice(&value.to_le_bytes()[..width])
+                });
+                open_forged(&mut world, &format!("{value:#x} in {width} bytes at {at}"));
+            }
+        }
+        world.drives = good;
+        assert_eq!(open_forged(&mut world, "as it was"), Phase::Serving);
+    }
+}
+
+/// Numbers at their very ends: refused, or read, or served and opened again.
+#[test]
+fn numbers_that_nobody_reaches_are_bounded() {
+    use volume::layout::superblock as at;
+    let (mut world, _) = with_a_log(Shape::MIRROR);
+    let good = world.drives.clone();
+    for (field, end) in [
+        (at::NUMBER_AT, u64::MAX << 32),
+        (at::GEN_AT, u64::from(u32::MAX)),
+        (at::NEXT_COMMIT_AT, 1 << 63),
+        (at::CKPT_SEQ_AT, (1 << 52) - (1 << 40)),
+        (at::DURABLE_AT, (1 << 52) - (1 << 40)),
+    ] {
+        for value in (end - 3..end + 3).chain([end / 2, u64::MAX, u64::MAX - 1]) {
+            world.drives.clone_from(&good);
+            forge(&mut world, |block| base::codec::put_u64(block, field, value));
+            let phase = open_forged(&mut world, &format!("{value:#x} at {field}"));
+            assert!(value < end || phase == Phase::Refused, "{value:#x} at {field}: {phase:?}");
+        }
+    }
+    // A group that was never written to says nothing else that contradicts them.
+    for (field, end) in [(at::NUMBER_AT, u64::MAX << 32), (at::NEXT_COMMIT_AT, 1 << 63)] {
+        for (value, expected) in
+            [(end - 1, Phase::ReadOnly), (end / 2, Phase::Serving), (end, Phase::Refused)]
+        {
+            let mut world = World::closed(Shape::MIRROR);
+            world.kill();
+            forge(&mut world, |block| base::codec::put_u64(block, field, value));
+            assert_eq!(open_forged(&mut world, "new"), expected, "{value:#x} at {field}");
+        }
+    }
+}
+
 /// Checkpoints until their numbers are used up: what was acknowledged stays, also what is in the log alone.
 #[test]
 fn numbers_of_checkpoints_end_with_an_answer() {

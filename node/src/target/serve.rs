@@ -218,7 +218,7 @@ impl Front {
         };
         if let Ok(ended) = &outcome
             && let Some(halt) = ended.engine.volume().halted()
-            && halt != volume::Halt::HistoryFull
+            && !matches!(halt, volume::Halt::HistoryFull | volume::Halt::NumbersEnded)
         {
             let _ = watcher.notes.send(unflushed(&halt));
         }

@@ -9,6 +9,14 @@
 //!
 //! Attempts are numbered and no number is used twice in an activation, so that no (block, checkpoint) ever means
 //! two pages. An attempt that fails (a page of the old map is lost on every leg) leaves the group read-only.
+//!
+//! Crash story of pages that nobody needs: a large discard had put a subtree on the cut list, and one of its pages was
+//! lost: a bad sector of the only leg. The attempt that was to free it failed. All that the guest had was intact, and
+//! yet the group was read-only, after each open again, for a cut list is a reason for a checkpoint by itself. So such a
+//! page is passed by, with what only it leads to: space that stays used, and that a check names. Nobody knows how much of it
+//! was data, so the volume's blocks of data are not counted any more: a figure that is wrong would look like damage.
+//! If a leg may have the page that did not answer, the next checkpoint asks again, and then another one: the drive has
+//! been put out by then, as each of them writes to all drives, or it is a sector that never answers in time.
 use super::write::Mark;
 use super::{Group, Halt, Turn};
 use crate::buffers::{MERGE_BUFFERS, SEAL_BUFFERS};
@@ -29,6 +37,8 @@ const STEPS_PER_POLL: usize = 64;
 const PREFETCH: usize = 32;
 /// Leaves of cut subtrees that one checkpoint frees at most.
 pub(crate) const REAP_LEAVES: u32 = 2048;
+/// Checkpoints that ask in vain, one after the other, for a page of a cut subtree that a leg may have.
+const ASKS_AGAIN: u8 = 3;
 /// Changes of free space that the reaping of one leaf can make.
 pub(crate) const REAP_LEAF_CHANGES: usize = 128 + 8;
 /// Checkpoint attempts beyond the durable one that an activation can make; the next activation begins behind.
@@ -66,6 +76,8 @@ pub(crate) struct Checkpoint {
     mark: Option<Mark>,
     root: Option<Ref>,
     reap: Option<Reap>,
+    /// Checkpoints that asked in vain for the page that reaping needs next.
+    asked_in_vain: u8,
 }
 
 impl Checkpoint {
@@ -81,6 +93,7 @@ impl Checkpoint {
             mark: None,
             root: None,
             reap: None,
+            asked_in_vain: 0,
         }
     }
 
@@ -405,27 +418,57 @@ impl Group {
         };
         let mut reap =
             self.checkpoint.reap.take().unwrap_or_else(|| Reap::new(cut.subtree, cut.level, cut.cursor));
+        let mut step = self.reap_one(turn, &mut reap, None);
+        if let ReapStep::Need(page) = step
+            && !self.fetch_page(turn, &page)
+        {
+            if !self.reads.is_lost_for_good(&page) && self.checkpoint.asked_in_vain < ASKS_AGAIN {
+                self.checkpoint.asked_in_vain += 1;
+                return self.begin_seal();
+            }
+            step = self.reap_one(turn, &mut reap, Some(&page));
+            // Nobody knows how many blocks of data lay below it.
+            self.new_volume.data = None;
+        }
+        match step {
+            ReapStep::Need(_) => {
+                self.checkpoint.reap = Some(reap);
+                return false;
+            }
+            ReapStep::Paused { .. } => self.checkpoint.reap = Some(reap),
+            ReapStep::Finished => {
+                self.cuts.remove(0);
+            }
+            // What is left of a damaged subtree stays used: freeing by a page that lies would be worse.
+            ReapStep::Damaged(_) => {
+                self.new_volume.data = None;
+                self.cuts.remove(0);
+            }
+        }
+        self.checkpoint.asked_in_vain = 0;
+        self.checkpoint.stage = Stage::Reap { left: left - 1 };
+        true
+    }
+
+    /// Goes on with the first subtree of the list by one leaf, or past a page that nobody has.
+    fn reap_one<M: Keyed>(
+        &mut self,
+        turn: &mut Turn<'_, M>,
+        reap: &mut Reap,
+        lost: Option<&Ref>,
+    ) -> ReapStep {
         let blocks = self.space_blocks();
         let mut unused = CutList::default();
         let volume = &mut self.new_volume;
         let mut sink =
             SpaceSink { space: &mut self.space, cuts: &mut unused, volume, blocks, config: &self.config };
-        let step = reap.step(1, &mut self.cache, turn.memory, &mut sink);
+        let step = match lost {
+            None => reap.step(1, &mut self.cache, turn.memory, &mut sink),
+            Some(page) => reap.pass_by(page, &mut self.cache, turn.memory, &mut sink),
+        };
         let entry = self.cuts.iter_mut().next().expect("the entry being reaped");
         entry.cursor = reap.cursor();
-        match step {
-            ReapStep::Need(page) => {
-                self.checkpoint.reap = Some(reap);
-                return self.need_page(turn, &page);
-            }
-            ReapStep::Paused { .. } => self.checkpoint.reap = Some(reap),
-            // What is left of a damaged subtree stays used: freeing by a page that lies would be worse.
-            ReapStep::Finished | ReapStep::Damaged(_) => {
-                self.cuts.remove(0);
-            }
-        }
-        self.checkpoint.stage = Stage::Reap { left: left - 1 };
-        true
+        step
     }
 
     fn begin_seal(&mut self) -> bool {

@@ -53,6 +53,8 @@ pub(crate) struct Growth {
     written: Option<bool>,
     /// The row's extents of a leg that is being added (`moving.rs`).
     added: Vec<Extent>,
+    /// The row's drives that no superblock lists yet (`joining.rs`).
+    pub joining: Vec<super::joining::Place>,
     /// The row's extents of a leg that is still to be added.
     aside: Vec<aside::Aside>,
 }
@@ -68,6 +70,7 @@ impl Growth {
             ended: false,
             written: None,
             added: Vec::new(),
+            joining: Vec::new(),
             aside: Vec::new(),
         }
     }
@@ -270,6 +273,7 @@ impl Group {
             self.growth.stage = Stage::Granted(grant);
             return;
         }
+        let places = self.place_joining(&mut grant);
         let mut rows = self.rows.clone();
         rows.extend_from_slice(&grant.extents[..extents]);
         let job = self.ops.open_job(JobKind::Row);
@@ -283,7 +287,7 @@ impl Group {
             self.again = true;
             return;
         };
-        self.begin_joining(&grant.joining);
+        self.begin_joining(&grant.joining, places);
         self.write_headers(turn, job, &grant);
         self.runs.clear();
         for (i, (pba, page)) in pages.written.iter().enumerate() {

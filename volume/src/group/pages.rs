@@ -23,7 +23,17 @@ struct PageRead {
     frame: BufId,
     page: Ref,
     tried: u8,
+    /// A leg did not say what it has: its drive was gone, or not in time.
+    away: bool,
     batch: u64,
+}
+
+/// A page that was found on no leg.
+#[derive(Clone, Copy)]
+struct Lost {
+    page: Ref,
+    /// A leg that counts may have it nevertheless.
+    away: bool,
 }
 
 /// A bitmap on its way. It holds a batch although nothing is freed by it: a slot is written again by the second
@@ -42,7 +52,7 @@ struct BitmapRead {
 /// What is being read.
 pub(crate) struct PageReads {
     pages: Vec<PageRead>,
-    lost: Vec<Ref>,
+    lost: Vec<Lost>,
     bitmaps: Vec<BitmapRead>,
 }
 
@@ -61,13 +71,20 @@ impl PageReads {
     pub fn forget_lost(&mut self) {
         self.lost.clear();
     }
+
+    /// Whether a page that `fetch_page` says nobody has is lost for good: each leg that counts has answered, with an error of
+    /// its medium or with something else.
+    pub fn is_lost_for_good(&self, page: &Ref) -> bool {
+        self.lost.iter().any(|lost| lost.page == *page && !lost.away)
+    }
 }
 
 impl Group {
-    /// Has a page read into the cache, now or as soon as there is room. False if no leg has it, or none can: a page
-    /// with a right check may have been forged, and name a place that the group does not have.
+    /// Has a page read into the cache, now or as soon as there is room. False if no leg has it, or none can: what leads to
+    /// it may have been forged, and name a place that the group does not have, or a hole for a page.
     pub fn fetch_page<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, page: &Ref) -> bool {
-        if self.reads.lost.contains(page) || page.pba.get() >= self.space_blocks().get() {
+        let is_page = page.valid(self.space_blocks()) && !page.is_hole();
+        if !is_page || self.reads.lost.iter().any(|lost| lost.page == *page) {
             return false;
         }
         if self.reads.pages.len() == MAX_PAGE_READS || !self.room(turn, 2) {
@@ -75,14 +92,14 @@ impl Group {
         }
         if let Reserve::Frame(frame) = self.cache.reserve(page) {
             let batch = self.holds.take();
-            self.reads.pages.push(PageRead { frame, page: *page, tried: 0, batch });
+            self.reads.pages.push(PageRead { frame, page: *page, tried: 0, away: false, batch });
             self.read_page(turn, self.reads.pages.len() - 1);
         }
         true
     }
 
     fn read_page<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, index: usize) {
-        let PageRead { frame, page, tried, batch } = self.reads.pages[index];
+        let PageRead { frame, page, tried, away, batch } = self.reads.pages[index];
         if let Some(leg) = self.pick_leg(page.pba, tried) {
             self.reads.pages[index].tried |= 1 << leg.get();
             let memory = Segment { buf: frame, blocks: 1 };
@@ -92,7 +109,7 @@ impl Group {
         self.reads.pages.swap_remove(index);
         self.holds.release(batch);
         if self.reads.lost.len() < MAX_LOST_PAGES {
-            self.reads.lost.push(page);
+            self.reads.lost.push(Lost { page, away });
         }
         self.again = true;
     }
@@ -115,6 +132,7 @@ impl Group {
             self.holds.release(read.batch);
             return;
         }
+        self.reads.pages[index].away |= matches!(result, Err(fault) if fault != Fault::Medium);
         let drive = self.drive_of(self.reads.pages[index].page.pba, LegId::new(leg));
         self.drives.get_mut(drive).stats.check_errors += u64::from(result.is_ok());
         self.read_page(turn, index);

@@ -76,7 +76,9 @@ impl Group {
             return false;
         };
         let drive = DriveIx::new(at as u8);
-        let out = matches!(self.drives.get(drive).health, Health::Stale | Health::Missing);
+        // Its place may be another one's soon.
+        let free = !self.is_joining(drive);
+        let out = free && matches!(self.drives.get(drive).health, Health::Stale | Health::Missing);
         let unnamed = self.sweep.asked_named && !self.names(asked.uuid);
         if !out
             || unnamed

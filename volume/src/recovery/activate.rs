@@ -6,7 +6,7 @@ use crate::group::checkpoint::{LAST_NUMBER, MAX_ATTEMPTS};
 use crate::keys::Keys;
 use crate::layout::extent as fixed;
 use crate::planted::Planted;
-use crate::superblock::Home;
+use crate::superblock::{COMMITS_END, COMMITS_KEPT, Home, SEQS_END, SEQS_KEPT, VERSIONS_END, VERSIONS_KEPT};
 use alloc::vec::Vec;
 use base::{BLOCK_BYTES, Block, Check, CkptNo, Extent, Seq};
 use cow::Ref;
@@ -75,9 +75,24 @@ impl Recovery {
         if self.first_attempt() >= LAST_NUMBER {
             return Some(Halt::CheckpointsEnded);
         }
+        if self.numbers_ended() {
+            return Some(Halt::NumbersEnded);
+        }
         let notes = self.superblock().line.is_some_and(|line| self.owns_something(&line));
         let full = self.home_pages.as_ref().expect("home pages").free() == 0;
         (notes && full).then_some(Halt::HistoryFull)
+    }
+
+    /// Whether a number that only grows is so high that what an activation adds might not be decoded by the next one. Nobody
+    /// counts so far.
+    fn numbers_ended(&self) -> bool {
+        let chain = self.chain.as_ref().expect("a chain");
+        let generation =
+            self.highest_gen.get().saturating_add(1).max(self.request.activation.generation.get());
+        let version = generation.saturating_mul(VERSIONS_KEPT).max(self.highest_version.saturating_add(1));
+        version > VERSIONS_END - VERSIONS_KEPT
+            || chain.next.get() > COMMITS_END - COMMITS_KEPT
+            || chain.next_seq.get() > SEQS_END - SEQS_KEPT
     }
 
     /// Whether anything that can be reached is of this activation. One that made nothing durable is left out of the history of
@@ -228,9 +243,10 @@ impl Recovery {
             key: self.keys.as_deref().and_then(Keys::newest_data_key).unwrap_or(0),
         };
         superblock.line = Some(line);
+        // Said now: a line of before that is out of its order would keep the next activation from opening, for ever.
+        let mut history = self.history.clone();
+        history.append(line).map_err(|_| Refusal::Damaged("its history is out of order"))?;
         if let Some(keys) = self.keys.as_deref_mut() {
-            let mut history = self.history.clone();
-            history.append(line).map_err(|_| Refusal::Damaged("its history is out of order"))?;
             keys.follow(history);
         }
         Ok(())

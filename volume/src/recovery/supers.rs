@@ -87,7 +87,8 @@ impl Recovery {
     /// recovery gives it its first superblock before it writes any other (`write_bare_slots`).
     fn refuse_hearsay(&self, found: &[Found]) -> Result<(), Refusal> {
         let newest = self.superblock();
-        let before = found.iter().find(|one| one.superblock.version + 1 == newest.version);
+        let precedes = |one: &&Found| one.superblock.version.checked_add(1) == Some(newest.version);
+        let before = found.iter().find(precedes);
         let took_over = |drive: base::Uuid| {
             before.is_some_and(|before| {
                 let superblock = &before.superblock;

@@ -393,7 +393,7 @@ impl World {
     pub fn begin_open(&mut self, config: Config) {
         self.generation += 1;
         let (shape, generation, absent) = (self.shape, self.generation, self.absent);
-        self.handles = (0..shape.drives() + self.added).filter(|d| absent >> d & 1 == 0).collect();
+        self.handles = (0..shape.drives() + self.added).filter(|d| is_there(absent, *d)).collect();
         let mut request = request(&shape, self.added, generation, self.create, absent, &self.catalogue);
         let at_hand: Vec<u8> = self.handles.clone();
         for (drive, candidate) in at_hand.into_iter().zip(&mut request.drives) {
@@ -892,6 +892,11 @@ pub fn row(shape: &Shape, extent: u32) -> Vec<Extent> {
 }
 
 /// The request to open the group.
+/// Whether a drive is not among those that are not at hand.
+fn is_there(absent: u32, drive: u8) -> bool {
+    absent.checked_shr(u32::from(drive)).is_none_or(|absent| absent & 1 == 0)
+}
+
 pub fn request(
     shape: &Shape,
     added: u8,
@@ -907,7 +912,7 @@ pub fn request(
     OpenRequest {
         group: Uuid([9; 16]),
         extent_blocks: shape.extent,
-        drives: (0..shape.drives() + added).filter(|i| absent >> i & 1 == 0).map(candidate).collect(),
+        drives: (0..shape.drives() + added).filter(|i| is_there(absent, *i)).map(candidate).collect(),
         catalogue: Some(catalogue.to_vec()),
         forced: false,
         served: None,

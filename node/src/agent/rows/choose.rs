@@ -13,7 +13,7 @@ use crate::agent::placement::{Choice, place};
 use crate::agent::space::Space;
 use crate::catalogue::moves;
 use crate::catalogue::{
-    CopyState, DriveRecord, GroupRecord, Life, MoveRecord, PoolRecord, RowRecord, Versioned,
+    CopyRecord, CopyState, DriveRecord, GroupRecord, Life, MoveRecord, PoolRecord, RowRecord, Versioned,
 };
 use crate::error::{Error, Result};
 use crate::moves::MoveChange;
@@ -61,19 +61,24 @@ impl Agent {
         let moving = self.store.get::<MoveRecord>(&moves::key(&group.id))?.map(|moving| moving.record.change);
         let left = |id: &str| matches!(&moving, Some(MoveChange::Leave { drive }) if drive == id);
         let free = |drive: &DriveRecord| !left(&drive.id) && !avoid.contains(&drive.id);
-        // Drives of the group's table that hold all that they should, and drives that are new to it, while the
-        // table has room for a whole row of them.
-        let room = group.copies.len() + usize::from(group.legs) * usize::from(group.columns) <= MAX_DRIVES;
-        let complete = |id: &str| {
-            let copy = group.copies.iter().find(|copy| copy.drive == id);
-            row == 0 || copy.map_or(room, |copy| copy.state == CopyState::Current)
-        };
         // Those of which it is known that the table has them: a row that is only handed out may come to nothing.
         let used = row.min(group.rows_used.max(1));
         let mut in_use = BTreeSet::new();
         for earlier in self.rows_of(&group.id)?.into_iter().filter(|earlier| earlier.row < used) {
             in_use.extend(earlier.record.extents.into_iter().map(|(drive, _)| drive));
         }
+        // Drives of the group's table that hold all that they should, and drives that are new to it, while the
+        // table has room for a whole row of them. The place of one that was left is another one's then; while extents move
+        // it may be that of one that takes over.
+        let keeps = |copy: &&CopyRecord| {
+            moving.is_some() || copy.state == CopyState::Current || in_use.contains(&copy.drive)
+        };
+        let listed = group.copies.iter().filter(keeps).count();
+        let room = listed + usize::from(group.legs) * usize::from(group.columns) <= MAX_DRIVES;
+        let complete = |id: &str| {
+            let copy = group.copies.iter().find(|copy| copy.drive == id);
+            row == 0 || copy.map_or(room, |copy| copy.state == CopyState::Current)
+        };
         let there: Vec<Choice> = drives
             .iter()
             .map(|drive| {

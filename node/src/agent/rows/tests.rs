@@ -1,7 +1,7 @@
 //! What a pool hands out and takes back, over a catalogue and drives in files.
 use super::*;
 use crate::agent::testing::{agent, pool, volume};
-use crate::catalogue::VolumeRecord;
+use crate::catalogue::{CopyRecord, VolumeRecord};
 use crate::params::{AddDrives, CreatePool, CreateVolume, Labels};
 
 const EXTENT: u64 = 8 << 20;
@@ -90,6 +90,33 @@ fn a_row_lies_on_a_drive_that_is_away_only_where_no_other_has_space() {
     ["d1", "d3"].iter().for_each(|name| drop(lose(&agent, folder.path(), name)));
     let refused = agent.grant_row("v", 4, None).expect_err("no drive is there");
     assert!(refused.message.contains("label drive is short"), "{refused}");
+}
+
+/// The story: the copies of drives that had been left counted as places of the group's table for ever. Once there had been 32
+/// no row lay on a new drive any more, and a volume whose own drives were full heard of no space.
+#[test]
+fn places_of_drives_that_were_left_do_not_count() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let agent = agent(folder.path());
+    pool(&agent, folder.path(), &["d1", "d2"]);
+    agent.create_volume(&volume("v", 1), false).expect("creates");
+    let list_more = |state: CopyState| {
+        let mut group = agent.group("v").expect("there");
+        let own = group.copies[0].clone();
+        group.copies.truncate(1);
+        let others = (1..base::limits::MAX_DRIVES).map(|i| format!("00000000-0000-0000-0000-{i:012}"));
+        group.copies.extend(others.map(|drive| CopyRecord { drive, state, ..own.clone() }));
+        agent.store.txn().update(records::group_key("v"), &group).commit().expect("stores");
+    };
+    let home = agent.group("v").expect("there").copies[0].drive.clone();
+    let drives = agent.store.list::<DriveRecord>("drives/").expect("reads");
+    let path = &drives.iter().find(|drive| drive.id == home).expect("a drive").path;
+    lose(&agent, folder.path(), path.file_name().and_then(|name| name.to_str()).expect("a name"));
+    list_more(CopyState::Current);
+    agent.grant_row("v", 1, None).expect_err("the table is full");
+    list_more(CopyState::Stale);
+    let row = agent.grant_row("v", 1, None).expect("a row");
+    assert!(row.extents.iter().all(|extent| extent.drive != home), "{row:?}");
 }
 
 /// The story: of a pool on two nodes the only drive of one was stale. It did not count where the others were looked at, so

@@ -2,9 +2,10 @@
 
 use crate::images::closed;
 use crate::tools::{
-    cut_off, edit, flip, leaf_path, path, place, put_superblock, read, reseal, some_data, superblock, write,
+    at, cut_off, edit, flip, flip_all, leaf_path, page_at, path, place, put_superblock, read, reseal,
+    some_data, superblock, write,
 };
-use crate::world::{Drives, EXTENT, Rng, World};
+use crate::world::{Drives, EXTENT, Rng, SECTORS, World};
 use base::{Block, CkptNo, Column, ExtentNo, Op, Pba, RowNo, SECTORS_PER_BLOCK, Seq, codec};
 use cow::space_layout::{ROOT_CUTS, ROOT_TREE, ROOT_USED};
 use cow::{PAGE_REFS, Ref, page};
@@ -451,4 +452,24 @@ fn what_is_called_clean_reads_right() {
         world.close().assert_clean("after going on");
     }
     assert!(found > 100 && unused > 5, "{found} found, {unused} not in use");
+}
+
+/// The engine passes by a page of discarded data that no leg has: space is leaked, and that is all that there is to tell.
+#[test]
+fn what_lies_below_a_lost_page_of_garbage_is_a_leak() {
+    let mut drives = closed(2, 1);
+    let (lba, _) = some_data(&drives, 300);
+    let leaf = at(&drives, &leaf_path(lba));
+    let below = (0..PAGE_REFS).filter(|i| !page::get(&page_at(&drives, &leaf), *i).is_hole()).count();
+    flip_all(&mut drives, leaf.pba);
+    let mut world = World::serve(drives);
+    world.ask(Op::Discard, 0, SECTORS);
+    let drives = world.close();
+    assert!(superblock(&drives).clean, "it was not read-only");
+    let report = drives.fsck();
+    let leaked = |finding: &plinth_check::Finding| match finding.object {
+        Object::Space(_, count) if finding.severity == Severity::Leak => count as usize,
+        _ => panic!("{report:#?}"),
+    };
+    assert_eq!(report.findings.iter().map(leaked).sum::<usize>(), 1 + below);
 }

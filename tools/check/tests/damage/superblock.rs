@@ -73,6 +73,18 @@ pub const ROWS: &[Row] = &[
             s.drives.iter_mut().for_each(|drive| drive.version = 1);
         })
     }),
+    damage("superblock, version that nobody reaches", Closed, IMPOSSIBLE, |d| {
+        super_bytes(d, |b| codec::put_u64(b, at::NUMBER_AT, u64::MAX))
+    }),
+    damage("superblock, Gen that nobody reaches", Closed, IMPOSSIBLE, |d| {
+        super_bytes(d, |b| codec::put_u64(b, at::GEN_AT, u64::from(u32::MAX)))
+    }),
+    damage("superblock, next commit that nobody reaches", Closed, IMPOSSIBLE, |d| {
+        super_bytes(d, |b| codec::put_u64(b, at::NEXT_COMMIT_AT, u64::MAX))
+    }),
+    damage("superblock, Seq of the checkpoint that nobody reaches", Closed, IMPOSSIBLE, |d| {
+        super_bytes(d, |b| codec::put_u64(b, at::CKPT_SEQ_AT, Seq::LIMIT - 1))
+    }),
     damage("superblock, number of the checkpoint", Closed, "the superblock says 9999", |d| {
         supers(d, |s| s.ckpt = CkptNo::new(9999));
         "directory root".into()

@@ -13,12 +13,14 @@ use plinth_check::{Media, MemoryMedia};
 use rlog::layout::{H_BODY_BYTES, H_CHECK, H_PREVIOUS, HEADER_BYTES, MAX_BODY_BYTES};
 use std::collections::HashSet;
 use std::sync::OnceLock;
-use volume::layout::OWN_CHECK;
+use volume::layout::{OWN_CHECK, superblock};
 
 /// Edits of an input at most.
 const MAX_EDITS: usize = 12;
 /// Bytes of an edit.
 pub const EDIT_BYTES: usize = 8;
+/// Where a superblock has numbers that only grow.
+const NUMBERS: std::ops::Range<usize> = superblock::GEN_AT..superblock::PREV_CHECK_AT;
 
 /// Which copies are damaged, and whether checks are made right.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -81,9 +83,23 @@ pub fn seeds() -> Vec<Vec<u8>> {
                 let edit = [index[0], index[1], 32 + mode, 0, 1, 1, 0, 0];
                 seeds.push([&[image as u8 | mode][..], &edit].concat());
             }
+            if part.kind == PartKind::Superblock {
+                seeds.extend(numbers(image as u8, index as u16));
+            }
         }
     }
     seeds
+}
+
+/// Each number of a superblock at its very end, where sums run over: the largest there is, and the largest of 52 bits.
+fn numbers(image: u8, part: u16) -> impl Iterator<Item = Vec<u8>> {
+    let part = part.to_le_bytes();
+    let at = (NUMBERS.start..NUMBERS.end).step_by(8);
+    at.flat_map(move |at| {
+        let at = (at as u16).to_le_bytes();
+        [(0, 0), (12, 0), (12, 2)]
+            .map(|(shift, more)| vec![image, part[0], part[1], at[0], at[1], 3, shift, more, 0])
+    })
 }
 
 /// Carries out an input.

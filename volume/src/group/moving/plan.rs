@@ -199,12 +199,7 @@ impl Group {
             let index = DriveIx::new(at as u8);
             return if self.drives.current(index) { Ok(index) } else { Err(MoveRefusal::DriveFailed) };
         }
-        let idle = |group: &Self, at: usize| {
-            matches!(group.drives.list[at].health, Health::Stale | Health::Missing)
-                && !group.superblock.drives[at].state.is_current()
-                && !has_row(group, at)
-                && !group.ops.busy_on(DriveIx::new(at as u8))
-        };
+        let idle = |group: &Self, at: usize| group.is_idle_place(DriveIx::new(at as u8));
         let count = self.superblock.drives.len();
         let at = match known {
             // One that was left and is not stale yet, or that is still at work.
