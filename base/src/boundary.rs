@@ -223,8 +223,8 @@ pub enum Reply {
     /// The pool grew: ask again.
     SpaceAdded,
     /// A drive of the group that is not current is there again: nothing that was ever issued to it before can reach
-    /// it any more, but what was given up (`Action::GiveUp`), for whose end the engine waits. It is brought up to date,
-    /// unless another one is at this moment.
+    /// it any more. It is brought up to date, unless another one is at this moment, or something that was given up
+    /// (`Action::GiveUp`) may still land on it: then it is to be handed back again later.
     Returned(NewDrive),
     /// Nothing that was given up on this drive (by the driver's number) can have any effect on it any more.
     Quiet {

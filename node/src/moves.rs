@@ -131,6 +131,10 @@ pub struct TargetMove {
     pub id: u64,
     /// How it stands.
     pub state: MoveState,
+    /// Copied still only because something that was given up on a drive may yet land in extents that go back with the
+    /// outcome: what that will be. Left out by earlier builds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settled: Option<MoveState>,
     /// Copied so far.
     pub copied_bytes: u64,
     /// How much of the volume was looked at, from its beginning.

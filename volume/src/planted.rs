@@ -129,6 +129,10 @@ planted! {
     PlaceInUse = "place-in-use",
     /// A row is asked for before the regions are there of those that the superblock names.
     RowWhileRecovering = "row-while-recovering",
+    /// A move that is over keeps every other errand waiting until nothing of it can land any more.
+    MoveLingers = "move-lingers",
+    /// A move is said to be over while something that was given up may still land in what goes back.
+    MoveToldEarly = "move-told-early",
     /// A drive that comes back while a leg is added gets the headers of that leg.
     HeaderOfNewLeg = "header-of-new-leg",
     /// What a stale copy lacks is given up without a history of its own.

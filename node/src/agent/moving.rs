@@ -10,6 +10,11 @@
 //!
 //! A group is moved by its target. One whose volume nobody has attached waits until it is tended (`tend`), and says so. At most
 //! [`AT_ONCE`] groups of a pool move at a time.
+//!
+//! A move may be over but for its word: what was given up on a drive that hangs may still land in what it left, perhaps for
+//! ever. Its extents stay taken as long. Everything else goes on: such a move counts for none of those at a time, or four
+//! of them on one drive would keep the others that are on it from ever being rebuilt; and once its rows have switched the
+//! drives that took over are brought up to date like any other.
 mod carry;
 mod drives;
 mod kept;
@@ -29,7 +34,7 @@ use crate::catalogue::{
     CopyState, DriveRecord, GroupRecord, Life, MoveRecord, RowRecord, Versioned, VolumeRecord,
 };
 use crate::error::{Error, Result};
-use crate::moves::{MoveChange, MoveOrder, TargetMove};
+use crate::moves::{MoveChange, MoveOrder, MoveState, TargetMove};
 use crate::protocol::{TargetPhase, TargetStatus};
 use crate::supervise::Phase;
 use std::collections::{BTreeMap, BTreeSet};
@@ -82,6 +87,8 @@ pub(crate) struct Moving {
     busy: Mutex<BTreeSet<String>>,
     /// Lost drives for which there is no room; told once.
     refused: Mutex<BTreeSet<String>>,
+    /// Moves that are over but for their word, by name of the group: number, and what the word will be.
+    settled: Mutex<BTreeMap<String, (u64, MoveState)>>,
     wake: Notify,
 }
 
@@ -109,6 +116,21 @@ impl Moving {
     /// There is no room for what a lost drive had. Returns whether that is news.
     fn refuse_spare(&self, drive: &str) -> bool {
         locked(&self.refused).insert(drive.to_owned())
+    }
+
+    /// A look at the move of a group.
+    fn note_look(&self, group: &str, look: &TargetMove) {
+        let mut settled = locked(&self.settled);
+        match &look.settled {
+            Some(outcome) => drop(settled.insert(group.to_owned(), (look.id, outcome.clone()))),
+            None => drop(settled.remove(group)),
+        }
+    }
+
+    /// How a group's move comes out, if it is over but for that word.
+    fn settled(&self, group: &str, record: &MoveRecord) -> Option<MoveState> {
+        let settled = locked(&self.settled);
+        settled.get(group).filter(|(id, _)| *id == record.id).map(|(_, outcome)| outcome.clone())
     }
 
     fn allow_spare(&self, drive: &str) {
@@ -167,8 +189,9 @@ impl Agent {
         self.take_spares()?;
         let drives = self.store.list::<DriveRecord>("drives/")?;
         let leaving: Vec<&Versioned<DriveRecord>> = drives.iter().filter(|d| d.leaving.is_some()).collect();
-        let under_way: BTreeSet<String> =
-            self.store.list::<MoveRecord>("moves/")?.into_iter().map(|m| m.record.group).collect();
+        let under_way = self.store.list::<MoveRecord>("moves/")?.into_iter();
+        let under_way: BTreeMap<String, MoveRecord> =
+            under_way.map(|m| (m.record.group.clone(), m.record)).collect();
         let rebalanced = self.rebalanced_pools()?;
         let groups = self.store.list::<GroupRecord>("groups/")?;
         let waits = self.waits_for_drives(&groups)?;
@@ -190,14 +213,15 @@ impl Agent {
             let group = self.group(&volume.group)?;
             let listed =
                 |drive: &&Versioned<DriveRecord>| group.copies.iter().any(|copy| copy.drive == drive.id);
-            let goes_on = under_way.contains(&group.id)
+            let goes_on = under_way.contains_key(&group.id)
                 || rebalanced.contains(&volume.pool)
                 || relegged.contains(&group.id);
             let concerned = goes_on || leaving.iter().any(listed);
             let count = at_once.entry(volume.pool.clone()).or_default();
-            *count += usize::from(under_way.contains(&group.id));
+            let its = under_way.get(&group.id);
+            *count += usize::from(self.moves_now(&group, its));
             if concerned {
-                moved.push((under_way.contains(&group.id), volume.record));
+                moved.push((its.is_some(), volume.record));
             }
         }
         // Those under way go on; of the others only so many begin.
@@ -206,6 +230,11 @@ impl Agent {
             *goes_on || self.rests(volume) || std::mem::replace(count, *count + 1) < AT_ONCE
         });
         Ok(Some(moved.into_iter().map(|(_, volume)| volume).collect()))
+    }
+
+    /// Whether a group's move counts for one of those at a time.
+    fn moves_now(&self, group: &GroupRecord, its: Option<&MoveRecord>) -> bool {
+        its.is_some_and(|its| self.moving.settled(&group.name, its).is_none())
     }
 
     /// Whether a volume cannot be moved now anyway.
@@ -308,17 +337,24 @@ impl Agent {
 
     /// Whether a group must not get a drive back: it left it, or a move that is under way uses it.
     pub(super) fn is_left(&self, group: &GroupRecord, drive: &DriveRecord) -> Result<bool> {
+        let mut rows = self.rows_of(&group.id)?;
         if let Some(record) = self.store.get::<MoveRecord>(&moves::key(&group.id))? {
             let leaves = record.change.from() == Some(&drive.id);
             let drops = matches!(record.change, MoveChange::DropLeg { .. })
                 && (self.last_leg(group)?.contains(&drive.id)
                     || record.places.iter().any(|place| place.old.0 == drive.id));
-            if leaves || drops || record.places.iter().any(|place| place.new.0 == drive.id) {
+            let takes_over = match self.moving.settled(&group.name, &record) {
+                None => true,
+                // It has: it is a drive of the group like others.
+                Some(MoveState::Done) => false,
+                // What it was to take over goes back; what it has stays.
+                Some(_) => !has_rows(&rows, &drive.id),
+            };
+            if leaves || drops || (takes_over && record.places.iter().any(|place| place.new.0 == drive.id)) {
                 return Ok(true);
             }
         }
         // A row that is granted only is none yet, and goes back.
-        let mut rows = self.rows_of(&group.id)?;
         rows.retain(|row| row.row < group.rows_used);
         // What is still to be wiped there says what the group was.
         let unwiped = group.unwiped.iter().any(|(id, _)| *id == drive.id);
@@ -334,6 +370,66 @@ pub(super) fn has_rows(rows: &[Versioned<RowRecord>], drive: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::testing;
+
+    /// The story: a drive hung for ever, and four groups had left it but for what might still land there. No other group that
+    /// was on it was ever rebuilt; and a drive that had taken over was not brought up to date when it had been away.
+    #[test]
+    fn a_move_that_is_over_but_for_its_word_keeps_nobody_waiting() {
+        let folder = tempfile::tempdir().expect("makes");
+        let agent = testing::agent(folder.path());
+        testing::pool(&agent, folder.path(), &["a", "b", "c", "d"]);
+        agent.create_volume(&testing::volume("v", 2), false).expect("creates");
+        let group = agent.group(&agent.volume("v").expect("is there").group).expect("is there");
+        let rows = agent.rows_of(&group.id).expect("reads");
+        let (left, stays) = (rows[0].extents[0].0.clone(), rows[0].extents[1].0.clone());
+        let drives = agent.store.list::<DriveRecord>("drives/").expect("reads");
+        let new =
+            drives.iter().find(|drive| !has_rows(&rows, &drive.id)).expect("four drives").record.clone();
+        let moved = |new: &str| moves::Moved {
+            row: 0,
+            place: 0,
+            old: rows[0].extents[0].clone(),
+            new: (new.to_owned(), 9),
+        };
+        let record = MoveRecord {
+            group: group.id.clone(),
+            id: 7,
+            change: MoveChange::Leave { drive: left.clone() },
+            places: vec![moved(&new.id), moved(&stays)],
+            stage: Stage::Asked,
+            started_at: crate::text::now(),
+        };
+        agent.store.txn().create(moves::key(&group.id), &record).commit().expect("stores");
+        let is_left = |id: &str| {
+            let drive = agent.drive(id).expect("is there");
+            agent.is_left(&group, &drive).expect("reads")
+        };
+        let look = |id, settled| TargetMove {
+            id,
+            state: MoveState::Copying,
+            settled,
+            copied_bytes: 0,
+            walked_bytes: 0,
+        };
+        // What is over, of which move; whether it counts; whether the drive that takes over, and one that has other rows, is
+        // kept from coming back.
+        let given_up = MoveState::GivenUp(crate::moves::MoveEnd::DriveFailed);
+        for (id, settled, counts, new_is_left, stays_is_left) in [
+            (7, None, true, true, true),
+            (7, Some(MoveState::Done), false, false, false),
+            (7, Some(given_up), false, true, false),
+            (6, Some(MoveState::Done), true, true, true),
+            (7, None, true, true, true),
+        ] {
+            agent.moving.note_look(&group.name, &look(id, settled.clone()));
+            assert_eq!(agent.moves_now(&group, Some(&record)), counts, "{id} {settled:?}");
+            assert_eq!(is_left(&new.id), new_is_left, "{id} {settled:?}");
+            assert_eq!(is_left(&stays), stays_is_left, "{id} {settled:?}");
+            assert!(is_left(&left), "{id} {settled:?}");
+        }
+        assert!(!agent.moves_now(&group, None));
+    }
 
     #[test]
     fn after_each_failure_the_next_attempt_waits_longer() {

@@ -206,9 +206,18 @@ pub(crate) fn regressions() -> Vec<u64> {
 
 /// Whether a seed was recorded when its group was a plain one: its line has the word `sealed:` if it was not.
 pub(crate) fn recorded_plain(seed: u64) -> bool {
+    recorded_without(seed, "sealed:")
+}
+
+/// Whether a seed was recorded when every drive answered at last: its line has the word `silent:` if it was not.
+pub(crate) fn recorded_answering(seed: u64) -> bool {
+    recorded_without(seed, "silent:")
+}
+
+fn recorded_without(seed: u64, word: &str) -> bool {
     let text = |line: &'static str| line.split_once(' ').map(|(_, text)| text);
     let of = |line: &&str| line.split(' ').next().and_then(|word| word.parse().ok()) == Some(seed);
-    REGRESSIONS.lines().find(of).and_then(text).is_some_and(|text| !text.contains("sealed:"))
+    REGRESSIONS.lines().find(of).and_then(text).is_some_and(|text| !text.contains(word))
 }
 
 /// Recorded seeds, each with the name of the focus that it had when it failed.

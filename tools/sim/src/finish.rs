@@ -81,11 +81,16 @@ impl<S: Subject> Run<S> {
         d17::alone(run.world.phase())
     }
 
-    /// Every drive that is there is brought up to date.
+    /// Every drive that is there and answers is brought up to date, whichever others never do; and a move is over, but for
+    /// its word where one of them may still be written to.
     fn all_drives_back(&mut self) -> Turned {
+        let silent = self.world.drives.iter().any(simkit::SimDrive::is_silent);
         for _ in 0..MOST_STEPS {
-            let lacks = self.lacking().iter().any(|drive| !self.world.drives[*drive].is_dead());
-            let waits = lacks || S::moving(self.world.engine());
+            let drives = &self.world.drives;
+            let lacks =
+                self.lacking().iter().any(|drive| !drives[*drive].is_dead() && !drives[*drive].is_silent());
+            let engine = self.world.engine();
+            let waits = lacks || (S::moving(engine) && !(silent && S::lingers(engine)));
             if !waits || self.world.phase() != Phase::Serving {
                 return Ok(());
             }
@@ -105,7 +110,7 @@ impl<S: Subject> Run<S> {
         // One that is under way has found, and mended, what was spoiled before now.
         S::stop_scrub(self.world.engine_mut());
         self.step()?;
-        while !self.world.is_quiet() {
+        while !self.world.drives.iter().all(simkit::SimDrive::is_given_up) {
             self.step()?;
         }
         S::scrub(self.world.engine_mut());

@@ -4,7 +4,7 @@
 //! it) or lets it make one step, and judges what ended. After a crash either everything is read first, or the
 //! workload goes on at once and reads settle what survived. The end of a run stops all faults and asks for
 //! everything: see `finish`.
-use crate::checks::{self, Sight, Violation, c9, c10, c10::Progress, growth, prefix, repairs};
+use crate::checks::{self, Sight, Violation, c9, c10, c10::Progress, growth, late, prefix, repairs};
 use crate::forced::Disaster;
 use crate::lies::Said;
 use crate::model::{Found, Look, Model, mask_of};
@@ -155,6 +155,8 @@ pub struct Run<S: Subject> {
     pub(crate) strange: Option<Box<Strange>>,
     /// Drives of another group.
     pub(crate) others: Vec<SimDrive>,
+    /// Drives that the last move concerns that was asked for, until it is said how it came out.
+    pub(crate) moved: Vec<usize>,
     was: Phase,
     pub(crate) left: u64,
     ended: u64,
@@ -223,6 +225,7 @@ impl<S: Subject> Run<S> {
             said: Said::default(),
             strange: None,
             others: Vec::new(),
+            moved: Vec::new(),
             was: Phase::Recovering,
             ended: 0,
             crashes: 0,
@@ -437,6 +440,7 @@ impl<S: Subject> Run<S> {
             self.judge(slot, result)?;
         }
         growth::asked(self.world.row_too_early)?;
+        self.move_is_told()?;
         let phase = self.world.phase();
         if phase != self.was {
             self.was = phase;
@@ -464,6 +468,19 @@ impl<S: Subject> Run<S> {
             let waiting = || self.describe_waiting();
             let asleep = asleep && self.world.is_asleep();
             self.progress.check(self.world.steps, self.world.now(), asleep, self.calm, waiting)?;
+        }
+        Ok(())
+    }
+
+    /// It is said how a move came out: what it left goes back to the pool.
+    fn move_is_told(&mut self) -> Turned {
+        if self.moved.is_empty() || S::legs(self.world.engine()).is_none() || S::moving(self.world.engine()) {
+            return Ok(());
+        }
+        for drive in std::mem::take(&mut self.moved) {
+            let at = &self.world.drives[drive];
+            let left = S::extents_on(self.world.engine(), at.uuid).is_empty();
+            late::given_back(drive, left && at.has_given_up())?;
         }
         Ok(())
     }
@@ -661,6 +678,7 @@ impl<S: Subject> Run<S> {
         self.confirm();
         self.model.crash();
         self.world.restart();
+        self.moved.clear();
         self.repaired = 0;
         self.opened = self.world.steps;
         (self.recovery_left, self.joining_left, self.ends_left) = (None, None, None);

@@ -14,6 +14,9 @@ const CLOCK_SHARE: u64 = 12;
 /// Where that is drawn from: a number that leaves every seed that had been recorded as it was.
 const CLOCK: u64 = 0x434c_4f43_0243;
 
+/// Where it is drawn from whether drives may fall silent.
+const SILENCE: u64 = 0x5349_4c45_4e43;
+
 /// Which faults a run may meet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Weather {
@@ -145,6 +148,8 @@ pub struct Shape {
     /// A drive of the leg that faults strike is unplugged about once in so many turns, and plugged in again while the
     /// group is served; 0 is never.
     pub unplugs: u64,
+    /// A drive of the leg that faults strike never answers again, now and then.
+    pub silences: bool,
 }
 
 impl Shape {
@@ -224,6 +229,7 @@ impl Shape {
             lies: false,
             strangers: Strangers::None,
             unplugs: 0,
+            silences: false,
         };
         if tight {
             // A cramped group uses every free block again soon.
@@ -235,6 +241,7 @@ impl Shape {
         shape.size_pool(&mut rng);
         shape.draw_spares();
         shape.draw_clock();
+        shape.draw_silences();
         shape
     }
 
@@ -297,6 +304,14 @@ impl Shape {
         if self.pauses == 0 && Rng::new(self.seed ^ CLOCK).below(CLOCK_SHARE) == 0 {
             self.pauses = 400;
         }
+    }
+
+    /// In every fourth run in which one leg is struck a drive of it may never answer again. None of those that were recorded
+    /// when all did.
+    fn draw_silences(&mut self) {
+        let one_leg = self.weather == Weather::OneLeg && self.legs > 1 && self.only.is_empty();
+        let known = self.strangers == Strangers::None && !crate::cli::recorded_answering(self.seed);
+        self.silences = one_leg && known && Rng::new(self.seed ^ SILENCE).chance(1, 4);
     }
 
     /// Extents of a drive for this group. Where drives join later they are of several sizes, together enough.

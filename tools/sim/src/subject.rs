@@ -52,6 +52,10 @@ pub trait Subject: Open + Clone {
     fn moving(_: &Self::Engine) -> bool {
         false
     }
+    /// Whether that is done but for what was given up, and may still land where nothing of the group is to be any more.
+    fn lingers(_: &Self::Engine) -> bool {
+        false
+    }
     /// The extents of a drive that rows name.
     fn extents_on(_: &Self::Engine, _: Uuid) -> Vec<ExtentNo> {
         Vec::new()

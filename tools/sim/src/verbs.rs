@@ -89,6 +89,7 @@ impl<S: Subject> Run<S> {
         let step = |(i, new): (usize, &ExtentNo)| (leg_0[i % columns][i / columns], i % columns, *new);
         let extents = new.iter().enumerate().map(step).collect();
         self.world.add_leg(&drives, extents);
+        self.moved = drives;
     }
 
     /// The extents of a place of the home row's leg 0, on the drive that has it now.
@@ -103,6 +104,7 @@ impl<S: Subject> Run<S> {
     /// Asks for a leg less.
     pub(crate) fn drop_a_leg(&mut self) {
         let last = self.legs() - 1;
+        self.moved = (0..self.world.drives.len()).filter(|drive| self.shape.leg_of(*drive) == last).collect();
         self.world.drop_leg(LegId::new(last));
     }
 

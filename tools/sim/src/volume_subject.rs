@@ -241,6 +241,10 @@ impl Subject for VolumeGroup {
         moving.is_some_and(|moving| moving.outcome == volume::MoveOutcome::Copying)
     }
 
+    fn lingers(engine: &Volume) -> bool {
+        engine.stats().and_then(|stats| stats.moving).is_some_and(|moving| moving.settled.is_some())
+    }
+
     fn extents_on(engine: &Volume, drive: Uuid) -> Vec<ExtentNo> {
         engine.extents_on(drive)
     }

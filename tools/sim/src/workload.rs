@@ -125,6 +125,14 @@ impl<S: Subject> Run<S> {
             let drive = self.verbs.below(self.world.drives.len() as u64) as usize;
             self.world.drives[drive].arm(Armed::once(FaultKind::Slow));
         }
+        if self.shape.silences && self.verbs.chance(1, 250) {
+            let drives = (0..self.world.drives.len()).filter(|drive| self.shape.is_bad(*drive));
+            let drives: Vec<usize> = drives.collect();
+            let drive = *self.verbs.pick(&drives);
+            self.world.trace.event(b"si", [drive as u64, 0, 0, 0]);
+            self.world.trace.say(|| format!("{:>12} drive {drive} falls silent", self.world.now().nanos()));
+            self.world.drives[drive].fall_silent();
+        }
         self.drives_are_unplugged();
         self.all_is_remembered();
         if self.shape.pauses != 0 && self.verbs.chance(1, self.shape.pauses) {
@@ -177,6 +185,7 @@ impl<S: Subject> Run<S> {
         if S::counts_on(self.world.engine(), self.world.drives[to].uuid) {
             // A crash came after the rows had switched and before the old drive was stale.
             moved.clear();
+            self.moved = vec![from];
             return self.world.move_drive(to, None, moved, true);
         }
         if self.world.drives[to].is_dead() || !self.world.drives[to].is_idle() || moved.is_empty() {
@@ -195,6 +204,7 @@ impl<S: Subject> Run<S> {
             moved.truncate(most);
         }
         if !moved.is_empty() {
+            self.moved = vec![from, to];
             self.world.move_drive(from, Some(to), moved, all);
         }
     }

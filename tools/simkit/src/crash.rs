@@ -32,6 +32,7 @@ impl SimDrive {
     /// Loses power; nothing is in flight afterwards and nothing is volatile.
     pub fn crash(&mut self, rng: &mut Rng, mode: CrashMode) {
         self.begin_anew();
+        self.speak();
         let mode = match mode {
             CrashMode::Random => [
                 CrashMode::KeepAll,
@@ -138,6 +139,7 @@ impl SimDrive {
     /// The process that used the drive is killed: the cache stays, what was in flight is partly done.
     pub fn abandon(&mut self, rng: &mut Rng) {
         self.begin_anew();
+        self.speak();
         let style = rng.below(3);
         for flight in std::mem::take(&mut self.in_flight).iter().flatten() {
             for (block, content) in flight.writes() {

@@ -29,6 +29,8 @@ const FLUSH: (u64, u64) = (100_000, 2_000_000);
 const SLOW_FACTOR: u64 = 1_000;
 /// When a hanging operation ends.
 const HANG: (u64, u64) = (5_000_000_000, 300_000_000_000);
+/// When what a silent drive was asked for ends, if nothing happens to it before: in a year.
+const NEVER: u64 = 365 * 86_400 * 1_000_000_000;
 
 /// An operation that was issued and has not ended.
 #[derive(Clone)]
@@ -83,6 +85,8 @@ pub struct SimDrive {
     pub(crate) older: Option<BTreeMap<u64, Rc<Block>>>,
     armed: Vec<Armed>,
     dead: bool,
+    /// It answers nothing.
+    silent: bool,
     order: u64,
     reads: Option<BTreeMap<u64, u64>>,
     pub(crate) doubts: Doubts,
@@ -107,6 +111,7 @@ impl SimDrive {
             older: None,
             armed: Vec::new(),
             dead: false,
+            silent: false,
             order: 0,
             reads: None,
             doubts: Doubts::default(),
@@ -189,6 +194,23 @@ impl SimDrive {
             self.dead = true;
             self.counts.add(FaultKind::Death);
         }
+    }
+
+    /// From now on it answers nothing, until power or the process that uses it goes away; what is in flight ends as usual.
+    pub fn fall_silent(&mut self) {
+        if !self.silent && !self.dead {
+            self.silent = true;
+            self.counts.add(FaultKind::Silence);
+        }
+    }
+
+    /// Whether it answers nothing.
+    pub fn is_silent(&self) -> bool {
+        self.silent
+    }
+
+    pub(crate) fn speak(&mut self) {
+        self.silent = false;
     }
 
     /// Its controller, its connection or its host is reset: what was in its cache is lost, made durable or still there,
@@ -379,6 +401,7 @@ impl SimDrive {
             nanos *= self.flush_factor;
         }
         match fault {
+            _ if self.silent => nanos += NEVER,
             Some(FaultKind::Slow | FaultKind::SlowRead) => nanos *= SLOW_FACTOR,
             Some(FaultKind::Hang) => nanos += rng.between(HANG.0, HANG.1),
             _ => {}

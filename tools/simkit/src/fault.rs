@@ -85,11 +85,13 @@ pub enum FaultKind {
     ResetOnEveryLeg,
     /// Every leg was set back to an earlier state of itself.
     OldOnEveryLeg,
+    /// A drive answers nothing any more, until power or the process goes away.
+    Silence,
 }
 
 impl FaultKind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 41] = [
         Self::ReadError,
         Self::WriteError,
         Self::FlushError,
@@ -130,6 +132,7 @@ impl FaultKind {
         Self::GarbageOnEveryLeg,
         Self::ResetOnEveryLeg,
         Self::OldOnEveryLeg,
+        Self::Silence,
     ];
 
     /// What counts where this fault has acted on every leg in one run: for those that only then go beyond what checks and
@@ -189,6 +192,7 @@ impl FaultKind {
             Self::GarbageOnEveryLeg => "garbage-read-on-every-leg",
             Self::ResetOnEveryLeg => "reset-on-every-leg",
             Self::OldOnEveryLeg => "old-content-on-every-leg",
+            Self::Silence => "silence",
         }
     }
 }

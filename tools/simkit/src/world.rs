@@ -238,7 +238,7 @@ impl<O: Open> World<O> {
     }
 
     /// Hands a drive of the group back to the engine. False if it cannot be used, or is still at work for the
-    /// engine that lost it; for the end of what was given up on it the engine waits itself. `anew`: the engine has let go
+    /// engine that lost it; while something that was given up may land there the engine does not take it. `anew`: the engine has let go
     /// of it; one that it works with is not opened anew, and what a reset took from it is still to be told.
     pub fn drive_back(&mut self, drive: usize, anew: bool) -> bool {
         if self.drives[drive].is_dead() || !self.drives[drive].is_given_up() {

@@ -9,6 +9,13 @@
 //! version names it, rather than that the group suffers from it: the pool is asked for the same row again, which
 //! says that the grant goes back. From the version on that names it, its places are protected like all others.
 //! Drives that join with a row: see `joining`.
+//!
+//! The extents of a row that was given up stay the group's, and no other row is asked for, while a header may still land
+//! in one: of drives whose write for the row was given up, not of others that hang. Crash story: none, but a long one. A
+//! drive hung and was away. The next row lay on it too, so that it would get what it missed when it is back; nothing was
+//! written to it. One write failed on the other drive, the row was given up, and its extents were to wait until the drive
+//! that hung was quiet: never. No other row was asked for, and the guest heard of no space in a pool that had some.
+//! Power may fail at any moment of that: no superblock names the row, and no header of it is anywhere but where one was sent.
 mod aside;
 
 use super::{Group, Turn};
@@ -35,7 +42,8 @@ enum Stage {
     Writing(RowGrant),
     Flush(RowGrant, u64),
     Naming(RowGrant, u64),
-    /// Given up; operations of these drives, or of new ones, may still have effects: its extents must not go back yet.
+    /// Given up; a header that these drives were sent, or anything of new ones, may still land: its extents must not go
+    /// back yet.
     Leaving(DriveSet),
 }
 
@@ -51,6 +59,8 @@ pub(crate) struct Growth {
     /// There is no room for a further row, by the home pages or in memory.
     ended: bool,
     written: Option<bool>,
+    /// Drives of which a write for the row was given up: it may still land.
+    late: DriveSet,
     /// The row's extents of a leg that is being added (`moving.rs`).
     added: Vec<Extent>,
     /// The row's drives that no superblock lists yet (`joining.rs`).
@@ -69,6 +79,7 @@ impl Growth {
             retry_at: None,
             ended: false,
             written: None,
+            late: DriveSet::EMPTY,
             added: Vec::new(),
             joining: Vec::new(),
             aside: Vec::new(),
@@ -189,16 +200,25 @@ impl Group {
         let known = |drive: &DriveIx| usize::from(drive.get()) < self.drives.list.len();
         let added = core::mem::take(&mut self.growth.added);
         let extents = grant.extents.iter().chain(&added);
-        // Nothing is on its way to a row that was refused: a drive of it that hangs keeps nobody waiting.
-        let written = extents.map(|extent| extent.drive).filter(|drive| begun && known(drive));
-        self.leave(written.collect());
+        // Nothing is on its way to a row that was refused.
+        let drives = extents.map(|extent| extent.drive).filter(|drive| begun && known(drive));
+        let drives: DriveSet = drives.collect();
+        self.leave(drives.and(self.growth.late));
     }
 
     /// The extents go back as soon as no header can land in them any more: the pool may give them to another group.
     fn leave(&mut self, drives: DriveSet) {
-        let left = drives.and(self.ops.given_up()).is_empty() && self.forget_joining();
-        self.growth.stage = if left { Stage::Idle } else { Stage::Leaving(drives) };
+        let late = drives.and(self.ops.given_up());
+        let left = late.is_empty() && self.forget_joining();
+        self.growth.stage = if left { Stage::Idle } else { Stage::Leaving(late) };
         self.again |= left;
+    }
+
+    /// A write for the row ended: whether it was given up, and is on its way still.
+    pub fn row_part_ended(&mut self, drive: DriveIx) {
+        if self.ops.given_up().contains(drive) {
+            self.growth.late.insert(drive);
+        }
     }
 
     fn ask_for_row<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
@@ -297,7 +317,7 @@ impl Group {
         }
         self.new_row_pages = Some(pages.tree);
         self.write_runs(turn, job);
-        self.growth.written = None;
+        (self.growth.written, self.growth.late) = (None, DriveSet::EMPTY);
         self.growth.added = grant.extents.split_off(extents);
         self.growth.stage = Stage::Writing(grant);
         self.ops.seal_job(job);

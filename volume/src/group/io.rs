@@ -273,6 +273,9 @@ impl Group {
     }
 
     fn part_ended(&mut self, job: JobId, done: Done) {
+        if self.ops.job_mut(job).kind == JobKind::Row {
+            self.row_part_ended(done.drive);
+        }
         if done.result.is_err() && self.is_joining(done.drive) {
             self.joining_failed(job, done.drive);
         } else if done.result.is_err() && self.drives.is(done.drive, Health::Resyncing) {

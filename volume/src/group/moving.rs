@@ -38,6 +38,19 @@
 //! While a drive is being left no row may lie on it: a grant with such a row goes back, and whoever waits for space waits
 //! on (`growth.rs`). Names in the headers of the home row are the agent's, which writes them again after a move.
 //!
+//! A move is over when nothing is sent any more to what goes back: to what was left, once the drives that were are durably
+//! stale, or to the successors of a move that was given up. It is said to be over when nothing can land there any more either
+//! (`Over`): the pool may give the extents to another group then, and what was given up on a drive that hangs lands when it
+//! likes, perhaps never. Only that word waits for it. The sweep is free for resyncs and scrubs, what the walk held is
+//! released, and rows come and go; one such move at most is kept, so that another move begins only when somebody heard how
+//! this one came out. Until then drives whose extents go back are not taken back either.
+//!
+//! Crash story: none, but a long one. A drive hung for ever and was left for another one; the rows had switched, and the
+//! sweep waited until the drive was quiet. The other copy was away for a moment, and was never brought up to date: the new
+//! drive alone had everything. Power fails while a move is over and nobody was told: its rows are durable, or were never
+//! named, and every drive that was left is durably stale; the next activation has nothing to do. Nothing of the operations
+//! that were given up outlives power, and whoever opens the group next waits for the locks of the process before it.
+//!
 //! Superblock slots are never copied: a superblock says where it lies. The successors' slots get the version that names
 //! them.
 //!
@@ -99,6 +112,9 @@ pub struct MoveStats {
     pub change: Change,
     /// How far it is.
     pub outcome: MoveOutcome,
+    /// Under way only because something that was given up may still land in extents that go back with the outcome: what
+    /// that will be. The group goes on with everything else but another move.
+    pub settled: Option<MoveOutcome>,
     /// Blocks copied so far.
     pub copied_blocks: u64,
     /// Blocks of the volume that were looked at.
@@ -137,13 +153,25 @@ pub(crate) struct Moving {
     left: DriveSet,
     /// Drives that have less then.
     shed: DriveSet,
-    /// Nothing goes to the old extents any more since so many operations had been started.
-    over_since: Option<u64>,
     last: Option<(Change, MoveOutcome)>,
+    /// What the last one had copied, and looked at, when the sweep was free for other errands.
+    figures: Option<(u64, u64)>,
     /// It stands aside for a drive that is back.
     paused: Option<Paused>,
-    /// It was given up when so many operations had been started: the successors may still be written by them.
-    given_up: Option<(MoveRefusal, u64)>,
+    /// It is over, and nobody was told yet. One at most: until then no other move begins.
+    over: Option<Over>,
+}
+
+/// A move of which everything is done but to say so.
+#[derive(Clone, Copy, Debug)]
+struct Over {
+    outcome: MoveOutcome,
+    /// Extents on these drives go back with the outcome.
+    drives: DriveSet,
+    /// Those of them where an operation may still land that was started by then.
+    late: DriveSet,
+    /// How many operations had been started when the last one went there.
+    started: u64,
 }
 
 fn key(extent: Extent) -> (u8, u32) {
@@ -182,7 +210,7 @@ impl Moving {
     /// Whether an extent of this drive may not be added to the group: it is being left.
     pub fn leaves(&self, drive: DriveIx) -> bool {
         // A grant may name drives that no table has a place for: those are in no set.
-        self.active() && self.given_up.is_none() && self.left.iter().any(|left| left == drive)
+        self.active() && self.left.iter().any(|left| left == drive)
     }
 
     /// Whether new row pages are being made.
@@ -199,7 +227,7 @@ impl Moving {
     /// it is dropped, and nobody was told yet, because something may still be on its way to its drives.
     pub fn brings_more(&self) -> bool {
         match self.change {
-            Some(Change::AddLeg) => self.given_up.is_some(),
+            Some(Change::AddLeg) => self.over.is_some_and(|over| over.outcome != MoveOutcome::Done),
             Some(Change::DropLeg(_)) => self.switched,
             _ => false,
         }
@@ -237,9 +265,12 @@ impl Moving {
 impl Group {
     /// Extents are to move.
     pub fn move_asked(&mut self, grant: MoveGrant) {
-        let idle = matches!(self.sweep.errand, Errand::None | Errand::Scrub) && self.moving.paused.is_none();
+        let idle = matches!(self.sweep.errand, Errand::None | Errand::Scrub)
+            && self.moving.paused.is_none()
+            && self.moving.over.is_none();
         if idle && self.moving.asked.is_none() {
             self.moving.last = Some((grant.change, MoveOutcome::Copying));
+            self.moving.figures = Some((0, 0));
             self.moving.asked = Some(grant);
         }
         self.again = true;
@@ -248,9 +279,11 @@ impl Group {
     /// How the move stands, or how the last one came out since the group was opened.
     pub fn move_stats(&self) -> Option<MoveStats> {
         let (change, outcome) = self.moving.last?;
+        let paused = self.moving.paused.map(|was| (was.copied, was.walked));
         let now = (self.sweep.copied, self.sweep.walked);
-        let (copied_blocks, walked_blocks) = self.moving.paused.map_or(now, |was| (was.copied, was.walked));
-        Some(MoveStats { change, outcome, copied_blocks, walked_blocks })
+        let (copied_blocks, walked_blocks) = paused.or(self.moving.figures).unwrap_or(now);
+        let settled = self.moving.over.map(|over| over.outcome);
+        Some(MoveStats { change, outcome, settled, copied_blocks, walked_blocks })
     }
 
     pub(super) fn move_waits(&self) -> bool {
@@ -271,6 +304,7 @@ impl Group {
             return false;
         }
         let Some(grant) = self.moving.asked.take() else { return false };
+        assert!(self.moving.over.is_none(), "a move was taken while nobody knows how the last one came out");
         let places = match self.plan_move(&grant) {
             Ok(places) => places,
             Err(why) => {
@@ -284,7 +318,7 @@ impl Group {
             self.moving.to.insert(place.new.drive);
         }
         (self.moving.left, self.moving.shed) = (DriveSet::EMPTY, DriveSet::EMPTY);
-        self.moving.over_since = None;
+        self.moving.figures = None;
         (self.moving.places, self.moving.switched) = (places, false);
         self.sweep.errand = Errand::Move;
         (self.sweep.seq, self.sweep.ckpt, self.sweep.shows) = (Seq::ZERO, CkptNo::ZERO, None);
@@ -359,7 +393,11 @@ impl Group {
         let at = self.superblock.drives.iter().position(|entry| entry.drive == drive);
         at.is_some_and(|at| {
             let drive = DriveIx::new(at as u8);
-            self.moving.leaves(drive) || self.moving.takes_over(drive)
+            // What goes back when the outcome is told is not to be written meanwhile.
+            let goes_back = self.moving.over.is_some_and(|over| over.drives.contains(drive));
+            self.moving.leaves(drive)
+                || self.moving.takes_over(drive)
+                || (goes_back && !self.has_places(drive))
         })
     }
 

@@ -6,8 +6,9 @@
 //! `super_writer`): durably stale first, then what it misses is acknowledged. Where a late write can land nothing of
 //! value is: on a stale copy everything above S is copied again, and what is below S is never written over, but in the
 //! superblock slot and the bitmap slots that do not count. It must not land in the *next* life of the drive, so the
-//! resync begins only when nothing that was given up can come any more (`Ops::busy_on`), and no extent goes back to the
-//! pool before (`Ops::busy_since`, `growth`, `joining`). The memory of what is given up is the driver's affair
+//! drive is not taken back before nothing that was given up can come any more (`may_land_late`), and no extent goes back
+//! to the pool before (`moving`, `growth`, `joining`). That may be never, so nothing else waits for it: no resync of
+//! another drive, no scrub, no checkpoint, no row. The memory of what is given up is the driver's affair
 //! (`Action::GiveUp`).
 //!
 //! A drive goes only in favour of others that answer: if some place of its rows would be left without a current copy

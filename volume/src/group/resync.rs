@@ -38,10 +38,16 @@ use base::{Action, CkptNo, DriveIx, NewDrive, Segment, Seq, Uuid};
 use fence::{CopyState, Event};
 
 impl Group {
-    /// A drive of the group that is not current can be used again. Ignored while another one is resynced, and while a
-    /// move leaves this one: the caller sees that in the figures and asks again.
+    /// A drive of the group that is not current can be used again. Ignored while another one is resynced, while a move
+    /// leaves this one, and while something that was given up may still land there: the caller sees that in the figures and
+    /// asks again.
+    ///
+    /// Crash story: none. A drive was taken back before it was quiet. It was waited for, and as long as it did not answer,
+    /// perhaps for ever, no other drive, no scrub and no move had its turn.
     pub fn drive_returned(&mut self, drive: NewDrive) {
-        if self.sweep.errand != Errand::Resync && !self.moves_concern(drive.uuid) {
+        let at = self.superblock.drives.iter().position(|entry| entry.drive == drive.uuid);
+        let late = at.is_some_and(|at| self.may_land_late(DriveIx::new(at as u8)));
+        if self.sweep.errand != Errand::Resync && !self.moves_concern(drive.uuid) && !late {
             self.sweep.asked_named = self.names(drive.uuid);
             self.sweep.asked = Some(drive);
         }
@@ -94,6 +100,11 @@ impl Group {
         self.sweep.pace.rewind();
         self.sweep_to(Stage::Quiet);
         true
+    }
+
+    /// Whether something that was given up on a drive may still land there, perhaps for ever.
+    pub(super) fn may_land_late(&self, drive: DriveIx) -> bool {
+        self.ops.given_up().contains(drive) && !self.config.bug(Planted::LateLands)
     }
 
     /// The drive is in this state, and a resync begins.

@@ -334,6 +334,7 @@ impl Sweep {
 impl Group {
     /// Takes the sweep further.
     pub fn advance_sweep<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
+        self.tell_over();
         if self.sweep.errand == Errand::None && !self.next_errand() {
             return;
         }
@@ -461,14 +462,15 @@ impl Group {
     }
 
     fn leave_sweep(&mut self) {
-        // What was given up on a successor may still land there, and nowhere else: nobody else waits for that.
+        // What was given up on a drive may still land there, and nowhere else: nobody waits for that but the word that a
+        // move is over (`tell_over`).
         //
         // Crash story: none, but a long one. A successor hung. The blocks that were to be copied to it stayed held, so the
         // checkpoint could not release what it had freed; and the places of new row pages stayed taken, so no row could
         // come. A guest's write waited for minutes for a drive that had nothing to do with it.
         self.end_unit();
         self.forget_successor_pages();
-        if !self.move_over() {
+        if self.move_lingers() {
             return;
         }
         // A group that closes writes both anyway.

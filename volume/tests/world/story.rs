@@ -16,6 +16,15 @@ pub fn broken(world: &mut World) -> Rc<Cell<u32>> {
     broken
 }
 
+/// Drives that do not answer, a bit for each.
+pub fn hanging(world: &mut World) -> Rc<Cell<u32>> {
+    let hanging = Rc::new(Cell::new(0u32));
+    let seen = hanging.clone();
+    world.verdict =
+        Box::new(move |io| if seen.get() >> io.drive & 1 == 1 { Verdict::Later } else { Verdict::Do });
+    hanging
+}
+
 pub fn some_writes(world: &mut World, count: u64) {
     some_writes_below(world, count, world.shape.sectors);
 }

@@ -115,6 +115,7 @@ impl Agent {
             }
         };
         let state = look.state.clone();
+        self.moving.note_look(&volume.group, &look);
         self.moving.note(&volume.id, |known| {
             (known.look, known.waits_for) = (Some(look), None);
         });

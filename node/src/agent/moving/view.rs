@@ -9,6 +9,10 @@ use crate::model::{Task, TaskKind, TaskState};
 use crate::moves::MoveChange;
 use crate::protocol::TargetPhase;
 
+/// What a move waits for that is over but for its word.
+const LINGERS: &str =
+    "a drive does not answer, and what it was told before it was given up may still land there";
+
 impl Agent {
     /// The tasks of a pool.
     pub(in crate::agent) fn view_tasks(&self, pool: &PoolRecord) -> Result<Vec<Task>> {
@@ -71,9 +75,12 @@ impl Agent {
             total = left.map_or(total.max(copied), |left| copied + left);
         }
         let error = known.and_then(|known| known.last_error.as_ref()).map(ToString::to_string);
+        let lingers = look.is_some_and(|look| look.settled.is_some()) && status.is_some();
         let waits = known.and_then(|known| known.waits_for.clone()).filter(|_| status.is_none());
         let waits = waits.map(|waits| self.obstacle_of(volume).unwrap_or(waits));
+        let waits = if lingers { Some(LINGERS.to_owned()) } else { waits };
         let state = match moving {
+            Some(moving) if moving.stage != Stage::Switched && lingers => TaskState::Blocked,
             Some(moving) if moving.stage == Stage::Switched || status.is_some() => TaskState::Running,
             _ if waits.is_some() && self.needs_somebody(volume) => TaskState::Blocked,
             None if waits.is_none() && error.is_none() => TaskState::Queued,

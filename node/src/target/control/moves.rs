@@ -78,7 +78,7 @@ impl Shared {
             }
         };
         drop(state);
-        let still = |state| TargetMove { id, state, copied_bytes: 0, walked_bytes: 0 };
+        let still = |state| TargetMove { id, state, settled: None, copied_bytes: 0, walked_bytes: 0 };
         match step {
             Step::Opening => Ok(still(MoveState::Waiting)),
             Step::Done => Ok(still(MoveState::Done)),

@@ -62,6 +62,20 @@ fn engine_change(change: &MoveChange) -> Result<Change> {
     })
 }
 
+fn state_of(outcome: MoveOutcome) -> MoveState {
+    match outcome {
+        MoveOutcome::Copying => MoveState::Copying,
+        MoveOutcome::Done => MoveState::Done,
+        MoveOutcome::GivenUp(why) => MoveState::GivenUp(match why {
+            MoveRefusal::Misfit => MoveEnd::Misfit,
+            MoveRefusal::TableFull => MoveEnd::TableFull,
+            MoveRefusal::DriveFailed => MoveEnd::DriveFailed,
+            MoveRefusal::LastCopy => MoveEnd::LastCopy,
+            MoveRefusal::NotServing => MoveEnd::NotServing,
+        }),
+    }
+}
+
 /// Whether nobody counts on a drive, and nothing is written to it.
 const fn is_out(health: CopyHealth) -> bool {
     matches!(health, CopyHealth::Stale(_) | CopyHealth::Missing)
@@ -200,19 +214,9 @@ impl Glue {
         let name = &self.spec.group_name;
         let stats = seen
             .ok_or_else(|| Error::new(Kind::Busy, name.clone(), format!("group {name} does not answer")))?;
-        let state = match stats.outcome {
-            MoveOutcome::Copying => MoveState::Copying,
-            MoveOutcome::Done => MoveState::Done,
-            MoveOutcome::GivenUp(why) => MoveState::GivenUp(match why {
-                MoveRefusal::Misfit => MoveEnd::Misfit,
-                MoveRefusal::TableFull => MoveEnd::TableFull,
-                MoveRefusal::DriveFailed => MoveEnd::DriveFailed,
-                MoveRefusal::LastCopy => MoveEnd::LastCopy,
-                MoveRefusal::NotServing => MoveEnd::NotServing,
-            }),
-        };
+        let (state, settled) = (state_of(stats.outcome), stats.settled.map(state_of));
         let bytes = |blocks: u64| blocks * BLOCK_BYTES as u64;
         let (copied_bytes, walked_bytes) = (bytes(stats.copied_blocks), bytes(stats.walked_blocks));
-        Ok(TargetMove { id, state, copied_bytes, walked_bytes })
+        Ok(TargetMove { id, state, settled, copied_bytes, walked_bytes })
     }
 }

@@ -1,7 +1,7 @@
 //! D22: a scrub finds and repairs every copy that is wrong; a second one finds nothing.
 //!
 //! Looks at what scrubs say: the first two may find what a drive spoiled (`SimDrive::in_doubt`) or what was on a drive
-//! that died unnoticed, a third one nothing; and within the fault budget nothing that no leg has right. Does not see
+//! that died, or fell silent, unnoticed, a third one nothing; and within the fault budget nothing that no leg has right. Does not see
 //! what a scrub passes over: C5 does, which excuses no copy after a scrub.
 use super::Violation;
 use base::{DriveBlock, Uuid};
@@ -14,7 +14,7 @@ pub const LAST_ROUND: u32 = 2;
 pub fn found(round: u32, wrong: &[(Uuid, DriveBlock)], before: &[SimDrive]) -> Result<(), Violation> {
     let spoiled = |(drive, at): &(Uuid, DriveBlock)| {
         let its = before.iter().find(|before| before.uuid == *drive);
-        its.is_some_and(|its| its.in_doubt(*at) || its.is_dead())
+        its.is_some_and(|its| its.in_doubt(*at) || its.is_dead() || its.is_silent())
     };
     let Some((drive, at)) = wrong.iter().find(|place| round == LAST_ROUND || !spoiled(place)) else {
         return Ok(());

@@ -9,6 +9,7 @@ pub mod c9;
 pub mod d17;
 pub mod d22;
 pub mod growth;
+pub mod late;
 pub mod prefix;
 pub mod repairs;
 

@@ -1,8 +1,7 @@
 //! Extents of a granted row that the rows do not have: of a leg that is to be added, or that is none any more.
 //!
 //! The pool counts a leg from the moment at which it asks for it, the group from the moment at which it begins to copy. A
-//! drive that is back goes first, and the rest of its resync, or an answer that it owes from its life before, can lie in
-//! between: minutes, or hours. A guest that is short of space does not wait for that. The row goes in without the extents
+//! drive that is back goes first, and its resync can lie in between: minutes, or hours. A guest that is short of space does not wait for that. The row goes in without the extents
 //! of the leg, and they are added to what was asked for, as if it had been asked for now.
 //!
 //! Crash story: before the move begins no superblock says anything of it, so the next activation finds the row and no leg,

@@ -1,5 +1,5 @@
 //! How a move ends: the rows in memory switch and what was left goes out, or it is given up.
-use super::{MoveOutcome, MoveRefusal, Moved, key};
+use super::{MoveOutcome, MoveRefusal, Moved, Over, key};
 use crate::drives::Health;
 use crate::group::sweep::{Errand, Stage};
 use crate::group::{Group, Turn};
@@ -109,21 +109,40 @@ impl Group {
         self.sweep_to(Stage::WipeFlush(ticket));
     }
 
-    /// Drives that are left are stale, and nothing is in flight to what was left: it is done.
+    /// Drives that are left are stale: nothing goes to what was left any more.
     pub(in crate::group) fn retire(&mut self) {
         let out = |drive: DriveIx| matches!(self.drives.get(drive).health, Health::Stale | Health::Missing);
         if !self.moving.left.iter().all(out) && !self.is_never_retired() {
             return;
         }
+        let drives = self.moving.left.union(self.moving.shed);
+        self.over_but_for(drives, MoveOutcome::Done);
+    }
+
+    /// From here on nothing is sent to what goes back, on these drives, with this outcome: the sweep is free for others.
+    fn over_but_for(&mut self, drives: DriveSet, outcome: MoveOutcome) {
+        assert!(self.moving.over.is_none(), "a move ends once");
         self.moving.places.clear();
-        let since = *self.moving.over_since.get_or_insert(self.ops.started());
-        let busy = self.moving.left.iter().any(|drive| self.ops.busy_on(drive))
-            || self.moving.shed.iter().any(|drive| self.ops.busy_since(drive, since));
-        if busy {
-            return;
-        }
-        self.end_move(MoveOutcome::Done);
+        self.moving.over = Some(Over { outcome, drives, late: drives, started: self.ops.started() });
+        self.moving.figures = Some((self.sweep.copied, self.sweep.walked));
         self.sweep_to(Stage::Leaving);
+    }
+
+    /// Tells how a move came out that is over, once nothing can land any more in extents that go back.
+    pub(in crate::group) fn tell_over(&mut self) {
+        // Its own sweep ends first: of the walk, and of row pages, something may be under way.
+        let lingers = self.config.bug(Planted::MoveLingers);
+        let free = self.sweep.errand != Errand::Move || lingers;
+        let Some(over) = self.moving.over.filter(|_| free) else { return };
+        assert!(!self.moving.active(), "extents that go back are written to");
+        let busy = |drive: &DriveIx| self.ops.busy_since(*drive, over.started);
+        // A drive is waited for once: what goes there in its next life goes to other extents.
+        let late: DriveSet = over.late.iter().filter(busy).collect();
+        if late.is_empty() || self.config.bug(Planted::MoveToldEarly) {
+            self.moving.over = None;
+            return self.end_move(over.outcome);
+        }
+        self.moving.over = Some(Over { late, ..over });
     }
 
     /// A drive that was to take over failed before anybody counted on it.
@@ -143,25 +162,18 @@ impl Group {
         self.give_up_places(MoveRefusal::DriveFailed);
     }
 
-    /// Nothing goes to the successors any more; what is on its way to them ends first.
+    /// Nothing goes to the successors any more.
     fn give_up_places(&mut self, why: MoveRefusal) {
-        self.moving.places.clear();
         self.moving.unwritten.clear();
         self.moving.pages = None;
-        self.moving.given_up = Some((why, self.ops.started()));
-        self.sweep_to(Stage::Leaving);
+        self.over_but_for(self.moving.to, MoveOutcome::GivenUp(why));
     }
 
-    /// Whether a move that ends may be said to have ended. One that was given up has when no write can reach the
-    /// successors any more: their extents go back to the pool then, and a late write would land in another group.
-    pub(in crate::group) fn move_over(&mut self) -> bool {
-        let Some((why, started)) = self.moving.given_up else { return true };
-        if self.moving.to.iter().any(|drive| self.ops.busy_since(drive, started)) {
-            return false;
-        }
-        self.moving.given_up = None;
-        self.end_move(MoveOutcome::GivenUp(why));
-        true
+    /// Bug only: the sweep stays with a move that is over.
+    pub(in crate::group) fn move_lingers(&self) -> bool {
+        self.config.bug(Planted::MoveLingers)
+            && self.moving.over.is_some()
+            && self.sweep.errand == Errand::Move
     }
 
     /// The row pages of a move that was given up are nobody's, once no write of them is under way but what was given up.

@@ -183,7 +183,7 @@ impl Group {
     }
 
     /// Whether a drive has a place in a row that is in use, or in one that is being added.
-    fn has_places(&self, drive: base::DriveIx) -> bool {
+    pub(super) fn has_places(&self, drive: base::DriveIx) -> bool {
         self.rows.iter().chain(self.growth.pending()).any(|extent| extent.drive == drive)
     }
 

@@ -41,6 +41,11 @@ impl Group {
     /// Reads what the drive says of itself, once nothing of its former life is in flight.
     pub(in crate::group) fn probe<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
         let drive = self.sweep.drive;
+        if self.may_land_late(drive) {
+            // What it owed from its former life was given up meanwhile: others have their turn.
+            self.sweep.asked = None;
+            return self.sweep_to(Stage::Leaving);
+        }
         let lands_late = self.config.bug(Planted::LateLands) && self.ops.given_up().contains(drive);
         if (self.ops.busy_on(drive) && !lands_late) || !self.room(turn, PROBED.len()) {
             return;
@@ -126,7 +131,7 @@ impl Group {
     /// was behind what had been given up on it, and nobody gives that up again. A superblock version waited for minutes, and
     /// every write that waited for a checkpoint with it.
     fn probe_unanswered(&mut self) -> bool {
-        let silent = self.ops.given_up().contains(self.sweep.drive) && !self.config.bug(Planted::LateLands);
+        let silent = self.may_land_late(self.sweep.drive);
         if silent {
             self.sweep.unit.clear();
             self.sweep_to(Stage::Leaving);
