@@ -8,7 +8,7 @@ pub enum FaultKind {
     ReadError,
     /// A write fails with a medium error; its blocks hold old, new or garbage.
     WriteError,
-    /// A flush fails; of what it should have made durable some is lost, some stays volatile.
+    /// A flush fails; of what it should have made durable some is lost, some stays volatile, some is given up.
     FlushError,
     /// The drive is gone; what is in flight fails, partly done.
     Death,
@@ -85,11 +85,13 @@ pub enum FaultKind {
     ResetOnEveryLeg,
     /// Every leg was set back to an earlier state of itself.
     OldOnEveryLeg,
+    /// What a flush that failed should have covered is read as it was written, and no later flush makes it durable.
+    GivenUp,
 }
 
 impl FaultKind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 41] = [
         Self::ReadError,
         Self::WriteError,
         Self::FlushError,
@@ -130,6 +132,7 @@ impl FaultKind {
         Self::GarbageOnEveryLeg,
         Self::ResetOnEveryLeg,
         Self::OldOnEveryLeg,
+        Self::GivenUp,
     ];
 
     /// What counts where this fault has acted on every leg in one run: for those that only then go beyond what checks and
@@ -189,6 +192,7 @@ impl FaultKind {
             Self::GarbageOnEveryLeg => "garbage-read-on-every-leg",
             Self::ResetOnEveryLeg => "reset-on-every-leg",
             Self::OldOnEveryLeg => "old-content-on-every-leg",
+            Self::GivenUp => "given-up-by-flush",
         }
     }
 }
