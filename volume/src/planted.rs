@@ -89,6 +89,8 @@ planted! {
     TailNotVerified = "tail-not-verified",
     /// Recovery does not copy to a leg what only the other has.
     TailNotCompleted = "tail-not-completed",
+    /// Recovery takes what it can read for durable once a flush succeeds, and does not write it again.
+    TailNotRenewed = "tail-not-renewed",
     /// Recovery serves before what it completed is flushed.
     ServeBeforeFlush = "serve-before-flush",
     /// Recovery serves before its history line is durable.

@@ -9,8 +9,10 @@
 //! 3. The whole ring of every current leg. D is the highest that any valid commit names; the chain is followed.
 //! 4. The commits of the chain again, with their records; above D also their data, on every leg. The decision
 //!    table (`rlog::replay`) accepts, completes, cuts or refuses. Both are read a window at a time (`WINDOW_BLOCKS`), so
-//!    that memory holds the records of the log, which the ring bounds, and of the data only what some leg lacks.
-//! 5. What the accepted tail lacks on a leg is written there, row and history pages included, and flushed; then the superblock that was found, to
+//!    that memory holds the records of the log, which the ring bounds, and of the data only what some leg lacks. Data
+//!    above D that is right is written again where it was read, for no flush is known to cover it (`renew`).
+//! 5. What the accepted tail lacks on a leg is written there, row and history pages included, and each of its commits above
+//!    D and the superblock that was found once more; all that is flushed; then that superblock is written to
 //!    copies that have an older one. Home pages that only older versions lead to are written over in the next
 //!    step, and the drive that had the newest version may be lost before a newer one counts.
 //! 6. A new Gen and history line: history page, flush; the catalogue is told which copies are stale (those that
@@ -50,6 +52,7 @@ mod layers;
 mod log;
 mod overdue;
 mod pages;
+mod renew;
 pub(crate) mod script;
 mod start;
 mod supers;
@@ -127,6 +130,7 @@ enum Stage {
     Ring { leg: u8, column: u8 },
     Commits,
     Verify,
+    Renew,
     Complete,
     CompleteFlush,
     CatchUp,
@@ -378,7 +382,8 @@ impl Recovery {
             Stage::History => self.judge_history_page()?,
             Stage::Ring { leg, column } => self.judge_ring(leg, column)?,
             Stage::Commits => self.judge_commits()?,
-            Stage::Verify => self.judge_data()?,
+            Stage::Verify => self.judge_data(),
+            Stage::Renew => self.judge_more()?,
             Stage::Complete => self.complete_more(),
             Stage::CompleteFlush => self.catch_up()?,
             Stage::CatchUp => self.flush_all(Stage::CatchUpFlush),

@@ -35,6 +35,7 @@ impl<S: Subject> Run<S> {
             self.expect_the_impossible();
         }
         self.read_everything()?;
+        self.copies_are_right()?;
         self.all_drives_back()?;
         let scrubbed = self.scrub_everything()?;
         self.legs();

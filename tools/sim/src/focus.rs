@@ -33,6 +33,7 @@ const FAILING: u64 = 0x4641_494c_12df;
 const LIES: u64 = 0x4c49_4553_0023;
 const STRANGERS: u64 = 0x5354_5247_0115;
 const UNPLUGGED: u64 = 0x504c_5547_009c;
+const FLUSHES: u64 = 0x464c_5553_000d;
 
 /// What a seed seeks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -71,6 +72,8 @@ pub enum Focus {
     Strangers,
     /// Drives that are unplugged, and plugged in again while the group is served.
     Unplugged,
+    /// Flushes that fail on one leg, targets that are killed before anybody knows, and power losses soon after.
+    Flushes,
 }
 
 impl Focus {
@@ -81,6 +84,7 @@ impl Focus {
             _ if Rng::new(seed ^ LIES).below(LATER_SHARE) == 0 => Self::Lies,
             _ if Rng::new(seed ^ STRANGERS).below(LATER_SHARE) == 0 => Self::Strangers,
             _ if Rng::new(seed ^ UNPLUGGED).below(LATER_SHARE) == 0 => Self::Unplugged,
+            _ if Rng::new(seed ^ FLUSHES).below(LATER_SHARE) == 0 => Self::Flushes,
             focus => focus,
         }
     }
@@ -176,6 +180,7 @@ impl Focus {
             Self::Forced => bend_to_disasters(shape, rng),
             Self::Lies => bend_to_lies(shape, rng),
             Self::Strangers => bend_to_strangers(shape, rng),
+            Self::Flushes => bend_to_flushes(shape, rng),
             Self::Unplugged => {
                 Self::Healing.bend(shape, rng);
                 (shape.unplugs, shape.crash_every) = (*rng.pick(&[40, 120]), *rng.pick(&[0, 400, 1000]));
@@ -243,6 +248,19 @@ fn bend_to_failures(shape: &mut Shape, rng: &mut Rng) {
     (shape.mix, shape.fua) = (*rng.pick(&[[5, 75, 20, 0, 0], [5, 60, 15, 10, 10]]), *rng.pick(&[0, 30]));
     (shape.process, shape.verify_first) = (*rng.pick(&[0, 0, 30]), true);
     (shape.extent_blocks, shape.volume_blocks) = (256, shape.volume_blocks.min(128));
+    shape.requests = shape.requests.max(400);
+}
+
+fn bend_to_flushes(shape: &mut Shape, rng: &mut Rng) {
+    (shape.legs, shape.weather, shape.seesaw) = (*rng.pick(&[2, 2, 3]), Weather::OneLeg, false);
+    (shape.only, shape.fault_every) = (&[FaultKind::FlushError], *rng.pick(&[20, 60]));
+    (shape.volatile, shape.silent, shape.forgets) = (true, false, true);
+    // The longer the catalogue takes, the longer nobody knows.
+    (shape.slow_control, shape.crash_every) = (*rng.pick(&[50, 500]), *rng.pick(&[200, 600]));
+    (shape.process, shape.recovery_crashes) = (*rng.pick(&[50, 80]), *rng.pick(&[0, 0, 25]));
+    (shape.depth, shape.eager, shape.verify_first) = (*rng.pick(&[4, 8, 16]), true, true);
+    (shape.mix, shape.fua) = (*rng.pick(&[[5, 75, 20, 0, 0], [10, 65, 15, 5, 5]]), *rng.pick(&[0, 30]));
+    (shape.extent_blocks, shape.volume_blocks) = (256, shape.volume_blocks.min(256));
     shape.requests = shape.requests.max(400);
 }
 

@@ -131,11 +131,11 @@ pub struct Run<S: Subject> {
     marks: u64,
     /// Turns until a crash that follows such a mark.
     ends_left: Option<u64>,
-    /// Writes that had failed when that was looked at last.
+    /// Writes, or flushes, that had failed when that was looked at last.
     failed: u64,
     /// Turns until an operation that follows a write that failed takes long.
     slow_left: Option<u64>,
-    /// Turns until a crash that follows a write that failed.
+    /// Turns until a crash that follows a write or a flush that failed.
     failure_left: Option<u64>,
     /// Blocks of the volume that the guest uses.
     pub(crate) size: u64,
@@ -362,15 +362,18 @@ impl<S: Subject> Run<S> {
         is_due(&mut self.ends_left)
     }
 
-    /// Where writes fail, one that is issued soon after likes to take long, and power to go away meanwhile.
+    /// Where writes fail, one that is issued soon after likes to take long, and power to go away meanwhile; where flushes do,
+    /// the process is killed.
     fn failure_is_cut(&mut self) -> bool {
-        if !self.shape.fails {
-            return false;
-        }
-        let failed = self.world.drives.iter().map(|drive| drive.counts.of(FaultKind::WriteError)).sum();
+        let kind = match (self.shape.fails, self.shape.forgets) {
+            (true, _) => FaultKind::WriteError,
+            (_, true) => FaultKind::FlushError,
+            _ => return false,
+        };
+        let failed = self.world.drives.iter().map(|drive| drive.counts.of(kind)).sum();
         if failed > std::mem::replace(&mut self.failed, failed) {
-            self.slow_left = self.verbs.chance(2, 3).then(|| self.verbs.below(10));
-            let most = *self.verbs.pick(&[40, 150]);
+            self.slow_left = (self.shape.fails && self.verbs.chance(2, 3)).then(|| self.verbs.below(10));
+            let most = if self.shape.fails { *self.verbs.pick(&[40, 150]) } else { 12 };
             self.failure_left = self.verbs.chance(1, 2).then(|| self.verbs.below(most));
         }
         if is_due(&mut self.slow_left) {
@@ -651,6 +654,7 @@ impl<S: Subject> Run<S> {
 
     /// A crash of process or node, and the start of the next recovery.
     pub(crate) fn crash(&mut self) -> Turned {
+        self.copies_are_right()?;
         let repaired = S::repaired(self.world.engine());
         let process = self.shape.weather != Weather::Rot && self.rng.below(100) < self.shape.process;
         if process {
@@ -668,6 +672,11 @@ impl<S: Subject> Run<S> {
             self.recovery_left = Some(self.rng.below(40));
         }
         Ok(())
+    }
+
+    /// Where only flushes fail, what the engine counts on is right.
+    pub(crate) fn copies_are_right(&self) -> Turned {
+        if self.shape.forgets { checks::c5::served(S::check_errors(self.world.engine())) } else { Ok(()) }
     }
 
     /// Forgets what was in flight and opens the engine anew.

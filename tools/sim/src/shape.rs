@@ -141,6 +141,8 @@ pub struct Shape {
     pub encrypted: bool,
     /// When a write fails one that follows likes to take long, and power to go away meanwhile.
     pub fails: bool,
+    /// When a flush fails the process likes to be killed soon.
+    pub forgets: bool,
     /// Beyond the budget: what drives do not report strikes any leg, and often all legs at once.
     pub lies: bool,
     /// Drives that are another group's, blank, each other's copies or in each other's places when the group is opened.
@@ -226,6 +228,7 @@ impl Shape {
             disasters: false,
             encrypted: seed % 3 == 1 && !crate::cli::recorded_plain(seed),
             fails: false,
+            forgets: false,
             lies: false,
             strangers: Strangers::None,
             unplugs: 0,

@@ -214,6 +214,10 @@ impl Subject for VolumeGroup {
         stats.map_or_else(Vec::new, |s| s.drives.iter().map(|drive| drive.stats.repaired_blocks).collect())
     }
 
+    fn check_errors(engine: &Volume) -> u64 {
+        engine.stats().map_or(0, |s| s.drives.iter().map(|drive| drive.stats.check_errors).sum())
+    }
+
     fn is_out(engine: &Volume, drive: Uuid) -> bool {
         let Some(stats) = engine.stats() else { return false };
         let out = |health| matches!(health, CopyHealth::Stale(_) | CopyHealth::Missing);

@@ -273,6 +273,12 @@ impl<S: Subject> Run<S> {
             true => *self.rng.pick(&hidden),
             false => reported[self.rng.weighted(&[6, 3, 3, 3, 4, 1, 6])],
         };
+        // One after the other, and of a drive that counts: else most of them would hit one that nobody counts on.
+        let uuid = self.world.drives[drive].uuid;
+        let counts = || S::is_current(self.world.engine(), uuid) && !self.world.drives[drive].is_armed();
+        if self.shape.forgets && !counts() {
+            return;
+        }
         self.world.trace.event(b"st", [drive as u64, kind as u64, 0, 0]);
         self.world
             .trace
@@ -343,7 +349,7 @@ impl<S: Subject> Run<S> {
         if self.shape.disasters {
             return self.disaster_after_crash();
         }
-        if self.shape.fails {
+        if self.shape.fails || self.shape.forgets {
             return self.heal_all();
         }
         if self.shape.ends {

@@ -2,7 +2,9 @@
 //!
 //! Power loss: every write that is in flight or that no completed flush covers is, block by block and
 //! independently, kept, dropped, torn at a sector (each sector from any of the contents that the block could
-//! have), or leaves noise in some sectors. What a flush covered is untouched.
+//! have), or leaves noise in some sectors that it would have changed. What a flush covered is untouched. A sector that is
+//! written with what it holds holds that: it is written whole or not at all (`docs/format.md`), and a recovery counts on
+//! it (`volume::recovery::renew`). For what changes noise is more than a drive may do.
 //! Death of the process alone: the drive keeps its cache; what was in flight is, block by block, done or not
 //! done, and nothing lands later (the kernel ends it before it releases the drive's lock).
 use crate::doubt::or_zeroes;
@@ -82,13 +84,11 @@ impl SimDrive {
             if !contents[promised..].contains(&now) {
                 self.doubts.owed(block, contents[promised].clone());
             }
-        } else if contents.iter().all(|content| content == before) {
-            // Rewritten with what it held, as a repair of a right block does, and garbled meanwhile.
-            if now != *before {
-                self.doubts.damaged(block, before.clone());
-            }
-        } else if contents.contains(&now) && !stray.contains(&now) {
-            // What nobody meant to be here ends no doubt.
+        } else if contents.iter().any(|content| content != before)
+            && contents.contains(&now)
+            && !stray.contains(&now)
+        {
+            // What nobody meant to be here ends no doubt, and neither does what it held before.
             self.doubts.written(block, &now);
         }
     }
@@ -120,14 +120,18 @@ impl SimDrive {
             }
             FaultKind::CrashDropped => {}
             _ => {
-                let mut torn: Block = self.image.get(block).map_or([0; BLOCK_BYTES], |content| **content);
+                let before: Block = self.image.get(block).map_or([0; BLOCK_BYTES], |content| **content);
+                let mut torn = before;
                 for sector in torn.chunks_exact_mut(SECTOR_BYTES).enumerate() {
                     let choice = rng.below(contents.len() as u64 + 1) as usize;
                     if let Some(content) = contents.get(choice) {
                         let from = sector.0 * SECTOR_BYTES;
                         sector.1.copy_from_slice(&content[from..from + SECTOR_BYTES]);
                     }
-                    if fate == FaultKind::CrashGarbage && rng.chance(1, 4) {
+                    let from = sector.0 * SECTOR_BYTES..(sector.0 + 1) * SECTOR_BYTES;
+                    let changes =
+                        contents.iter().any(|content| content[from.clone()] != before[from.clone()]);
+                    if fate == FaultKind::CrashGarbage && changes && rng.chance(1, 4) {
                         rng.fill(sector.1);
                     }
                 }

@@ -6,8 +6,7 @@
 //! crash that undoes the repair brings it back. A checker that compares copies leaves out these blocks, and no others.
 //!
 //! Not here: content that was never promised. A write that failed with an error, or that a crash tore before a flush
-//! covered it, is the engine's to deal with; only where it rewrote a block with what the block held already does the
-//! damage count as the drive's, for a power loss may garble a sector that was right before.
+//! covered it, is the engine's to deal with. One that rewrote a block with what the block held already tears nothing.
 use crate::drive::SimDrive;
 use base::{BLOCK_BYTES, Block, DriveBlock};
 use std::collections::{BTreeMap, BTreeSet};

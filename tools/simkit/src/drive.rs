@@ -25,6 +25,8 @@ use std::rc::Rc;
 const NORMAL: (u64, u64) = (20_000, 400_000);
 /// A flush of a volatile cache.
 const FLUSH: (u64, u64) = (100_000, 2_000_000);
+/// Of what can become of a block whose flush failed: reads return it, and nothing but another write makes it durable.
+const GIVEN_UP: u64 = 3;
 /// How much slower a slow drive is.
 const SLOW_FACTOR: u64 = 1_000;
 /// When a hanging operation ends.
@@ -67,6 +69,8 @@ pub(crate) struct Dirty {
     pub(crate) promised: bool,
     /// Nobody meant it to be here: it went astray, or is what an error left.
     pub(crate) astray: bool,
+    /// A flush of it failed, and no later one will make it durable: only what is written over it can be.
+    given_up: bool,
 }
 
 /// One simulated drive.
@@ -550,7 +554,8 @@ impl SimDrive {
         match flight.fault {
             Some(FaultKind::LyingFlush) => {
                 let covered = self.dirty.values_mut().flatten().filter(|d| d.order <= flight.watermark);
-                covered.for_each(|dirty| dirty.promised = true);
+                // A flush that told the truth would not have made durable what was given up.
+                covered.filter(|dirty| !dirty.given_up).for_each(|dirty| dirty.promised = true);
                 return Ok(());
             }
             Some(FaultKind::FlushError) => {
@@ -563,24 +568,30 @@ impl SimDrive {
         let image = &mut self.image;
         self.dirty.retain(|block, entries| {
             let covered = entries.partition_point(|entry| entry.order <= flight.watermark);
-            if covered > 0 {
-                image.set(*block, entries[covered - 1].content.clone());
-                entries.drain(..covered);
+            if let Some(last) = entries[..covered].iter().rposition(|entry| !entry.given_up) {
+                image.set(*block, entries[last].content.clone());
+                entries.drain(..=last);
             }
             !entries.is_empty()
         });
         Ok(())
     }
 
-    /// A failed flush: what it should have made durable is lost, made durable or still volatile, block by block,
-    /// and no later flush will say which.
+    /// A failed flush: what it should have made durable is lost, made durable, still volatile, or given up though reads go on
+    /// to return it; block by block, and no later flush will say which. Now and then all of it is given up.
     fn lose_some(&mut self, rng: &mut Rng, watermark: u64) {
         let (image, doubts) = (&mut self.image, &mut self.doubts);
+        let all = rng.chance(1, 3);
+        let mut given_up = false;
         self.dirty.retain(|block, entries| {
-            let fate = rng.below(3);
+            let fate = if all { GIVEN_UP } else { rng.below(4) };
             let covered = entries.partition_point(|entry| entry.order <= watermark);
             if covered > 0 && fate == 1 {
                 image.set(*block, entries[covered - 1].content.clone());
+            }
+            if fate == GIVEN_UP {
+                entries[..covered].iter_mut().for_each(|entry| entry.given_up = true);
+                given_up |= covered > 0;
             }
             // A flush before lied: what it covered was due already.
             let due = entries[..covered].iter().rev().find(|entry| entry.promised);
@@ -592,6 +603,9 @@ impl SimDrive {
             }
             !entries.is_empty()
         });
+        if given_up {
+            self.counts.add(FaultKind::GivenUp);
+        }
     }
 
     /// A block is written as whoever asked for it meant it.
@@ -609,7 +623,7 @@ impl SimDrive {
         }
         if self.volatile {
             self.order += 1;
-            let dirty = Dirty { order: self.order, content, promised: false, astray };
+            let dirty = Dirty { order: self.order, content, promised: false, astray, given_up: false };
             self.dirty.entry(block).or_default().push(dirty);
         } else {
             self.image.set(block, content);

@@ -8,7 +8,7 @@ pub enum FaultKind {
     ReadError,
     /// A write fails with a medium error; its blocks hold old, new or garbage.
     WriteError,
-    /// A flush fails; of what it should have made durable some is lost, some stays volatile.
+    /// A flush fails; of what it should have made durable some is lost, some stays volatile, some is given up.
     FlushError,
     /// The drive is gone; what is in flight fails, partly done.
     Death,
@@ -87,11 +87,13 @@ pub enum FaultKind {
     OldOnEveryLeg,
     /// A drive answers nothing any more, until power or the process goes away.
     Silence,
+    /// What a flush that failed should have covered is read as it was written, and no later flush makes it durable.
+    GivenUp,
 }
 
 impl FaultKind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 42] = [
         Self::ReadError,
         Self::WriteError,
         Self::FlushError,
@@ -133,6 +135,7 @@ impl FaultKind {
         Self::ResetOnEveryLeg,
         Self::OldOnEveryLeg,
         Self::Silence,
+        Self::GivenUp,
     ];
 
     /// What counts where this fault has acted on every leg in one run: for those that only then go beyond what checks and
@@ -193,6 +196,7 @@ impl FaultKind {
             Self::ResetOnEveryLeg => "reset-on-every-leg",
             Self::OldOnEveryLeg => "old-content-on-every-leg",
             Self::Silence => "silence",
+            Self::GivenUp => "given-up-by-flush",
         }
     }
 }

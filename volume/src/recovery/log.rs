@@ -34,14 +34,15 @@ const WINDOW_BLOCKS: usize = 4096;
 /// Per commit: each block with the legs that have it right.
 type Blocks2 = Vec<(Pba, LegSet, LegSet)>;
 
-struct Reading {
+pub(super) struct Reading {
     commit: usize,
-    leg: LegId,
-    pba: Pba,
+    pub leg: LegId,
+    pub pba: Pba,
     check: Check,
     form: Form,
-    id: usize,
-    index: u32,
+    /// The result that has it, and which block of that.
+    pub id: usize,
+    pub index: u32,
 }
 
 impl Recovery {
@@ -283,11 +284,19 @@ impl Recovery {
         }
     }
 
-    /// Data has been read: what each leg has, and, after the last of it, the decision about each commit.
-    pub(super) fn judge_data(&mut self) -> Result<(), Refusal> {
-        self.note_data();
+    /// Data has been read: what each leg has. What is right goes back to where it was read (`renew`).
+    pub(super) fn judge_data(&mut self) {
+        let reading = core::mem::take(&mut self.verified.reading);
+        self.note_data(&reading);
+        self.at(Stage::Renew);
+        self.renew_data(&reading);
+    }
+
+    /// The next data; after the last of it, the decision about each commit.
+    pub(super) fn judge_more(&mut self) -> Result<(), Refusal> {
         self.script.clear();
         if self.read_data() {
+            self.at(Stage::Verify);
             return Ok(());
         }
         self.fills.clear();
@@ -301,11 +310,10 @@ impl Recovery {
             let (row, decision) = replay::decide(&found);
             self.counts.count(row);
             match decision {
-                Decision::Accept | Decision::SkipVoided => {}
+                Decision::SkipVoided => {}
+                Decision::Accept => self.write_commit(index, LegSet::EMPTY),
                 Decision::AcceptAndComplete(lacking) => {
-                    for leg in lacking.commit.iter() {
-                        self.commit_fills.push((leg, index));
-                    }
+                    self.write_commit(index, lacking.commit);
                     self.fill_data(index);
                 }
                 Decision::CutHere => {
@@ -348,10 +356,9 @@ impl Recovery {
     }
 
     /// Collects, for every block that was read, the legs that have it right, and keeps content that a leg lacks.
-    fn note_data(&mut self) {
-        let reading = core::mem::take(&mut self.verified.reading);
+    fn note_data(&mut self, reading: &[Reading]) {
         let scan = self.scan.as_ref().expect("a scan");
-        for read in &reading {
+        for read in reading {
             let check = scan.candidates()[self.replayed[read.commit].candidate].check;
             let blocks = self.verified.known.entry(check.0).or_default();
             if !blocks.iter().any(|(pba, _, _)| *pba == read.pba) {
@@ -365,8 +372,16 @@ impl Recovery {
                 entry.2.insert(read.leg);
             }
         }
-        self.note_silence(&reading);
-        self.keep_content(&reading);
+        self.note_silence(reading);
+        self.keep_content(reading);
+    }
+
+    /// Whether a block was right where it was read.
+    pub(super) fn was_right(&self, read: &Reading) -> bool {
+        let scan = self.scan.as_ref().expect("a scan");
+        let check = scan.candidates()[self.replayed[read.commit].candidate].check;
+        let mut blocks = self.verified.known[&check.0].iter();
+        blocks.any(|(pba, _, right)| *pba == read.pba && right.contains(read.leg))
     }
 
     fn note_silence(&mut self, reading: &[Reading]) {
@@ -445,6 +460,14 @@ impl Recovery {
         self.current_legs(geometry.pba(crate::Place { row, column, block }))
     }
 
+    /// Notes the legs that a commit is written to: those that lack it, and above D all.
+    fn write_commit(&mut self, index: usize, lacking: LegSet) {
+        let candidate = &self.scan.as_ref().expect("a scan").candidates()[self.replayed[index].candidate];
+        let promised = candidate.at_or_below(self.chain.as_ref().expect("a chain").durable);
+        let legs = if promised || !self.renews() { lacking } else { self.ring_legs(candidate.column) };
+        self.commit_fills.extend(legs.iter().map(|leg| (leg, index)));
+    }
+
     /// Notes what must be written to legs that lack data of a commit.
     fn fill_data(&mut self, index: usize) {
         let scan = self.scan.as_ref().expect("a scan");
@@ -459,7 +482,7 @@ impl Recovery {
         }
     }
 
-    /// Writes what the accepted tail lacks on a leg.
+    /// Writes what the accepted tail lacks on a leg, and with it the version that was found where it was found.
     fn complete_tail(&mut self) -> Result<(), Refusal> {
         self.at(Stage::Complete);
         if !self.config.read_only {
@@ -480,6 +503,7 @@ impl Recovery {
                 self.script.write(handle, at, bytes.clone());
             }
         }
+        self.renew_superblocks();
         Ok(())
     }
 

@@ -190,8 +190,9 @@ impl Recovery {
         self.newest_slots = self.slots_to_keep(&newest, found);
         self.lagging = newest
             .homes()
-            .map(|home| {
-                let mut here = found.iter().filter(|one| one.home == home);
+            .zip(&self.newest_slots)
+            .map(|(home, slot)| {
+                let mut here = found.iter().filter(|one| one.home == home && one.slot == *slot);
                 !here.any(|one| one.superblock.newness() == newest.newness())
             })
             .collect();

@@ -52,6 +52,9 @@ struct Undo {
     before: Option<Stored>,
 }
 
+/// The instant of a write that no flush covers any more.
+const GIVEN_UP: u64 = u64::MAX;
+
 /// One drive.
 #[derive(Clone, Default)]
 pub struct Drive {
@@ -89,9 +92,22 @@ impl Drive {
     /// A flush that was issued at `issued` has completed: what was written before is safe.
     pub fn flush(&mut self, issued: u64) {
         self.cached.retain(|_, undo| {
-            undo.retain(|u| u.at > issued);
+            // What was given up is done with once something that was written over it is safe.
+            if let Some(last) = undo.iter().rposition(|u| u.at <= issued) {
+                undo.drain(..=last);
+            }
             !undo.is_empty()
         });
+    }
+
+    /// A flush that was issued at `issued` has failed, and what it should have covered is given up: reads return it, and no
+    /// flush makes it safe until it is written again.
+    pub fn give_up(&mut self, issued: u64) {
+        self.cached
+            .values_mut()
+            .flatten()
+            .filter(|undo| undo.at <= issued)
+            .for_each(|undo| undo.at = GIVEN_UP);
     }
 
     /// The power is cut: of what is not flushed, each block keeps one of its contents since.

@@ -109,6 +109,8 @@ pub enum Verdict {
     Later,
     /// It does nothing and says nothing within its time.
     Silent,
+    /// A flush fails, and what it should have covered is read as it was written and never safe (`Drive::give_up`).
+    GiveUp,
 }
 
 struct Pending {
@@ -342,7 +344,15 @@ impl World {
 
     /// The power is cut: drives lose what they like of what was not flushed.
     pub fn cut_power(&mut self) {
+        self.lose_power(false);
+    }
+
+    /// Likewise; if `all` is so they lose all of it.
+    pub fn lose_power(&mut self, all: bool) {
         self.kill();
+        if all {
+            self.drives.iter_mut().for_each(|drive| drive.cut(|| 0));
+        }
         let mut random = self.random;
         for drive in &mut self.drives {
             drive.cut(|| {
@@ -620,6 +630,10 @@ impl World {
             ended = true;
             if matches!(verdict, Verdict::Do | Verdict::DoAndFail) {
                 self.transfer(&pending, false);
+            }
+            if verdict == Verdict::GiveUp {
+                assert_eq!(pending.io.op, DriveOp::Flush);
+                self.drives[usize::from(pending.io.drive)].give_up(pending.issued);
             }
             if let Some(log) = &mut self.log {
                 log.push(pending.io);

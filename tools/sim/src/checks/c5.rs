@@ -2,7 +2,8 @@
 //!
 //! Looks at the drives of a closed group with the format's own code (the subject lists the places). Does not look
 //! at copies in doubt (`SimDrive::in_doubt`): blocks that the drive itself spoiled, until somebody repairs them. There
-//! are few; everything else on that drive is compared.
+//! are few; everything else on that drive is compared. Where nothing but flushes fails no read may meet a wrong copy
+//! before either.
 use super::Violation;
 use base::{DriveBlock, DriveIx};
 use simkit::SimDrive;
@@ -21,6 +22,18 @@ pub struct AtRest {
     pub leaving_is_short: bool,
     /// Blocks that each drive has for itself, and without which it does not count.
     pub own: Places,
+}
+
+/// Judges a group of which only flushes fail, while it is served: no copy that is counted on is ever found wrong, though
+/// another one could make it good.
+pub fn served(check_errors: u64) -> Result<(), Violation> {
+    if check_errors == 0 {
+        return Ok(());
+    }
+    Err(Violation::new(
+        "C5",
+        format!("{check_errors} blocks of copies that count are not what they should be"),
+    ))
 }
 
 /// Compares every mapped block over its legs; says how many have more than one copy that counts.

@@ -1,0 +1,208 @@
+//! A flush fails, and the drive gives up what it should have covered: reads return it, later flushes succeed, and a power
+//! loss takes it. Only what is written again can be durable.
+mod world;
+use base::{DriveOp, Engine, Phase};
+use volume::layout::{FIRST_EXTENT_BLOCK, extent};
+use world::story::{assert_each_leg_is_whole, some_writes};
+use world::{Shape, Verdict, World};
+
+const SINGLE: Shape = Shape { legs: 1, ..Shape::MIRROR };
+
+fn shapes_of_one_leg() -> [Shape; 3] {
+    [SINGLE, Shape { columns: 2, ..SINGLE }, Shape { encrypted: true, ..SINGLE }]
+}
+
+/// The flushes of these drives fail from now on.
+fn flushes_fail(world: &mut World, drives: u32) {
+    world.verdict = Box::new(move |io| {
+        let fails = io.op == DriveOp::Flush && drives >> io.drive & 1 == 1;
+        if fails { Verdict::GiveUp } else { Verdict::Do }
+    });
+}
+
+fn all_is_well(world: &mut World) {
+    world.verdict = Box::new(|_| Verdict::Do);
+}
+
+/// The last current copy failed a flush, and the group was opened again: all that was read was right, the flush of the
+/// recovery succeeded, and so did the guest's. Then power failed, and what it had acknowledged was gone.
+#[test]
+fn what_the_last_copy_could_not_flush_is_durable_after_the_next_flush() {
+    for (shape, killed) in shapes_of_one_leg().into_iter().flat_map(|shape| [(shape, true), (shape, false)]) {
+        let mut world = World::new(shape);
+        some_writes(&mut world, 50);
+        world.flush().expect("flushed");
+        // Of several lengths, so that commits lie in all columns.
+        for first in 0..12 {
+            world.write(first * 1024, 8 + first * 17).expect("written");
+        }
+        flushes_fail(&mut world, 0b11);
+        world.flush().expect_err("the last copy");
+        assert_eq!(world.engine.phase(), Phase::ReadOnly);
+        all_is_well(&mut world);
+        if !killed {
+            world.close();
+        }
+        world.kill_and_reopen();
+        world.flush().expect("flushed");
+        world.lose_power(true);
+        world.reopen();
+        world.check_all();
+        some_writes(&mut world, 50);
+        world.check_all();
+    }
+}
+
+/// Power fails again and again inside the recovery that follows, at any step: what was flushed before is there, and the
+/// rest counts once a recovery has come to its end.
+#[test]
+fn power_may_fail_at_any_step_of_that_recovery() {
+    for (shape, all) in shapes_of_one_leg().into_iter().flat_map(|shape| [(shape, true), (shape, false)]) {
+        for steps in 0..60 {
+            let mut world = World::new(shape);
+            world.random = (steps + 1) * 0x9e37_79b9;
+            some_writes(&mut world, 30);
+            world.flush().expect("flushed");
+            for first in 0..6 {
+                world.write(first * 1024, 8 + first * 17).expect("written");
+            }
+            flushes_fail(&mut world, 0b11);
+            world.flush().expect_err("the last copy");
+            all_is_well(&mut world);
+            world.kill();
+            world.begin_open(shape.config);
+            for _ in 0..steps {
+                world.step();
+            }
+            world.lose_power(all);
+            world.reopen();
+            world.check_all();
+            world.flush().expect("flushed");
+            world.lose_power(true);
+            world.reopen();
+            world.check_all();
+        }
+    }
+}
+
+/// One drive of a mirror failed a flush, and the process was killed before anybody knew. The drive was opened as current,
+/// with holes in what the next flush had acknowledged, and the other one died.
+#[test]
+fn what_one_leg_could_not_flush_is_there_when_the_other_one_dies() {
+    for columns in [1, 2] {
+        let mut world = World::new(Shape { columns, ..Shape::MIRROR });
+        some_writes(&mut world, 50);
+        world.flush().expect("flushed");
+        for first in 0..12 {
+            world.write(first * 1024, 8 + first * 17).expect("written");
+        }
+        let second_leg = ((1 << columns) - 1) << columns;
+        flushes_fail(&mut world, second_leg);
+        world.catalogue_silent = true;
+        let flush = world.begin(base::Op::Flush, 0, 0, false);
+        world.settle();
+        assert!(!world.answered(flush), "nobody knows yet that the drive is stale");
+        world.kill();
+        (world.catalogue_silent, world.marks) = (false, Vec::new());
+        all_is_well(&mut world);
+        world.reopen();
+        world.flush().expect("flushed");
+        world.lose_power(true);
+        world.reopen();
+        world.check_all();
+        assert_each_leg_is_whole(&mut world);
+        let (drives, catalogue) = (world.drives.clone(), world.catalogue.clone());
+        for leg in [0, 1] {
+            world.kill();
+            (world.drives, world.catalogue) = (drives.clone(), catalogue.clone());
+            world.absent = ((1 << columns) - 1) << (columns * leg);
+            world.reopen();
+            world.check_all();
+        }
+    }
+}
+
+/// The flush behind a superblock version failed: it is found, and so it is recovered from. What only the version before leads
+/// to, as its history page, was written over before the one that was found was durable.
+#[test]
+fn a_version_whose_flush_failed_is_durable_before_anything_counts_on_it() {
+    let mut halted = 0;
+    for (shape, nth) in shapes_of_one_leg().into_iter().flat_map(|shape| [(shape, 0), (shape, 1), (shape, 2)])
+    {
+        for steps in 0..60 {
+            let mut world = World::new(Shape { sectors: 8192, ..shape });
+            world.random = (steps + 1) * 0x9e37_79b9;
+            some_writes(&mut world, 30);
+            world.flush().expect("flushed");
+            let slots = extent::SUPERBLOCKS.map(|slot| u64::from(slot) + FIRST_EXTENT_BLOCK);
+            let (mut behind, mut seen, mut failed) = (0u32, 0, 0u32);
+            world.verdict = Box::new(move |io| {
+                if io.op == DriveOp::Write && slots.contains(&io.at) {
+                    behind |= 1 << io.drive;
+                    return Verdict::Do;
+                }
+                if io.op != DriveOp::Flush || behind >> io.drive & 1 == 0 {
+                    return Verdict::Do;
+                }
+                (behind, seen) = (behind & !(1 << io.drive), seen + 1);
+                failed |= u32::from(seen > nth) << io.drive;
+                if failed >> io.drive & 1 == 1 { Verdict::GiveUp } else { Verdict::Do }
+            });
+            // Until a checkpoint names itself.
+            for first in 0..600 {
+                if world.write(first % 16 * 512, 64).is_err() {
+                    break;
+                }
+            }
+            halted += u64::from(world.engine.phase() == Phase::ReadOnly);
+            all_is_well(&mut world);
+            world.kill();
+            world.begin_open(shape.config);
+            for _ in 0..steps {
+                world.step();
+            }
+            world.lose_power(true);
+            world.reopen();
+            world.check_all();
+            world.flush().expect("flushed");
+            world.lose_power(true);
+            world.reopen();
+            world.check_all();
+        }
+    }
+    assert!(halted > 400, "{halted}");
+}
+
+/// An open that is to write nothing writes nothing.
+#[test]
+fn an_open_for_reading_leaves_it_as_it_is() {
+    let mut world = World::new(SINGLE);
+    some_writes(&mut world, 50);
+    flushes_fail(&mut world, 1);
+    world.flush().expect_err("the last copy");
+    all_is_well(&mut world);
+    world.kill();
+    world.log = Some(Vec::new());
+    world.open_with(volume::Config { read_only: true, ..SINGLE.config });
+    world.check_all();
+    assert!(world.take_log().iter().all(|io| io.op == DriveOp::Read));
+}
+
+/// Behind a clean close there is nothing of the kind: a block for each copy, and as many flushes as ever.
+#[test]
+fn a_clean_close_leaves_nothing_to_write_again() {
+    for legs in [1u8, 2] {
+        let mut world = World::new(Shape { legs, ..Shape::MIRROR });
+        some_writes(&mut world, 300);
+        world.close();
+        world.kill();
+        world.log = Some(Vec::new());
+        world.reopen();
+        let log = world.take_log();
+        let legs = u64::from(legs);
+        let written: u64 = log.iter().filter(|io| io.op == DriveOp::Write).map(|io| io.blocks).sum();
+        let flushes = log.iter().filter(|io| io.op == DriveOp::Flush).count() as u64;
+        // The version that was found, a history page, both slots of the new version.
+        assert_eq!((written, flushes), (4 * legs, 4 * legs));
+    }
+}
