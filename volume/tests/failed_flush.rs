@@ -206,3 +206,32 @@ fn a_clean_close_leaves_nothing_to_write_again() {
         assert_eq!((written, flushes), (4 * legs, 4 * legs));
     }
 }
+
+/// What is written again may be all that there is of something that was acknowledged: a write that fails is tried again,
+/// and the group opens.
+#[test]
+fn a_write_of_a_recovery_that_fails_is_tried_again() {
+    let mut world = World::new(SINGLE);
+    some_writes(&mut world, 50);
+    world.write(0, 512).expect("written");
+    world.flush().expect("flushed");
+    world.kill();
+    // Each of them the first three times.
+    let mut tried = std::collections::HashMap::new();
+    world.verdict = Box::new(move |io| {
+        if io.op != DriveOp::Write {
+            return Verdict::Do;
+        }
+        let tries = tried.entry((io.at, io.blocks)).or_insert(0);
+        *tries += 1;
+        if *tries % 4 == 0 { Verdict::Do } else { Verdict::Fail }
+    });
+    world.begin_open(SINGLE.config);
+    let named = |world: &World| world.engine.phase() != Phase::Recovering;
+    world.run_until("recovery is over", named);
+    assert_ne!(world.engine.phase(), Phase::Refused, "{:?}", world.engine.refusal());
+    all_is_well(&mut world);
+    world.cut_power();
+    world.reopen();
+    world.check_all();
+}
