@@ -206,3 +206,82 @@ fn a_clean_close_leaves_nothing_to_write_again() {
         assert_eq!((written, flushes), (4 * legs, 4 * legs));
     }
 }
+
+/// A drive that cannot say what it has was compared and copied, and the flush of what was copied failed. It came back once
+/// more, all of it was read as it should be, and nothing was written: it counted with what the next power loss took.
+#[test]
+fn what_a_compare_finds_right_was_not_left_by_a_flush_that_failed() {
+    for killed in [false, true] {
+        let mut world = World::new(Shape::MIRROR);
+        some_writes(&mut world, 20);
+        world.close();
+        world.reopen();
+        let old = world.drives[1].clone();
+        for sector in (0..8192).step_by(512) {
+            world.write(sector, 512).expect("written");
+        }
+        world.close();
+        world.reopen();
+        world.verdict = Box::new(|io| if io.drive == 1 { Verdict::Fail } else { Verdict::Do });
+        world.write(8192, 8).expect("written");
+        all_is_well(&mut world);
+        world.settle();
+        world.drives[1] = old;
+        world.back(1);
+        let copied = |world: &World| {
+            world.engine.stats().and_then(|stats| stats.resync).map_or(0, |resync| resync.copied_blocks)
+        };
+        world.run_until("a part is copied", |world| copied(world) > 512);
+        let issued = world.drives[1].now();
+        world.drives[1].give_up(issued);
+        flushes_fail(&mut world, 0b10);
+        if killed {
+            world.kill();
+            all_is_well(&mut world);
+            world.reopen();
+        } else {
+            world.flush().expect("the other drive's");
+            all_is_well(&mut world);
+        }
+        world.settle();
+        world.back(1);
+        world.run_until("the drive is current", |world| {
+            world.engine.stats().expect("served").drives[1].health == volume::CopyHealth::Current
+        });
+        world.lose_power(true);
+        world.reopen();
+        world.kill();
+        world.absent = 1;
+        world.reopen();
+        world.check_all();
+    }
+}
+
+/// What is written again may be all that there is of something that was acknowledged: a write that fails is tried again,
+/// and the group opens.
+#[test]
+fn a_write_of_a_recovery_that_fails_is_tried_again() {
+    let mut world = World::new(SINGLE);
+    some_writes(&mut world, 50);
+    world.write(0, 512).expect("written");
+    world.flush().expect("flushed");
+    world.kill();
+    // Each of them the first three times.
+    let mut tried = std::collections::HashMap::new();
+    world.verdict = Box::new(move |io| {
+        if io.op != DriveOp::Write {
+            return Verdict::Do;
+        }
+        let tries = tried.entry((io.at, io.blocks)).or_insert(0);
+        *tries += 1;
+        if *tries % 4 == 0 { Verdict::Do } else { Verdict::Fail }
+    });
+    world.begin_open(SINGLE.config);
+    let named = |world: &World| world.engine.phase() != Phase::Recovering;
+    world.run_until("recovery is over", named);
+    assert_ne!(world.engine.phase(), Phase::Refused, "{:?}", world.engine.refusal());
+    all_is_well(&mut world);
+    world.cut_power();
+    world.reopen();
+    world.check_all();
+}

@@ -4,7 +4,8 @@
 //! for what it says itself first (`probe.rs`), and has no more than that. Where it cannot say that it is what the group
 //! thinks, it is unproven: the walk visits everything then, and of what is not newer than S and C it reads the drive's own
 //! block first and writes only what does not pass its check (`sweep/copy.rs`). It need not look again at what was
-//! right: nobody but this engine writes to the drive, and what was read out of its cache the flush behind the walk covers.
+//! right: nobody but this engine writes to the drive, and what is not newer than S and C was flushed there while its flushes
+//! succeeded. That is so once: from its announcement on the entry says that the drive has nothing.
 //!
 //! Steps:
 //! 1. A superblock version that calls it resyncing, on the drive too. From the moment that it is durable, everything that
@@ -21,7 +22,9 @@
 //!    that calls it current; the catalogue; then it is counted on.
 //!
 //! Crash story: until the last version is durable the entry keeps S and C, so whatever was copied, the next resync
-//! copies it again. A failure of the drive before that is nobody's but its own: it is stale since S and C again.
+//! copies it again. It does so after a compare, too: a flush of what was copied failed, and the drive went on to return it.
+//! The next compare found it right and wrote nothing, the flush behind it succeeded, and the drive counted with what the next
+//! power loss took. No compare can tell; so whoever was announced as unproven and not finished is copied whole. A failure of the drive before that is nobody's but its own: it is stale since S and C again.
 //! While the last version is being written (`Returning`) a recovery may find the drive called current, so from
 //! then on it fails like a current drive: what it misses waits until its mark is durable.
 //!
@@ -110,12 +113,14 @@ impl Group {
     /// The drive is in this state, and a resync begins.
     fn bring_up(&mut self, stale: CopyState) {
         let drive = self.sweep.drive;
-        let state = stale.after(Event::BeginResync).expect("a stale copy");
+        // What was read as right is not, once this resync has written beside it and not come to its end.
+        let kept = if stale.is_unproven() { stale.at_most(Seq::ZERO, CkptNo::ZERO) } else { stale };
+        let state = kept.after(Event::BeginResync).expect("a stale copy");
         let version = self.writer.want();
         let entry = &mut self.superblock.drives[usize::from(drive.get())];
         (entry.state, entry.version) = (state, version);
         self.drives.get_mut(drive).health = Health::Resyncing;
-        let since = state.since().expect("a copy that is resynced");
+        let since = stale.since().expect("a copy that is resynced");
         self.sweep.shows = state.is_unproven().then_some(since);
         (self.sweep.seq, self.sweep.ckpt) =
             if state.is_unproven() { (Seq::ZERO, CkptNo::ZERO) } else { since };

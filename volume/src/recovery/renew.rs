@@ -27,12 +27,12 @@
 //!   can be spared is durably marked first, and where none can the group halts (`group/checkpoint.rs`, `group/growth.rs`,
 //!   `activate.rs`).
 //! - *Nothing of a copy that comes back later*: it is believed what its mark says, which is what was flushed there, and
-//!   everything newer is copied to it (`group/resync.rs`, `docs/decisions/0005-unproven-copies.md`).
+//!   everything newer is copied to it; what is not newer is compared once at most (`group/resync.rs`, `docs/decisions/0005-unproven-copies.md`).
 //!
 //! What is written is what is there, so a torn write changes nothing where it is durable already, and power may fail at any
 //! point; whether a commit counts in the end does not matter to its data either. It is written out of the buffers that
 //! were read for the decision, a window at a time: no more is in memory, and nothing is read twice. Ciphertext is written
-//! as it is. After a clean close there is nothing above D, and one block per copy is written.
+//! as it is. A write that fails is tried again (`script`). After a clean close there is nothing above D, and one block per copy is written.
 use super::Recovery;
 use super::log::Reading;
 use crate::config::RECOVERY_CHUNK;

@@ -2,6 +2,11 @@
 //!
 //! Not on the path of any request, so it may allocate. A read of several blocks that fails is read again block
 //! by block, so that one bad sector costs one block.
+//!
+//! A write that fails is tried again: every write here may be repeated. Crash story: the last current copy had what was
+//! flushed and acknowledged, though no later commit said so, and recovery wrote it again (`renew`). That write failed, and
+//! left neither what was there nor what was to be there. Given up, the group was refused; opened once more, its log ended
+//! before that block. Who has the content in memory writes it again, and the drive takes another place for it.
 use crate::buffers::{Buffers, RECOVERY_CHUNKS};
 use crate::config::RECOVERY_CHUNK;
 use crate::group::Turn;
@@ -11,6 +16,9 @@ use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
 use base::{Blocks, DriveBlock, DriveIx, DriveOp, DriveSet, Fault, Segment};
+
+/// How often a write is tried, at most.
+const WRITE_TRIES: u8 = 4;
 
 /// What a read brought.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -37,7 +45,7 @@ impl Data {
 #[derive(Clone, Debug)]
 enum Task {
     Read { id: usize, first: u32 },
-    Write { bytes: Vec<u8> },
+    Write { bytes: Vec<u8>, tries: u8 },
     Flush,
 }
 
@@ -79,7 +87,7 @@ impl Script {
     pub fn write(&mut self, drive: DriveIx, at: DriveBlock, bytes: Vec<u8>) {
         let blocks = (bytes.len() / base::BLOCK_BYTES) as u32;
         assert!(blocks <= RECOVERY_CHUNK);
-        self.waiting.push_back(Piece { drive, at, blocks, task: Task::Write { bytes } });
+        self.waiting.push_back(Piece { drive, at, blocks, task: Task::Write { bytes, tries: 1 } });
     }
 
     /// Adds a flush.
@@ -112,7 +120,7 @@ impl Script {
             let token = ops.start(Purpose::Recovery { chunk: chunk as u8 }, piece.drive, is_write);
             match &piece.task {
                 Task::Read { .. } => turn.out.drive(token, piece.drive, DriveOp::Read, piece.at, &memory),
-                Task::Write { bytes } => {
+                Task::Write { bytes, .. } => {
                     turn.memory.blocks_mut(buf, piece.blocks).copy_from_slice(bytes);
                     turn.out.drive(token, piece.drive, DriveOp::Write, piece.at, &memory);
                 }
@@ -145,6 +153,11 @@ impl Script {
                     let task = Task::Read { id, first: first + i };
                     self.waiting.push_front(Piece { drive: piece.drive, at, blocks: 1, task });
                 }
+            }
+            (Task::Write { bytes, tries }, Err(fault))
+                if tries < WRITE_TRIES && !matches!(fault, Fault::Timeout | Fault::Gone) =>
+            {
+                self.waiting.push_front(Piece { task: Task::Write { bytes, tries: tries + 1 }, ..piece });
             }
             (_, Ok(())) => {}
             (_, Err(_)) => self.failed.push(piece.drive),
