@@ -63,7 +63,7 @@ fn shape_of(seed: u64) -> Shape {
     // The operation that fails is all that goes wrong: nobody takes drives out beside it.
     (shape.outs, shape.twins) = (0, false);
     (shape.lies, shape.strangers, shape.unplugs) = (false, Strangers::None, 0);
-    shape.forgets = false;
+    (shape.forgets, shape.silences) = (false, false);
     shape.bad_leg = 0;
     shape.volume_blocks = shape.volume_blocks.min(256);
     shape.requests = shape.requests.min(80);
