@@ -157,8 +157,14 @@ impl Ops {
 
     /// Whether anything of this drive is in flight, given up or not, or waits to be looked at. Walks the whole table.
     pub fn busy_on(&self, drive: DriveIx) -> bool {
+        self.waits_on(drive) || self.given_up.contains(drive)
+    }
+
+    /// Whether anything of this drive is in flight for the engine, or waits to be looked at: what was given up and was
+    /// answered is not. Walks the whole table.
+    pub fn waits_on(&self, drive: DriveIx) -> bool {
         let live = self.entries.iter().any(|entry| entry.live && entry.drive == drive);
-        live || self.given_up.contains(drive) || self.done.iter().any(|done| done.drive == drive)
+        live || self.done.iter().any(|done| done.drive == drive)
     }
 
     /// The drives with something in flight that is at least as old as this. Walks the whole table.

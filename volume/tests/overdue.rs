@@ -245,6 +245,19 @@ fn a_new_drive_that_hangs_costs_the_row_and_keeps_its_extents_until_it_is_quiet(
         world.step();
     }
     assert_eq!(world.next_extent, rows, "the pool is not asked again");
+    // Nobody else waits for it: a move goes on, and a scrub.
+    let other = world.add_drive();
+    world.leave(1, &[new]);
+    assert!(matches!(end_of_move(&mut world), volume::MoveOutcome::GivenUp(_)), "it is the one that hangs");
+    world.leave(1, &[other]);
+    world.run_until("the move is over", |w| {
+        w.engine.stats().expect("served").moving.map(|moving| moving.outcome)
+            == Some(volume::MoveOutcome::Done)
+    });
+    world.places[1] = 3;
+    assert!(world.engine.start_scrub(0));
+    world.run_until("the scrub ends", |w| w.engine.stats().expect("served").scrub.finished);
+    assert_eq!(world.next_extent, rows, "something may still land");
     hanging.set(0);
     world.land(2);
     for at in (0..16_000).step_by(8) {

@@ -15,6 +15,8 @@
 //! drive hung and was away. The next row lay on it too, so that it would get what it missed when it is back; nothing was
 //! written to it. One write failed on the other drive, the row was given up, and its extents were to wait until the drive
 //! that hung was quiet: never. No other row was asked for, and the guest heard of no space in a pool that had some.
+//! A drive that was to join with the row and never answers is forgotten but for the number by which the driver knows it: a
+//! move, which may list a drive at its place, and a scrub behind that do not wait for it.
 //! Power may fail at any moment of that: no superblock names the row, and no header of it is anywhere but where one was sent.
 mod aside;
 
@@ -26,6 +28,7 @@ use crate::ops::{JobId, JobKind, Run};
 use crate::planted::Planted;
 use crate::rows::RowPages;
 use alloc::vec::Vec;
+use base::limits::MAX_DRIVES;
 use base::{Action, Column, DriveIx, Duration, Extent, Instant, LegId, Phase, RowGrant, RowNo, Segment};
 use fence::DriveSet;
 
@@ -61,6 +64,8 @@ pub(crate) struct Growth {
     written: Option<bool>,
     /// Drives of which a write for the row was given up: it may still land.
     late: DriveSet,
+    /// Drives that were to join with a row that was given up, by the driver's numbers: something may still land there.
+    gone: Vec<DriveIx>,
     /// The row's extents of a leg that is being added (`moving.rs`).
     added: Vec<Extent>,
     /// The row's drives that no superblock lists yet (`joining.rs`).
@@ -80,6 +85,7 @@ impl Growth {
             ended: false,
             written: None,
             late: DriveSet::EMPTY,
+            gone: Vec::new(),
             added: Vec::new(),
             joining: Vec::new(),
             aside: Vec::new(),
@@ -106,7 +112,17 @@ impl Growth {
 
     /// Whether a grant is at hand, which counts on the drive table as it is.
     pub fn has_grant(&self) -> bool {
-        !matches!(self.stage, Stage::Idle | Stage::Asked)
+        !matches!(self.stage, Stage::Idle | Stage::Asked | Stage::Leaving(_))
+    }
+
+    /// Whether something may still land on a drive, by the driver's number, that was to join with a row.
+    pub fn is_gone(&self, handle: DriveIx) -> bool {
+        self.gone.contains(&handle)
+    }
+
+    /// Nothing can any more.
+    pub fn quiet(&mut self, handle: DriveIx) {
+        self.gone.retain(|gone| *gone != handle);
     }
 
     /// The row that a superblock version may name already: its places must not lose their last current copy.
@@ -208,8 +224,19 @@ impl Group {
 
     /// The extents go back as soon as no header can land in them any more: the pool may give them to another group.
     fn leave(&mut self, drives: DriveSet) {
+        let known = self.superblock.drives.len();
+        let joining = (known..self.drives.list.len()).map(|at| DriveIx::new(at as u8));
+        for drive in joining.filter(|drive| self.ops.given_up().contains(*drive)).collect::<DriveSet>().iter()
+        {
+            // Its place in the table may be another's next.
+            if !self.ops.waits_on(drive) {
+                self.ops.quiet(drive);
+                self.growth.gone.push(self.drives.get(drive).handle);
+            }
+        }
+        assert!(self.growth.gone.len() <= MAX_DRIVES, "no row is asked for while one is being left");
         let late = drives.and(self.ops.given_up());
-        let left = late.is_empty() && self.forget_joining();
+        let left = self.forget_joining() && late.is_empty() && self.growth.gone.is_empty();
         self.growth.stage = if left { Stage::Idle } else { Stage::Leaving(late) };
         self.again |= left;
     }

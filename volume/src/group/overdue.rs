@@ -130,6 +130,7 @@ impl Group {
 
     /// Nothing that was given up on this drive, by the driver's number, can have effects any more.
     pub fn drive_quiet(&mut self, handle: DriveIx) {
+        self.growth.quiet(handle);
         let known = |drive: &DriveIx| self.drives.get(*drive).handle == handle;
         let given_up = self.ops.given_up();
         if let Some(drive) = self.drives.all().find(|drive| given_up.contains(*drive) && known(drive)) {

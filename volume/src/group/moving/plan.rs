@@ -193,6 +193,9 @@ impl Group {
     /// The place of a drive that takes over in the drive table. One that has no row of the group yet is listed as a
     /// copy that has nothing, at the place of one that is not current and has no row either, if there is such a one.
     fn list_drive(&mut self, drive: &NewDrive) -> Result<DriveIx, MoveRefusal> {
+        if self.growth.is_gone(drive.handle) {
+            return Err(MoveRefusal::DriveFailed);
+        }
         let has_row = |group: &Self, at: usize| group.rows.iter().any(|e| usize::from(e.drive.get()) == at);
         let known = self.superblock.drives.iter().position(|entry| entry.drive == drive.uuid);
         if let Some(at) = known.filter(|at| has_row(self, *at)) {
