@@ -117,6 +117,7 @@ impl Subject for Toy {
         (shape.most_legs, shape.first_blocks, shape.closes) = (0, 0, 0);
         (shape.disasters, shape.scrubs) = (false, false);
         (shape.lies, shape.strangers, shape.unplugs) = (false, Strangers::None, 0);
+        (shape.forgets, shape.silences) = (false, false);
         shape.fault_every = 0;
         shape.recovery_faults = 0;
         shape.weather = Weather::Crashes;

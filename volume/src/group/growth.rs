@@ -224,10 +224,8 @@ impl Group {
 
     /// The extents go back as soon as no header can land in them any more: the pool may give them to another group.
     fn leave(&mut self, drives: DriveSet) {
-        let known = self.superblock.drives.len();
-        let joining = (known..self.drives.list.len()).map(|at| DriveIx::new(at as u8));
-        for drive in joining.filter(|drive| self.ops.given_up().contains(*drive)).collect::<DriveSet>().iter()
-        {
+        let joining: DriveSet = self.growth.joining.iter().map(|(at, _)| *at).collect();
+        for drive in joining.and(self.ops.given_up()).iter() {
             // Its place in the table may be another's next.
             if !self.ops.waits_on(drive) {
                 self.ops.quiet(drive);

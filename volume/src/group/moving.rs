@@ -300,7 +300,7 @@ impl Group {
     /// Begins with the move that was asked for. False if there is none, or it cannot be.
     pub(super) fn begin_move(&mut self) -> bool {
         // The table of a grant of growth counts on the drives that are listed now.
-        let joining = self.drives.list.len() > self.superblock.drives.len();
+        let joining = !self.growth.joining.is_empty();
         if self.opening.is_some() || self.growth.has_grant() || joining {
             return false;
         }
