@@ -77,8 +77,6 @@ planted! {
     JoinedNotFlushed = "joined-not-flushed",
     /// A row is used before a superblock names it.
     RowTooEarly = "row-too-early",
-    /// A row that is refused gives back home pages that it never took.
-    RefusedRowFrees = "refused-row-frees",
     /// Recovery takes commits by number alone, whichever activation wrote them and whatever they follow.
     ReplayWithoutChain = "replay-without-chain",
     /// Recovery takes commits whose number belongs to a newer activation, if they follow what comes before.

@@ -207,7 +207,7 @@ impl Group {
     fn give_up_row(&mut self, grant: &RowGrant) {
         self.growth.refused = true;
         let begun = self.new_row_pages.take().is_some();
-        if begun || self.config.bug(Planted::RefusedRowFrees) {
+        if begun {
             self.home_pages.forget_new();
         }
         self.give_up_joining();
