@@ -30,9 +30,9 @@ pub trait Subject: Open + Clone {
     fn repaired(_: &Self::Engine) -> Vec<u64> {
         Vec::new()
     }
-    /// Blocks that did not pass their check since the engine started.
-    fn check_errors(_: &Self::Engine) -> u64 {
-        0
+    /// By drive, blocks that did not pass their check since the engine started.
+    fn check_errors(_: &Self::Engine) -> Vec<(Uuid, u64)> {
+        Vec::new()
     }
     /// Drives of the group that lack something.
     fn lacking(_: &Self::Engine) -> Vec<Uuid> {

@@ -214,8 +214,9 @@ impl Subject for VolumeGroup {
         stats.map_or_else(Vec::new, |s| s.drives.iter().map(|drive| drive.stats.repaired_blocks).collect())
     }
 
-    fn check_errors(engine: &Volume) -> u64 {
-        engine.stats().map_or(0, |s| s.drives.iter().map(|drive| drive.stats.check_errors).sum())
+    fn check_errors(engine: &Volume) -> Vec<(Uuid, u64)> {
+        let stats = engine.stats();
+        stats.map_or_else(Vec::new, |s| s.drives.iter().map(|d| (d.uuid, d.stats.check_errors)).collect())
     }
 
     fn is_out(engine: &Volume, drive: Uuid) -> bool {
