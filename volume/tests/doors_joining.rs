@@ -4,7 +4,8 @@ use base::limits::MAX_DRIVES;
 use base::{DriveIx, DriveOp, Engine, Extent, ExtentNo, Fault, NewDrive, Phase, Reply, RowGrant, RowNo};
 use std::cell::Cell;
 use std::rc::Rc;
-use volume::CopyHealth;
+use volume::{CopyHealth, MoveOutcome};
+use world::story::outcome;
 use world::{DriveIo, Shape, Verdict, World};
 
 /// A group whose pool has two rows.
@@ -350,4 +351,68 @@ fn a_row_on_a_drive_without_a_place_is_refused_while_a_drive_is_left() {
     assert_eq!(listed(&world), MAX_DRIVES);
     world.verdict = Box::new(|_| Verdict::Do);
     assert_eq!(world.wait(slot), Err(Fault::NoSpace));
+}
+
+/// Whether the sweep is free in the end, and all that counts is there.
+fn ends_well(mut world: World, full: u64) {
+    let mut more = fill(&mut world, full);
+    if more == full {
+        // It did not fit when it came: the pool hands out another one.
+        world.grants.clear();
+        let grant = new_row(&mut world);
+        offer(&mut world, grant);
+        more = fill(&mut world, full);
+    }
+    assert!(more > full + 128, "{more} after {full}");
+    world.settle();
+    assert!(world.engine.start_scrub(0));
+    let finished = |world: &World| world.engine.stats().is_some_and(|stats| stats.scrub.finished);
+    world.run_until("the scrub ends", finished);
+    world.flush().expect("flushed");
+    world.cut_power();
+    world.reopen();
+    world.check_range(0, more * 8);
+}
+
+fn move_ends(world: &mut World) {
+    world.run_until("the move ends", |world| outcome(world) == Some(MoveOutcome::Done));
+}
+
+/// A drive that was left has its place for nothing until somebody means it: it is handed back, and a row is granted on new
+/// drives at any moment of that. The story: between two looks at it nothing was under way there, a drive that joined took its
+/// place, and the resync went on with that one.
+#[test]
+fn a_drive_that_comes_back_keeps_its_place_from_those_that_join() {
+    for steps in 0..60 {
+        let mut world = cramped(2);
+        let full = fill(&mut world, 0);
+        let new = world.add_drive();
+        world.leave(1, &[new]);
+        move_ends(&mut world);
+        let grant = new_row(&mut world);
+        world.back(1);
+        for _ in 0..steps {
+            world.step();
+        }
+        offer(&mut world, grant);
+        ends_well(world, full);
+    }
+}
+
+/// Likewise the places that a move empties: they are meant until it is known how it came out.
+#[test]
+fn a_move_keeps_its_places_from_those_that_join() {
+    for steps in 0..150 {
+        let mut world = cramped(2);
+        let full = fill(&mut world, 0);
+        let new = world.add_drive();
+        world.leave(1, &[new]);
+        for _ in 0..steps * 4 {
+            world.step();
+        }
+        let grant = new_row(&mut world);
+        offer(&mut world, grant);
+        move_ends(&mut world);
+        ends_well(world, full);
+    }
 }

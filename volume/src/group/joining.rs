@@ -27,6 +27,7 @@
 //! that names the row lists the new one in its place; a crash before finds it there, a crash after finds nothing of the
 //! former but its own word, which is that of a drive that was left. A row that is given up gives it its place back.
 use super::Group;
+use super::sweep::Errand;
 use crate::config::DriveStats;
 use crate::drives::{Drive, Health};
 use crate::label::extent_start;
@@ -48,6 +49,17 @@ impl Group {
             && !self.superblock.drives[index].state.is_current()
             && (self.rows.iter().all(|extent| extent.drive != at) || self.config.bug(Planted::PlaceInUse))
             && !self.ops.busy_on(at)
+            && !self.is_meant(at)
+    }
+
+    /// Whether an errand of the sweep, or a move that stands aside or is not told of, counts on what this place is.
+    ///
+    /// Crash story: a drive that had been left was handed back. Between two of the reads by which it says what it is nothing
+    /// was under way there, and a drive that joined took its place. The resync went on with that one: it was called a copy
+    /// that lacks something in the name of the former, and its row was given up.
+    fn is_meant(&self, at: DriveIx) -> bool {
+        let returns = self.sweep.errand == Errand::Resync && self.sweep.drive == at;
+        returns || self.moving.means(at, self.sweep.errand == Errand::Move)
     }
 
     /// The places for the drives of a grant: idle ones that the row does not name, then those behind the others. `None` if
@@ -87,6 +99,7 @@ impl Group {
     pub fn place_joining(&self, grant: &mut RowGrant) -> Vec<DriveIx> {
         let known = self.superblock.drives.len();
         let places = self.places_to_join(grant).expect("they may join");
+        assert!(places.iter().all(|at| !self.is_meant(*at)), "a drive joins in a place that is meant");
         for extent in &mut grant.extents {
             if let Some(i) = usize::from(extent.drive.get()).checked_sub(known) {
                 extent.drive = places[i];

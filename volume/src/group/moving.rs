@@ -213,6 +213,14 @@ impl Moving {
         self.active() && self.left.iter().any(|left| left == drive)
     }
 
+    /// Whether a move that is under way (by the sweep's `errand`, or stands aside), or over and not told of, counts on what
+    /// this place of the table is.
+    pub fn means(&self, drive: DriveIx, errand: bool) -> bool {
+        let over = self.over.is_some_and(|over| over.drives.contains(drive));
+        let sets = [self.to, self.left, self.shed];
+        over || (errand || self.paused.is_some()) && sets.iter().any(|set| set.contains(drive))
+    }
+
     /// Whether new row pages are being made.
     pub fn holds_growth(&self) -> bool {
         self.pages.is_some() || self.forget
