@@ -18,7 +18,7 @@ mod due;
 
 use super::{Agent, blocking};
 use crate::catalogue::{Attachment, FrontendKind, Life, VolumeRecord, records};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -219,12 +219,7 @@ impl Agent {
         let this = self.clone();
         for volume in blocking(move || this.volumes_to_tend(AT_ONCE.saturating_sub(tended))).await? {
             tended += 1;
-            let this = self.clone();
-            tokio::spawn(async move {
-                if let Err(error) = this.begin_tending(&volume).await {
-                    this.tending.failed(&volume.name, error);
-                }
-            });
+            tokio::spawn(self.clone().try_tending(volume));
         }
         Ok(tended > 0)
     }
@@ -252,7 +247,7 @@ impl Agent {
             let mut known = self.tending.known();
             if known.entry(volume.name.clone()).or_default().is_stuck(seen, Instant::now()) {
                 let message = format!("what is to be done on volume {} does not go on", volume.name);
-                let failure = Error::new(crate::error::Kind::Busy, volume.name.clone(), message);
+                let failure = Error::new(Kind::Busy, volume.name.clone(), message);
                 over.push((volume.record.name, Some(failure)));
             }
         }
@@ -290,6 +285,18 @@ impl Agent {
             }
         }
         Ok(due)
+    }
+
+    /// Begins to tend a volume; a second time at once if the target was killed or crashed, which may have nothing to do with
+    /// what it serves.
+    async fn try_tending(self: Arc<Self>, volume: VolumeRecord) {
+        let mut outcome = self.begin_tending(&volume).await;
+        if outcome.as_ref().is_err_and(|error| error.kind == Kind::Failed) {
+            outcome = self.begin_tending(&volume).await;
+        }
+        if let Err(error) = outcome {
+            self.tending.failed(&volume.name, error);
+        }
     }
 
     /// Attaches a volume for the agent itself.
@@ -360,7 +367,6 @@ impl Agent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Kind;
 
     fn failure() -> Error {
         Error::new(Kind::Busy, "v", "it does not go on")

@@ -65,7 +65,7 @@ pub async fn supervise(
                 report_death(&agent, &volume, &slot, served, why.clone());
                 if !served {
                     tell_all(&mut detaching, &died_closing(&volume, why.as_ref()));
-                    break Err(why);
+                    break Err(why.unwrap_or_else(|| never_served(&volume)));
                 }
                 let pause = tokio::time::sleep(pauses.next(served_for));
                 if served_for.is_some() {
@@ -159,12 +159,7 @@ async fn give_up(agent: &Arc<Agent>, volume: &str, why: &Error) {
 }
 
 /// Undoes the attachment in the catalogue and ends the supervision.
-async fn finish(
-    agent: &Arc<Agent>,
-    volume: &str,
-    slot: &Slot,
-    outcome: std::result::Result<Callers, Option<Error>>,
-) {
+async fn finish(agent: &Arc<Agent>, volume: &str, slot: &Slot, outcome: Result<Callers>) {
     let (this, name) = (agent.clone(), volume.to_owned());
     let cleared = tokio::task::spawn_blocking(move || this.clear_attachment(&name)).await;
     let cleared = cleared.unwrap_or_else(|_| Err(Error::general(Kind::Failed, "the agent is ending")));
@@ -173,12 +168,18 @@ async fn finish(
         live.phase = Phase::Ended;
         live.pid = None;
         if let Err(error) = &outcome {
-            live.error.clone_from(error);
+            live.error = Some(error.clone());
         }
     });
     for reply in outcome.into_iter().flatten() {
         let _ = reply.send(cleared.clone());
     }
+}
+
+/// Of a target that is gone without a word, the first of its attachment.
+fn never_served(volume: &str) -> Error {
+    let message = format!("the target of volume {volume} was killed or crashed before it served");
+    Error::new(Kind::Failed, volume, message)
 }
 
 fn report_death(agent: &Agent, volume: &str, slot: &Slot, served: bool, error: Option<Error>) {

@@ -217,6 +217,28 @@ fn it_goes_on_behind_deaths() {
     agent.plinth("fsck @d1 @d2 @d3").ok();
 }
 
+/// A target that is killed before it serves for the first time is started once more, and what waits for it waits on.
+#[test]
+fn it_goes_on_behind_a_death_at_the_start() {
+    let (agent, contents) = made(3);
+    for (from, to) in [("d1", "d2"), ("d2", "d1"), ("d1", "d2")] {
+        agent.plinth(&format!("drive online p @{to}")).ok();
+        agent.plinth(&format!("drive evacuate p @{from}")).ok();
+        // Its number is known as soon as it listens.
+        let started = Instant::now();
+        let pid = loop {
+            if let Some(pid) = show(&agent)["target"]["pid"].as_u64() {
+                break pid;
+            }
+            assert!(started.elapsed() < DEADLINE, "no target: {}", agent.log());
+        };
+        let _ = signal("KILL", &pid.to_string());
+        agent.plinth(&format!("drive evacuate p @{from} --wait --timeout 120s")).ok();
+        wait_left_alone(&agent);
+    }
+    check(&agent, &contents);
+}
+
 fn with_input(agent: &Agent, line: &str, input: &str) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_plinth"));
     command.env("PLINTH_SOCKET", agent.socket()).args(agent.words(line)).stdin(Stdio::piped());
