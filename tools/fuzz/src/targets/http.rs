@@ -215,11 +215,19 @@ fn look(answer: &[u8], signature: &mut Signature) {
     assert!(answer.is_empty() || answer.starts_with(b"HTTP/1."), "an answer is HTTP");
     let text = String::from_utf8_lossy(answer);
     for part in text.split("HTTP/1.").skip(1) {
-        let status = part.get(2..5).and_then(|status| status.parse::<u64>().ok());
-        signature.note(status.unwrap_or(0));
-        assert_ne!(status, Some(500), "the agent fails at {part}");
+        // An answer may quote the path or the names that were asked for, but no end of a line.
+        let Some(status) = part.split_once("\r\n").and_then(|(line, _)| status(line)) else { continue };
+        signature.note(status);
+        assert_ne!(status, 500, "the agent fails at {part}");
         if let Some(kind) = part.split("\"kind\":\"").nth(1).and_then(|rest| rest.split('"').next()) {
             kind.bytes().for_each(|byte| signature.note(u64::from(byte)));
         }
     }
+}
+
+/// The status of a first line behind its `HTTP/1.`.
+fn status(line: &str) -> Option<u64> {
+    let (minor, rest) = line.split_once(' ')?;
+    let (status, _) = rest.split_once(' ')?;
+    (minor.len() == 1 && status.len() == 3).then(|| status.parse().ok())?
 }
