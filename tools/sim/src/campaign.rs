@@ -3,6 +3,7 @@
 //! The sum does not depend on the order in which threads finish. Now and then a seed is run twice: if the hash of
 //! its trace differs, the simulator itself is broken, and that is a failure like any other.
 use crate::checks::Violation;
+use crate::doors::Reused;
 use crate::run::{Outcome, Run};
 use crate::shape::Shape;
 use crate::subject::Subject;
@@ -53,6 +54,7 @@ pub fn run_shape<S: Subject>(shape: Shape, planted: Option<&str>, verbose: bool)
         hash: 0,
         ended: 0,
         compared: 0,
+        reused: Reused::default(),
     })
 }
 
@@ -75,6 +77,10 @@ pub struct Summary {
     pub ended: u64,
     /// Mapped blocks whose legs were compared.
     pub compared: u64,
+    /// Places of drive tables that were used again.
+    pub reused: Reused,
+    /// And in how many runs each of those kinds was met.
+    pub reusing: Reused,
 }
 
 impl Summary {
@@ -83,6 +89,8 @@ impl Summary {
         self.crashes += outcome.crashes;
         self.ended += outcome.ended;
         self.compared += outcome.compared;
+        self.reused.add(&outcome.reused);
+        self.reusing.add(&outcome.reused.met());
         self.faults.merge(&outcome.faults);
         let mut mixed = seed ^ outcome.hash.rotate_left(17);
         self.hash = self.hash.wrapping_add(simkit::rng::splitmix(&mut mixed));

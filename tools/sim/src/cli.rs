@@ -260,6 +260,7 @@ fn many<S: Subject>(arguments: &Arguments, threads: usize) -> bool {
         println!("recovery row {row}: {count}");
     }
     println!("requests: {}; blocks compared at rest: {}", summary.ended, summary.compared);
+    println!("places used again: {}; runs in which some were: {}", summary.reused, summary.reusing);
     for (seed, violation) in summary.failed.iter().take(TOLD) {
         println!(
             "seed {seed} failed: {}: {} (replay: plinth-sim --seed {seed})",

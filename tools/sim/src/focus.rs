@@ -34,6 +34,7 @@ const LIES: u64 = 0x4c49_4553_0023;
 const STRANGERS: u64 = 0x5354_5247_0115;
 const UNPLUGGED: u64 = 0x504c_5547_009c;
 const FLUSHES: u64 = 0x464c_5553_000d;
+const DOORS: u64 = 0x444f_4f52_0014;
 
 /// What a seed seeks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -74,6 +75,8 @@ pub enum Focus {
     Unplugged,
     /// Flushes that fail on one leg, targets that are killed before anybody knows, and power losses soon after.
     Flushes,
+    /// Drives that join, are left and come back, some of them silent, so that places of the drive table are used again.
+    Doors,
 }
 
 impl Focus {
@@ -85,6 +88,7 @@ impl Focus {
             _ if Rng::new(seed ^ STRANGERS).below(LATER_SHARE) == 0 => Self::Strangers,
             _ if Rng::new(seed ^ UNPLUGGED).below(LATER_SHARE) == 0 => Self::Unplugged,
             _ if Rng::new(seed ^ FLUSHES).below(LATER_SHARE) == 0 => Self::Flushes,
+            _ if Rng::new(seed ^ DOORS).below(LATER_SHARE) == 0 => Self::Doors,
             focus => focus,
         }
     }
@@ -181,6 +185,7 @@ impl Focus {
             Self::Lies => bend_to_lies(shape, rng),
             Self::Strangers => bend_to_strangers(shape, rng),
             Self::Flushes => bend_to_flushes(shape, rng),
+            Self::Doors => bend_to_doors(shape, rng),
             Self::Unplugged => {
                 Self::Healing.bend(shape, rng);
                 (shape.unplugs, shape.crash_every) = (*rng.pick(&[40, 120]), *rng.pick(&[0, 400, 1000]));
@@ -205,7 +210,7 @@ impl Focus {
                 shape.twins = rng.chance(1, 2);
             }
         }
-        shape.bad_leg %= shape.legs;
+        shape.bad_leg %= shape.legs.max(shape.most_legs);
     }
 }
 
@@ -262,6 +267,35 @@ fn bend_to_flushes(shape: &mut Shape, rng: &mut Rng) {
     (shape.mix, shape.fua) = (*rng.pick(&[[5, 75, 20, 0, 0], [10, 65, 15, 5, 5]]), *rng.pick(&[0, 30]));
     (shape.extent_blocks, shape.volume_blocks) = (256, shape.volume_blocks.min(256));
     shape.requests = shape.requests.max(400);
+}
+
+fn bend_to_doors(shape: &mut Shape, rng: &mut Rng) {
+    (shape.doors, shape.twins, shape.weather, shape.seesaw) = (true, true, Weather::OneLeg, false);
+    // Either rows bring drives, or legs do: who has spares adds no leg.
+    if rng.chance(3, 5) {
+        (shape.legs, shape.columns) = *rng.pick(&[(2, 1), (2, 1), (2, 2), (3, 1)]);
+        (shape.spares, shape.stand_ins) = (if shape.drives() == 2 { 6 } else { 2 }, 1);
+        shape.bad_leg %= shape.legs;
+    } else {
+        (shape.legs, shape.columns) = *rng.pick(&[(2, 1), (2, 1), (2, 2), (3, 1)]);
+        (shape.most_legs, shape.stand_ins) = (shape.legs + 1, 2);
+        shape.bad_leg = rng.between(1, u64::from(shape.legs)) as u8;
+        shape.slow_control = *rng.pick(&[50, 500]);
+    }
+    // A move takes some hundred turns: what happens more often lets none come to its end.
+    (shape.silent, shape.fault_every) = (false, *rng.pick(&[0, 0, 300, 1000]));
+    (shape.outs, shape.unplugs) = (*rng.pick(&[0, 300, 1000]), *rng.pick(&[0, 300, 1000]));
+    (shape.crash_every, shape.process) = (*rng.pick(&[1500, 4000]), *rng.pick(&[0, 30, 60]));
+    // Where time leaps what hung has ended, and its drive is used again.
+    (shape.recovery_crashes, shape.pauses) = (*rng.pick(&[0, 0, 25]), *rng.pick(&[0, 200, 600]));
+    shape.closes = *rng.pick(&[0, 0, 1000]);
+    (shape.spread, shape.tight) = (*rng.pick(&[ISLAND_BLOCKS, 128, 2048]), false);
+    // It fills slowly, so that rows are wanted all the time.
+    (shape.extent_blocks, shape.volume_blocks) = (256, *rng.pick(&[512, 1024]));
+    (shape.longest, shape.hot_blocks) = (*rng.pick(&[4, 16]), *rng.pick(&[16, 64]));
+    shape.mix = *rng.pick(&[[15, 60, 5, 15, 5], [20, 70, 1, 7, 2]]);
+    (shape.depth, shape.eager) = (*rng.pick(&[4, 8, 16]), rng.chance(1, 4));
+    (shape.requests, shape.fua) = (shape.requests.max(300) * 3, *rng.pick(&[0, 30]));
 }
 
 fn bend_to_lies(shape: &mut Shape, rng: &mut Rng) {

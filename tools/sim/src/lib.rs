@@ -14,6 +14,7 @@
 pub mod campaign;
 pub mod checks;
 pub mod cli;
+mod doors;
 pub mod everywhere;
 mod finish;
 pub mod focus;

@@ -5,6 +5,7 @@
 //! workload goes on at once and reads settle what survived. The end of a run stops all faults and asks for
 //! everything: see `finish`.
 use crate::checks::{self, Sight, Violation, c9, c10, c10::Progress, growth, late, prefix, repairs};
+use crate::doors::{Places, Reused};
 use crate::forced::Disaster;
 use crate::lies::Said;
 use crate::model::{Found, Look, Model, mask_of};
@@ -39,6 +40,8 @@ pub struct Outcome {
     pub ended: u64,
     /// Mapped blocks whose legs were compared at rest.
     pub compared: u64,
+    /// Places of the drive table that were used again.
+    pub reused: Reused,
 }
 
 pub(crate) enum Kind {
@@ -159,6 +162,8 @@ pub struct Run<S: Subject> {
     pub(crate) others: Vec<SimDrive>,
     /// Drives that the last move concerns that was asked for, until it is said how it came out.
     pub(crate) moved: Vec<usize>,
+    /// The drive table when that was looked at last.
+    pub(crate) places: Places,
     was: Phase,
     pub(crate) left: u64,
     ended: u64,
@@ -180,7 +185,7 @@ impl<S: Subject> Run<S> {
         world.trace.verbose = verbose;
         world.trace.say(|| format!("{shape:?}"));
         world.slow_control = shape.slow_control;
-        world.twins = shape.twins.then(|| shape.all_drives());
+        world.twins = shape.twins.then(|| shape.twin_drives());
         let model = Model::new(shape.seed, shape.volume_blocks);
         Self::around(shape, world, model, rng)
     }
@@ -228,6 +233,7 @@ impl<S: Subject> Run<S> {
             strange: None,
             others: Vec::new(),
             moved: Vec::new(),
+            places: Places::default(),
             flushes_before: Vec::new(),
             was: Phase::Recovering,
             ended: 0,
@@ -254,6 +260,7 @@ impl<S: Subject> Run<S> {
             hash: self.world.trace.hash(),
             ended: self.ended,
             compared: self.compared,
+            reused: self.places.reused,
         }
     }
 
@@ -401,6 +408,7 @@ impl<S: Subject> Run<S> {
             self.drives_come_and_go();
             self.legs_come_and_go();
             self.a_leg_falls_behind();
+            self.doors_open_and_close();
             self.keys_come_and_go();
         }
         self.volume_grows()?;
@@ -446,6 +454,7 @@ impl<S: Subject> Run<S> {
             self.judge(slot, result)?;
         }
         growth::asked(self.world.row_too_early)?;
+        self.places_are_looked_at();
         self.move_is_told()?;
         let phase = self.world.phase();
         if phase != self.was {
@@ -486,7 +495,7 @@ impl<S: Subject> Run<S> {
         for drive in std::mem::take(&mut self.moved) {
             let at = &self.world.drives[drive];
             let left = S::extents_on(self.world.engine(), at.uuid).is_empty();
-            late::given_back(drive, left && at.has_given_up())?;
+            late::given_back(drive, left && at.may_be_written_late())?;
         }
         Ok(())
     }
@@ -705,6 +714,7 @@ impl<S: Subject> Run<S> {
         self.model.crash();
         self.world.restart();
         self.moved.clear();
+        self.places.forget();
         self.repaired = 0;
         self.opened = self.world.steps;
         (self.recovery_left, self.joining_left, self.ends_left) = (None, None, None);

@@ -2,6 +2,7 @@
 use crate::focus::Focus;
 use base::SECTORS_PER_BLOCK;
 use simkit::{FaultKind, Rng};
+use std::ops::Range;
 
 /// Blocks of the volume that lie side by side however far apart the guest's islands are.
 pub const ISLAND_BLOCKS: u64 = 16;
@@ -152,6 +153,11 @@ pub struct Shape {
     pub unplugs: u64,
     /// A drive of the leg that faults strike never answers again, now and then.
     pub silences: bool,
+    /// Drives join, are left and come back all the time.
+    pub doors: bool,
+    /// Sets of drives that can take the places of all others of the pool, also of those that join later; 0 where only the
+    /// first ones have a twin, or none has.
+    pub stand_ins: u8,
 }
 
 impl Shape {
@@ -233,6 +239,8 @@ impl Shape {
             strangers: Strangers::None,
             unplugs: 0,
             silences: false,
+            doors: false,
+            stand_ins: 0,
         };
         if tight {
             // A cramped group uses every free block again soon.
@@ -291,6 +299,10 @@ impl Shape {
 
     /// In every third run the pool begins with a part of its drives.
     fn draw_spares(&mut self) {
+        if self.doors {
+            self.tight |= self.spares > 0;
+            return;
+        }
         let mut rng = Rng::new(self.seed ^ 0x5350_4152_4553);
         // Where all that happens is rot on single blocks, repairs are counted by drive.
         let may_join = self.weather != Weather::Rot && self.most_legs == 0 && !self.disasters;
@@ -314,7 +326,8 @@ impl Shape {
     fn draw_silences(&mut self) {
         let one_leg = self.weather == Weather::OneLeg && self.legs > 1 && self.only.is_empty();
         let known = self.strangers == Strangers::None && !crate::cli::recorded_answering(self.seed);
-        self.silences = one_leg && known && Rng::new(self.seed ^ SILENCE).chance(1, 4);
+        let often = if self.doors { 3 } else { 1 };
+        self.silences = one_leg && known && Rng::new(self.seed ^ SILENCE).chance(often, 4);
     }
 
     /// Extents of a drive for this group. Where drives join later they are of several sizes, together enough.
@@ -323,6 +336,9 @@ impl Shape {
             return self.extents_per_drive;
         }
         let uneven = Rng::new(self.seed ^ drive as u64 ^ 0x4558_5445_4e54).below(3) as u32;
+        if self.doors {
+            return 1 + uneven % 2;
+        }
         // The first ones hold little more than the home row, so that the others are needed.
         let share =
             if drive < self.drives() { 1 } else { self.extents_per_drive.div_ceil(u32::from(self.spares)) };
@@ -344,9 +360,20 @@ impl Shape {
         self.first_of_new_legs() + usize::from(self.most_legs.saturating_sub(self.legs) * self.columns)
     }
 
+    /// Drives that may take the place of others of the pool, set by set; none where no drive has a twin.
+    pub fn twin_drives(&self) -> Range<usize> {
+        let all = self.all_drives();
+        let twins = match self.stand_ins {
+            _ if !self.twins => 0,
+            0 => self.drives(),
+            sets => usize::from(sets) * all,
+        };
+        all..all + twins
+    }
+
     /// Drives behind this one are of legs that the group does not have at first.
     fn first_of_new_legs(&self) -> usize {
-        self.all_drives() + if self.twins { self.drives() } else { 0 }
+        self.twin_drives().end
     }
 
     /// The place of a row (`leg * columns + column`) that a drive serves.

@@ -64,6 +64,7 @@ fn shape_of(seed: u64) -> Shape {
     (shape.outs, shape.twins) = (0, false);
     (shape.lies, shape.strangers, shape.unplugs) = (false, Strangers::None, 0);
     (shape.forgets, shape.silences) = (false, false);
+    (shape.doors, shape.stand_ins) = (false, 0);
     shape.bad_leg = 0;
     shape.volume_blocks = shape.volume_blocks.min(256);
     shape.requests = shape.requests.min(80);

@@ -94,17 +94,18 @@ impl<S: Subject> Run<S> {
 
     /// The extents of a place of the home row's leg 0, on the drive that has it now.
     fn extents_at(&self, drive: usize) -> Vec<ExtentNo> {
-        let on = |drive: usize| S::extents_on(self.world.engine(), self.world.drives[drive].uuid);
-        match self.world.twins.map(|twins| on(drive + twins)) {
-            Some(extents) if !extents.is_empty() => extents,
-            _ => on(drive),
-        }
+        let drive = self.world.in_place_of(drive);
+        S::extents_on(self.world.engine(), self.world.drives[drive].uuid)
     }
 
     /// Asks for a leg less.
     pub(crate) fn drop_a_leg(&mut self) {
         let last = self.legs() - 1;
-        self.moved = (0..self.world.drives.len()).filter(|drive| self.shape.leg_of(*drive) == last).collect();
+        let of_leg = (0..self.world.drives.len()).filter(|drive| self.shape.leg_of(*drive) == last);
+        let has_rows =
+            |drive: &usize| !S::extents_on(self.world.engine(), self.world.drives[*drive].uuid).is_empty();
+        // Where drives are handed back that were left, on one of them something may land that was never of the leg.
+        self.moved = of_leg.filter(|drive| !self.shape.doors || has_rows(drive)).collect();
         self.world.drop_leg(LegId::new(last));
     }
 

@@ -136,7 +136,11 @@ impl Subject for VolumeGroup {
         let (count, all) = (shape.drives(), shape.world_drives());
         let extent_blocks = shape.extent_blocks as u32;
         // A drive that can take the place of another one is as large; so are all where legs come and go.
-        let like = |drive| if drive < shape.all_drives() { drive } else { shape.place_of(drive) % count };
+        let like = |drive| match shape.twin_drives() {
+            _ if drive < shape.all_drives() => drive,
+            twins if twins.contains(&drive) => drive % shape.all_drives(),
+            _ => shape.place_of(drive) % count,
+        };
         let size =
             |drive| FIRST_EXTENT_BLOCK + u64::from(shape.extents_of(like(drive))) * shape.extent_blocks;
         let mut drives: Vec<SimDrive> = (0..all)
@@ -166,10 +170,13 @@ impl Subject for VolumeGroup {
         }
         let mut home = home;
         if shape.twins {
-            let twin =
-                |e: &Extent| Extent { drive: DriveIx::new(e.drive.get() + shape.all_drives() as u8), ..*e };
-            pool.others = (shape.all_drives()..all).collect();
-            home.extend(home.clone().iter().map(twin));
+            let twins = shape.twin_drives();
+            let first = home.clone();
+            for set in twins.clone().step_by(shape.all_drives()) {
+                let twin = |e: &Extent| Extent { drive: DriveIx::new(e.drive.get() + set as u8), ..*e };
+                home.extend(first.iter().map(twin));
+            }
+            pool.others = twins.collect();
         }
         if shape.most_legs > 0 {
             // A drive that was left says for ever what it said.

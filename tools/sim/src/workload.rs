@@ -67,7 +67,11 @@ impl<S: Subject> Run<S> {
         if next == self.shape.all_drives() {
             return;
         }
-        let often = if self.world.control.pool.is_full() { 8 } else { 400 };
+        let often = match self.world.control.pool.is_full() {
+            true if self.shape.doors => 60,
+            true => 8,
+            false => 400,
+        };
         if !self.rng.chance(1, often) {
             return;
         }
@@ -77,6 +81,7 @@ impl<S: Subject> Run<S> {
         self.world.trace.event(b"jo", [next as u64, 0, 0, 0]);
         self.world.trace.say(|| format!("{:>12} drive {next} joins the pool", self.world.now().nanos()));
         self.world.space_added();
+        self.may_be_ill(next);
         if self.shape.crash_every != 0 && self.rng.chance(1, 2) {
             self.joining_left = Some(self.rng.below(80));
         }
@@ -125,13 +130,11 @@ impl<S: Subject> Run<S> {
             let drive = self.verbs.below(self.world.drives.len() as u64) as usize;
             self.world.drives[drive].arm(Armed::once(FaultKind::Slow));
         }
-        if self.shape.silences && self.verbs.chance(1, 250) {
+        if self.shape.silences && !self.shape.doors && self.verbs.chance(1, 250) {
             let drives = (0..self.world.drives.len()).filter(|drive| self.shape.is_bad(*drive));
             let drives: Vec<usize> = drives.collect();
             let drive = *self.verbs.pick(&drives);
-            self.world.trace.event(b"si", [drive as u64, 0, 0, 0]);
-            self.world.trace.say(|| format!("{:>12} drive {drive} falls silent", self.world.now().nanos()));
-            self.world.drives[drive].fall_silent();
+            self.falls_silent(drive);
         }
         self.drives_are_unplugged();
         self.all_is_remembered();
@@ -145,6 +148,12 @@ impl<S: Subject> Run<S> {
             // Nobody answers for a time in which nothing ran.
             self.slots.iter_mut().flatten().for_each(|pending| pending.since = pending.since + time);
         }
+    }
+
+    pub(crate) fn falls_silent(&mut self, drive: usize) {
+        self.world.trace.event(b"si", [drive as u64, 0, 0, 0]);
+        self.world.trace.say(|| format!("{:>12} drive {drive} falls silent", self.world.now().nanos()));
+        self.world.drives[drive].fall_silent();
     }
 
     /// Whoever brings this drive back brought something else, under the same label.
@@ -173,6 +182,9 @@ impl<S: Subject> Run<S> {
     pub(crate) fn move_a_drive(&mut self) {
         if !self.shape.twins || S::moving(self.world.engine()) || self.world.phase() != Phase::Serving {
             return;
+        }
+        if self.shape.doors {
+            return self.a_drive_is_left();
         }
         let places: Vec<usize> = (0..self.shape.drives()).filter(|place| self.shape.is_bad(*place)).collect();
         let first = *self.verbs.pick(&places);
@@ -253,6 +265,9 @@ impl<S: Subject> Run<S> {
         }
         if self.shape.twins && drive < self.shape.drives() && self.verbs.chance(1, 2) {
             drive += self.shape.all_drives();
+        }
+        if self.shape.doors {
+            drive = self.one_at_work().unwrap_or(drive);
         }
         let reported = [F::ReadError, F::WriteError, F::FlushError, F::Slow, F::Hang, F::Death, F::SlowRead];
         let hidden = [

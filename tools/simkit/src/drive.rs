@@ -150,6 +150,11 @@ impl SimDrive {
         self.in_flight.iter().flatten().any(|flight| flight.given_up)
     }
 
+    /// Whether a write that was given up is in flight.
+    pub fn may_be_written_late(&self) -> bool {
+        self.in_flight.iter().flatten().any(|flight| flight.given_up && flight.op == DriveOp::Write)
+    }
+
     /// Whether this operation was given up.
     pub fn was_given_up(&self, id: u32) -> bool {
         self.in_flight[id as usize].as_ref().is_some_and(|flight| flight.given_up)

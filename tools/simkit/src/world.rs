@@ -18,6 +18,7 @@ use base::{
 };
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::ops::Range;
 
 /// How far apart arrivals may lie to be handed in before one poll.
 const COALESCE: Duration = Duration::from_nanos(30_000);
@@ -129,8 +130,9 @@ pub struct World<O: Open> {
     pub marks: u64,
     /// A row was asked for by a group that was not served yet.
     pub row_too_early: bool,
-    /// How far behind a drive the one is that can take its place, where there are such.
-    pub twins: Option<usize>,
+    /// Drives that can take the places of those before them, one of each set: the sets follow each other, and each drive of
+    /// the pool has the same place in all.
+    pub twins: Option<Range<usize>>,
     opener: O,
     engine: O::Engine,
     /// The drive behind each number that the engine uses.
@@ -284,12 +286,16 @@ impl<O: Open> World<O> {
         self.engine_mut().reply(Reply::Move(grant));
     }
 
-    /// The drive that has the place of this one now: a drive that can take its place is as far behind it as
-    /// `twins` says.
-    fn in_place_of(&self, drive: usize) -> usize {
-        let twins = self.twins.filter(|twins| drive < *twins);
-        let twin = twins.map(|twins| drive + twins).filter(|twin| *twin < self.drives.len());
-        twin.filter(|twin| O::has_rows(&self.engine, self.drives[*twin].uuid)).unwrap_or(drive)
+    /// The drives that can take the place of this one of the pool, nearest first.
+    pub fn twins_of(&self, drive: usize) -> impl Iterator<Item = usize> + use<O> {
+        let twins = self.twins.clone().filter(|twins| drive < twins.start).unwrap_or(1..1);
+        (drive + twins.start..twins.end).step_by(twins.start)
+    }
+
+    /// The drive that has the place of this one now: of those that can take it the first that has rows.
+    pub fn in_place_of(&self, drive: usize) -> usize {
+        let has_rows = |twin: &usize| O::has_rows(&self.engine, self.drives[*twin].uuid);
+        self.twins_of(drive).find(has_rows).unwrap_or(drive)
     }
 
     /// Moves on to the next thing that happens, at `horizon` at the latest.
