@@ -102,7 +102,7 @@ fn copy_of<S: Subject>(run: &mut Run<S>, rng: Rng) -> Run<S> {
     let subject = run.world.opener().clone();
     let mut fork = rng;
     let mut world = World::new(subject, run.world.drives.clone(), run.world.control.clone(), fork.fork());
-    world.twins = run.world.twins.clone();
+    (world.twins, world.columns) = (run.world.twins.clone(), run.world.columns);
     let mut copy = Run::around(run.shape.clone(), world, run.model.clone(), fork);
     copy.joined = run.joined;
     (copy.size, copy.legs) = (run.size, run.legs);

@@ -232,7 +232,7 @@ impl<S: Subject> Run<S> {
         let subject = self.world.opener().clone();
         let mut world = World::new(subject, drives, self.world.control.clone(), fresh.fork());
         world.trace.verbose = self.world.trace.verbose;
-        world.twins = self.world.twins.clone();
+        (world.twins, world.columns) = (self.world.twins.clone(), self.world.columns);
         (world, fresh)
     }
 

@@ -186,6 +186,7 @@ impl<S: Subject> Run<S> {
         world.trace.say(|| format!("{shape:?}"));
         world.slow_control = shape.slow_control;
         world.twins = shape.twins.then(|| shape.twin_drives());
+        world.columns = usize::from(shape.columns);
         let model = Model::new(shape.seed, shape.volume_blocks);
         Self::around(shape, world, model, rng)
     }
@@ -495,7 +496,10 @@ impl<S: Subject> Run<S> {
         for drive in std::mem::take(&mut self.moved) {
             let at = &self.world.drives[drive];
             let left = S::extents_on(self.world.engine(), at.uuid).is_empty();
-            late::given_back(drive, left && at.may_be_written_late())?;
+            // A drive that is handed back while a move to it is only asked for may be late with what is asked of it then: it
+            // is read and flushed, and not written.
+            let late = if self.shape.doors { at.may_be_written_late() } else { at.has_given_up() };
+            late::given_back(drive, left && late)?;
         }
         Ok(())
     }

@@ -73,6 +73,10 @@ impl Open for VolumeGroup {
         }
     }
 
+    fn legs_of_rows(engine: &Volume) -> Option<u8> {
+        engine.stats().map(|stats| stats.legs)
+    }
+
     fn has_rows(engine: &Volume, drive: Uuid) -> bool {
         !engine.extents_on(drive).is_empty()
     }

@@ -61,6 +61,10 @@ pub trait Open {
     fn stale_since(_: &Self::Engine, _: DriveIx) -> Option<(Seq, CkptNo)> {
         None
     }
+    /// Legs of each row. `None` where that is not known, or every leg is always there.
+    fn legs_of_rows(_: &Self::Engine) -> Option<u8> {
+        None
+    }
     /// Whether rows of the group name extents of this drive.
     fn has_rows(_: &Self::Engine, _: Uuid) -> bool {
         false
@@ -133,6 +137,8 @@ pub struct World<O: Open> {
     /// Drives that can take the places of those before them, one of each set: the sets follow each other, and each drive of
     /// the pool has the same place in all.
     pub twins: Option<Range<usize>>,
+    /// Columns of each leg, where drives have such twins.
+    pub columns: usize,
     opener: O,
     engine: O::Engine,
     /// The drive behind each number that the engine uses.
@@ -165,6 +171,7 @@ impl<O: Open> World<O> {
             marks: 0,
             row_too_early: false,
             twins: None,
+            columns: 1,
             opener,
             engine,
             at_hand,
@@ -483,10 +490,14 @@ impl<O: Open> World<O> {
         if table.is_empty() {
             return Reply::Row(grant);
         }
-        for extent in &mut grant.extents {
+        // Of a leg that the rows do not have nobody misses anything: it is being dropped, or was only asked for.
+        let legs = O::legs_of_rows(&self.engine).filter(|_| self.twins.is_some());
+        let relied_on = legs.map_or(usize::MAX, |legs| usize::from(legs) * self.columns);
+        for (i, extent) in grant.extents.iter_mut().enumerate() {
             let drive = self.in_place_of(usize::from(extent.drive.get()));
             let listed = table.iter().position(|listed| *listed == drive);
-            if listed.is_none() && (self.drives[drive].is_dead() || self.control.catalogue.is_stale(drive)) {
+            let unfit = self.drives[drive].is_dead() || self.control.catalogue.is_stale(drive);
+            if listed.is_none() && unfit && i < relied_on {
                 return Reply::NoRow;
             }
             let index = listed.unwrap_or_else(|| {
