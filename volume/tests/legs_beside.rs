@@ -1,11 +1,16 @@
 //! Legs that come and go beside everything else: rows that are granted, drives that come back, a close, a larger volume,
 //! and power that fails before anybody was told.
 mod world;
-use base::{DriveIx, Engine, ExtentNo, Op, Phase, Reply, RowGrant, RowNo, Sectors};
+use base::{
+    Change, DriveIx, DriveOp, Engine, Extent, ExtentNo, MoveGrant, Op, Phase, Reply, RowGrant, RowNo, Sectors,
+};
+use std::cell::Cell;
+use std::rc::Rc;
+use volume::layout::extent::SUPERBLOCKS;
 use volume::superblock::Superblock;
 use volume::{CopyHealth, Header, MoveOutcome};
 use world::story::{broken, end_of_move, outcome, some_writes};
-use world::{Shape, World};
+use world::{Shape, Verdict, World};
 
 fn lost_but(world: &mut World, drive: u8) {
     world.absent = !(1u32 << drive);
@@ -265,4 +270,77 @@ fn a_version_that_names_other_rows_names_no_other_directory() {
             world.check_all();
         }
     }
+}
+
+/// A group with one leg that gets another: the home row is on the first drive, two rows on the second. The second one is
+/// to have the home row's copy, the third those of the other rows. That one fails from the moment on at which the
+/// version that names them reaches the second drive.
+fn a_leg_fails_when_it_is_named(world: &mut World) {
+    let second = world.add_drive();
+    for row in 1..3 {
+        let joining = if row == 1 { vec![second] } else { Vec::new() };
+        let extents = vec![Extent { drive: DriveIx::new(1), extent: ExtentNo::new(row) }];
+        world.grants.push_back(RowGrant { row: RowNo::ZERO, extents, joining });
+    }
+    for sector in (0..3_584).step_by(512) {
+        world.write(sector, 512).expect("written");
+    }
+    world.run_until("it has its rows", |w| w.engine.stats().expect("served").rows == 3);
+    world.flush().expect("flushed");
+    let home = ExtentNo::new(20);
+    let start = volume::label::extent_start(home, world.shape.extent).get();
+    let slots = SUPERBLOCKS.map(|slot| start + u64::from(slot));
+    let named = Rc::new(Cell::new(false));
+    let seen = named.clone();
+    world.verdict = Box::new(move |io| {
+        seen.set(seen.get() || io.drive == 1 && io.op == DriveOp::Write && slots.contains(&io.at));
+        if io.drive == 2 && seen.get() { Verdict::Fail } else { Verdict::Do }
+    });
+    let to = vec![second, world.add_drive()];
+    let mut extents = vec![(ExtentNo::ZERO, 0, home)];
+    extents.extend([1, 2].map(|row| (ExtentNo::new(row), 1, ExtentNo::new(row))));
+    world.engine.reply(Reply::Move(MoveGrant { change: Change::AddLeg, to, extents }));
+    while !named.get() {
+        world.step();
+    }
+}
+
+/// A drive that was to take over the home row's place, and stays for other rows, had the version that said so. The old rows
+/// were named again, and the drive found alone opened with that version, without what had been written since.
+#[test]
+fn a_successor_that_stays_says_nothing_of_rows_that_are_not_named() {
+    let mut given_up = 0;
+    for steps in (0..240u64).step_by(4) {
+        let mut world = World::new(Shape { legs: 1, sectors: 4096, ..Shape::MIRROR });
+        world.extents = 1;
+        world.random = (steps + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        world.shuffle = true;
+        a_leg_fails_when_it_is_named(&mut world);
+        for sector in 0..16 {
+            world.begin(Op::Write, sector * 64, 64, false);
+        }
+        for _ in 0..steps {
+            world.step();
+        }
+        assert!(world.wait_all().iter().all(Result::is_ok));
+        for sector in 0..steps % 16 {
+            world.write(sector * 128, 128).expect("written");
+        }
+        given_up += u32::from(matches!(outcome(&world), Some(MoveOutcome::GivenUp(_))));
+        world.flush().expect("flushed");
+        world.cut_power();
+        for alone in 0..2 {
+            let (drives, catalogue) = (world.drives.clone(), world.catalogue.clone());
+            lost_but(&mut world, alone);
+            world.open_with(world.shape.config);
+            if world.engine.phase() == Phase::Serving {
+                world.check_all();
+            }
+            world.kill();
+            (world.drives, world.catalogue, world.absent) = (drives, catalogue, 0);
+        }
+        world.reopen();
+        world.check_all();
+    }
+    assert!(given_up > 10, "the old rows were named again: {given_up}");
 }

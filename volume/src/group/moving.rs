@@ -33,7 +33,8 @@
 //! - A successor fails before the version is asked for: the move is given up, nobody else is touched. It fails after
 //!   that, while the version is not durable: the next version names the old rows again and calls it stale, and what it
 //!   missed waits for that, as with any drive that fails. While a leg is being dropped the same holds for any drive:
-//!   its other copy may be the one that is dropped.
+//!   its other copy may be the one that is dropped. A successor that stays, for it has rows of its own, has its slots of a
+//!   home place wiped and flushed before that place misses a write (`ending.rs`).
 //!
 //! While a drive is being left no row may lie on it: a grant with such a row goes back, and whoever waits for space waits
 //! on (`growth.rs`). Names in the headers of the home row are the agent's, which writes them again after a move.

@@ -155,8 +155,8 @@ pub(super) enum Stage {
     TellMoved(u64, DriveIx),
     /// Move: reads of a leg that is dropped end, those that were started by then.
     DropReads(u64),
-    /// Move: superblock slots of extents that were left, on drives that stay, are wiped; they were; this flush is
-    /// behind it.
+    /// Move: superblock slots of extents that were left, or are not taken over after all, on drives that stay, are wiped;
+    /// they were; this flush is behind it.
     Wipe,
     Wiped,
     WipeFlush(u64),
@@ -391,7 +391,7 @@ impl Group {
             Stage::DropReads(started) => self.drop_reads(started),
             Stage::Wipe => self.wipe_slots(turn),
             Stage::Wiped => self.slots_wiped(),
-            Stage::WipeFlush(ticket) if self.flusher.is_done(ticket) => self.sweep_to(Stage::Retire),
+            Stage::WipeFlush(ticket) if self.flusher.is_done(ticket) => self.wipe_ended(),
             Stage::Retire => self.retire(),
             Stage::Unname(version) if self.writer.is_durable(version) => self.unnamed(),
             Stage::Map | Stage::Cuts | Stage::Bitmaps => self.walk_on(turn),

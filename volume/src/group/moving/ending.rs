@@ -63,7 +63,8 @@ impl Group {
 
     /// Drives that are left go stale: no row names them any more.
     pub(super) fn retire_left(&mut self) {
-        // From here on there is no way back: before they go out.
+        // From here on there is no way back: before they go out. Without places the rows have switched long ago.
+        self.moving.switched = true;
         self.sweep_to(Stage::Wipe);
         for drive in self.moving.left.iter() {
             if self.drives.current(drive) && !self.is_never_retired() {
@@ -78,10 +79,13 @@ impl Group {
         self.config.bug(Planted::MoveNotRetired) || (drops && self.config.bug(Planted::LegNotRetired))
     }
 
-    /// Superblock slots that say what was before, on drives that stay: found alone they would be believed.
+    /// Superblock slots that say what was before, or what did not come to be, on drives that stay: found alone they would be
+    /// believed.
     pub(in crate::group) fn wipe_slots<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
-        if !matches!(self.moving.change, Some(Change::DropLeg(_))) {
-            return self.sweep_to(Stage::Retire);
+        let drops = matches!(self.moving.change, Some(Change::DropLeg(_)));
+        let none = self.moving.places.iter().all(|place| self.slots_to_wipe(place).is_none());
+        if none && !(drops && self.moving.switched) {
+            return self.wipe_ended();
         }
         if !self.room(turn, 64) {
             return;
@@ -90,17 +94,36 @@ impl Group {
         *turn.memory.block_mut(buf) = [0; BLOCK_BYTES];
         let job = self.ops.open_job(JobKind::Copy);
         for i in 0..self.moving.places.len() {
-            let place = self.moving.places[i];
-            let stays = self.moving.shed.contains(place.old.drive);
-            if place.index == 0 && stays {
-                for slot in fixed::SUPERBLOCKS {
-                    self.write_just_extent(turn, job, place.old, slot, &[Segment { buf, blocks: 1 }]);
-                }
+            let Some(extent) = self.slots_to_wipe(&self.moving.places[i]) else { continue };
+            for slot in fixed::SUPERBLOCKS {
+                self.write_just_extent(turn, job, extent, slot, &[Segment { buf, blocks: 1 }]);
             }
         }
         self.sweep.writing = true;
         self.ops.seal_job(job);
         self.sweep_to(Stage::Wiped);
+    }
+
+    /// The extent of this place that was or was to be of the home row, on a drive that stays: of a leg that was dropped the
+    /// old one, of rows that are not named after all the new one.
+    fn slots_to_wipe(&self, place: &Moved) -> Option<Extent> {
+        let drops = matches!(self.moving.change, Some(Change::DropLeg(_)));
+        let home = place.index < self.geometry.row_extents();
+        let (extent, stays) = if self.moving.switched {
+            (place.old, drops && self.moving.shed.contains(place.old.drive))
+        } else {
+            (place.new, self.drives.current(place.new.drive))
+        };
+        (home && stays).then_some(extent)
+    }
+
+    /// Nothing is there any more that might be believed, durably: what was left goes back, or what was to take over.
+    pub(in crate::group) fn wipe_ended(&mut self) {
+        if self.moving.switched {
+            return self.sweep_to(Stage::Retire);
+        }
+        self.home_pages.forget_new();
+        self.give_up_places(MoveRefusal::DriveFailed);
     }
 
     /// The slots are wiped: a flush.
@@ -156,10 +179,15 @@ impl Group {
         }
     }
 
-    /// The version that names the old rows again is durable.
+    /// The version that names the old rows again is durable. The one before it may be so, too, on a drive that was to take
+    /// over a home place and stays for rows of its own: until its slots are wiped that place gets every write.
+    ///
+    /// Crash story: a leg was added to a group with one, and the home row's successor was a drive that had other rows. Another
+    /// successor failed, the old rows were named again, and the drive went on as a current copy of its rows. What was
+    /// written then went to the old home row alone. Power failed, the drive of that was away, and the other one was found
+    /// with the version that nobody named any more: it opened with it, and what had been flushed was gone without a word.
     pub(in crate::group) fn unnamed(&mut self) {
-        self.home_pages.forget_new();
-        self.give_up_places(MoveRefusal::DriveFailed);
+        self.sweep_to(Stage::Wipe);
     }
 
     /// Nothing goes to the successors any more.

@@ -105,9 +105,9 @@ impl Group {
     /// Whether a version that names other rows may be durable here or there, and a drive that has only the one before it
     /// could still open the group. No checkpoint counts until then.
     pub(in crate::group) fn names_rows(&self) -> bool {
-        use Stage::{DropReads, NameMoved, TellMoved, Wipe, WipeFlush, Wiped};
+        use Stage::{DropReads, NameMoved, TellMoved, Unname, Wipe, WipeFlush, Wiped};
         let stage = self.sweep.stage;
-        matches!(stage, NameMoved(_) | TellMoved(..) | DropReads(_) | Wipe | Wiped | WipeFlush(_))
+        matches!(stage, NameMoved(_) | TellMoved(..) | DropReads(_) | Unname(_) | Wipe | Wiped | WipeFlush(_))
     }
 
     /// The version that names the successors is asked for, once it says of nothing else that is new.
