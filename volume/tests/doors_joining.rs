@@ -416,3 +416,38 @@ fn a_move_keeps_its_places_from_those_that_join() {
         ends_well(world, full);
     }
 }
+
+/// What was told of a drive by its place in the table is never said of the one that has the place behind it.
+#[test]
+fn nothing_is_said_of_a_drive_that_was_true_of_the_former_one() {
+    let mut world = cramped(2);
+    let full = fill(&mut world, 0);
+    assert!(world.engine.take_out(world::uuid(1)).is_ok());
+    world.settle();
+    world.back(1);
+    world.run_until("it has everything", |world| health(world, 1) == CopyHealth::Current);
+    let last = world.drives[1].written().max().expect("the guest's data");
+    world.drives[1].damage(last);
+    assert!(world.engine.start_scrub(0));
+    world.run_until("the scrub ends", |world| world.engine.stats().expect("served").scrub.finished);
+    let new = world.add_drive();
+    world.leave(1, &[new]);
+    move_ends(&mut world);
+    let resynced = |world: &World| world.engine.stats().expect("served").last_resync.map(|last| last.drive);
+    assert_eq!(resynced(&world), Some(DriveIx::new(1)));
+    let grant = new_row(&mut world);
+    let joins: Vec<_> = grant.joining.iter().map(|drive| drive.uuid).collect();
+    offer(&mut world, grant);
+    let places = |world: &World| joins.iter().map(|uuid| world.engine.index_of(*uuid)).collect::<Vec<_>>();
+    assert!(!places(&world).contains(&Some(DriveIx::new(1))), "what was found on drive 1 was not taken yet");
+    let mut findings = Vec::new();
+    world.engine.take_findings(&mut findings);
+    assert_eq!(findings.iter().map(|finding| finding.drive).collect::<Vec<_>>(), [DriveIx::new(1)]);
+    let more = fill(&mut world, full);
+    let grant = new_row(&mut world);
+    let joins = grant.joining[0].uuid;
+    offer(&mut world, grant);
+    assert_eq!(world.engine.index_of(joins), Some(DriveIx::new(1)));
+    assert_eq!(resynced(&world), None);
+    world.check_range(0, more * 8);
+}

@@ -52,14 +52,20 @@ impl Group {
             && !self.is_meant(at)
     }
 
-    /// Whether an errand of the sweep, or a move that stands aside or is not told of, counts on what this place is.
+    /// Whether an errand of the sweep, or a move that stands aside or is not told of, counts on what this place is; or what a
+    /// scrub found there was not taken yet, and would be said of another drive.
     ///
     /// Crash story: a drive that had been left was handed back. Between two of the reads by which it says what it is nothing
     /// was under way there, and a drive that joined took its place. The resync went on with that one: it was called a copy
     /// that lacks something in the name of the former, and its row was given up.
     fn is_meant(&self, at: DriveIx) -> bool {
         let returns = self.sweep.errand == Errand::Resync && self.sweep.drive == at;
-        returns || self.moving.means(at, self.sweep.errand == Errand::Move)
+        returns || self.moving.means(at, self.sweep.errand == Errand::Move) || self.sweep.scrub.names(at)
+    }
+
+    /// A place of the table gets another drive: what is still told of the former one would be said of that.
+    pub(super) fn forget_former(&mut self, at: DriveIx) {
+        self.sweep.last = self.sweep.last.filter(|last| last.drive != at);
     }
 
     /// The places for the drives of a grant: idle ones that the row does not name, then those behind the others. `None` if
@@ -111,6 +117,7 @@ impl Group {
     /// Takes the drives of a grant in, so that they can be written.
     pub fn begin_joining(&mut self, joining: &[NewDrive], places: Vec<DriveIx>) {
         for (drive, at) in joining.iter().zip(places) {
+            self.forget_former(at);
             let joins = Drive {
                 info: crate::config::DriveInfo {
                     uuid: drive.uuid,

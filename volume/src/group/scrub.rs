@@ -128,6 +128,11 @@ impl Scrub {
         Self { from: 0, stats: ScrubStats::default(), findings, seen: None }
     }
 
+    /// Whether anything that was found, and that nobody has taken yet, is on a drive.
+    pub(super) fn names(&self, drive: DriveIx) -> bool {
+        self.findings.iter().any(|finding| finding.drive == drive)
+    }
+
     /// Whether the next unit could find more than there is room for.
     pub(super) fn is_full(&self) -> bool {
         self.findings.len() + UNIT_BLOCKS as usize * MAX_LEGS > MAX_FINDINGS

@@ -232,6 +232,7 @@ impl Group {
             (self.drives.list[at], self.superblock.drives[at]) = (place, entry);
         }
         let index = DriveIx::new(at as u8);
+        self.forget_former(index);
         self.writer.forget_stored(index);
         Ok(index)
     }
