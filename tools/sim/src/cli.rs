@@ -214,6 +214,11 @@ pub(crate) fn recorded_answering(seed: u64) -> bool {
     recorded_without(seed, "silent:")
 }
 
+/// Whether a seed was recorded when each drive had one leg of all rows: its line has the word `mixed:` if it was not.
+pub(crate) fn recorded_unmixed(seed: u64) -> bool {
+    recorded_without(seed, "mixed:")
+}
+
 fn recorded_without(seed: u64, word: &str) -> bool {
     let text = |line: &'static str| line.split_once(' ').map(|(_, text)| text);
     let of = |line: &&str| line.split(' ').next().and_then(|word| word.parse().ok()) == Some(seed);

@@ -17,6 +17,8 @@ const CLOCK: u64 = 0x434c_4f43_0243;
 
 /// Where it is drawn from whether drives may fall silent.
 const SILENCE: u64 = 0x5349_4c45_4e43;
+/// Of the numbers that could stand here it leaves what it was every seed that catches a planted bug.
+const MIXED: u64 = 0x4d49_5845_4400_8a38;
 
 /// Which faults a run may meet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -158,6 +160,8 @@ pub struct Shape {
     /// Sets of drives that can take the places of all others of the pool, also of those that join later; 0 where only the
     /// first ones have a twin, or none has.
     pub stand_ins: u8,
+    /// Each drive has other legs of other rows.
+    pub mixed: bool,
 }
 
 impl Shape {
@@ -241,6 +245,7 @@ impl Shape {
             silences: false,
             doors: false,
             stand_ins: 0,
+            mixed: false,
         };
         if tight {
             // A cramped group uses every free block again soon.
@@ -253,6 +258,7 @@ impl Shape {
         shape.draw_spares();
         shape.draw_clock();
         shape.draw_silences();
+        shape.draw_mixture();
         shape
     }
 
@@ -328,6 +334,13 @@ impl Shape {
         let known = self.strangers == Strangers::None && !crate::cli::recorded_answering(self.seed);
         let often = if self.doors { 3 } else { 1 };
         self.silences = one_leg && known && Rng::new(self.seed ^ SILENCE).chance(often, 4);
+    }
+
+    /// In every fourth run drives have other legs of other rows, where legs do not come and go. None of those that were recorded
+    /// when each had one leg.
+    fn draw_mixture(&mut self) {
+        let can_be = self.legs > 1 && self.most_legs == 0 && !crate::cli::recorded_unmixed(self.seed);
+        self.mixed = can_be && Rng::new(self.seed ^ MIXED).chance(1, 4);
     }
 
     /// Extents of a drive for this group. Where drives join later they are of several sizes, together enough.

@@ -71,7 +71,7 @@ fn shape_of(seed: u64) -> Shape {
     if has_verbs(seed) {
         // One leg that is away, one on which the operation fails, and one that has everything.
         (shape.legs, shape.columns, shape.most_legs) = (3, 1, 4);
-        (shape.weather, shape.bad_leg, shape.twins) = (Weather::Crashes, 1, true);
+        (shape.weather, shape.bad_leg, shape.twins, shape.mixed) = (Weather::Crashes, 1, true, false);
         (shape.spares, shape.tight, shape.closes, shape.first_blocks) = (0, false, 0, 0);
         (shape.ends, shape.disasters, shape.ghosts, shape.pauses, shape.shifts) =
             (false, false, false, 0, false);

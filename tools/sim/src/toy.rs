@@ -118,7 +118,7 @@ impl Subject for Toy {
         (shape.disasters, shape.scrubs) = (false, false);
         (shape.lies, shape.strangers, shape.unplugs) = (false, Strangers::None, 0);
         (shape.forgets, shape.silences) = (false, false);
-        (shape.doors, shape.stand_ins) = (false, 0);
+        (shape.doors, shape.stand_ins, shape.mixed) = (false, 0, false);
         shape.fault_every = 0;
         shape.recovery_faults = 0;
         shape.weather = Weather::Crashes;

@@ -155,6 +155,7 @@ impl Subject for VolumeGroup {
         let mut free: Vec<Vec<ExtentNo>> = (0..count).map(extents).collect();
         free.resize(all, Vec::new());
         let mut pool = Pool::new(free, (0..count).map(|place| vec![place]).collect());
+        pool.turned = if shape.mixed { usize::from(shape.columns) } else { 0 };
         let home = pool.grant(RowNo::ZERO, 0).expect("every drive has an extent").extents;
         let new = NewGroup {
             pool: Uuid([7; 16]),

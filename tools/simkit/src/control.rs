@@ -12,6 +12,9 @@ pub struct Pool {
     pub free: Vec<Vec<ExtentNo>>,
     /// For each place of a row (`leg * columns + column`), the drives that may take it.
     pub places: Vec<Vec<usize>>,
+    /// The places are dealt out anew with each row, so many further on: drives have other legs of other rows. 0 where each leg
+    /// is on drives of its own.
+    pub turned: usize,
     /// Drives that may take the place of others, extent for extent.
     pub others: Vec<usize>,
     /// Rows handed out. The engine may have lost one in a crash before any superblock named it: it asks again.
@@ -21,7 +24,7 @@ pub struct Pool {
 impl Pool {
     /// A pool with these free extents by drive, whose rows have these places.
     pub fn new(free: Vec<Vec<ExtentNo>>, places: Vec<Vec<usize>>) -> Self {
-        Self { free, places, others: Vec::new(), granted: BTreeMap::new() }
+        Self { free, places, turned: 0, others: Vec::new(), granted: BTreeMap::new() }
     }
 
     /// A drive that joins the pool, for one place of a row.
@@ -86,7 +89,9 @@ impl Pool {
             }
         }
         let mut chosen: Vec<Extent> = Vec::new();
-        for drives in &self.places {
+        let first = row.get() as usize * self.turned % self.places.len().max(1);
+        let (before, behind) = self.places.split_at(first);
+        for drives in behind.iter().chain(before) {
             let begin = start as usize % drives.len();
             let found = (0..drives.len())
                 .map(|i| drives[(begin + i) % drives.len()])
