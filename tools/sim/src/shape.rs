@@ -336,11 +336,16 @@ impl Shape {
         self.silences = one_leg && known && Rng::new(self.seed ^ SILENCE).chance(often, 4);
     }
 
-    /// In every fourth run drives have other legs of other rows, where legs do not come and go. None of those that were recorded
-    /// when each had one leg.
+    /// In every fourth run drives have other legs of other rows. There legs go at most, the third one, and none comes. None of
+    /// those that were recorded when each had one leg.
     fn draw_mixture(&mut self) {
-        let can_be = self.legs > 1 && self.most_legs == 0 && !crate::cli::recorded_unmixed(self.seed);
+        let legs = if self.most_legs > 0 { self.legs > 2 } else { self.legs > 1 };
+        let can_be = legs && !self.ends && !crate::cli::recorded_unmixed(self.seed);
         self.mixed = can_be && Rng::new(self.seed ^ MIXED).chance(1, 4);
+        if self.mixed {
+            self.most_legs = self.most_legs.min(self.legs);
+            self.bad_leg %= self.legs;
+        }
     }
 
     /// Extents of a drive for this group. Where drives join later they are of several sizes, together enough.

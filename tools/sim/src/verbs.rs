@@ -45,6 +45,9 @@ impl<S: Subject> Run<S> {
         // A change that was asked for since the last look may have come to nothing.
         self.pool_follows();
         let legs = self.legs();
+        if self.shape.mixed && legs <= 2 {
+            return;
+        }
         if legs == 1 || (legs < self.shape.most_legs && self.verbs.chance(1, 2)) {
             self.add_a_leg();
         } else if self.can_do_without(legs - 1) {
