@@ -185,17 +185,25 @@ mod tests {
 
     #[test]
     fn a_row_that_was_lost_is_granted_again() {
-        let mut pool = Pool {
-            others: Vec::new(),
-            free: vec![vec![ExtentNo::new(2), ExtentNo::new(1)], vec![ExtentNo::new(1)]],
-            places: vec![vec![0], vec![1]],
-            granted: BTreeMap::new(),
-        };
+        let free = vec![vec![ExtentNo::new(2), ExtentNo::new(1)], vec![ExtentNo::new(1)]];
+        let mut pool = Pool::new(free, vec![vec![0], vec![1]]);
         let first = pool.grant(RowNo::new(1), 0).expect("both drives have one");
         assert_eq!(first.extents.len(), 2);
         let again = pool.grant(RowNo::new(1), 0).expect("it went back");
         assert_eq!(again.row, RowNo::new(1));
         assert_eq!(pool.grant(RowNo::new(2), 0), None, "drive 1 is empty");
         assert_eq!(pool.free[0].len(), 1, "a failed grant takes nothing");
+    }
+
+    /// Two legs of two columns: the drives of a leg of one row have the other leg of the next one, column by column.
+    #[test]
+    fn drives_have_other_legs_of_other_rows() {
+        let free = vec![(0..4).rev().map(ExtentNo::new).collect(); 4];
+        let mut pool = Pool::new(free, (0..4).map(|drive| vec![drive]).collect());
+        pool.turned = 2;
+        for (row, drives) in [(0, [0, 1, 2, 3]), (1, [2, 3, 0, 1]), (2, [0, 1, 2, 3]), (1, [2, 3, 0, 1])] {
+            let granted = pool.grant(RowNo::new(row), 0).expect("there is room");
+            assert_eq!(granted.extents.iter().map(|extent| extent.drive.get()).collect::<Vec<_>>(), drives);
+        }
     }
 }
