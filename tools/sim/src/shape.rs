@@ -339,7 +339,8 @@ impl Shape {
     /// In every fourth run drives have other legs of other rows. There legs go at most, the third one, and none comes. None of
     /// those that were recorded when each had one leg.
     fn draw_mixture(&mut self) {
-        let legs = if self.most_legs > 0 { self.legs > 2 } else { self.legs > 1 };
+        // Where drives are left all the time the pool follows them leg by leg, and would have no row.
+        let legs = if self.most_legs > 0 { self.legs > 2 && !self.doors } else { self.legs > 1 };
         let can_be = legs && !self.ends && !crate::cli::recorded_unmixed(self.seed);
         self.mixed = can_be && Rng::new(self.seed ^ MIXED).chance(1, 4);
         if self.mixed {

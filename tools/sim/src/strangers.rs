@@ -47,7 +47,7 @@ impl<S: Subject> Run<S> {
     }
 
     fn is_counted_on(&self, drive: usize) -> bool {
-        !self.world.control.catalogue.is_stale(drive)
+        self.world.control.catalogue.may_count(drive)
     }
 
     fn say_estranged(&mut self, drive: usize, what: &str) {

@@ -325,7 +325,7 @@ impl<S: Subject> Run<S> {
         let drives = (0..self.world.drives.len()).filter(|drive| self.shape.is_bad(*drive));
         for drive in drives.collect::<Vec<usize>>() {
             // A dead one may be back before the group has done without it.
-            let counted_on = !self.world.control.catalogue.is_stale(drive);
+            let counted_on = self.world.control.catalogue.may_count(drive);
             if self.verbs.chance(1, 8) && self.world.drives[drive].set_back(counted_on) {
                 self.world
                     .trace

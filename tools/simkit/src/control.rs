@@ -122,6 +122,8 @@ pub struct Catalogue {
     pub stale: [u64; MAX_DRIVES],
     /// The highest superblock version that called each drive current again; 0 is never.
     pub current: [u64; MAX_DRIVES],
+    /// The highest superblock version that was to be stored as one that calls a drive current again; 0 is never.
+    pub asked_current: [u64; MAX_DRIVES],
     /// S and C of the newest stale mark of each drive.
     pub since: [(Seq, CkptNo); MAX_DRIVES],
     /// S and C of marks on their way, by drive and version.
@@ -144,6 +146,12 @@ impl Catalogue {
     /// Stores that a drive is current again.
     pub fn store_current(&mut self, drive: usize, version: u64) {
         self.current[drive] = version.max(self.current[drive]);
+    }
+
+    /// Whether a group that is opened may count on this drive: it was not called stale last, or a version that calls it current
+    /// is on the drives, and was on its way to here.
+    pub fn may_count(&self, drive: usize) -> bool {
+        !self.is_stale(drive) || self.asked_current[drive] > self.stale[drive]
     }
 
     /// Whether this drive was called stale last.

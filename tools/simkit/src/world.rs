@@ -469,6 +469,8 @@ impl<O: Open> World<O> {
     fn in_world(&mut self, action: Action) -> Action {
         if let Action::StoreCurrent { drive, version } = action {
             let drive = self.drive_at(drive).expect("a drive of the table");
+            let asked = &mut self.control.catalogue.asked_current[drive];
+            *asked = version.max(*asked);
             return Action::StoreCurrent { drive: DriveIx::new(drive as u8), version };
         }
         let Action::StoreStale { drives, version } = action else { return action };
