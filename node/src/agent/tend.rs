@@ -287,8 +287,8 @@ impl Agent {
         Ok(due)
     }
 
-    /// Begins to tend a volume; a second time at once if the target was killed or crashed, which may have nothing to do with
-    /// what it serves.
+    /// Begins to tend a volume; a second time at once if it just failed, as when the target was killed or crashed: that may have
+    /// nothing to do with what it serves.
     async fn try_tending(self: Arc<Self>, volume: VolumeRecord) {
         let mut outcome = self.begin_tending(&volume).await;
         if outcome.as_ref().is_err_and(|error| error.kind == Kind::Failed) {

@@ -228,6 +228,6 @@ fn look(answer: &[u8], signature: &mut Signature) {
 /// The status of a first line behind its `HTTP/1.`.
 fn status(line: &str) -> Option<u64> {
     let (minor, rest) = line.split_once(' ')?;
-    let (status, _) = rest.split_once(' ')?;
-    (minor.len() == 1 && status.len() == 3).then(|| status.parse().ok())?
+    let status = rest.split(' ').next().filter(|status| minor.len() == 1 && status.len() == 3)?;
+    status.parse().ok()
 }
