@@ -223,6 +223,14 @@ impl Agent {
         }
     }
 
+    /// A target serves: whatever waited for one looks at once.
+    pub(crate) fn look_at_target(&self) {
+        self.moving.look_now();
+        self.healing.look_now();
+        self.scrubbing.look_now();
+        self.rekeying.look_now();
+    }
+
     /// A pool, complete or not.
     pub(crate) fn pool(&self, name: &str) -> Result<Versioned<PoolRecord>> {
         self.store.get(&records::pool_key(name))?.ok_or_else(|| {

@@ -306,12 +306,7 @@ impl Agent {
             return Ok(());
         }
         self.supervisor.start(self, &volume.name, &volume.pool);
-        self.supervisor.wait_serving(&volume.name).await?;
-        self.moving.look_now();
-        self.healing.look_now();
-        self.scrubbing.look_now();
-        self.rekeying.look_now();
-        Ok(())
+        self.supervisor.wait_serving(&volume.name).await.map(drop)
     }
 
     /// Writes the attachment to the catalogue, unless somebody has or wants the volume.

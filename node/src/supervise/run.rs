@@ -505,6 +505,7 @@ async fn heard(agent: &Arc<Agent>, volume: &str, slot: &Slot, link: &mut Link, n
                 tracing::error!("the catalogue did not take that {volume} is served: {error}");
             }
             slot.live.send_modify(|live| serving(live, device_number));
+            agent.look_at_target();
             // It may have grown while its target was on its way, which has the size that it was told first.
             let (this, name) = (agent.clone(), volume.to_owned());
             let size = blocking(move || Ok(this.volume(&name)?.record.size_bytes)).await;

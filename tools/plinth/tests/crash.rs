@@ -211,7 +211,13 @@ fn scrubs_converge() {
     };
     for (round, delay) in DELAYS.into_iter().enumerate() {
         killed_and_repeated(&mut agent, "scrub start v -o name", delay);
-        wait_until(&agent, "under way", || status(&agent)["state"] == "running");
+        let start = Instant::now();
+        let mut seen = status(&agent);
+        while seen["state"] != "running" {
+            assert!(start.elapsed() < DEADLINE, "not under way: {seen} {} {}", show(&agent), agent.log());
+            std::thread::sleep(Duration::from_millis(20));
+            seen = status(&agent);
+        }
         assert_eq!(began(&agent), round + 1);
         killed_and_repeated(&mut agent, "scrub stop v -o name", delay);
         assert_eq!(status(&agent)["state"], "stopped");
