@@ -5,12 +5,9 @@ mod support;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
-use support::Agent;
 use support::contents::Contents;
 use support::nbd::Nbd;
-
-/// The longest that anything here may take.
-const DEADLINE: Duration = Duration::from_secs(120);
+use support::{Agent, DEADLINE};
 
 /// Delays between the command and the kill, in microseconds: from before its first step to after its last.
 const DELAYS: [u64; 10] = [0, 500, 2_000, 4_000, 8_000, 15_000, 25_000, 40_000, 80_000, 160_000];

@@ -2,11 +2,8 @@
 mod support;
 
 use std::time::{Duration, Instant};
-use support::Agent;
 use support::nbd::Nbd;
-
-/// The longest that anything here may take.
-const DEADLINE: Duration = Duration::from_secs(60);
+use support::{Agent, DEADLINE};
 
 /// A pool `p` of three drives and a volume `v` on two of them, one of which is away. Returns the name of that.
 fn without_a_drive(agent: &Agent) -> &'static str {

@@ -4,9 +4,9 @@ mod support;
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use support::nbd::Nbd;
-use support::{Agent, signal};
+use support::{Agent, DEADLINE, signal};
 
 const BLOCK: usize = 4096;
 /// What must not be found on drives.
@@ -14,9 +14,6 @@ const TEXT: &[u8] = b"what-nobody-else-may-read-4b1f";
 /// Names that must not be found on drives either.
 const VOLUME: &str = "volume-name-77d1";
 const GROUP: &str = "group-name-c3a9";
-/// The longest that anything here may take.
-const DEADLINE: Duration = Duration::from_secs(60);
-
 fn attach(agent: &Agent, volume: &str) -> Nbd {
     agent.plinth(&format!("volume attach {volume} --nbd @n")).ok();
     Nbd::connect(&agent.path("n"))

@@ -5,10 +5,8 @@ use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::FileExt;
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::{Duration, Instant};
-use support::Agent;
-
-const DEADLINE: Duration = Duration::from_secs(60);
+use std::time::Instant;
+use support::{Agent, DEADLINE};
 
 /// Events of this kind, oldest first.
 fn events(agent: &Agent, kind: &str) -> Vec<Value> {

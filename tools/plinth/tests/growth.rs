@@ -3,13 +3,10 @@ mod support;
 
 use std::time::{Duration, Instant};
 use support::nbd::Nbd;
-use support::{Agent, signal};
+use support::{Agent, DEADLINE, signal};
 
 const CHUNK: u64 = 1 << 20;
 const ENOSPC: u32 = 28;
-/// The longest that a pool with new space may refuse a volume that asks for it.
-const DEADLINE: Duration = Duration::from_secs(60);
-
 /// What a chunk holds: every block something else.
 fn content(chunk: u64) -> Vec<u8> {
     let word = |block: u64| (chunk << 32 | block).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes();

@@ -3,15 +3,12 @@ mod support;
 
 use serde_json::Value;
 use std::time::{Duration, Instant};
-use support::Agent;
 use support::contents::{CHUNK, Contents};
 use support::nbd::Nbd;
+use support::{Agent, DEADLINE};
 
 /// Chunks that fill more than one row.
 const CHUNKS: usize = 1400;
-
-/// The longest that anything here may take.
-const DEADLINE: Duration = Duration::from_secs(120);
 
 /// A pool `p` of one drive, full, whose volume `v` has its second row on `d2`; detached.
 fn two_drives_in_turn(agent: &Agent) -> Contents {

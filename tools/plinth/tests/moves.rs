@@ -9,10 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use support::contents::Contents;
 use support::nbd::Nbd;
-use support::{Agent, signal};
-
-/// The longest that anything here may take.
-const DEADLINE: Duration = Duration::from_secs(120);
+use support::{Agent, DEADLINE, signal};
 
 /// Somebody who writes all the time.
 struct Writer {

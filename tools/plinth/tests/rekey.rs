@@ -5,10 +5,7 @@ use serde_json::Value;
 use std::time::{Duration, Instant};
 use support::contents::Contents;
 use support::nbd::Nbd;
-use support::{Agent, signal};
-
-/// The longest that anything here may take.
-const DEADLINE: Duration = Duration::from_secs(120);
+use support::{Agent, DEADLINE, signal};
 
 /// A pool of two drives, a key `k` in a file, and a volume `v` that it encrypts, of 64 MiB.
 fn encrypted(agent: &Agent) {

@@ -12,12 +12,12 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::{Duration, Instant};
-use support::Agent;
 use support::nbd::Nbd;
 use support::rot::{
-    BLOCK, DEADLINE, attach, check, content, data_on, drive_id, fill, last_event, messages, named, rot, show,
-    status, wait_until,
+    BLOCK, attach, check, content, data_on, drive_id, fill, last_event, messages, named, rot, show, status,
+    wait_until,
 };
+use support::{Agent, DEADLINE};
 use volume::Geometry;
 use volume::layout::{FIRST_EXTENT_BLOCK, extent};
 

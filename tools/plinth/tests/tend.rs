@@ -7,10 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use support::contents::Contents;
 use support::nbd::Nbd;
-use support::{Agent, rot, signal};
-
-/// The longest that anything here may take.
-const DEADLINE: Duration = Duration::from_secs(120);
+use support::{Agent, DEADLINE, rot, signal};
 
 #[track_caller]
 fn wait_until(agent: &Agent, what: &str, is: impl Fn() -> bool) {

@@ -8,12 +8,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use support::Agent;
 use support::contents::Contents;
 use support::nbd::Nbd;
-
-/// The longest that anything here may take.
-const DEADLINE: Duration = Duration::from_secs(120);
+use support::{Agent, DEADLINE};
 
 /// `plinth` whose standard error is a terminal.
 struct Terminal {

@@ -13,7 +13,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const PLINTH: &str = env!("CARGO_BIN_EXE_plinth");
-const START_DEADLINE: Duration = Duration::from_secs(60);
+/// Whoever has waited so long waits in vain: longer than anything here takes, also on a machine that stands still for minutes.
+pub const DEADLINE: Duration = Duration::from_secs(600);
 
 /// Sends a signal; whether there is such a process. The shell does it: a small system has no program `kill`.
 pub fn signal(name: &str, pid: &str) -> bool {
@@ -87,7 +88,7 @@ impl Agent {
     /// Starts the agent and waits until it answers.
     pub fn run(&mut self) {
         self.spawn();
-        let deadline = Instant::now() + START_DEADLINE;
+        let deadline = Instant::now() + DEADLINE;
         while UnixStream::connect(self.socket()).is_err() {
             let ended = self.process.as_mut().expect("started").try_wait().expect("waits");
             assert!(ended.is_none(), "the agent ended: {}", self.log());
@@ -223,7 +224,7 @@ impl Agent {
 
     /// Waits until a volume is in this state.
     pub fn wait_state(&self, volume: &str, state: &str) -> Value {
-        let deadline = Instant::now() + START_DEADLINE;
+        let deadline = Instant::now() + DEADLINE;
         loop {
             let shown = self.plinth(&format!("volume show {volume} -o json")).json();
             if shown["state"] == state {

@@ -1,6 +1,6 @@
 //! Rot: contents that tell where they belong, drives that are spoiled behind a volume's back, and what is said of them.
-use super::Agent;
 use super::nbd::Nbd;
+use super::{Agent, DEADLINE};
 use base::DriveBlock;
 use plinth_check::{Media, open_media};
 use serde_json::Value;
@@ -10,8 +10,6 @@ use std::time::{Duration, Instant};
 
 pub const BLOCK: u64 = 4096;
 const CHUNK: u64 = 64 << 10;
-/// The longest that anything here may take.
-pub const DEADLINE: Duration = Duration::from_secs(120);
 
 /// What a block of the volume holds after its `turn`-th write: something that no other block ever holds.
 pub fn content(block: u64, turn: u64) -> Vec<u8> {
