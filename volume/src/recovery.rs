@@ -171,6 +171,8 @@ pub(crate) struct Recovery {
     trusted: DriveSet,
     /// By index of the home row: the slot with the newest valid version.
     newest_slots: Vec<u8>,
+    /// Slots in which a superblock was begun and is not: the driver's number of the drive, the extent, and the slot.
+    spoiled_slots: Vec<(DriveIx, base::ExtentNo, u8)>,
     /// By index of the home row: the copy is older than the newest superblock of all.
     lagging: Vec<bool>,
     /// Places, by drive, of superblocks that lie where the newest one names none.
@@ -253,6 +255,7 @@ impl Recovery {
             doubted: Vec::new(),
             trusted: DriveSet::EMPTY,
             newest_slots: Vec::new(),
+            spoiled_slots: Vec::new(),
             lagging: Vec::new(),
             former: Vec::new(),
             bare: DriveSet::EMPTY,

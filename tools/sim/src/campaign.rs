@@ -55,6 +55,7 @@ pub fn run_shape<S: Subject>(shape: Shape, planted: Option<&str>, verbose: bool)
         ended: 0,
         compared: 0,
         reused: Reused::default(),
+        at_the_limit: false,
     })
 }
 
@@ -81,6 +82,8 @@ pub struct Summary {
     pub reused: Reused,
     /// And in how many runs each of those kinds was met.
     pub reusing: Reused,
+    /// Runs that ended where the contract says nothing more.
+    pub at_the_limit: u64,
 }
 
 impl Summary {
@@ -91,6 +94,7 @@ impl Summary {
         self.compared += outcome.compared;
         self.reused.add(&outcome.reused);
         self.reusing.add(&outcome.reused.met());
+        self.at_the_limit += u64::from(outcome.at_the_limit);
         self.faults.merge(&outcome.faults);
         let mut mixed = seed ^ outcome.hash.rotate_left(17);
         self.hash = self.hash.wrapping_add(simkit::rng::splitmix(&mut mixed));

@@ -265,6 +265,7 @@ fn many<S: Subject>(arguments: &Arguments, threads: usize) -> bool {
         println!("recovery row {row}: {count}");
     }
     println!("requests: {}; blocks compared at rest: {}", summary.ended, summary.compared);
+    println!("runs in which the end of a log was garbled on the only copy: {}", summary.at_the_limit);
     println!("places used again: {}; runs in which some were: {}", summary.reused, summary.reusing);
     for (seed, violation) in summary.failed.iter().take(TOLD) {
         println!(

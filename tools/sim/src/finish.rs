@@ -63,7 +63,7 @@ impl<S: Subject> Run<S> {
         if self.errors_allowed {
             return Ok(());
         }
-        loses.into_iter().try_for_each(|leg| self.without(leg))
+        loses.into_iter().try_for_each(|leg| self.without(leg, &at_rest))
     }
 
     /// Opens a copy of everything on those drives alone that do not count any more: it must refuse (D17).
@@ -215,7 +215,7 @@ impl<S: Subject> Run<S> {
         let others = || (0..self.legs).filter(|other| *other != leg).map(usize::from);
         (0..columns).all(|column| others().any(|other| all_there(other * columns + column)))
             && whole
-            && at_rest.mapped.iter().chain(&at_rest.leaving).all(held)
+            && at_rest.mapped.iter().chain(&at_rest.leaving).chain(&at_rest.rows).all(held)
             && at_rest.own.iter().all(right)
     }
 
@@ -236,10 +236,19 @@ impl<S: Subject> Run<S> {
         (world, fresh)
     }
 
-    /// Opens a copy of everything without one leg and reads all of it.
-    fn without(&mut self, leg: u8) -> Turned {
+    /// Opens a copy of everything without one leg and reads all of it, unless the power loss shows that a drive which stays
+    /// gave up what it had said was flushed: that is a fault of another leg.
+    fn without(&mut self, leg: u8, at_rest: &AtRest) -> Turned {
         let (world, fresh) =
             self.copy_with(u64::from(leg) ^ 0x4c45_4700, |run, drive| run.shape.leg_of(drive) != leg);
+        let lost = |(drive, at): &(DriveIx, DriveBlock)| {
+            let drive = &world.drives[usize::from(drive.get())];
+            !drive.is_dead() && drive.in_doubt(*at)
+        };
+        let places = at_rest.mapped.iter().chain(&at_rest.leaving).flatten();
+        if places.chain(&at_rest.own).any(lost) {
+            return Ok(());
+        }
         world.trace.say(|| format!("without leg {leg}"));
         let mut model = self.model.clone();
         model.crash();

@@ -430,16 +430,22 @@ impl Model {
     }
 
     /// The volume goes on from what a copy had that fell behind when `before` was all that there was: what a crash at
-    /// that moment would have left. One that was brought up to date since (`returns`) may have what is newer.
+    /// that moment would have left. One that was brought up to date since (`returns`) may have what is newer. What was
+    /// refused since then was never anywhere.
     pub fn fork(&mut self, before: &Self, returns: bool) {
         for (history, before) in self.blocks.iter_mut().zip(&before.blocks) {
             let known = before.states.len();
+            let refused = |i: &usize| {
+                history.states[*i].void == Some(Void::Refused) && before.states[*i].void.is_none()
+            };
+            let refused: Vec<usize> = (0..known).filter(refused).collect();
             history.states[..known].copy_from_slice(&before.states);
             for state in &mut history.states[known..] {
                 state.void = if returns { None } else { Some(Void::Lost) };
             }
             (history.acked, history.durable) = (before.acked, before.durable);
             (history.unsettled, history.doubt) = (before.unsettled, before.doubt);
+            refused.into_iter().for_each(|i| history.refuse(i as u32));
         }
         (self.acks, self.durable_to) = (before.acks.clone(), before.durable_to);
         self.crash();

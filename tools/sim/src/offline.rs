@@ -71,6 +71,7 @@ impl<'a> Offline<'a> {
         offline.reader = keys.map(|keys| Reader::new(keys, offline.superblock.group));
         offline.note_superblocks(extent_blocks);
         offline.read_rows()?;
+        offline.note_rows();
         offline.read_directory()?;
         Ok(offline)
     }
@@ -85,6 +86,19 @@ impl<'a> Offline<'a> {
             let start = extent_start(extent.extent, extent_blocks);
             let slots = volume::layout::extent::SUPERBLOCKS.iter();
             self.found.own.extend(slots.map(|slot| (extent.drive, start + Blocks::new(u64::from(*slot)))));
+        }
+    }
+
+    fn note_rows(&mut self) {
+        let geometry = self.geometry();
+        for row in self.table.chunks_exact(geometry.row_extents()) {
+            let counts = |extent: &&base::Extent| self.counts[usize::from(extent.drive.get())];
+            let at =
+                |extent: &base::Extent| (extent.drive, extent_start(extent.extent, geometry.extent_blocks));
+            let columns = usize::from(geometry.columns);
+            let places =
+                |column: usize| row.iter().skip(column).step_by(columns).filter(counts).map(at).collect();
+            self.found.rows.extend((0..columns).map(places));
         }
     }
 

@@ -42,6 +42,8 @@ pub struct Outcome {
     pub compared: u64,
     /// Places of the drive table that were used again.
     pub reused: Reused,
+    /// It ended where the contract says nothing more.
+    pub at_the_limit: bool,
 }
 
 pub(crate) enum Kind {
@@ -150,6 +152,9 @@ pub struct Run<S: Subject> {
     pub(crate) durable_sectors: u64,
     /// Nothing is asked of the drives by chance.
     pub(crate) scripted: bool,
+    /// What a recovery wrote again on the only copy was garbled, and nobody knows it any more: what the contract says of the
+    /// end of a log, and the end of the run.
+    pub(crate) at_the_limit: bool,
     /// Legs of the group when that was looked at last.
     pub(crate) legs: u8,
     /// What the copies were when some of them began to lack something, where they are lost in earnest (`disasters`).
@@ -205,6 +210,7 @@ impl<S: Subject> Run<S> {
             regrow: false,
             durable_sectors: 0,
             scripted: false,
+            at_the_limit: false,
             legs: shape.legs,
             disaster: Disaster::default(),
             shape,
@@ -246,7 +252,8 @@ impl<S: Subject> Run<S> {
 
     /// Runs to the end and judges.
     pub fn run(mut self) -> Outcome {
-        let violation = self.play().and_then(|()| self.finish()).err();
+        let violation =
+            self.play().and_then(|()| if self.at_the_limit { Ok(()) } else { self.finish() }).err();
         self.outcome(violation)
     }
 
@@ -262,12 +269,13 @@ impl<S: Subject> Run<S> {
             ended: self.ended,
             compared: self.compared,
             reused: self.places.reused,
+            at_the_limit: self.at_the_limit,
         }
     }
 
     /// The workload with its crashes and faults.
     pub(crate) fn play(&mut self) -> Turned {
-        while self.left > 0 || self.verify.is_some() {
+        while (self.left > 0 || self.verify.is_some()) && !self.at_the_limit {
             if self.crashes >= MOST_CRASHES {
                 if self.shape.weather == Weather::Hiccups && self.shape.fault_every != 0 {
                     self.world.drives.iter_mut().for_each(simkit::SimDrive::heal);
@@ -708,12 +716,25 @@ impl<S: Subject> Run<S> {
         self.world.drives[drive].counts.of(FaultKind::FlushError)
     }
 
+    /// Whether a recovery of the only copy garbled what it wrote again, and went down with what it knew of it. Of a version of
+    /// the superblock that is not allowed for: one that is known to be flushed is not written again.
+    fn has_lost_the_end(&self) -> bool {
+        let only = self.shape.weather == Weather::Hiccups && self.shape.legs == 1;
+        let recovered = matches!(self.was, Phase::Recovering | Phase::Refused);
+        let of_log = |block: &base::Block| {
+            block.iter().any(|byte| *byte != 0) && !block.starts_with(volume::layout::superblock::MAGIC)
+        };
+        only && recovered && self.world.drives.iter().any(|drive| drive.missing().any(of_log))
+    }
+
     /// Forgets what was in flight and opens the engine anew.
     pub(crate) fn reopen(&mut self) {
         self.crashes += 1;
+        self.at_the_limit |= self.has_lost_the_end();
         self.flushes_before = (0..self.world.drives.len()).map(|drive| self.flushes_failed(drive)).collect();
         self.collect_rows();
         self.slots.iter_mut().for_each(|slot| *slot = None);
+        self.world.cut_off();
         self.confirm();
         self.model.crash();
         self.world.restart();

@@ -120,7 +120,7 @@ impl<S: Subject> Run<S> {
         if self.shape.ends && self.verbs.chance(1, 30) {
             self.move_a_drive();
         }
-        if self.shape.ghosts && self.verbs.chance(1, 80) {
+        if self.shape.ghosts && self.verbs.chance(1, 25) {
             let drives = (0..self.world.drives.len()).filter(|drive| self.shape.is_bad(*drive));
             let drives: Vec<usize> = drives.collect();
             self.world.drives[*self.verbs.pick(&drives)].remember(&mut self.verbs);

@@ -87,6 +87,12 @@ impl SimDrive {
         !self.doubts.expected.is_empty() || !self.doubts.said.is_empty()
     }
 
+    /// What the blocks should hold that do not, because the drive misbehaved.
+    pub fn missing(&self) -> impl Iterator<Item = &Block> {
+        let differs = |(at, content): &(&u64, &Rc<Block>)| **content != or_zeroes(self.visible(**at));
+        self.doubts.expected.iter().filter(differs).map(|(_, content)| &**content)
+    }
+
     /// Forgets the blocks that hold what they should. Of use where nothing is in flight or volatile: else a crash
     /// can bring the damage back.
     pub fn settle_doubts(&mut self) {

@@ -559,22 +559,24 @@ impl<O: Open> World<O> {
         }
     }
 
-    /// Opens the engine anew on what the drives hold, after a crash or a clean close.
-    pub fn restart(&mut self) {
+    /// Nothing is in flight any more, and what the control plane was asked may have been done, though nobody hears the answer:
+    /// behind a crash, before anybody asks drives and control plane what they know.
+    pub fn cut_off(&mut self) {
         if !self.is_quiet() {
             self.let_go();
         }
-        assert!(self.is_quiet(), "an engine is opened only while nothing is in flight");
-        // What the control plane was asked may have been done, though nobody hears the answer.
-        for index in 0..self.wanted.len() {
-            if let Some(action) = self.wanted[index].take()
-                && self.rng.chance(1, 2)
-            {
+        for action in std::mem::take(&mut self.wanted).into_iter().flatten() {
+            if self.rng.chance(1, 2) {
                 let start = self.rng.number();
                 let _ = self.control.answer(action, start);
             }
         }
-        self.wanted.clear();
+    }
+
+    /// Opens the engine anew on what the drives hold, after a crash or a clean close.
+    pub fn restart(&mut self) {
+        self.cut_off();
+        assert!(self.is_quiet(), "an engine is opened only while nothing is in flight");
         self.events.clear();
         self.completed.clear();
         let (opener, control) = (&mut self.opener, &mut self.control);

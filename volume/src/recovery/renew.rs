@@ -22,6 +22,10 @@
 //!   named a new row page, and its flush failed. The next recovery found it, took the page's predecessor for free and wrote
 //!   its history page there; power failed, the version was gone, and the one before it names that page.
 //!   Where both slots show it one of them is flushed, and it does not matter which.
+//!   Known to be flushed is one that a commit names, and one beside a slot in which a later one was begun and is not.
+//!   Those are left alone: nothing else leads to all that the group has. Crash story: the only drive failed the write of
+//!   a version and left that slot garbled. The group was opened again, wrote the version that was left where it lay, and
+//!   the drive failed that, too: of the whole volume nothing was found any more.
 //! - *Nothing that a superblock names*: pages of the map, bitmaps, directory, rows, history and headers are flushed before
 //!   a version names them, on each drive that it calls current. If that flush fails nothing names them: a drive that
 //!   can be spared is durably marked first, and where none can the group halts (`group/checkpoint.rs`, `group/growth.rs`,
@@ -49,6 +53,17 @@ impl Recovery {
         writes && !self.config.bug(Planted::TailNotRenewed)
     }
 
+    /// Whether a commit names the version that was found: whoever wrote that commit had seen this version flushed on each
+    /// drive that it calls current. The commit itself need not be.
+    fn is_named(&self) -> bool {
+        let found = self.chain_start().superblock;
+        let line = self.superblock().line.map(|line| (line.generation, line.id));
+        let candidates = self.scan.as_ref().expect("a scan").candidates().iter();
+        candidates
+            .map(|commit| &commit.fields)
+            .any(|fields| fields.superblock == found && Some((fields.generation, fields.history)) == line)
+    }
+
     /// Each block of data above D that was right where it was read is written there again.
     pub(super) fn renew_data(&mut self, reading: &[Reading]) {
         let mut results = core::mem::take(&mut self.script.results);
@@ -69,17 +84,23 @@ impl Recovery {
         }
     }
 
-    /// The version that was found is written again in the slot in which it was found. Copies that have an older one get it
-    /// when this is flushed (`catch_up`).
+    /// The version that was found is written again in the slot in which it was found, unless it is known to have been
+    /// flushed there. Copies that have an older one get it when this is flushed (`catch_up`).
     pub(super) fn renew_superblocks(&mut self) {
         if !self.renews() {
             return;
         }
+        let named = self.is_named();
         let homes: Vec<Home> = self.superblock().homes().collect();
         for (i, home) in homes.iter().enumerate() {
+            let drive = usize::from(home.extent.drive.get());
             let counts = self.current_drives().contains(home.extent.drive) && !self.lagging[i];
-            let handle = self.handles[usize::from(home.extent.drive.get())];
-            let Some(handle) = handle.filter(|_| counts) else { continue };
+            let Some(handle) = self.handles[drive].filter(|_| counts) else { continue };
+            let other = 1 - self.newest_slots[i];
+            let followed = self.spoiled_slots.contains(&(handle, home.extent.extent, other));
+            if followed || (named && self.superblock().drives[drive].state.is_current()) {
+                continue;
+            }
             let slot = fixed::SUPERBLOCKS[usize::from(self.newest_slots[i])];
             let at = self.geometry().drive_block(home.extent, slot);
             let block = self.superblock().encode_with(*home, self.keys.as_deref());

@@ -67,6 +67,7 @@ impl Recovery {
         let bare = |drive: &DriveIx| found.iter().all(|one| drive_of(one) != self.table.get(*drive).drive);
         self.bare = self.superblock().homes().map(|home| home.extent.drive).filter(bare).collect();
         self.refuse_older()?;
+        self.spoiled_slots = self.find_spoiled_slots();
         self.script.clear();
         self.read_row_root()
     }
@@ -268,6 +269,25 @@ impl Recovery {
             (None, Some(refusal)) if found.is_empty() => Err(refusal),
             _ => Ok(found),
         }
+    }
+
+    /// Slots in which a superblock was begun and is not: what is there only looks like one, or cannot be read.
+    fn find_spoiled_slots(&self) -> Vec<(DriveIx, ExtentNo, u8)> {
+        let candidates = self.request.drives.iter().enumerate();
+        let drives = candidates.map(|(handle, candidate)| (DriveIx::new(handle as u8), candidate));
+        let heard = drives.filter(|(handle, _)| !self.forsaken.drives.contains(*handle));
+        let homes = heard.flat_map(|(handle, one)| one.homes.iter().map(move |extent| (handle, *extent)));
+        let slots = homes
+            .enumerate()
+            .flat_map(|(id, (handle, extent))| [0, 1].map(move |slot| (id, (handle, extent, slot))));
+        let spoiled = |(id, (_, _, slot)): &(usize, (DriveIx, ExtentNo, u8))| {
+            let data = &self.script.results[*id];
+            match data.block(u32::from(*slot)) {
+                Some(block) => matches!(Superblock::decode(block), Err(Bad::Check | Bad::Content)),
+                None => !data.silent,
+            }
+        };
+        slots.filter(spoiled).map(|(_, slot)| slot).collect()
     }
 
     /// Why a superblock that is whole is not one of the group as it is opened here.

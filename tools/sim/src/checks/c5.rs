@@ -20,6 +20,8 @@ pub struct AtRest {
     pub leaving: Vec<Places>,
     /// Whether some of those were not found.
     pub leaving_is_short: bool,
+    /// The extents that each column of each row has on drives that count; nothing need be mapped there.
+    pub rows: Vec<Places>,
     /// Blocks that each drive has for itself, and without which it does not count.
     pub own: Places,
 }
