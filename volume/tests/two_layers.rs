@@ -35,7 +35,7 @@ fn has_two_layers(world: &World) -> bool {
 #[test]
 fn no_crash_while_two_layers_wait_loses_anything() {
     let (mut in_two, mut again) = (0, 0);
-    for seed in 0..30u64 {
+    for seed in 0..60u64 {
         let config = Config { delta_entries: 160, ..SMALL };
         let columns = 1 + (seed % 2) as u8;
         let encrypted = seed % 3 == 0;
