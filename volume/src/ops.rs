@@ -294,13 +294,14 @@ impl Ops {
     }
 
     /// Takes a job that is settled: nothing outstanding, and no drive that missed a part is still `failing`
-    /// (its stale mark not yet durable), unless the job is lost anyway. A superblock's steps do not wait: they
-    /// are what makes the mark durable.
+    /// (its stale mark not yet durable), unless the job is lost anyway. A flush waits for every drive that is. A superblock's steps
+    /// do not wait: they are what makes the mark durable.
     pub fn next_settled(&mut self, failing: DriveSet) -> Option<(JobKind, Job)> {
         while let Some(index) = self.ready.pop() {
             let job = self.jobs[usize::from(index)];
             assert!(job.live && !job.open && job.outstanding == 0);
-            let waits = !job.missed.and(failing).is_empty() && !job.lost && job.kind != JobKind::Superblock;
+            let missed = if job.kind == JobKind::Flush { failing } else { job.missed.and(failing) };
+            let waits = !missed.is_empty() && !job.lost && job.kind != JobKind::Superblock;
             if waits {
                 continue;
             }

@@ -1,7 +1,9 @@
 //! A flush fails, and the drive gives up what it should have covered: reads return it, later flushes succeed, and a power
 //! loss takes it. Only what is written again can be durable.
 mod world;
-use base::{DriveOp, Engine, Phase};
+use base::{DriveOp, Engine, Op, Phase};
+use std::cell::Cell;
+use std::rc::Rc;
 use volume::layout::{FIRST_EXTENT_BLOCK, extent};
 use world::story::{assert_each_leg_is_whole, some_writes};
 use world::{Shape, Verdict, World};
@@ -120,6 +122,80 @@ fn what_one_leg_could_not_flush_is_there_when_the_other_one_dies() {
             world.check_all();
         }
     }
+}
+
+/// Two flushes are under way on the last drive, one behind a superblock version and then one that the guest asks for. The
+/// first fails, and the second succeeds. The guest's is returned.
+fn second_of_two_flushes(world: &mut World) -> base::SlotId {
+    let last = world.shape.legs - 1;
+    let slots = extent::SUPERBLOCKS.map(|slot| u64::from(slot) + FIRST_EXTENT_BLOCK);
+    let (behind, held, go) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(0)), Rc::new(Cell::new(false)));
+    let (is_behind, holds, goes) = (behind.clone(), held.clone(), go.clone());
+    let mut first = true;
+    world.verdict = Box::new(move |io| {
+        is_behind.set(is_behind.get() || (io.drive == last && slots.contains(&io.at)));
+        if io.op != DriveOp::Flush || io.drive != last || !is_behind.get() {
+            return Verdict::Do;
+        }
+        holds.set(holds.get() + 1);
+        match goes.get() {
+            false => Verdict::Later,
+            true if std::mem::take(&mut first) => Verdict::GiveUp,
+            true => Verdict::Do,
+        }
+    });
+    // Until a checkpoint names itself.
+    for first in 0..1000 {
+        let write = world.begin(Op::Write, first % 16 * 512, 64, false);
+        while !behind.get() && !world.answered(write) {
+            world.step();
+        }
+        if behind.get() {
+            break;
+        }
+        world.wait(write).expect("written");
+    }
+    let flush = world.begin(Op::Flush, 0, 0, false);
+    let both = (0..1000).any(|_| {
+        held.set(0);
+        world.step();
+        held.get() == 2
+    });
+    assert!(both, "both are under way");
+    go.set(true);
+    world.settle();
+    flush
+}
+
+/// Of a mirror the second flush was acknowledged, and D moved, before anybody durably knew that the drive is stale; power failed,
+/// and the drive was opened as current with holes below D.
+#[test]
+fn a_flush_that_succeeds_behind_one_that_failed_says_nothing() {
+    let mut world = World::new(Shape { sectors: 8192, ..Shape::MIRROR });
+    some_writes(&mut world, 30);
+    world.flush().expect("flushed");
+    world.catalogue_silent = true;
+    let flush = second_of_two_flushes(&mut world);
+    assert!(!world.answered(flush), "nobody knows yet that the drive is stale");
+    world.kill();
+    (world.catalogue_silent, world.marks) = (false, Vec::new());
+    all_is_well(&mut world);
+    world.lose_power(true);
+    world.reopen();
+    world.check_all();
+    world.flush().expect("flushed");
+    assert_each_leg_is_whole(&mut world);
+}
+
+/// So it is on the only copy.
+#[test]
+fn a_flush_of_the_only_copy_that_succeeds_behind_one_that_failed_is_an_error() {
+    let mut world = World::new(Shape { sectors: 8192, ..SINGLE });
+    some_writes(&mut world, 30);
+    world.flush().expect("flushed");
+    let flush = second_of_two_flushes(&mut world);
+    world.wait(flush).expect_err("what it should have covered may be gone");
+    assert_eq!(world.engine.phase(), Phase::ReadOnly);
 }
 
 /// The flush behind a superblock version failed: it is found, and so it is recovered from. What only the version before leads

@@ -172,7 +172,7 @@ impl<S: Subject> Run<S> {
     }
 
     /// Whether what a drive holds counts: it is there, and nobody called it stale.
-    fn counts(&self, drive: usize) -> bool {
+    pub(crate) fn counts(&self, drive: usize) -> bool {
         !self.world.drives[drive].is_dead() && !self.world.control.catalogue.is_stale(drive)
     }
 

@@ -152,8 +152,8 @@ pub struct Run<S: Subject> {
     pub(crate) durable_sectors: u64,
     /// Nothing is asked of the drives by chance.
     pub(crate) scripted: bool,
-    /// What a recovery wrote again on the only copy was garbled, and nobody knows it any more: what the contract says of the
-    /// end of a log, and the end of the run.
+    /// What a recovery wrote again on the only copy that counts was garbled, and nobody knows it any more: what the contract says
+    /// of the end of a log, and the end of the run.
     pub(crate) at_the_limit: bool,
     /// Legs of the group when that was looked at last.
     pub(crate) legs: u8,
@@ -716,25 +716,32 @@ impl<S: Subject> Run<S> {
         self.world.drives[drive].counts.of(FaultKind::FlushError)
     }
 
-    /// Whether a recovery of the only copy garbled what it wrote again, and went down with what it knew of it. Of a version of
-    /// the superblock that is not allowed for: one that is known to be flushed is not written again.
+    /// Whether a recovery garbled what it wrote again on the only copy that counts, and went down with what it knew of it. Of a
+    /// version of the superblock that is not allowed for: one that is known to be flushed is not written again.
     fn has_lost_the_end(&self) -> bool {
-        let only = self.shape.weather == Weather::Hiccups && self.shape.legs == 1;
         let recovered = matches!(self.was, Phase::Recovering | Phase::Refused);
+        if self.shape.weather != Weather::Hiccups || !recovered {
+            return false;
+        }
         let of_log = |block: &base::Block| {
             block.iter().any(|byte| *byte != 0) && !block.starts_with(volume::layout::superblock::MAGIC)
         };
-        only && recovered && self.world.drives.iter().any(|drive| drive.missing().any(of_log))
+        let garbled = |drive: usize| self.world.drives[drive].missing().any(of_log);
+        let column = |drive: usize| self.shape.place_of(drive) % usize::from(self.shape.columns);
+        let counting: Vec<usize> = (0..self.world.drives.len()).filter(|drive| self.counts(*drive)).collect();
+        let spared =
+            |drive: usize| counting.iter().any(|other| column(*other) == column(drive) && !garbled(*other));
+        counting.iter().any(|drive| garbled(*drive) && !spared(*drive))
     }
 
     /// Forgets what was in flight and opens the engine anew.
     pub(crate) fn reopen(&mut self) {
         self.crashes += 1;
-        self.at_the_limit |= self.has_lost_the_end();
         self.flushes_before = (0..self.world.drives.len()).map(|drive| self.flushes_failed(drive)).collect();
         self.collect_rows();
         self.slots.iter_mut().for_each(|slot| *slot = None);
         self.world.cut_off();
+        self.at_the_limit |= self.has_lost_the_end();
         self.confirm();
         self.model.crash();
         self.world.restart();

@@ -290,6 +290,12 @@ impl Group {
             let job = self.ops.job_mut(job);
             job.missed.insert(done.drive);
             job.lost |= !out;
+            // At once: another flush that ended well may be judged before this one is.
+            match job.kind {
+                JobKind::Flush if !out => self.halt(Halt::FlushFailed),
+                JobKind::Superblock if !out => self.halt(Halt::SuperblockFailed),
+                _ => {}
+            }
         }
         self.ops.part_done(job);
     }
@@ -366,6 +372,13 @@ impl Group {
     }
 
     /// Hands settled jobs to their owners.
+    ///
+    /// A flush that ended well on every drive is not over while one of them is out and not durably stale, nor on a last copy whose
+    /// flush failed. Crash story: of a mirror one drive had two flushes under way, one behind a superblock version and one that
+    /// the guest had asked for. The first failed, and gave up what both should have covered; the second succeeded, for nothing
+    /// was left to be flushed. The guest's was acknowledged, and D moved, before anybody durably knew that the drive is stale.
+    /// Power failed, the drive was opened as current with holes below D, and the other one was lost. On the only copy what had
+    /// been acknowledged was gone at once. For superblock versions see `superblock_step_settled`.
     pub fn settle_jobs<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
         // A halted group writes no more superblocks: what waits for a stale mark to become durable is lost.
         let halted = self.halt.is_some();
@@ -376,7 +389,9 @@ impl Group {
             let failing = self.drives.set_of(Health::Failing);
             let waits_for = if halted { DriveSet::EMPTY } else { failing };
             let Some((kind, mut job)) = self.ops.next_settled(waits_for) else { return };
-            job.lost |= halted && !job.missed.and(failing).is_empty();
+            let missed = if kind == JobKind::Flush { failing } else { job.missed.and(failing) };
+            let flush_failed = matches!(self.halt, Some(Halt::FlushFailed | Halt::SuperblockFailed));
+            job.lost |= halted && (!missed.is_empty() || (kind == JobKind::Flush && flush_failed));
             self.again = true;
             self.job_settled(turn, kind, job);
         }

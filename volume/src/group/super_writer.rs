@@ -191,7 +191,9 @@ impl Group {
     /// All parts of a step have ended.
     pub fn superblock_step_settled<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, job: Job) {
         // Drives that this version calls stale need not have it.
-        self.writer.failed |= !job.missed.without(self.writer.marked).is_empty();
+        // One that failed something else meanwhile may have given up what this step's flush should have covered.
+        let out = job.missed.union(self.drives.set_of(Health::Failing));
+        self.writer.failed |= !out.without(self.writer.marked).is_empty();
         if job.lost {
             return self.halt(Halt::SuperblockFailed);
         }
