@@ -4,7 +4,8 @@
 //! Crash story: a flush covers what completed before it was issued. D moves to the last Seq whose commit was
 //! complete, in order, when the flush began, and only when every current drive has flushed; a drive that
 //! failed its flush is never asked again, it goes stale, and on the last current leg the group stops taking
-//! writes until a recovery has written the tail again (`recovery/renew.rs`).
+//! writes until a recovery has written the tail again (`recovery/renew.rs`). Another flush that was under way on
+//! that drive is not believed either (`Group::settle_jobs`).
 use base::{CkptNo, Seq};
 
 /// Tickets of flushes.

@@ -51,6 +51,14 @@ pub(crate) struct Job {
     open: bool,
 }
 
+impl Job {
+    /// Which of the drives that are `failing` have to be durably stale before it is settled: those that missed a part, and
+    /// for a flush all of them, for what ended well there may be worth nothing (`Group::settle_jobs`).
+    pub fn rests_on(&self, failing: DriveSet) -> DriveSet {
+        if self.kind == JobKind::Flush { failing } else { self.missed.and(failing) }
+    }
+}
+
 /// What an operation is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Purpose {
@@ -293,15 +301,14 @@ impl Ops {
         self.ready.extend((0..self.jobs.len() as u16).filter(|i| over(&self.jobs[usize::from(*i)])));
     }
 
-    /// Takes a job that is settled: nothing outstanding, and no drive that missed a part is still `failing`
-    /// (its stale mark not yet durable), unless the job is lost anyway. A flush waits for every drive that is. A superblock's steps
-    /// do not wait: they are what makes the mark durable.
+    /// Takes a job that is settled: nothing outstanding, and no drive that it rests on is still `failing`
+    /// (its stale mark not yet durable), unless the job is lost anyway. A superblock's steps do not wait: they
+    /// are what makes the mark durable.
     pub fn next_settled(&mut self, failing: DriveSet) -> Option<(JobKind, Job)> {
         while let Some(index) = self.ready.pop() {
             let job = self.jobs[usize::from(index)];
             assert!(job.live && !job.open && job.outstanding == 0);
-            let missed = if job.kind == JobKind::Flush { failing } else { job.missed.and(failing) };
-            let waits = !missed.is_empty() && !job.lost && job.kind != JobKind::Superblock;
+            let waits = !job.rests_on(failing).is_empty() && !job.lost && job.kind != JobKind::Superblock;
             if waits {
                 continue;
             }

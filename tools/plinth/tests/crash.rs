@@ -127,7 +127,8 @@ fn export_and_import_converge() {
 fn wait_until(agent: &Agent, what: &str, is: impl Fn() -> bool) {
     let start = Instant::now();
     while !is() {
-        assert!(start.elapsed() < DEADLINE, "not {what}: {}", agent.log());
+        let shown = || agent.plinth("status -o json").out;
+        assert!(start.elapsed() < DEADLINE, "not {what}: {} {}", shown(), agent.log());
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -208,13 +209,7 @@ fn scrubs_converge() {
     };
     for (round, delay) in DELAYS.into_iter().enumerate() {
         killed_and_repeated(&mut agent, "scrub start v -o name", delay);
-        let start = Instant::now();
-        let mut seen = status(&agent);
-        while seen["state"] != "running" {
-            assert!(start.elapsed() < DEADLINE, "not under way: {seen} {} {}", show(&agent), agent.log());
-            std::thread::sleep(Duration::from_millis(20));
-            seen = status(&agent);
-        }
+        wait_until(&agent, "under way", || status(&agent)["state"] == "running");
         assert_eq!(began(&agent), round + 1);
         killed_and_repeated(&mut agent, "scrub stop v -o name", delay);
         assert_eq!(status(&agent)["state"], "stopped");

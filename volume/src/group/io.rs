@@ -389,9 +389,9 @@ impl Group {
             let failing = self.drives.set_of(Health::Failing);
             let waits_for = if halted { DriveSet::EMPTY } else { failing };
             let Some((kind, mut job)) = self.ops.next_settled(waits_for) else { return };
-            let missed = if kind == JobKind::Flush { failing } else { job.missed.and(failing) };
             let flush_failed = matches!(self.halt, Some(Halt::FlushFailed | Halt::SuperblockFailed));
-            job.lost |= halted && (!missed.is_empty() || (kind == JobKind::Flush && flush_failed));
+            job.lost |= halted && !job.rests_on(failing).is_empty();
+            job.lost |= flush_failed && kind == JobKind::Flush;
             self.again = true;
             self.job_settled(turn, kind, job);
         }
