@@ -1,12 +1,12 @@
 //! What one activation said and the next one must not believe: numbers of checkpoints, marks, other histories.
-mod world;
+use crate::world;
+use crate::world::story::{assert_each_leg_is_whole, broken, some_writes};
+use crate::world::{Shape, Verdict, World};
 use base::{CkptNo, DriveOp, Engine, Op, Phase};
 use fence::CopyState;
 use std::cell::Cell;
 use std::rc::Rc;
 use volume::CopyHealth;
-use world::story::{assert_each_leg_is_whole, broken, some_writes};
-use world::{Shape, Verdict, World};
 
 fn is_current(world: &World, drive: u8) -> bool {
     world.engine.stats().expect("served").drives[usize::from(drive)].health == CopyHealth::Current

@@ -1,9 +1,9 @@
 //! Damage beyond what the legs of a group make good: it is told, and nobody waits for ever.
-mod world;
+use crate::world;
+use crate::world::story::{broken, some_writes};
+use crate::world::{Shape, Verdict, World};
 use base::{Engine, Op, Phase};
 use volume::Refusal;
-use world::story::{broken, some_writes};
-use world::{Shape, Verdict, World};
 
 /// Of a mirror one drive was left, and the other one served alone. Then what that one has is another drive's, or nothing,
 /// and none of its superblocks is its own. The table of the drive that was left calls it current, and the group was opened

@@ -1,11 +1,11 @@
 //! Drives that err: what is acknowledged stays, what misses something is marked, and the group goes on.
-mod world;
+use crate::world;
+use crate::world::{DriveIo, Shape, Verdict, World};
 use base::{DriveOp, Engine, ExtentNo, Fault, Op, Phase};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashSet};
 use std::rc::Rc;
 use volume::{CopyHealth, Halt, Refusal};
-use world::{DriveIo, Shape, Verdict, World};
 
 /// A switch that a verdict looks at.
 fn switch() -> (Rc<Cell<bool>>, Rc<Cell<bool>>) {

@@ -1,12 +1,12 @@
 //! Drives that join a group with a row: what goes right, what goes wrong at every step, and what must not fit.
-mod world;
+use crate::world;
+use crate::world::story::outcome;
+use crate::world::{DriveIo, Shape, Verdict, World};
 use base::limits::MAX_DRIVES;
 use base::{DriveIx, DriveOp, Engine, Extent, ExtentNo, Fault, NewDrive, Phase, Reply, RowGrant, RowNo};
 use std::cell::Cell;
 use std::rc::Rc;
 use volume::{CopyHealth, MoveOutcome};
-use world::story::outcome;
-use world::{DriveIo, Shape, Verdict, World};
 
 /// A group whose pool has two rows.
 fn cramped(legs: u8) -> World {

@@ -1,12 +1,11 @@
 //! What a round of writes costs, and what recovery reads.
-mod world;
+use crate::world::{DriveIo, SMALL, Shape, Verdict, World};
 use base::{DriveOp, Engine, ExtentNo, Op, Phase};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use volume::Config;
 use volume::layout::extent as fixed;
-use world::{DriveIo, SMALL, Shape, Verdict, World};
 
 const EXTENT: u32 = 4096;
 const RING: u32 = 512;

@@ -1,8 +1,7 @@
 //! Groups of every shape and with the tightest bounds, under requests of every kind, with crashes between.
-mod world;
+use crate::world::{SMALL, Shape, Verdict, World};
 use base::{Engine, Fault, Op, Phase};
 use volume::{Config, Geometry};
-use world::{SMALL, Shape, Verdict, World};
 
 /// A shape drawn by lot, valid and small.
 fn draw(random: &mut impl FnMut() -> u64) -> Shape {

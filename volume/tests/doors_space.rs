@@ -1,7 +1,6 @@
 //! Space: full pools, room made by discards, overwriting without end, exact counts, growth.
-mod world;
+use crate::world::{SMALL, Shape, World};
 use base::{Engine, Fault, Op, Phase, Reply, Sectors};
-use world::{SMALL, Shape, World};
 
 /// A group of a few fixed rows, as large a volume as one likes.
 fn fixed(rows: u32, sectors: u64) -> Shape {

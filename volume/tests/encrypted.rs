@@ -1,10 +1,10 @@
 //! Encrypted groups: the same stories, and drives that lie.
-mod world;
+use crate::world;
+use crate::world::story::{assert_each_leg_is_whole, end_of_move, some_writes};
+use crate::world::{Shape, World};
 use base::{BLOCK_BYTES, Engine, Fault, Gen, Op, Phase};
 use std::collections::HashSet;
 use volume::Refusal;
-use world::story::{assert_each_leg_is_whole, end_of_move, some_writes};
-use world::{Shape, World};
 
 const ENCRYPTED: Shape = Shape { encrypted: true, ..Shape::MIRROR };
 

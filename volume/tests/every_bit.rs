@@ -3,11 +3,10 @@
 //!
 //! The tests turn one bit in some hundred. `PLINTH_EVERY_BIT=K/N` has them turn each N-th one, from the K-th on, so that N
 //! runs turn all.
-mod world;
+use crate::world::drive::Drive;
+use crate::world::{SMALL, Shape, World};
 use base::{BLOCK_BYTES, DriveOp, Engine, Fault, Op, Phase};
 use std::collections::BTreeSet;
-use world::drive::Drive;
-use world::{SMALL, Shape, World};
 
 /// One row of one extent of 1 MiB.
 const IMAGE: Shape = Shape {

@@ -1,12 +1,11 @@
 //! A flush fails, and the drive gives up what it should have covered: reads return it, later flushes succeed, and a power
 //! loss takes it. Only what is written again can be durable.
-mod world;
+use crate::world::story::{assert_each_leg_is_whole, some_writes};
+use crate::world::{Shape, Verdict, World};
 use base::{DriveOp, Engine, Op, Phase};
 use std::cell::Cell;
 use std::rc::Rc;
 use volume::layout::{FIRST_EXTENT_BLOCK, extent};
-use world::story::{assert_each_leg_is_whole, some_writes};
-use world::{Shape, Verdict, World};
 
 const SINGLE: Shape = Shape { legs: 1, ..Shape::MIRROR };
 

@@ -1,6 +1,5 @@
 //! Groups that were opened very often.
-mod world;
-use world::{Shape, World};
+use crate::world::{Shape, World};
 
 /// A target was killed some fifteen hundred times, with a few writes in between. When the home pages ran out, the history
 /// lost all its lines but the newest; the commits above the checkpoint, which were written by the activations

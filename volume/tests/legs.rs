@@ -1,11 +1,11 @@
 //! One leg more, one leg less, and a part of a drive that goes elsewhere, while the group is served.
-mod world;
+use crate::world;
+use crate::world::story::{assert_each_leg_is_whole, broken, end_of_move, outcome, some_writes};
+use crate::world::{Shape, Verdict, World};
 use base::{DriveIx, DriveOp, Engine, Extent, ExtentNo, Op, Phase, RowGrant, RowNo};
 use std::cell::Cell;
 use std::rc::Rc;
 use volume::{CopyHealth, MoveOutcome, MoveRefusal};
-use world::story::{assert_each_leg_is_whole, broken, end_of_move, outcome, some_writes};
-use world::{Shape, Verdict, World};
 
 fn shapes() -> [Shape; 5] {
     [

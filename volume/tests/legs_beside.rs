@@ -1,6 +1,8 @@
 //! Legs that come and go beside everything else: rows that are granted, drives that come back, a close, a larger volume,
 //! and power that fails before anybody was told.
-mod world;
+use crate::world;
+use crate::world::story::{broken, end_of_move, outcome, some_writes};
+use crate::world::{Shape, Verdict, World};
 use base::{
     Change, DriveIx, DriveOp, Engine, Extent, ExtentNo, MoveGrant, Op, Phase, Reply, RowGrant, RowNo, Sectors,
 };
@@ -9,8 +11,6 @@ use std::rc::Rc;
 use volume::layout::extent::SUPERBLOCKS;
 use volume::superblock::Superblock;
 use volume::{CopyHealth, Header, MoveOutcome};
-use world::story::{broken, end_of_move, outcome, some_writes};
-use world::{Shape, Verdict, World};
 
 fn lost_but(world: &mut World, drive: u8) {
     world.absent = !(1u32 << drive);

@@ -1,9 +1,9 @@
 //! What a group can run out of for good: rows that its home pages can name, places in its history, numbers of
 //! checkpoints. Each ends with an answer, and what was written stays readable.
-mod world;
+use crate::world;
+use crate::world::{SMALL, Shape, World};
 use base::{CkptNo, DriveBlock, DriveOp, Engine, Fault, Op, Phase, Reply, Sectors};
 use volume::{Config, Halt, Superblock};
-use world::{SMALL, Shape, World};
 
 /// Few home pages, and many extents in a row: four pages, of which one names 128 rows.
 const FEW_PAGES: Shape = Shape {

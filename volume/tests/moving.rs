@@ -1,11 +1,11 @@
 //! Moves: everything that a group has on one drive goes to others while it is served, whatever fails meanwhile.
-mod world;
+use crate::world;
+use crate::world::story::{assert_each_leg_is_whole, broken, end_of_move, outcome, some_writes};
+use crate::world::{Shape, Verdict, World};
 use base::{Engine, NewDrive, Op, Phase};
 use std::cell::Cell;
 use std::rc::Rc;
 use volume::{CopyHealth, MoveOutcome, MoveRefusal};
-use world::story::{assert_each_leg_is_whole, broken, end_of_move, outcome, some_writes};
-use world::{Shape, Verdict, World};
 
 /// The drive that had a place is wiped; another one has it.
 fn taken_over(world: &mut World, old: u8, new: u8) {

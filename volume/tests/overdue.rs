@@ -1,12 +1,12 @@
 //! Drives that do not answer: they are put out within the bound, nobody waits for them, and what they do late lands on
 //! nothing that counts.
-mod world;
+use crate::world;
+use crate::world::story::{assert_each_leg_is_whole, end_of_move, hanging};
+use crate::world::{Shape, Verdict, World};
 use base::{DriveOp, Duration, Engine, Op, Phase};
 use std::cell::Cell;
 use std::rc::Rc;
 use volume::{CopyHealth, SLOW_BOUND};
-use world::story::{assert_each_leg_is_whole, end_of_move, hanging};
-use world::{Shape, Verdict, World};
 
 fn health(world: &World, drive: u8) -> CopyHealth {
     world.engine.stats().expect("served").drives[usize::from(drive)].health

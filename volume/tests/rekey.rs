@@ -1,9 +1,9 @@
 //! Another data key: what lies under the older one is written again, while everything goes on.
-mod world;
+use crate::world;
+use crate::world::story::{assert_each_leg_is_whole, some_writes};
+use crate::world::{Shape, Verdict, World};
 use base::{DriveOp, Engine, Op, Phase};
 use volume::{Refusal, RekeyStats};
-use world::story::{assert_each_leg_is_whole, some_writes};
-use world::{Shape, Verdict, World};
 
 const ENCRYPTED: Shape = Shape { encrypted: true, ..Shape::MIRROR };
 

@@ -1,11 +1,11 @@
 //! Drives that come back: they get what they missed while the group goes on, and are as good as the others then.
-mod world;
+use crate::world;
+use crate::world::story::{assert_each_leg_is_whole, broken, some_writes, some_writes_below};
+use crate::world::{Shape, Verdict, World};
 use base::{DriveOp, Engine, Phase};
 use std::cell::Cell;
 use std::rc::Rc;
 use volume::{CopyHealth, ResyncStats};
-use world::story::{assert_each_leg_is_whole, broken, some_writes, some_writes_below};
-use world::{Shape, Verdict, World};
 
 fn health(world: &World, drive: u8) -> CopyHealth {
     world.engine.stats().expect("served").drives[usize::from(drive)].health

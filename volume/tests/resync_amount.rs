@@ -1,12 +1,11 @@
 //! How much a resync copies: what was missed and the pages above it, also on a large volume with much before.
 //!
 //! With the limits of a served volume, so that what lies between two checkpoints and two flushes is what it is there.
-mod world;
+use crate::world::story::broken;
+use crate::world::{Shape, World};
 use base::DriveIx;
 use std::collections::BTreeSet;
 use volume::{Config, CopyHealth, Geometry, ResyncStats};
-use world::story::broken;
-use world::{Shape, World};
 
 const MIB: u64 = 256;
 /// Blocks of a volume of 10 TiB.

@@ -1,13 +1,12 @@
 //! How fast a resync goes beside the guest: not faster than its bound, and the guest keeps at least its half.
 //!
 //! Drives here serve one operation after the other, each of which takes its time; time is the test's own.
-mod world;
+use crate::world::story::broken;
+use crate::world::{SMALL, Shape, Verdict, World};
 use base::{DriveOp, Op};
 use std::cell::Cell;
 use std::rc::Rc;
 use volume::{Config, CopyHealth};
-use world::story::broken;
-use world::{SMALL, Shape, Verdict, World};
 
 /// Nanoseconds between two looks at the drives.
 const STEP: u64 = 20_000;

@@ -1,5 +1,7 @@
 //! Scrubs: whatever was wrong on one leg is found, named and right again, while the group goes on.
-mod world;
+use crate::world;
+use crate::world::story::some_writes;
+use crate::world::{Shape, Verdict, World};
 use base::{BLOCK_BYTES, Block, DriveOp, Engine, Fault, Op, Phase};
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -7,8 +9,6 @@ use std::rc::Rc;
 use volume::layout::{FIRST_EXTENT_BLOCK, extent};
 use volume::names::Found;
 use volume::{CopyHealth, Finding, Names, Outcome, ScrubStats, StoredEnvelope, What};
-use world::story::some_writes;
-use world::{Shape, Verdict, World};
 
 fn scrub_stats(world: &World) -> ScrubStats {
     world.engine.stats().expect("served").scrub

@@ -1,9 +1,8 @@
 //! How fast a scrub reads: all copies together not faster than its bound, whatever it looks at; time is the test's own.
-mod world;
+use crate::world::story::some_writes;
+use crate::world::{SMALL, Shape, World};
 use base::DriveOp;
 use volume::ScrubStats;
-use world::story::some_writes;
-use world::{SMALL, Shape, World};
 
 /// Copies in a second.
 const RATE: u64 = 2_000;

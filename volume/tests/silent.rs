@@ -1,12 +1,12 @@
 //! Drives that never answer again: what was given up on them may land for ever, and nobody else waits for that. Resyncs,
 //! scrubs and rows go on; extents go back only when nothing can land in them any more.
-mod world;
+use crate::world;
+use crate::world::story::{end_of_move, hanging, outcome, some_writes};
+use crate::world::{Shape, Verdict, World};
 use base::{DriveIx, Duration, Extent, ExtentNo, RowGrant, RowNo};
 use std::cell::Cell;
 use std::rc::Rc;
 use volume::{CopyHealth, MoveOutcome, MoveRefusal, SLOW_BOUND};
-use world::story::{end_of_move, hanging, outcome, some_writes};
-use world::{Shape, Verdict, World};
 
 fn health(world: &World, drive: u8) -> CopyHealth {
     world.engine.stats().expect("served").drives[usize::from(drive)].health

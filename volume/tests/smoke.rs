@@ -1,7 +1,6 @@
 //! A group from its creation through writes, checkpoints and crashes, on drives that do what they are told.
-mod world;
+use crate::world::{Shape, World};
 use base::Op;
-use world::{Shape, World};
 
 #[test]
 fn a_mirror_keeps_what_is_written_over_checkpoints_and_crashes() {

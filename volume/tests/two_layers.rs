@@ -1,9 +1,8 @@
 //! The log above the checkpoint in two layers: crashes while the first waits to be merged, again and again.
-mod world;
+use crate::world::story::hold_superblocks;
+use crate::world::{SMALL, Shape, Verdict, World};
 use base::{Engine, Op, Phase};
 use volume::Config;
-use world::story::hold_superblocks;
-use world::{SMALL, Shape, Verdict, World};
 
 /// Requests of all kinds, as many as fit, and some of their work.
 fn some_of_everything(world: &mut World) {

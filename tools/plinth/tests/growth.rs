@@ -10,7 +10,7 @@ const ENOSPC: u32 = 28;
 /// What a chunk holds: every block something else.
 fn content(chunk: u64) -> Vec<u8> {
     let word = |block: u64| (chunk << 32 | block).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes();
-    (0..CHUNK / 4096).flat_map(|block| word(block).repeat(512)).collect()
+    (0..CHUNK / 4096).map(|block| word(block).repeat(512)).collect::<Vec<_>>().concat()
 }
 
 /// Writes chunk after chunk until there is no space; returns the chunk that was refused.

@@ -154,7 +154,8 @@ fn a_drive_of_a_large_volume_gets_what_it_missed() {
     agent.plinth("pool create p @d1 @d2").ok();
     agent.plinth("volume create v --pool p --size 10TiB").ok();
     let content = |at: u64, length: u64| -> Vec<u8> {
-        (at..at + length).step_by(8).flat_map(|at| (at ^ 0x5bd1_e995).to_le_bytes()).collect()
+        let words = (at..at + length).step_by(8).map(|at| (at ^ 0x5bd1_e995).to_le_bytes());
+        words.collect::<Vec<_>>().concat()
     };
     let fill = |nbd: &mut Nbd, first: u64, length: u64| {
         for at in (first..first + length).step_by(256 << 10) {

@@ -24,7 +24,8 @@ pub fn fill(nbd: &mut Nbd, blocks: u64) -> Vec<u64> {
     for (turn, step) in [(1, 1), (2, 3)] {
         for chunk in (0..blocks / per_chunk).step_by(step) {
             let first = chunk * per_chunk;
-            let data: Vec<u8> = (first..first + per_chunk).flat_map(|block| content(block, turn)).collect();
+            let data =
+                (first..first + per_chunk).map(|block| content(block, turn)).collect::<Vec<_>>().concat();
             nbd.write(first * BLOCK, &data);
             turns[first as usize..(first + per_chunk) as usize].fill(turn);
         }
