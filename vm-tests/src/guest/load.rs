@@ -1,12 +1,16 @@
 //! Load on a device: fio, and whole-device checksums.
 
 use super::Guest;
+use super::product::send_signal;
 use crate::error::{Context, Error, Result};
+use nix::sys::signal::Signal;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+/// How fio exits that was interrupted and had no error; with one it adds to that, or had ended before.
+const INTERRUPTED: i32 = 128;
 /// Where it runs, and leaves its logs.
 pub(super) const FOLDER: &str = "/tmp";
 
@@ -101,8 +105,25 @@ impl FioRun {
     /// # Errors
     /// fio reports an error.
     pub fn finish(self) -> Result<()> {
+        self.judge(false)
+    }
+
+    /// Ends it before its time, because all that it is for has happened, and judges what it did until then.
+    ///
+    /// # Errors
+    /// fio reports an error.
+    pub fn end(mut self) -> Result<()> {
+        if self.has_ended() {
+            return self.judge(false);
+        }
+        send_signal(self.child.id().cast_signed(), Signal::SIGINT)?;
+        self.judge(true)
+    }
+
+    fn judge(self, interrupted: bool) -> Result<()> {
         let output = self.child.wait_with_output().doing(|| "wait for fio".into())?;
-        if output.status.success() {
+        let well = interrupted && output.status.code() == Some(INTERRUPTED);
+        if output.status.success() || well {
             return Ok(());
         }
         let text = format!(

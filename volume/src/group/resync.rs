@@ -116,7 +116,7 @@ impl Group {
         // What was read as right is not, once this resync has written beside it and not come to its end.
         let kept = if stale.is_unproven() { stale.at_most(Seq::ZERO, CkptNo::ZERO) } else { stale };
         let state = kept.after(Event::BeginResync).expect("a stale copy");
-        let version = self.writer.want();
+        let version = self.writer.want_first_of(drive);
         let entry = &mut self.superblock.drives[usize::from(drive.get())];
         (entry.state, entry.version) = (state, version);
         self.drives.get_mut(drive).health = Health::Resyncing;

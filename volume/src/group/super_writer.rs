@@ -8,6 +8,12 @@
 //! Going stale: the mark is stored in the catalogue, then durable on the remaining drives, and only then is the
 //! drive `Stale` and what it missed acknowledged. The catalogue comes first: a superblock that said it first
 //! could be the only one to know when the catalogue is asked about the other drive alone.
+//!
+//! Coming back: what a drive shows is asked first, and then says what it lacks (`resync/probe.rs`). A version that was under way
+//! by then says of it what was known before, so it does not go there: the drive's first one is the one that says what was
+//! found. Crash story: a drive with nothing on it got the second slot of such a version, and no flush later power failed. Then
+//! it showed a superblock of its own, as new as the others', by which it had everything that it ever had flushed. It
+//! got what was written since, and counted.
 use super::{Group, Halt, Turn};
 use crate::drives::Health;
 use crate::keys::Keyed;
@@ -49,6 +55,8 @@ pub(crate) struct Writer {
     storing: Option<(DriveSet, u64)>,
     /// Failing drives that the version being written calls stale.
     marked: DriveSet,
+    /// Drives that came back since the version being written began: it says of them what may not be so, and does not go there.
+    late: DriveSet,
     homes: Vec<Home>,
     /// Where the versions from the next one on are written.
     next_homes: Option<Vec<Home>>,
@@ -66,6 +74,7 @@ impl Writer {
             stored: DriveSet::EMPTY,
             storing: None,
             marked: DriveSet::EMPTY,
+            late: DriveSet::EMPTY,
             homes,
             next_homes: None,
         }
@@ -75,6 +84,12 @@ impl Writer {
     pub fn want(&mut self) -> u64 {
         self.wanted = self.version + 1;
         self.wanted
+    }
+
+    /// A drive came back, and the superblock says from now on what it has: it gets the next version first. Returns its number.
+    pub fn want_first_of(&mut self, drive: DriveIx) -> u64 {
+        self.late.insert(drive);
+        self.want()
     }
 
     /// The next version goes to these places. Every version since the first of this activation is in both slots of its
@@ -155,6 +170,7 @@ impl Group {
         self.superblock.durable = self.durable;
         self.writer.failed = false;
         self.writer.marked = self.drives.set_of(Health::Failing);
+        self.writer.late = DriveSet::EMPTY;
         for i in 0..self.writer.homes.len() {
             let block = self.superblock.encode_with(self.writer.homes[i], turn.memory.keys().as_deref());
             *turn.memory.block_mut(self.buffers.superblocks.plus(i as u32)) = block;
@@ -171,6 +187,9 @@ impl Group {
             let slot = if newest { self.writer.newest[i] } else { 1 - self.writer.newest[i] };
             let memory = [Segment { buf: self.buffers.superblocks.plus(i as u32), blocks: 1 }];
             let home = self.writer.homes[i].extent;
+            if self.writer.late.contains(home.drive) {
+                continue;
+            }
             self.write_just_extent(turn, job, home, fixed::SUPERBLOCKS[usize::from(slot)], &memory);
             if self.config.bug(Planted::SlotsTogether) {
                 self.write_just_extent(turn, job, home, fixed::SUPERBLOCKS[1 - usize::from(slot)], &memory);

@@ -57,7 +57,7 @@ fn upgrade_under_load(
     binaries: &[PathBuf; 2],
     rounds: u64,
 ) -> Result<Vec<Measured>> {
-    let load = verified_load(device, 25 + rounds * 7).with("--iodepth=32").logged("upgrade");
+    let load = verified_load(device, 120 + rounds * 15).with("--iodepth=32").logged("upgrade");
     let mut load = load.start()?;
     let present = Path::new("/sys/block").join(block_name(device)?);
     let (mut moments, mut wrong) = (Vec::new(), Vec::new());
@@ -93,7 +93,7 @@ fn upgrade_under_load(
     guest.check_that("what-was-asked-for-serves", wrong.is_empty(), || wrong.join(", "));
     let serving = goes_back(guest)?;
     guest.check("goes-back", serving);
-    guest.check("load", load.finish().map_err(|e| e.to_string()));
+    guest.check("load", load.end().map_err(|e| e.to_string()));
     let log = Latencies::read("upgrade")?;
     let within = |from, to: Duration| {
         log.longest(from, to + LATE).ok_or_else(|| Error::failed("the load completed nothing"))
