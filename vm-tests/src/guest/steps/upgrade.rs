@@ -10,8 +10,7 @@ use super::kernel;
 use crate::error::{Context, Error, Result};
 use crate::guest::Guest;
 use crate::guest::latency::{ATTEMPTS, LATE, Latencies, Measured, now};
-use crate::guest::product::{POOL, VOLUME, block_name};
-use serde_json::Value;
+use crate::guest::product::{VOLUME, block_name};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -42,7 +41,6 @@ pub(super) fn run(guest: &mut Guest) -> Result<()> {
     }
     guest.check_pauses(&measured);
     check_requests_kept(guest, upgrades)?;
-    guest.check("drives-say-how-they-are", drives_speak(guest).map_err(|e| e.to_string()));
     let restarts = guest.volume_json()?["target"]["restarts"].as_u64();
     guest.check_that("no-restart-counted", restarts == Some(0), || format!("{restarts:?}"));
     guest.attach_again("same-after-attach", &device)?;
@@ -137,26 +135,6 @@ fn goes_back(guest: &Guest) -> Result<std::result::Result<(), String>> {
     } else {
         Err(format!("{} served, now {}; {}", before.display(), after.display(), answer.text()))
     })
-}
-
-/// NVMe drives tell their health, and what they measure makes sense.
-fn drives_speak(guest: &Guest) -> Result<()> {
-    let mut last = Value::Null;
-    let waited = guest.wait_until("the drives say how they are", Duration::from_secs(90), || {
-        let out = guest.plinth(&["-o", "json", "drive", "list", POOL]).out;
-        last = serde_json::from_str(&out).unwrap_or(Value::Null);
-        last.as_array().is_some_and(|drives| drives.iter().all(|drive| drive["smart"].is_object()))
-    });
-    waited.map_err(|e| Error::failed(format!("{e}: {last}")))?;
-    for drive in last.as_array().into_iter().flatten() {
-        let smart = &drive["smart"];
-        let warm = smart["temperature_celsius"].as_i64().is_some_and(|degrees| (0..150).contains(&degrees));
-        if !warm || smart["spare_percent"].as_u64().is_none_or(|percent| percent > 100) {
-            return Err(Error::failed(format!("a drive says {smart}")));
-        }
-    }
-    guest.note(format!("the first drive says {}", last[0]["smart"]));
-    Ok(())
 }
 
 fn copy(to: &str) -> Result<PathBuf> {

@@ -1,16 +1,19 @@
 //! `attach-verify` and `fsx`: what is written to the device is what is read from it.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::guest::Guest;
 use crate::guest::fsx;
 use crate::guest::load::Fio;
+use crate::guest::product::POOL;
+use serde_json::Value;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 const VOLUME_MIB: u64 = 512;
 
-/// Verified load from 512 bytes to 256 KiB, discards that read as zero, the device's parameters, and the
-/// same bytes after a detach and an attach.
+/// Verified load from 512 bytes to 256 KiB, discards that read as zero, the device's parameters, the same bytes after a
+/// detach and an attach, and what the drives say of their health.
 pub(super) fn attach_verify(guest: &mut Guest) -> Result<()> {
     let drives = guest.drives()?;
     guest.start_agent()?;
@@ -62,7 +65,29 @@ pub(super) fn attach_verify(guest: &mut Guest) -> Result<()> {
     let after = guest.checksum(&device)?;
     guest.check_that("same-after-attach", before == after, || format!("{before} before, {after} after"));
     guest.detach()?;
+    // The agent has asked them by now: it looks for new ones each minute.
+    guest.check("drives-say-how-they-are", drives_speak(guest).map_err(|e| e.to_string()));
     guest.stop_and_fsck(&drives)
+}
+
+/// NVMe drives tell their health, and what they measure makes sense.
+fn drives_speak(guest: &Guest) -> Result<()> {
+    let mut last = Value::Null;
+    let waited = guest.wait_until("the drives say how they are", Duration::from_secs(90), || {
+        let out = guest.plinth(&["-o", "json", "drive", "list", POOL]).out;
+        last = serde_json::from_str(&out).unwrap_or(Value::Null);
+        last.as_array().is_some_and(|drives| drives.iter().all(|drive| drive["smart"].is_object()))
+    });
+    waited.map_err(|e| Error::failed(format!("{e}: {last}")))?;
+    for drive in last.as_array().into_iter().flatten() {
+        let smart = &drive["smart"];
+        let warm = smart["temperature_celsius"].as_i64().is_some_and(|degrees| (0..150).contains(&degrees));
+        if !warm || smart["spare_percent"].as_u64().is_none_or(|percent| percent > 100) {
+            return Err(Error::failed(format!("a drive says {smart}")));
+        }
+    }
+    guest.note(format!("the first drive says {}", last[0]["smart"]));
+    Ok(())
 }
 
 /// The device says what it can, and a stable name leads to it.
