@@ -26,3 +26,19 @@ mod scrub_pace;
 mod silent;
 mod smoke;
 mod two_layers;
+
+/// A file that no line above names would never run.
+#[test]
+fn every_file_is_part_of_the_program() {
+    let named = include_str!("engine.rs");
+    let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests")).expect("the tests");
+    let mut found = 0;
+    for file in files {
+        let name = file.expect("an entry").file_name().into_string().expect("a name");
+        let Some(name) = name.strip_suffix(".rs") else { continue };
+        let alone = ["engine", "allocations"].contains(&name);
+        assert!(alone || named.contains(&format!("\nmod {name};\n")), "engine.rs does not name {name}");
+        found += 1;
+    }
+    assert!(found > 20, "{found} files");
+}

@@ -9,8 +9,10 @@ use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-/// How fio exits that was interrupted and had no error; with one it adds to that, or had ended before.
+/// How fio exits that was interrupted. Whether it had an error says its report.
 const INTERRUPTED: i32 = 128;
+/// What the report of a job says that had none.
+const NO_ERROR: &[u8] = b"err= 0:";
 /// Where it runs, and leaves its logs.
 pub(super) const FOLDER: &str = "/tmp";
 
@@ -122,7 +124,8 @@ impl FioRun {
 
     fn judge(self, interrupted: bool) -> Result<()> {
         let output = self.child.wait_with_output().doing(|| "wait for fio".into())?;
-        let well = interrupted && output.status.code() == Some(INTERRUPTED);
+        let says_well = || output.stdout.windows(NO_ERROR.len()).any(|part| part == NO_ERROR);
+        let well = interrupted && output.status.code() == Some(INTERRUPTED) && says_well();
         if output.status.success() || well {
             return Ok(());
         }

@@ -56,6 +56,7 @@ pub(super) fn run(guest: &mut Guest) -> Result<()> {
     guest.plinth_ok(&["drive", "offline", POOL, &drives[0].name()])?;
     let refused = guest.plinth(&["drive", "offline", POOL, &last]);
     guest.check_that("the-last-copy-stays", refused.code == 6, || refused.text());
+    write_more(guest, &device)?;
     guest.check("load", load.end().map_err(|e| e.to_string()));
     guest.attach_again("same-from-that-drive-alone", &device)?;
     guest.plinth_ok(&["drive", "online", POOL, &drives[0].name()])?;

@@ -8,7 +8,8 @@
 //! (`ublk-target/src/ring/exchange.rs`). So many writes follow that the log could not take them if one read kept what it
 //! reads: the group is small, and its ring is gone through several times.
 
-use super::faults::{read_direct, read_sectors, verified_load, written_sectors};
+use super::faults::{read_direct, read_sectors, verified_load};
+use super::resync::write_more;
 use crate::error::{Context, Result};
 use crate::guest::Guest;
 use crate::guest::drives::NvmeDrive;
@@ -41,10 +42,7 @@ pub(super) fn run(guest: &mut Guest) -> Result<()> {
     let mut load = verified_load(&device, LOAD_SECONDS).with("--iodepth=32").start()?;
     let reading = readers(&device).with("--rw=randread").with("--bs=4k").with("--time_based");
     let reading = reading.with(format!("--runtime={LOAD_SECONDS}")).start()?;
-    let before = written_sectors(&device)?;
-    guest.wait_until("the load writes", Duration::from_secs(60), || {
-        written_sectors(&device).is_ok_and(|now| now > before + 8192)
-    })?;
+    write_more(guest, &device)?;
     let pid = guest.target_pid()?;
     dmsetup(guest, &["suspend", "--noflush", "--nolockfs", NAME])?;
     let hung = Instant::now();
@@ -72,6 +70,7 @@ pub(super) fn run(guest: &mut Guest) -> Result<()> {
     let healed =
         guest.wait_volume("the drive has everything", PATIENCE, |json| json["health"] == "online")?;
     guest.note(format!("it had everything {} ms later", healed.as_millis()));
+    write_more(guest, &device)?;
     guest.check("load", load.end().map_err(|e| e.to_string()));
     guest.check("readers", reading.end().map_err(|e| e.to_string()));
     let now = guest.target_pid()?;

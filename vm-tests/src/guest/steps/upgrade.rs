@@ -7,6 +7,7 @@
 
 use super::faults::{verified_load, written_sectors};
 use super::kernel;
+use super::resync::write_more;
 use crate::error::{Context, Error, Result};
 use crate::guest::Guest;
 use crate::guest::latency::{ATTEMPTS, LATE, Latencies, Measured, now};
@@ -91,6 +92,7 @@ fn upgrade_under_load(
     guest.check_that("what-was-asked-for-serves", wrong.is_empty(), || wrong.join(", "));
     let serving = goes_back(guest)?;
     guest.check("goes-back", serving);
+    write_more(guest, device)?;
     guest.check("load", load.end().map_err(|e| e.to_string()));
     let log = Latencies::read("upgrade")?;
     let within = |from, to: Duration| {
