@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::UnixStream;
 
 /// A client of one agent.
@@ -38,6 +38,15 @@ impl Client {
     /// The agent's, `Unreachable`, `Timeout`.
     pub fn get(&self, path: &str) -> Result<Value> {
         self.request(Method::GET, path, None)
+    }
+
+    /// `GET` of somebody who waits until `end` (`None`: as long as it takes) and looks now and then.
+    ///
+    /// # Errors
+    /// As `get`; `Timeout` if there is no answer by then.
+    pub fn get_by(&self, path: &str, end: Option<Instant>) -> Result<Value> {
+        let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+        self.request_within(left, Method::GET, path, None)
     }
 
     /// `GET`, as a type.
@@ -73,9 +82,19 @@ impl Client {
     }
 
     fn request(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Value> {
+        self.request_within(self.timeout, method, path, body)
+    }
+
+    fn request_within(
+        &self,
+        timeout: Option<Duration>,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<Value> {
         let asked = self.ask(method, path, body);
         self.runtime.block_on(async {
-            match self.timeout {
+            match timeout {
                 None => asked.await,
                 Some(timeout) => tokio::time::timeout(timeout, asked).await.unwrap_or_else(|_| {
                     let message = format!("the agent did not answer within {} ms", timeout.as_millis());

@@ -57,7 +57,7 @@ impl Agent {
             self.supervisor.refresh(Some(name)).await;
         }
         let (this, volume) = (self.clone(), name.to_owned());
-        super::blocking(move || this.view_volume(&volume)).await
+        super::blocking(move || this.show_volume(&volume)).await
     }
 
     /// Checks an attachment and writes it to the catalogue.
@@ -178,7 +178,7 @@ impl Agent {
             self.end_attachment(name).await?;
         }
         let (this, volume) = (self.clone(), name.to_owned());
-        super::blocking(move || this.view_volume(&volume)).await
+        super::blocking(move || this.show_volume(&volume)).await
     }
 
     /// Ends an attachment, if there is one; returns when the target's process is gone.

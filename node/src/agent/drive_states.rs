@@ -109,7 +109,13 @@ impl Agent {
         found.ok_or_else(|| no_drive(&pool.name, named))
     }
 
-    /// The attached volumes with a copy on a drive, each with its group.
+    /// As `volumes_on`, for a caller without a lock.
+    fn look_on(&self, drive: &str) -> Result<Vec<(VolumeRecord, GroupRecord)>> {
+        let _records = self.records();
+        self.volumes_on(drive)
+    }
+
+    /// The volumes with a copy on a drive, each with its group.
     fn volumes_on(&self, drive: &str) -> Result<Vec<(VolumeRecord, GroupRecord)>> {
         let mut on = Vec::new();
         for volume in self.store.list::<VolumeRecord>("volumes/")? {
@@ -126,7 +132,7 @@ impl Agent {
         let start = Instant::now();
         loop {
             let (this, id) = (self.clone(), drive.to_owned());
-            let on = super::blocking(move || this.volumes_on(&id)).await?;
+            let on = super::blocking(move || this.look_on(&id)).await?;
             let mut waits = false;
             for (volume, _) in on.iter().filter(|(volume, _)| volume.attachment.is_some()) {
                 self.supervisor.refresh(Some(&volume.name)).await;
@@ -256,7 +262,7 @@ impl Agent {
         loop {
             let (this, drive) = (self.clone(), id.to_owned());
             let (record, on) =
-                super::blocking(move || Ok((this.drive(&drive)?, this.volumes_on(&drive)?))).await?;
+                super::blocking(move || Ok((this.drive(&drive)?, this.look_on(&drive)?))).await?;
             let path = record.path.display().to_string();
             if record.state != wanted {
                 let message =
@@ -319,7 +325,7 @@ impl Agent {
         let start = Instant::now();
         loop {
             let (this, drive) = (self.clone(), id.to_owned());
-            let on = super::blocking(move || this.volumes_on(&drive)).await?;
+            let on = super::blocking(move || this.look_on(&drive)).await?;
             let mut waits = false;
             for (volume, _) in &on {
                 let Some(attachment) = &volume.attachment else { continue };

@@ -267,20 +267,27 @@ impl Agent {
         self.store.get(&records::group_key(name))?.ok_or_else(|| groups::no_group(name))
     }
 
-    /// The drives of a pool, in the order in which they were added.
+    /// The drives of a pool, in the order in which they were added. One that left it since its record was read is not
+    /// among them.
     pub(crate) fn pool_drives(&self, pool: &PoolRecord) -> Result<Vec<Versioned<DriveRecord>>> {
         let mut drives = Vec::with_capacity(pool.drives.len());
         for id in &pool.drives {
-            let drive = self.store.get(&records::drive_key(id))?;
-            drives.push(drive.ok_or_else(|| {
-                Error::new(
-                    Kind::Damage,
-                    id.clone(),
-                    format!("the catalogue lists drive {id} without its entry"),
-                )
-            })?);
+            match self.store.get(&records::drive_key(id))? {
+                Some(drive) => drives.push(drive),
+                None if self.still_lists(pool, id)? => {
+                    let message = format!("the catalogue lists drive {id} without its entry");
+                    return Err(Error::new(Kind::Damage, id.clone(), message));
+                }
+                None => {}
+            }
         }
         Ok(drives)
+    }
+
+    /// Whether a drive is one of a pool's by now: it leaves the list together with its entry.
+    fn still_lists(&self, pool: &PoolRecord, drive: &String) -> Result<bool> {
+        let now = self.store.get::<PoolRecord>(&records::pool_key(&pool.name))?;
+        Ok(now.is_some_and(|now| now.id == pool.id && now.drives.contains(drive)))
     }
 }
 

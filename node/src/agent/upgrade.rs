@@ -66,7 +66,7 @@ impl Agent {
             self.supervisor.refresh(Some(name)).await;
         }
         let (this, volume) = (self.clone(), name.to_owned());
-        super::blocking(move || this.view_volume(&volume)).await
+        super::blocking(move || this.show_volume(&volume)).await
     }
 
     /// A volume that can be handed to another target.

@@ -1,6 +1,9 @@
 //! What the socket shows: records of the catalogue and looks at targets, put together.
 //!
 //! Nothing here changes anything. Whether a drive is there is asked of the file system at each look.
+#[cfg(test)]
+mod tests;
+
 use super::Agent;
 use super::space::Space;
 use crate::catalogue::{
@@ -127,6 +130,15 @@ impl Agent {
         pools.iter().map(|pool| self.view_pool(&space, &pool.name)).collect()
     }
 
+    /// One volume, for a caller without a lock.
+    ///
+    /// # Errors
+    /// As `view_volume`.
+    pub fn show_volume(&self, name: &str) -> Result<Volume> {
+        let _records = self.records();
+        self.view_volume(name)
+    }
+
     /// One volume.
     ///
     /// # Errors
@@ -227,6 +239,8 @@ impl Agent {
     /// # Errors
     /// The catalogue's.
     pub fn list_volumes(&self) -> Result<Vec<Volume>> {
+        // None is renamed or deleted while it is looked at.
+        let _records = self.records();
         let volumes = self.store.list::<VolumeRecord>("volumes/")?;
         volumes.iter().map(|volume| self.view_volume(&volume.name)).collect()
     }

@@ -397,7 +397,7 @@ pub(super) async fn create_volume(
 #[utoipa::path(get, path = "/v1/volumes/{name}", responses((status = 200, body = Volume)))]
 pub(super) async fn show_volume(State(shared): State<Shared>, Path(name): Path<String>) -> Answer<Volume> {
     shared.agent.supervisor.refresh(Some(&name)).await;
-    Ok(Json(on(&shared, move |agent| agent.view_volume(&name)).await?))
+    Ok(Json(on(&shared, move |agent| agent.show_volume(&name)).await?))
 }
 
 /// Changes a property of a volume.

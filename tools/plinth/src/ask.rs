@@ -1,9 +1,11 @@
-//! Questions before something is destroyed, and signs of life while something takes long.
+//! Questions before something is destroyed, and waiting, with signs of life, for what takes long.
 use crate::args::Global;
 use indicatif::ProgressStyle;
+use node::client::Client;
 use node::{Error, Kind, Result};
+use serde_json::Value;
 use std::io::{BufRead, IsTerminal, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Asks before data is destroyed: `what` names it. On a terminal the answer decides; elsewhere `--yes` must
 /// have been given.
@@ -41,6 +43,50 @@ pub fn while_waiting<T>(global: &Global, message: &str, work: impl FnOnce() -> T
     outcome
 }
 
+/// Pause between two looks at what is waited for.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Waiting for something that goes on by itself: looks with pauses between them, `--timeout` in all.
+pub struct Waiting<'a> {
+    client: &'a Client,
+    path: String,
+    end: Option<Instant>,
+    late: Error,
+}
+
+impl<'a> Waiting<'a> {
+    /// Waiting from now on for what the agent shows at `path`. `late` says what it is that was not reached in time, and
+    /// why that is no harm.
+    pub fn new(global: &Global, client: &'a Client, path: String, late: (&str, String, &str)) -> Self {
+        let (object, message, hint) = late;
+        let late = Error::new(Kind::Timeout, object, message).hint(hint);
+        Self { client, path, end: global.timeout.map(|timeout| Instant::now() + timeout), late }
+    }
+
+    /// How it stands. That an answer does not come in time is no other end than that the time is up.
+    ///
+    /// # Errors
+    /// The agent's, or `Timeout`.
+    pub fn look(&self) -> Result<Value> {
+        self.client.get_by(&self.path, self.end).map_err(|error| match error.kind {
+            Kind::Timeout => self.late.clone(),
+            _ => error,
+        })
+    }
+
+    /// A pause before the next look.
+    ///
+    /// # Errors
+    /// `Timeout` if the time is up.
+    pub fn pause(&self) -> Result<()> {
+        if self.end.is_some_and(|end| Instant::now() >= end) {
+            return Err(self.late.clone());
+        }
+        std::thread::sleep(PAUSE);
+        Ok(())
+    }
+}
+
 /// How far a resync or scrub is: a bar on a terminal, nothing elsewhere.
 pub struct ProgressBar {
     what: String,
@@ -56,7 +102,7 @@ impl ProgressBar {
 
     /// Shows the `resync` or `scrub` of a volume; `done` is the field that says how far it is. As long as nobody knows how
     /// much it will be, that is said without a bar: a full one would be a lie.
-    pub fn show(&mut self, progress: &serde_json::Value, done: &str) {
+    pub fn show(&mut self, progress: &Value, done: &str) {
         let Some(bar) = &self.bar else { return };
         let field = |name: &str| progress[name].as_u64();
         let (done, total) = (field(done).unwrap_or(0), field("bytes_total"));

@@ -1,16 +1,15 @@
 //! `plinth drive evacuate`, `remove` and `replace`, and `pool rebalance`: begun by the agent, and waited for here.
 use crate::args::{Global, PoolDrive};
-use crate::ask::{ProgressBar, while_waiting};
+use crate::ask::{ProgressBar, Waiting, while_waiting};
 use crate::output::{self, changed};
 use node::client::{Client, part};
 use node::params::ReplaceDrive;
 use node::{Error, Kind, Result};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
-/// Pause between two looks.
-const PAUSE: Duration = Duration::from_millis(200);
+/// What is said to who waited for a pool in vain.
+const HOW_FAR: &str = "it goes on; plinth pool status tells how far it is";
 
 /// A drive as the agent knows it: a path is the caller's, an id is no path.
 pub fn named(drive: &str) -> Result<String> {
@@ -71,15 +70,11 @@ pub fn rebalance(global: &Global, pool: &str, stop: bool, wait: bool) -> Result<
     let path = format!("/v1/pools/{}", part(pool));
     let asked = format!("{path}/rebalance{query}");
     let mut shown = if stop { client.delete(&asked)? } else { client.post(&asked, &json!({}))? };
-    let end = global.timeout.map(|timeout| Instant::now() + timeout);
+    let late = format!("the volumes of pool {pool} are not spread evenly yet");
+    let waiting = Waiting::new(global, &client, path, (pool, late, HOW_FAR));
     while wait && !global.dry_run && shown["rebalancing"] == true {
-        if end.is_some_and(|end| Instant::now() >= end) {
-            let message = format!("the volumes of pool {pool} are not spread evenly yet");
-            return Err(Error::new(Kind::Timeout, pool, message)
-                .hint("it goes on; plinth pool status tells how far it is"));
-        }
-        std::thread::sleep(PAUSE);
-        shown = client.get(&path)?;
+        waiting.pause()?;
+        shown = waiting.look()?;
     }
     changed(global.output, &shown, pool)
 }
@@ -92,10 +87,11 @@ fn wait_empty(
     id: &str,
     leaves: bool,
 ) -> Result<Option<Value>> {
-    let end = global.timeout.map(|timeout| Instant::now() + timeout);
+    let path = format!("/v1/pools/{}", part(&of.pool));
+    let waiting = Waiting::new(global, client, path, (id, format!("drive {id} is not empty yet"), HOW_FAR));
     let mut bar = ProgressBar::new(global, "move");
     loop {
-        let pool = client.get(&format!("/v1/pools/{}", part(&of.pool)))?;
+        let pool = waiting.look()?;
         let list = |field: &str| pool[field].as_array().cloned().unwrap_or_default();
         let Some(drive) = list("drives").into_iter().find(|drive| drive["id"] == id) else {
             return Ok(None);
@@ -119,11 +115,6 @@ fn wait_empty(
             return Err(Error::new(Kind::Refused, id, message)
                 .hint("it goes on by itself when the volume is attached (plinth volume attach)"));
         }
-        if end.is_some_and(|end| Instant::now() >= end) {
-            let message = format!("drive {id} is not empty yet");
-            return Err(Error::new(Kind::Timeout, id, message)
-                .hint("it goes on; plinth pool status tells how far it is"));
-        }
-        std::thread::sleep(PAUSE);
+        waiting.pause()?;
     }
 }

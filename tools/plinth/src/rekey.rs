@@ -1,14 +1,12 @@
 //! `plinth rekey`: begun by the agent, and waited for here.
 use crate::args::Global;
-use crate::ask::{ProgressBar, while_waiting};
+use crate::ask::{ProgressBar, Waiting, while_waiting};
 use crate::output::changed;
 use node::client::{Client, part};
 use node::{Error, Kind, Result};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
-/// Pause between two looks.
-const PAUSE: Duration = Duration::from_millis(200);
 /// What waits for something else than time for so long ends the waiting: a target that is exchanged is not served for a
 /// moment, either.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -28,11 +26,13 @@ pub fn run(global: &Global, name: &str, wait: bool) -> Result<()> {
 }
 
 fn wait_for_end(global: &Global, client: &Client, volume: &str) -> Result<Value> {
-    let end = global.timeout.map(|timeout| Instant::now() + timeout);
+    let late = format!("volume {volume} is not under its new key alone yet");
+    let late = (volume, late, "it goes on; plinth volume show tells how far it is");
+    let waiting = Waiting::new(global, client, format!("/v1/volumes/{}", part(volume)), late);
     let mut bar = ProgressBar::new(global, "rekey");
     let mut moved = Instant::now();
     loop {
-        let shown = client.get(&format!("/v1/volumes/{}", part(volume)))?;
+        let shown = waiting.look()?;
         let rekey = &shown["rekey"];
         if rekey.is_null() {
             return Ok(shown);
@@ -47,11 +47,6 @@ fn wait_for_end(global: &Global, client: &Client, volume: &str) -> Result<Value>
             Some(_) => {}
             None => moved = Instant::now(),
         }
-        if end.is_some_and(|end| Instant::now() >= end) {
-            let message = format!("volume {volume} is not under its new key alone yet");
-            return Err(Error::new(Kind::Timeout, volume, message)
-                .hint("it goes on; plinth volume show tells how far it is"));
-        }
-        std::thread::sleep(PAUSE);
+        waiting.pause()?;
     }
 }

@@ -1,16 +1,12 @@
 //! `plinth scrub`: starts, shows and ends scrubs of a volume or of a pool's volumes.
 use crate::args::{Global, Output, Scrub, Scrubbed};
-use crate::ask::{ProgressBar, while_waiting};
+use crate::ask::{ProgressBar, Waiting, while_waiting};
 use crate::output::{self, changed};
 use crate::print;
 use node::client::{Client, part};
-use node::{Error, Kind, Result};
+use node::{Kind, Result};
 use serde_json::{Value, json};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
-
-/// Pause between two looks.
-const PAUSE: Duration = Duration::from_millis(200);
 
 /// Runs a verb. Damage that no leg can repair is exit 4, of `status` and of `start --wait`.
 pub fn run(global: &Global, verb: Scrub) -> Result<ExitCode> {
@@ -59,19 +55,16 @@ fn exit_code(scrub: &Value) -> ExitCode {
 
 /// Waits until nothing is under way any more. What waits for something else than time ends the waiting.
 fn wait_for_end(global: &Global, client: &Client, of: &Scrubbed) -> Result<Value> {
-    let end = global.timeout.map(|timeout| Instant::now() + timeout);
+    let late = format!("the scrub of {} is not at its end", name(of));
+    let waiting = Waiting::new(global, client, path(of), (name(of), late, "it goes on"));
     let mut bar = ProgressBar::new(global, "scrub");
     loop {
-        let shown = client.get(&path(of))?;
+        let shown = waiting.look()?;
         if !matches!(shown["state"].as_str(), Some("running" | "paused")) {
             return Ok(shown);
         }
         bar.show(&shown, "bytes_done");
-        if end.is_some_and(|end| Instant::now() >= end) {
-            let message = format!("the scrub of {} is not at its end", name(of));
-            return Err(Error::new(Kind::Timeout, name(of), message).hint("it goes on"));
-        }
-        std::thread::sleep(PAUSE);
+        waiting.pause()?;
     }
 }
 

@@ -1,6 +1,6 @@
 //! The verbs: each checks what can be checked here, asks the agent, and prints.
 use crate::args::{Cli, Drive, Global, Labels, Node, NodeVerb, Output, Pool, PoolDrive, Verb, Volume};
-use crate::ask::{ProgressBar, confirm, note, while_waiting};
+use crate::ask::{ProgressBar, Waiting, confirm, note, while_waiting};
 use crate::output::{self, changed};
 use crate::{docs, print};
 use node::client::{Client, part};
@@ -12,9 +12,6 @@ use node::{Error, Kind, Result, offline, params, service, support, text};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-
-/// Pause between two looks at a resync.
-const WATCH_PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// Runs a command line.
 pub fn run(cli: Cli) -> Result<ExitCode> {
@@ -246,23 +243,19 @@ impl Call<'_> {
 
     /// Waits until no drive of a volume is being brought up to date, or about to be; returns the volume then.
     fn watch_resync(&self, volume: &str) -> Result<Value> {
-        // Each look is short; `--timeout` bounds the whole.
         let client = self.client()?;
-        let end = self.global.timeout.map(|timeout| std::time::Instant::now() + timeout);
+        let late = format!("the resync of volume {volume} is not at its end");
+        let waiting = Waiting::new(self.global, &client, volume_path(volume), (volume, late, "it goes on"));
         let mut bar = ProgressBar::new(self.global, "resync");
         loop {
-            let shown = client.get(&volume_path(volume))?;
+            let shown = waiting.look()?;
             let awaited = shown["returning"].as_array().is_some_and(|drives| !drives.is_empty());
             if !shown["resync"].is_null() {
                 bar.show(&shown["resync"], "bytes_copied");
             } else if !awaited {
                 return Ok(shown);
             }
-            if end.is_some_and(|end| std::time::Instant::now() >= end) {
-                let message = format!("the resync of volume {volume} is not at its end");
-                return Err(Error::new(Kind::Timeout, volume, message).hint("it goes on"));
-            }
-            std::thread::sleep(WATCH_PAUSE);
+            waiting.pause()?;
         }
     }
 

@@ -164,14 +164,14 @@ fn drives_that_fail_are_replaced_and_removed_converge() {
         assert_eq!(drives(&agent)[failed], "failed");
         contents.write(&mut nbd, round, 3);
         agent.drive(&new, 256);
-        let replace = format!("drive replace p @{failed} @{new} --wait --timeout 120s");
+        let replace = format!("drive replace p @{failed} @{new} --wait --timeout 600s");
         killed_and_repeated(&mut agent, &replace, delay);
         let well = |agent: &Agent| show(agent)["health"] == "online";
         wait_until(&agent, "whole with the new drive", || well(&agent));
         let now = drives(&agent);
         assert!(!now.contains_key(failed) && now[&new] == "online", "{now:?}");
         contents.write(&mut nbd, round, 5);
-        let remove = format!("drive remove p @{removed} --wait --timeout 120s");
+        let remove = format!("drive remove p @{removed} --wait --timeout 600s");
         killed_and_repeated(&mut agent, &remove, delay);
         assert_eq!(drives(&agent).into_keys().collect::<Vec<_>>(), sorted([kept, &new]));
         killed_and_repeated(&mut agent, &format!("pool add p @{removed}"), delay);
@@ -245,7 +245,7 @@ fn a_forced_attach_converges() {
         away(&agent, other);
         back(&agent, stale);
         agent.plinth("volume attach v --nbd @n").fails(6, &["no complete copy"]);
-        let forced = "volume attach v --nbd @n --force-stale --yes --timeout 60s";
+        let forced = "volume attach v --nbd @n --force-stale --yes --timeout 600s";
         killed_and_repeated(&mut agent, forced, delay);
         let mut nbd = Nbd::connect(&agent.path("n"));
         contents.check(&mut nbd);

@@ -72,7 +72,7 @@ fn what_a_deleted_volume_left_goes_with_its_drive() {
     let agent = Agent::start();
     let away = without_a_drive(&agent);
     agent.plinth("volume delete v --yes").ok();
-    agent.plinth(&format!("drive remove p @{away} --wait --timeout 60s")).ok();
+    agent.plinth(&format!("drive remove p @{away} --wait --timeout 600s")).ok();
     let pool = agent.plinth("pool status p -o json").json();
     assert_eq!((&pool["allocated_bytes"], &pool["health"]), (&0.into(), &"online".into()));
     assert_eq!(pool["drives"].as_array().map(Vec::len), Some(2));

@@ -288,7 +288,7 @@ fn an_encrypted_volume_moves_to_another_drive_and_is_imported_from_there() {
     let key = agent.path("state/keys/k.1");
     let right = std::fs::read(&key).expect("a key");
     std::fs::write(&key, [7; 32]).expect("writes");
-    agent.plinth("drive evacuate p @d1 --wait --timeout 120s").ok();
+    agent.plinth("drive evacuate p @d1 --wait --timeout 600s").ok();
     std::fs::write(&key, right).expect("writes");
     assert_eq!(nbd.read(0, BLOCK), text());
     detach(&agent, "v", nbd);

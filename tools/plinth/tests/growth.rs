@@ -311,7 +311,7 @@ fn what_grew_without_a_drive_moves_to_the_one_that_replaces_it() {
     agent.plinth("drive fail p @d2").ok();
     (0..60).for_each(|chunk| nbd.write(chunk * CHUNK, &content(chunk)));
     agent.drive("d3", 256);
-    agent.plinth("drive replace p @d2 @d3 --wait --timeout 120s").ok();
+    agent.plinth("drive replace p @d2 @d3 --wait --timeout 600s").ok();
     wait_health(&agent, "online");
     (60..80).for_each(|chunk| nbd.write(chunk * CHUNK, &content(chunk)));
     drop(nbd);

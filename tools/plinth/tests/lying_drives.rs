@@ -161,7 +161,7 @@ fn told(lie: Lie) {
     let shown = world.agent.plinth("volume show v -o json").json();
     let wrong = &shown["legs"][0]["drives"][0]["check_errors"];
     assert!(wrong.as_u64().is_some_and(|count| count > 100), "{shown}");
-    world.agent.plinth("scrub start v --wait --timeout 120s").ok();
+    world.agent.plinth("scrub start v --wait --timeout 600s").ok();
     drop(nbd);
     world.agent.plinth("volume detach v").ok();
     world.agent.plinth("fsck --keys @state/keys @d1 @d2").ok();

@@ -120,9 +120,9 @@ fn a_drive_is_emptied_while_its_volume_is_written() {
     let writer = Writer::start(agent.path("n"), contents);
     let dry = agent.plinth("drive evacuate p @d1 --dry-run").ok();
     assert_eq!((dry.trim(), drive(&agent, "d1")["state"].as_str()), (id.as_str(), Some("online")));
-    assert_eq!(agent.plinth("drive evacuate p @d1 --wait --timeout 120s").ok(), dry);
+    assert_eq!(agent.plinth("drive evacuate p @d1 --wait --timeout 600s").ok(), dry);
     assert_eq!(
-        agent.plinth("drive evacuate p @d1 --wait --timeout 120s").ok(),
+        agent.plinth("drive evacuate p @d1 --wait --timeout 600s").ok(),
         dry,
         "a repetition ends alike"
     );
@@ -177,7 +177,7 @@ fn a_move_that_is_cut_short_ends_all_the_same() {
         if turn % 4 != 0 {
             agent.run();
         }
-        agent.plinth(&format!("drive evacuate p @{name} --wait --timeout 120s")).ok();
+        agent.plinth(&format!("drive evacuate p @{name} --wait --timeout 600s")).ok();
         assert_eq!(drive(&agent, name)["allocated_bytes"], 0, "turn {turn}");
         target(&agent);
         let mut nbd = Nbd::connect(&agent.path("n"));
@@ -224,7 +224,7 @@ fn a_dead_drive_is_replaced() {
     let dry = agent.plinth("drive replace p @d2 @d3 --dry-run");
     assert_eq!(dry.code, 0, "{}", dry.err);
     assert_eq!(agent.state()["pools"], before["pools"]);
-    let id = agent.plinth("drive replace p @d2 @d3 --wait --timeout 120s").ok();
+    let id = agent.plinth("drive replace p @d2 @d3 --wait --timeout 600s").ok();
     assert_eq!(drive(&agent, "d3")["id"], id.trim());
     assert_eq!(agent.plinth("drive replace p @d2 @d3 --wait").ok(), id, "a repetition ends alike");
     assert_eq!(pool(&agent)["drives"].as_array().map(Vec::len), Some(2));
@@ -258,7 +258,7 @@ fn a_live_drive_is_replaced() {
     let writer = Writer::start(agent.path("n"), contents);
     let dry = agent.plinth("drive replace p @d1 @d3 --dry-run");
     assert_eq!((dry.code, agent.state()["pools"].clone()), (0, before.0), "{}", dry.err);
-    let id = agent.plinth("drive replace p @d1 @d3 --wait --timeout 120s").ok();
+    let id = agent.plinth("drive replace p @d1 @d3 --wait --timeout 600s").ok();
     assert_eq!(agent.plinth("drive replace p @d1 @d3 --wait").ok(), id, "a repetition ends alike");
     let contents = writer.end();
     let new = drive(&agent, "d3");
@@ -293,7 +293,7 @@ fn a_drive_is_removed() {
         .to_string()
         .contains(id.as_str().expect("an id"));
     assert!(!on, "the emptiest drives were taken");
-    let printed = agent.plinth("drive remove p @d1 --wait --timeout 120s").ok();
+    let printed = agent.plinth("drive remove p @d1 --wait --timeout 600s").ok();
     assert_eq!(printed.trim(), id.as_str().expect("an id"));
     assert_eq!(agent.plinth("drive remove p @d1").ok(), printed, "a repetition ends alike");
     agent.plinth("drive remove p @d9").fails(5, &["no drive"]);
@@ -327,7 +327,7 @@ fn a_drive_whose_content_has_no_other_place_is_refused() {
     assert_eq!(agent.state(), before);
     agent.drive("d3", 256);
     agent.plinth("pool add p @d3 --label node=x").ok();
-    agent.plinth("drive evacuate p @d1 --wait --timeout 120s").ok();
+    agent.plinth("drive evacuate p @d1 --wait --timeout 600s").ok();
     agent.plinth("drive evacuate p @d3").fails(7, &["label node is short"]);
 }
 
@@ -349,7 +349,7 @@ fn a_volume_that_is_not_attached_is_waited_for() {
         (&"blocked".into(), &"evacuate".into(), &"v".into())
     );
     let mut nbd = attach(&agent);
-    agent.plinth("drive evacuate p @d1 --wait --timeout 120s").ok();
+    agent.plinth("drive evacuate p @d1 --wait --timeout 600s").ok();
     contents.check(&mut nbd);
     drop(nbd);
     check_whole(&agent, &contents, "@d1 @d2 @d3");
@@ -435,7 +435,7 @@ fn a_spare_takes_the_place_of_a_lost_drive() {
     check_whole(&agent, &contents, "@d1 @d3");
     // What could not be wiped is the drive's own until it leaves.
     assert_eq!(drive(&agent, "d2")["state"], "failed");
-    agent.plinth(&format!("drive remove p {lost} --wait --timeout 60s")).ok();
+    agent.plinth(&format!("drive remove p {lost} --wait --timeout 600s")).ok();
     let after = pool(&agent);
     assert_eq!((after["drives"].as_array().map(Vec::len), &after["health"]), (Some(2), &"online".into()));
     agent.plinth("volume detach v").ok();
@@ -457,7 +457,7 @@ fn a_pool_is_rebalanced() {
     contents.write(&mut nbd, 0, 1);
     drop(nbd);
     agent.plinth("pool rebalance q").fails(5, &["no pool q"]);
-    agent.plinth("pool rebalance p --wait --timeout 60s").ok();
+    agent.plinth("pool rebalance p --wait --timeout 600s").ok();
     assert_eq!(events(&agent, "move_started").len(), 0, "a mirror of two drives is even");
     agent.plinth("pool add p @d3").ok();
     agent.plinth("pool rebalance p --dry-run").ok();
@@ -480,7 +480,7 @@ fn a_pool_is_rebalanced() {
         agent.run();
         contents
     };
-    assert_eq!(agent.plinth("pool rebalance p --wait --timeout 120s").ok().trim(), "p");
+    assert_eq!(agent.plinth("pool rebalance p --wait --timeout 600s").ok().trim(), "p");
     let taken = |name| drive(&agent, name)["allocated_bytes"].as_u64().expect("a number") >> 23;
     let taken = ["d1", "d2", "d3"].map(taken);
     let (least, most) = (taken.iter().min().expect("drives"), taken.iter().max().expect("drives"));
@@ -529,7 +529,7 @@ fn home_rows_are_rebalanced() {
     names.iter().for_each(|name| drop(agent.wait_state(name, "attached")));
     agent.plinth("pool set p resync_rate=0").ok();
     let writer = Writer::start(agent.path("v.s"), contents.remove(0));
-    agent.plinth("pool rebalance p --wait --timeout 120s").ok();
+    agent.plinth("pool rebalance p --wait --timeout 600s").ok();
     contents.insert(0, writer.end());
     let home = |name: &str| agent.plinth(&format!("volume show {name} -o json")).json()["legs"].to_string();
     let added = drive(&agent, "d3")["id"].as_str().expect("an id").to_owned();
@@ -649,7 +649,7 @@ fn a_row_in_hand_goes_back_however_often() {
     drop(attach(&agent));
     for turn in 0..8 {
         let name = ["d1", "d2", "d3", "d4"][turn % 4];
-        agent.plinth(&format!("drive evacuate p @{name} --wait --timeout 60s")).ok();
+        agent.plinth(&format!("drive evacuate p @{name} --wait --timeout 600s")).ok();
         agent.plinth(&format!("drive online p @{name}")).ok();
     }
     check_whole(&agent, &Contents::new(8), "@d1 @d2 @d3 @d4");

@@ -59,7 +59,7 @@ fn check_from_drives(agent: &mut Agent, contents: &Contents) {
     agent.plinth("key create k").ok();
     agent.plinth("pool import @d1 @d2").ok();
     contents.check(&mut attach(agent));
-    agent.plinth("scrub start v --wait --timeout 120s").ok();
+    agent.plinth("scrub start v --wait --timeout 600s").ok();
     agent.plinth("volume detach v").ok();
     agent.plinth("fsck @d1 @d2").ok();
 }
@@ -73,7 +73,7 @@ fn a_volume_goes_over_to_a_new_key_while_it_is_served() {
     assert_eq!(shown(&agent)["rekey"], Value::Null);
     // Slow enough for the next target, too, to be in the midst of it if the old key went too early.
     agent.plinth("pool set p resync_rate=8MiB").ok();
-    let done = agent.plinth("rekey v --wait --timeout 120s -o json").json();
+    let done = agent.plinth("rekey v --wait --timeout 600s -o json").json();
     let target = pid(&agent);
     assert!(signal("KILL", &target.to_string()));
     assert_eq!(
@@ -91,7 +91,7 @@ fn a_volume_goes_over_to_a_new_key_while_it_is_served() {
     drop(nbd);
     // By the name of its group, and once more.
     let group = shown(&agent)["group"].as_str().expect("a group").to_owned();
-    agent.plinth(&format!("rekey {group} --wait --timeout 120s")).ok();
+    agent.plinth(&format!("rekey {group} --wait --timeout 600s")).ok();
     contents.check(&mut Nbd::connect(&agent.path("n")));
     let events = agent.plinth("events -o json").json();
     let said =
@@ -133,7 +133,7 @@ fn it_waits_until_it_can_go_on() {
     wait_for(&agent, "not attached");
     // The next target writes under the new key from the start.
     drop(attach(&agent));
-    agent.plinth("rekey v --wait --timeout 120s").ok();
+    agent.plinth("rekey v --wait --timeout 600s").ok();
     contents.check(&mut Nbd::connect(&agent.path("n")));
     check_from_drives(&mut agent, &contents);
 }
@@ -157,7 +157,7 @@ fn a_walk_that_is_cut_short_ends_all_the_same() {
         if turn % 3 != 0 {
             agent.run();
         }
-        agent.plinth("rekey v --wait --timeout 120s").ok();
+        agent.plinth("rekey v --wait --timeout 600s").ok();
         pid(&agent);
         let mut nbd = Nbd::connect(&agent.path("n"));
         contents.check(&mut nbd);
@@ -178,14 +178,14 @@ fn the_old_key_stays_for_a_drive_that_is_away() {
     drop(nbd);
     agent.plinth("rekey v").ok();
     wait_for(&agent, "d2");
-    agent.plinth("rekey v --wait --timeout 120s").fails(6, &["d2", "plinth drive fail"]);
+    agent.plinth("rekey v --wait --timeout 600s").fails(6, &["d2", "plinth drive fail"]);
     agent.plinth("drive online p @d2").ok();
-    agent.plinth("rekey v --wait --timeout 120s").ok();
+    agent.plinth("rekey v --wait --timeout 600s").ok();
     assert_eq!(shown(&agent)["health"], "online");
     contents.check(&mut Nbd::connect(&agent.path("n")));
     // Given up, it is not waited for.
     agent.plinth("drive fail p @d2 --yes").ok();
-    agent.plinth("rekey v --wait --timeout 120s").ok();
+    agent.plinth("rekey v --wait --timeout 600s").ok();
     contents.check(&mut Nbd::connect(&agent.path("n")));
     agent.plinth("volume detach v").ok();
     agent.terminate();

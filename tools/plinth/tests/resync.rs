@@ -126,7 +126,7 @@ fn only_what_is_lacking_is_copied() {
     }
     back(&agent, "d2");
     let mut nbd = attach(&agent);
-    agent.plinth("--timeout 60s volume show v --watch").ok();
+    agent.plinth("--timeout 600s volume show v --watch").ok();
     assert_eq!(show(&agent)["health"], "online");
     contents.check(&mut nbd);
     let last = &show(&agent)["last_resync"];
@@ -499,7 +499,7 @@ fn a_volume_whose_last_complete_copy_died_is_forced_or_detached() {
         }
         agent.kill();
         agent.run();
-        agent.plinth("volume detach v --timeout 60s").ok();
+        agent.plinth("volume detach v --timeout 600s").ok();
         assert_eq!(show(&agent)["state"], "detached");
         agent.plinth("volume detach v").ok();
         agent.plinth("volume attach v --nbd @n").fails(6, &["no complete copy", "--force-stale"]);
@@ -509,7 +509,7 @@ fn a_volume_whose_last_complete_copy_died_is_forced_or_detached() {
     agent.plinth("--dry-run volume attach v --nbd @n --force-stale --yes").ok();
     agent.plinth("volume attach v --nbd @n --force-stale --read-only --yes").fails(2, &["without writing"]);
     assert_eq!(agent.plinth("pool history p").ok(), before);
-    agent.plinth("volume attach v --nbd @n --force-stale --yes --timeout 60s").ok();
+    agent.plinth("volume attach v --nbd @n --force-stale --yes --timeout 600s").ok();
     let mut nbd = Nbd::connect(&agent.path("n"));
     contents.check(&mut nbd);
     drop(nbd);

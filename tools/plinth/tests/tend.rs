@@ -71,11 +71,11 @@ fn check(agent: &Agent, contents: &Contents) {
 #[test]
 fn drives_are_emptied() {
     let (agent, contents) = made(3);
-    agent.plinth("drive evacuate p @d1 --wait --timeout 120s").ok();
+    agent.plinth("drive evacuate p @d1 --wait --timeout 600s").ok();
     wait_left_alone(&agent);
-    agent.plinth("drive remove p @d1 --wait --timeout 120s").ok();
+    agent.plinth("drive remove p @d1 --wait --timeout 600s").ok();
     agent.drive("d4", 256);
-    agent.plinth("drive replace p @d2 @d4 --wait --timeout 120s").ok();
+    agent.plinth("drive replace p @d2 @d4 --wait --timeout 600s").ok();
     wait_left_alone(&agent);
     agent.plinth("fsck @d3 @d4").ok();
     check(&agent, &contents);
@@ -109,7 +109,7 @@ fn legs_and_extents_are_moved() {
     agent.plinth("volume set v legs=1").ok();
     wait_until(&agent, "of one leg", || show(&agent)["leg_count"] == 1);
     wait_left_alone(&agent);
-    agent.plinth("pool rebalance p --wait --timeout 120s").ok();
+    agent.plinth("pool rebalance p --wait --timeout 600s").ok();
     wait_left_alone(&agent);
     let drives = pool(&agent)["drives"].as_array().expect("drives").clone();
     let taken = drives.iter().map(|drive| drive["allocated_bytes"].as_u64().expect("a number") >> 23);
@@ -127,14 +127,14 @@ fn what_rots_is_found() {
     agent.plinth("volume detach v").ok();
     let places = rot::data_on(&agent, "d1", &turns);
     rot::rot(&agent, "d1", [7, 500, 1023].map(|block| places[&block]));
-    let scrubbed = agent.plinth("scrub start v --wait --timeout 120s -o json").json();
+    let scrubbed = agent.plinth("scrub start v --wait --timeout 600s -o json").json();
     assert_eq!(
         (&scrubbed["state"], &scrubbed["copies_repaired"]),
         (&"finished".into(), &3.into()),
         "{scrubbed}"
     );
     wait_left_alone(&agent);
-    let scrubbed = agent.plinth("scrub start --pool p --wait --timeout 120s -o json").json();
+    let scrubbed = agent.plinth("scrub start --pool p --wait --timeout 600s -o json").json();
     let states: Vec<&Value> =
         scrubbed["volumes"].as_array().expect("two").iter().map(|s| &s["state"]).collect();
     assert_eq!(states, ["finished", "finished"], "{scrubbed}");
@@ -177,7 +177,7 @@ fn verbs_go_first() {
     wait_until(&agent, "left alone", || show(&agent)["tended"] == false);
     agent.plinth("pool set p tend=0").ok();
     agent.plinth("pool set p resync_rate=0").ok();
-    agent.plinth("drive evacuate p @d1 --wait --timeout 120s").ok();
+    agent.plinth("drive evacuate p @d1 --wait --timeout 600s").ok();
     check(&agent, &contents);
     agent.plinth("drive online p @d1").ok();
     agent.plinth("drive evacuate p @d2").ok();
@@ -207,7 +207,7 @@ fn it_goes_on_behind_deaths() {
                 agent.run();
             }
         }
-        agent.plinth(&format!("drive evacuate p @{from} --wait --timeout 120s")).ok();
+        agent.plinth(&format!("drive evacuate p @{from} --wait --timeout 600s")).ok();
         wait_left_alone(&agent);
     }
     check(&agent, &contents);
@@ -230,7 +230,7 @@ fn it_goes_on_behind_a_death_at_the_start() {
             assert!(started.elapsed() < DEADLINE, "no target: {}", agent.log());
         };
         let _ = signal("KILL", &pid.to_string());
-        agent.plinth(&format!("drive evacuate p @{from} --wait --timeout 120s")).ok();
+        agent.plinth(&format!("drive evacuate p @{from} --wait --timeout 600s")).ok();
         wait_left_alone(&agent);
     }
     check(&agent, &contents);
@@ -261,9 +261,9 @@ fn one_that_cannot_be_served_says_so() {
     agent.plinth("drive evacuate p @d1 --wait").fails(6, &["could not be tended", "locked"]);
     assert_eq!(pool(&agent)["tasks"][0]["state"], "blocked");
     with_input(&agent, "key unlock k", "one\n");
-    agent.plinth("drive evacuate p @d1 --wait --timeout 120s").ok();
+    agent.plinth("drive evacuate p @d1 --wait --timeout 600s").ok();
     wait_left_alone(&agent);
-    agent.plinth("rekey v --wait --timeout 120s").ok();
+    agent.plinth("rekey v --wait --timeout 600s").ok();
     wait_left_alone(&agent);
     check(&agent, &contents);
 }

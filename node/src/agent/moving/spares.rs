@@ -41,6 +41,9 @@ impl Agent {
         for pool in pools.iter().filter(|pool| pool.life == Life::Ready && pool.spares > 0) {
             let now = uptime()?;
             let mut space = self.lock();
+            // It may have been changed or deleted before the lock was there.
+            let Some(pool) = self.store.get::<PoolRecord>(&records::pool_key(&pool.name))? else { continue };
+            let pool = &pool.record;
             let drives = self.pool_drives(pool)?;
             if drives.iter().any(|drive| drive.life == Life::Ready && !self.is_there(drive)) {
                 // It may be back, perhaps under another path.

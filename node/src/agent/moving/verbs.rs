@@ -86,6 +86,7 @@ impl Agent {
         while start.elapsed() < BEGIN_DEADLINE {
             let (this, drive) = (self.clone(), id.to_owned());
             let begun = blocking(move || {
+                let _records = this.records();
                 let Ok(drive) = this.drive(&drive) else { return Ok(true) };
                 let pool = this.pool(&this.pool_name(&drive.pool)?)?;
                 let tasks = this.view_tasks(&pool)?;

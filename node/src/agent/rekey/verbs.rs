@@ -20,7 +20,7 @@ impl Agent {
             self.tending.forgive();
         }
         let this = self.clone();
-        blocking(move || this.view_volume(&volume.name)).await
+        blocking(move || this.show_volume(&volume.name)).await
     }
 
     fn begin_rekey(&self, name: &str, dry: bool) -> Result<VolumeRecord> {

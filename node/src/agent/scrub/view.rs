@@ -17,7 +17,7 @@ impl Agent {
     /// # Errors
     /// `NotFound`, or the catalogue's.
     pub fn show_scrub(&self, name: &str) -> Result<Scrub> {
-        let shown = self.view_volume(name)?;
+        let shown = self.show_volume(name)?;
         Ok(shown.scrub.unwrap_or_else(|| none(name)))
     }
 
