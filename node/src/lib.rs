@@ -27,6 +27,7 @@ pub mod protocol;
 pub mod scrub;
 pub mod service;
 pub mod sockets;
+mod steps;
 pub mod supervise;
 pub mod support;
 pub mod target;

@@ -7,6 +7,7 @@ use crate::agent::{Agent, Options};
 use crate::error::{Error, Kind, Result};
 use crate::files::{closed, private_folder};
 use crate::http;
+use crate::steps::{blocking, spawn};
 use std::fs::File;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
@@ -70,21 +71,21 @@ fn prepare(options: &Options) -> Result<File> {
 
 async fn serve(options: Options) -> Result<()> {
     let (socket, metrics) = (options.socket.clone(), options.metrics);
-    let agent = crate::agent::blocking(move || Agent::open(options)).await?;
+    let agent = blocking(move || Agent::open(options)).await?;
     agent.resume().await?;
     let stop = watch::Sender::new(false);
-    tokio::spawn(agent.clone().watch(stop.subscribe()));
-    tokio::spawn(agent.clone().ask_drives(stop.subscribe()));
-    tokio::spawn(agent.clone().do_chores(stop.subscribe()));
-    tokio::spawn(agent.clone().heal(stop.subscribe()));
-    tokio::spawn(agent.clone().scrub(stop.subscribe()));
-    tokio::spawn(agent.clone().move_drives(stop.subscribe()));
-    tokio::spawn(agent.clone().rekey(stop.subscribe()));
-    tokio::spawn(agent.clone().tend(stop.subscribe()));
+    spawn(agent.clone().watch(stop.subscribe()));
+    spawn(agent.clone().ask_drives(stop.subscribe()));
+    spawn(agent.clone().do_chores(stop.subscribe()));
+    spawn(agent.clone().heal(stop.subscribe()));
+    spawn(agent.clone().scrub(stop.subscribe()));
+    spawn(agent.clone().move_drives(stop.subscribe()));
+    spawn(agent.clone().rekey(stop.subscribe()));
+    spawn(agent.clone().tend(stop.subscribe()));
     if let Some(address) = metrics {
         let listener = http::bind_metrics(address).await?;
         let routes = http::routes::metrics_router(agent.clone(), stop.clone());
-        tokio::spawn(http::serve(routes, listener, stop.clone()));
+        spawn(http::serve(routes, listener, stop.clone()));
     }
     let listener = http::bind(&socket)?;
     let on = |kind: SignalKind| {

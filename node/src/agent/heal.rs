@@ -178,7 +178,7 @@ impl Agent {
             return;
         }
         let this = self.clone();
-        tokio::spawn(async move {
+        super::spawn(async move {
             if let Err(error) = this.heal_volume(&volume).await {
                 tracing::warn!("volume {volume} is not attended to for now: {error}");
             }

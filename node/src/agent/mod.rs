@@ -43,6 +43,7 @@ use crate::catalogue::{
 };
 use crate::error::{Error, Kind, Result};
 use crate::keys::Keys;
+pub(crate) use crate::steps::{blocking, locked, spawn};
 use crate::supervise::Supervisor;
 pub use keys::DEFAULT_KEY;
 pub(crate) use pools::uuid as parse_id;
@@ -289,13 +290,4 @@ impl Agent {
         let now = self.store.get::<PoolRecord>(&records::pool_key(&pool.name))?;
         Ok(now.is_some_and(|now| now.id == pool.id && now.drives.contains(drive)))
     }
-}
-
-/// Runs what waits for catalogue or drives on a thread of its own.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| {
-        Err(Error::general(Kind::Failed, "a step of the agent was cut short").hint("see its log"))
-    })
 }

@@ -28,7 +28,7 @@ mod view;
 
 pub(super) use spares::spare_extents;
 
-use super::Agent;
+use super::{Agent, locked};
 use crate::catalogue::moves::{self, Stage};
 use crate::catalogue::{
     CopyState, DriveRecord, GroupRecord, Life, MoveRecord, RowRecord, Versioned, VolumeRecord,
@@ -38,7 +38,7 @@ use crate::moves::{MoveChange, MoveOrder, MoveState, TargetMove};
 use crate::protocol::{TargetPhase, TargetStatus};
 use crate::supervise::Phase;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 
@@ -90,10 +90,6 @@ pub(crate) struct Moving {
     /// Moves that are over but for their word, by name of the group: number, and what the word will be.
     settled: Mutex<BTreeMap<String, (u64, MoveState)>>,
     wake: Notify,
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Moving {
@@ -248,7 +244,7 @@ impl Agent {
             return;
         }
         let this = self.clone();
-        tokio::spawn(async move {
+        super::spawn(async move {
             if let Err(error) = this.move_volume(&volume).await {
                 tracing::warn!("the moves of volume {} rest: {error}", volume.name);
                 this.moving.note(&volume.id, |known| known.last_error = Some(error));

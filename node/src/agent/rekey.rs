@@ -22,7 +22,7 @@
 //! way) goes on with the newest of them.
 mod verbs;
 
-use super::{Agent, parse_id};
+use super::{Agent, locked, parse_id};
 use crate::catalogue::{
     CopyState, DriveState, GroupEncryption, GroupRecord, Life, RekeyRecord, Severity, Versioned,
     VolumeRecord, records,
@@ -33,7 +33,7 @@ use crate::model::{Rekey, RekeyState};
 use crate::protocol::{Answer, Request, TargetRekey};
 use crate::text;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 
@@ -64,10 +64,6 @@ pub(crate) struct Rekeying {
     /// Volumes that are being attended to.
     busy: Mutex<BTreeSet<String>>,
     wake: Notify,
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Rekeying {
@@ -155,7 +151,7 @@ impl Agent {
             return;
         }
         let this = self.clone();
-        tokio::spawn(async move {
+        super::spawn(async move {
             if let Err(error) = this.rekey_volume(&volume).await {
                 tracing::warn!("the new key of volume {} waits: {error}", volume.name);
                 this.rekeying.waits(&volume.id, error.message);

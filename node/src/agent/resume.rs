@@ -45,7 +45,7 @@ impl Agent {
             self.supervisor.start(self, &volume.name, &volume.pool);
             if volume.attachment.is_some_and(|attachment| attachment.detaching) {
                 let (this, name) = (self.clone(), volume.name.clone());
-                tokio::spawn(async move {
+                super::spawn(async move {
                     if let Err(error) = this.detach_volume(&name, false).await {
                         let message = format!("the detach of volume {name} could not be finished: {error}");
                         this.events.record(Severity::Error, "detach_failed", &name, &message);

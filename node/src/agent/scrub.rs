@@ -14,14 +14,14 @@ mod view;
 
 pub(super) use view::judge_lost;
 
-use super::Agent;
+use super::{Agent, locked};
 use crate::catalogue::{PoolRecord, ScrubRecord, Severity, Store, VolumeRecord, Want, scrubs};
 use crate::error::{Error, Kind, Result};
 use crate::protocol::{Answer, Request, TargetPhase};
 use crate::scrub::{Seen, TargetScrub};
 use crate::supervise::{Live, Phase};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 
@@ -108,10 +108,6 @@ pub(crate) struct Scrubbing {
     /// Volumes that are being attended to.
     busy: Mutex<BTreeSet<String>>,
     wake: Notify,
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Scrubbing {
@@ -280,7 +276,7 @@ impl Agent {
             return;
         }
         let this = self.clone();
-        tokio::spawn(async move {
+        super::spawn(async move {
             loop {
                 match this.look_at_scrub(&volume).await {
                     Ok(true) => tokio::time::sleep(SOON).await,

@@ -219,7 +219,7 @@ impl Agent {
         let this = self.clone();
         for volume in blocking(move || this.volumes_to_tend(AT_ONCE.saturating_sub(tended))).await? {
             tended += 1;
-            tokio::spawn(self.clone().try_tending(volume));
+            super::spawn(self.clone().try_tending(volume));
         }
         Ok(tended > 0)
     }

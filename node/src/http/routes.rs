@@ -10,6 +10,7 @@ use crate::params::{
     ReplaceDrive, ResizeVolume, Set, StopAgent, UpgradeVolume, WipeDrive,
 };
 use crate::protocol::Request;
+use crate::steps::to_its_end;
 use crate::supervise::Phase;
 use crate::support::Entry;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
@@ -575,10 +576,7 @@ where
     T: Send + 'static,
     F: Future<Output = Result<T>> + Send + 'static,
 {
-    let running = tokio::spawn(verb(shared.agent));
-    running.await.unwrap_or_else(|_| {
-        Err(crate::error::Error::general(crate::error::Kind::Failed, "a step of the agent was cut short"))
-    })
+    to_its_end(verb(shared.agent)).await
 }
 
 /// The agent's part of a support bundle: no data, no secrets.

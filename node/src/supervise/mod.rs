@@ -133,7 +133,7 @@ impl Supervisor {
         let live = watch::Sender::new(Live::START);
         let slot = Arc::new(Slot { pool: pool.to_owned(), live, commands, hurry: Notify::new() });
         slots.insert(volume.to_owned(), slot.clone());
-        tokio::spawn(run::supervise(agent.clone(), volume.to_owned(), slot, inbox));
+        crate::steps::spawn(run::supervise(agent.clone(), volume.to_owned(), slot, inbox));
     }
 
     /// Forgets a volume whose supervision is ending. Under the verbs' lock, together with its attachment.
