@@ -530,16 +530,16 @@ impl Agent {
             txn = txn.update(records::group_key(&group.name), &group);
         }
         txn.commit()?;
-        drop(records);
-        if let Some(number) = device_number {
-            device::link(&self.options.links, name, number);
-        }
         let (kind, verb) = match (tended, first) {
             (true, _) => ("volume_tended", "is tended while nobody has it attached"),
             (false, true) => ("volume_serving", "is attached"),
             (false, false) => ("volume_serving", "is served again"),
         };
         self.events.record(Severity::Info, kind, name, &format!("volume {name} {verb}"));
+        drop(records);
+        if let Some(number) = device_number {
+            device::link(&self.options.links, name, number);
+        }
         Ok(())
     }
 
@@ -575,10 +575,9 @@ impl Agent {
     /// under one lock: an attach that found the attachment gone and its supervision there would leave the volume to one
     /// that is ending, announced and served by nobody.
     pub(crate) fn clear_attachment(&self, name: &str) -> Result<()> {
-        let space = self.records();
+        let _records = self.records();
         let cleared = self.take_attachment(name);
         self.supervisor.forget(name);
-        drop(space);
         if let Some(attachment) = cleared?.filter(|attachment| attachment.served) {
             let (kind, is) = if attachment.tended {
                 ("volume_left_alone", "left alone")

@@ -277,12 +277,12 @@ impl Agent {
             let mut by = wrapped;
             (by.rekey, by.rekeyed_at) = (None, Some(text::now()));
             let group = self.replace_encryption(&group, by)?;
+            locked(&self.rekeying.known).remove(&volume.id);
+            let message = format!("volume {} is under data key {} alone", volume.name, rekey.to);
+            self.events.record(Severity::Info, "rekey_done", &volume.name, &message);
             // Whoever has the envelope before has a key that nothing is under.
             verb.aside(|| self.settle_at_hand(&group));
         }
-        locked(&self.rekeying.known).remove(&volume.id);
-        let message = format!("volume {} is under data key {} alone", volume.name, rekey.to);
-        self.events.record(Severity::Info, "rekey_done", &volume.name, &message);
         Ok(())
     }
 

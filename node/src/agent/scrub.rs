@@ -347,11 +347,8 @@ impl Agent {
         if worth || known.stored_at.elapsed() >= STORE_EVERY {
             known.store(&self.store)?;
         }
-        let finished = before == Want::Run && known.record.want == Want::Finished;
-        let record = finished.then(|| known.record.clone());
-        drop(watched);
-        if let Some(record) = record {
-            self.tell_end(&volume.name, &record);
+        if before == Want::Run && known.record.want == Want::Finished {
+            self.tell_end(&volume.name, &known.record);
             self.scrubbing.look_now();
         }
         Ok(!told.is_empty())

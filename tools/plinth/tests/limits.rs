@@ -4,8 +4,9 @@ mod support;
 use base::CkptNo;
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
-use support::Agent;
+use std::time::Instant;
 use support::nbd::Nbd;
+use support::{Agent, DEADLINE};
 use volume::Superblock;
 
 /// Sets the number of the last checkpoint in the superblocks of a group that was not attached yet.
@@ -56,6 +57,11 @@ fn a_volume_without_further_checkpoints_attaches_for_reading() {
     assert_ne!(nbd.try_write(0, &data), 0, "it was written");
     assert_eq!(nbd.read(0, 4096), vec![0; 4096]);
     drop(nbd);
-    assert!(agent.plinth("events").ok().contains("numbers of checkpoints"));
+    // The agent tells of it at its next look.
+    let start = Instant::now();
+    while !agent.plinth("events").ok().contains("numbers of checkpoints") {
+        assert!(start.elapsed() < DEADLINE, "{}\n{}", agent.plinth("events").out, agent.log());
+        std::thread::yield_now();
+    }
     agent.plinth("volume detach v").ok();
 }

@@ -96,7 +96,7 @@ impl Drop for Server {
 
 pub fn connect(socket: &Path) -> UnixStream {
     let stream = UnixStream::connect(socket).expect("the server listens");
-    stream.set_read_timeout(Some(std::time::Duration::from_secs(20))).expect("a timeout");
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(600))).expect("a timeout");
     stream
 }
 

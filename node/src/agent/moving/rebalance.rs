@@ -124,7 +124,6 @@ impl Agent {
             }
             pool.rebalancing = false;
             self.store.txn().update(records::pool_key(&pool.name), &pool).commit()?;
-            drop(space);
             let mut message = format!("no move makes the drives of pool {} more even", pool.name);
             if left > 0 {
                 let what = crate::text::counted(left, "volume");

@@ -130,7 +130,6 @@ impl Agent {
         let change = MoveChange::Leave { drive: id.to_owned() };
         let steps: Vec<Step> = places.into_iter().zip(to).collect();
         self.begin_move(&mut space, group, change, &steps)?;
-        drop(space);
         if !steps.is_empty() {
             let what = crate::text::counted(steps.len(), "extent");
             let message = format!("{what} of volume {} leave drive {}", volume.name, drive.path.display());
@@ -363,7 +362,6 @@ impl Agent {
             record.places.iter().filter(|place| !stays(place)).map(|place| place.old.clone()).collect();
         let legs = group.legs;
         self.free_extents(&mut space, &pool, &group, &record, &olds, |_| ())?;
-        drop(space);
         self.note_moved(&volume);
         let what = crate::text::counted(record.places.len(), "extent");
         let message = match &record.change {

@@ -38,12 +38,13 @@ impl Agent {
     /// Empties drives that were lost for long enough, as far as there are spares.
     pub(super) fn take_spares(&self) -> Result<()> {
         let pools = self.store.list::<PoolRecord>("pools/")?;
-        for pool in pools.iter().filter(|pool| pool.life == Life::Ready && pool.spares > 0) {
+        let has_spares = |pool: &&Versioned<PoolRecord>| pool.life == Life::Ready && pool.spares > 0;
+        for pool in pools.iter().filter(has_spares) {
             let now = uptime()?;
             let mut space = self.lock();
             // It may have been changed or deleted before the lock was there.
-            let Some(pool) = self.store.get::<PoolRecord>(&records::pool_key(&pool.name))? else { continue };
-            let pool = &pool.record;
+            let pool = self.store.get::<PoolRecord>(&records::pool_key(&pool.name))?;
+            let Some(pool) = pool.as_ref().filter(has_spares) else { continue };
             let drives = self.pool_drives(pool)?;
             if drives.iter().any(|drive| drive.life == Life::Ready && !self.is_there(drive)) {
                 // It may be back, perhaps under another path.

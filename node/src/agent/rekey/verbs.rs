@@ -43,10 +43,8 @@ impl Agent {
             (more.newest(), self.wrapped_anew(&group, &more)?)
         };
         changed.rekey = Some(RekeyRecord { to, sealed: false, started_at });
-        {
-            let _space = self.lock();
-            self.replace_encryption(&group, changed)?;
-        }
+        let _space = self.lock();
+        self.replace_encryption(&group, changed)?;
         let message = format!("volume {} goes over to data key {to}", volume.name);
         self.events.record(Severity::Info, "rekey_started", &volume.name, &message);
         Ok(volume)

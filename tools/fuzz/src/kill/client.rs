@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// A reply that takes longer will not come.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(600);
 const FLAG_FUA: u16 = 1;
 
 /// What is asked for.

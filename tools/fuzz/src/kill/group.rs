@@ -26,7 +26,7 @@ const EXTENT_BLOCKS: u32 = 512;
 const EXTENTS: u32 = 32;
 const STRIPE_BLOCKS: u32 = 16;
 /// A target that takes longer to listen, or to end, does neither.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What a group is like.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -45,7 +45,7 @@ pub const HTTP: Target = Target {
 };
 
 /// An answer that takes longer will not come.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Without a byte for so long nothing comes until the client hangs up. What comes later is not looked at.
 const QUIET: Duration = Duration::from_millis(5);
 /// Bytes that are under way at most: little, so that both sides wait for each other.

@@ -27,7 +27,7 @@ pub const NBD: Target = Target {
 /// Bytes of the served file.
 const BYTES: u64 = 8 << 20;
 /// An answer that takes longer will not come.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(120);
 
 /// The server lives as long as this process; its folder goes when the file and socket are open.
 struct Server {
