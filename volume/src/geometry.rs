@@ -84,6 +84,10 @@ impl Geometry {
             && extent.is_multiple_of(64)
             && extent.is_multiple_of(self.stripe_blocks)
             && extent >= 2 * columns * self.stripe_blocks;
+        if !extent_ok {
+            return false;
+        }
+        // From here on nothing is large enough for a sum to overflow.
         let home = self.pieces[0];
         let home_ok = home.row == RowNo::ZERO
             && home.first == fixed::RING_FIRST
@@ -93,7 +97,7 @@ impl Geometry {
             && self.home.first == home.first + home.blocks
             && (extent / 16..=extent / columns).contains(&self.home.blocks)
             && self.home.first + self.home.blocks <= extent / columns;
-        extent_ok && home_ok && self.pieces[1..].iter().all(|piece| piece.blocks == 0)
+        home_ok && self.pieces[1..].iter().all(|piece| piece.blocks == 0)
     }
 
     /// Blocks of space in one row.
@@ -268,6 +272,20 @@ mod tests {
         assert_eq!(geometry.home_index(Pba::new(Pba::LIMIT - 1)), None);
         assert_eq!(geometry.home_index(Pba::new(geometry.row_blocks())), None);
         assert_eq!(geometry.home_index(geometry.home_page(3)), Some(3));
+    }
+
+    /// A superblock with a right check named extents of 2^32 - 1 blocks, and the sums about its ring overflowed.
+    #[test]
+    fn no_number_of_a_shape_that_cannot_be_overflows() {
+        let numbers = [0, 16, 64, 72, 32_768, u32::MAX - 16, u32::MAX];
+        for extent in numbers {
+            for (ring, home) in numbers.into_iter().flat_map(|ring| numbers.map(|home| (ring, home))) {
+                let mut geometry = Geometry { extent_blocks: extent, ..Geometry::new(1, 1, 16, 128, 41) };
+                geometry.pieces[0].blocks = ring;
+                geometry.home = Piece { row: RowNo::ZERO, first: ring.wrapping_add(16), blocks: home };
+                assert!(!geometry.check() || extent == 32_768, "{geometry:?}");
+            }
+        }
     }
 
     #[test]
