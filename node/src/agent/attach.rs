@@ -530,16 +530,17 @@ impl Agent {
             txn = txn.update(records::group_key(&group.name), &group);
         }
         txn.commit()?;
+        drop(records);
+        // Whoever hears of it finds the name.
+        if let Some(number) = device_number {
+            device::link(&self.options.links, name, number);
+        }
         let (kind, verb) = match (tended, first) {
             (true, _) => ("volume_tended", "is tended while nobody has it attached"),
             (false, true) => ("volume_serving", "is attached"),
             (false, false) => ("volume_serving", "is served again"),
         };
         self.events.record(Severity::Info, kind, name, &format!("volume {name} {verb}"));
-        drop(records);
-        if let Some(number) = device_number {
-            device::link(&self.options.links, name, number);
-        }
         Ok(())
     }
 

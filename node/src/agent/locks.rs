@@ -16,8 +16,8 @@
 //! and is refused. What only verbs change it still knows: pools, which drives they have, moves, keys, the names of things,
 //! and the extents that a group had.
 //!
-//! What happened is told (`events`) under the lock under which it was written down: whoever sees a state finds what is said of
-//! it.
+//! The end of a move, a rekey, a scrub or an attachment is told (`events`) under the lock under which it was written down:
+//! whoever sees that it is over finds what is said of it.
 //!
 //! Debug builds stop at a wait in the wrong place (`waits`).
 #[cfg(test)]

@@ -125,9 +125,12 @@ impl Agent {
     /// The catalogue's.
     pub fn list_pools(&self) -> Result<Vec<Pool>> {
         self.look_for_missing()?;
-        let space = self.records();
+        self.view_pools(&self.records())
+    }
+
+    fn view_pools(&self, space: &Space) -> Result<Vec<Pool>> {
         let pools = self.store.list::<PoolRecord>("pools/")?;
-        pools.iter().map(|pool| self.view_pool(&space, &pool.name)).collect()
+        pools.iter().map(|pool| self.view_pool(space, &pool.name)).collect()
     }
 
     /// One volume, for a caller without a lock.
@@ -241,6 +244,10 @@ impl Agent {
     pub fn list_volumes(&self) -> Result<Vec<Volume>> {
         // None is renamed or deleted while it is looked at.
         let _records = self.records();
+        self.view_volumes()
+    }
+
+    fn view_volumes(&self) -> Result<Vec<Volume>> {
         let volumes = self.store.list::<VolumeRecord>("volumes/")?;
         volumes.iter().map(|volume| self.view_volume(&volume.name)).collect()
     }
@@ -251,7 +258,11 @@ impl Agent {
     /// The catalogue's.
     pub fn view_status(&self) -> Result<Status> {
         let trouble = self.store.check().err();
-        let (pools, volumes) = (self.list_pools()?, self.list_volumes()?);
+        self.look_for_missing()?;
+        let (pools, volumes) = {
+            let space = self.records();
+            (self.view_pools(&space)?, self.view_volumes()?)
+        };
         let worst_pool = pools.iter().max_by_key(|pool| pool.health);
         let worst_volume = volumes.iter().max_by_key(|volume| volume.health);
         let pool_health = worst_pool.map_or(Health::Online, |pool| pool.health);

@@ -5,12 +5,13 @@
 //! of its processes; a target that does not answer in time is shown as it was seen last.
 use super::error::Failure;
 use super::routes::Shared;
-use crate::agent::{Agent, blocking};
+use crate::agent::Agent;
 use crate::catalogue::CopyState;
 use crate::error::Result;
 use crate::figures::Latency;
 use crate::model::{Health, Pool, Status, Task, Volume, VolumeState};
 use crate::protocol::TargetStatus;
+use crate::steps::blocking;
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;

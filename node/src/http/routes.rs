@@ -1,7 +1,7 @@
 //! The routes. Each handler takes its input apart, calls one verb of the agent on a thread that may block, and
 //! answers with what the matching GET would show.
 use super::error::{Failure, not_found};
-use crate::agent::{Agent, blocking};
+use crate::agent::Agent;
 use crate::catalogue::{DriveState, Errand, EventRecord, HistoryRecord};
 use crate::error::{Error, Kind, Result};
 use crate::model::{Drive, Importable, Pool, PoolScrub, Scrub, Status, Volume};
@@ -10,7 +10,7 @@ use crate::params::{
     ReplaceDrive, ResizeVolume, Set, StopAgent, UpgradeVolume, WipeDrive,
 };
 use crate::protocol::Request;
-use crate::steps::to_its_end;
+use crate::steps::{blocking, to_its_end};
 use crate::supervise::Phase;
 use crate::support::Entry;
 use axum::extract::rejection::{JsonRejection, QueryRejection};

@@ -79,10 +79,11 @@ impl<'a> Waiting<'a> {
     /// # Errors
     /// `Timeout` if the time is up.
     pub fn pause(&self) -> Result<()> {
-        if self.end.is_some_and(|end| Instant::now() >= end) {
+        let left = self.end.map_or(PAUSE, |end| end.saturating_duration_since(Instant::now()));
+        if left.is_zero() {
             return Err(self.late.clone());
         }
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(left.min(PAUSE));
         Ok(())
     }
 }

@@ -50,7 +50,10 @@ fn volumes_come_and_go_while_somebody_looks() {
         let volumes = agent.list_volumes().expect("lists");
         assert!(volumes.iter().any(|volume| volume.name == "v"));
         let status = agent.view_status().expect("looks");
-        assert!(status.pools.len() == 1 && status.volumes.iter().any(|volume| volume.name == "v"));
+        let names: Vec<&String> = status.volumes.iter().map(|volume| &volume.name).collect();
+        assert!(names.iter().any(|name| *name == "v"), "{names:?}");
+        let of_pool: Vec<&String> = status.pools.iter().flat_map(|pool| &pool.volumes).collect();
+        assert_eq!(of_pool, names, "pools and volumes are of one moment");
         for name in volumes.iter().map(|volume| &volume.name) {
             match agent.show_volume(name) {
                 Ok(shown) => assert_eq!(shown.name, *name),
