@@ -1,12 +1,12 @@
 //! What one activation said and the next one must not believe: numbers of checkpoints, marks, other histories.
 use crate::world;
-use crate::world::story::{assert_each_leg_is_whole, broken, some_writes};
+use crate::world::story::{assert_each_leg_is_whole, broken, end_of_move, some_writes};
 use crate::world::{Shape, Verdict, World};
 use base::{CkptNo, DriveOp, Engine, Op, Phase};
 use fence::CopyState;
 use std::cell::Cell;
 use std::rc::Rc;
-use volume::CopyHealth;
+use volume::{CopyHealth, MoveOutcome};
 
 fn is_current(world: &World, drive: u8) -> bool {
     world.engine.stats().expect("served").drives[usize::from(drive)].health == CopyHealth::Current
@@ -260,4 +260,28 @@ fn a_version_that_was_never_durable_can_be_done_without() {
         world.check_all();
     }
     assert!(unreadable > 0, "the version was found");
+}
+
+/// The drive that was lost turned up, got a new identity, and took over its own place. Its ring had commits of the other history,
+/// which named versions that nobody had heard of: every later open was refused.
+#[test]
+fn the_log_of_another_history_is_wiped_where_a_drive_takes_over() {
+    for activations in 1..4 {
+        let mut world = imported(activations);
+        world.settle();
+        let new = world.add_drive();
+        world.drives[2] = world.drives[0].clone();
+        world.leave(0, &[new]);
+        assert_eq!(end_of_move(&mut world), MoveOutcome::Done);
+        world.places[0] = 2;
+        world.drives[0] = Default::default();
+        world.write(0, 8).expect("written");
+        world.flush().expect("flushed");
+        world.close();
+        world.kill();
+        world.absent = 1;
+        world.open_with(world.shape.config);
+        assert_eq!(world.engine.phase(), Phase::Serving, "{activations}: {:?}", world.engine.refusal());
+        world.check_all();
+    }
 }

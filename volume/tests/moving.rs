@@ -255,13 +255,17 @@ fn a_move_is_not_over_while_a_write_is_on_its_way() {
     let mut world = World::new(Shape::MIRROR);
     some_writes(&mut world, 50);
     let new = world.add_drive();
-    let late = Rc::new(Cell::new(true));
+    let late = Rc::new(Cell::new(false));
     let seen = late.clone();
     world.verdict = Box::new(move |io| {
         let waits = io.drive == 2 && io.op == base::DriveOp::Write && seen.get();
         if waits { Verdict::Later } else { Verdict::Do }
     });
     world.leave(1, &[new]);
+    world.run_until("it is copied", |world| {
+        world.engine.stats().and_then(|stats| stats.moving).is_some_and(|moving| moving.copied_blocks > 0)
+    });
+    late.set(true);
     world.settle();
     let slot = world.begin(Op::Write, 64, 64, false);
     world.settle();

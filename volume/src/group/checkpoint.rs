@@ -247,11 +247,21 @@ impl Group {
         }
     }
 
-    fn begin_checkpoint(&mut self) {
-        let due = self.checkpoint.force
+    /// Whether a checkpoint is due.
+    fn checkpoint_due(&self) -> bool {
+        self.checkpoint.force
             || self.log.ring.used_permille() >= RING_FORCE_PERMILLE
             || self.delta_pressure()
-            || (!self.directory.cuts.is_empty() && self.log.idle());
+            || (!self.directory.cuts.is_empty() && self.log.idle())
+    }
+
+    /// Whether a checkpoint is due and has not begun: what keeps it off does not begin either.
+    pub(super) fn checkpoint_waits(&self) -> bool {
+        self.checkpoint.stage == Stage::Idle && self.halt.is_none() && self.checkpoint_due()
+    }
+
+    fn begin_checkpoint(&mut self) {
+        let due = self.checkpoint_due();
         let free = self.checkpoint.stage == Stage::Idle
             && self.opening.is_none()
             && self.repairs.idle()

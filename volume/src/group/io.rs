@@ -145,7 +145,8 @@ impl Group {
     ) {
         self.write_just_extent(turn, job, extent, block, memory);
         let forgotten = self.config.bug(Planted::MoveNotShadowed);
-        if let Some(other) = self.moving.shadow(extent).filter(|_| !forgotten) {
+        let not_yet = self.sweep.prepares_move();
+        if let Some(other) = self.moving.shadow(extent).filter(|_| !forgotten && !not_yet) {
             self.write_just_extent(turn, job, other, block, memory);
         }
     }

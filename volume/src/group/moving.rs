@@ -68,7 +68,7 @@ use crate::drives::Health;
 use crate::rows::RowPages;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use base::{Block, Change, CkptNo, DriveIx, Extent, ExtentNo, MoveGrant, NewDrive, Pba, Seq};
+use base::{Block, Change, CkptNo, DriveIx, Extent, ExtentNo, MoveGrant, NewDrive, Pba, RowNo, Seq};
 use fence::DriveSet;
 
 /// A place that moves.
@@ -96,11 +96,11 @@ pub enum MoveOutcome {
 pub enum MoveRefusal {
     /// The grant does not fit the group: not all extents of the drive, a drive too small, two legs on one drive.
     Misfit,
-    /// A place would be left without a current copy.
+    /// A place would be left without a current copy, or what lies below a page of the map that no drive can read.
     LastCopy,
     /// The drive table, or the pages of the home row, are full.
     TableFull,
-    /// A drive that was to take over failed.
+    /// A drive that was to take over failed, or one that must be told of it.
     DriveFailed,
     /// The group was closed or takes no writes any more.
     NotServing,
@@ -196,6 +196,12 @@ impl Moving {
             self.places.binary_search_by_key(&key(extent), |place| key(place.old)).ok()?
         };
         Some(if self.switched { self.places[at].old } else { self.places[at].new })
+    }
+
+    /// The successors of places in this row.
+    pub fn successors_in(&self, row: RowNo, row_extents: usize) -> impl Iterator<Item = Extent> + '_ {
+        let of_row = move |place: &&Moved| place.index / row_extents == row.get() as usize;
+        self.places.iter().filter(of_row).map(|place| place.new)
     }
 
     /// Whether the failure of this drive ends the move that is under way: it takes over, or a leg is being dropped.

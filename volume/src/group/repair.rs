@@ -70,7 +70,8 @@ impl Repairs {
 impl Group {
     /// Writes the right content of a block (in `from`, read while batch `batch` was held) over the copies on
     /// the legs in the bit set `wrong`. False, and nothing happens, if too many repairs are under way, or one of this
-    /// block: the next read, or a scrub, finds the damage again.
+    /// block: the next read, or a scrub, finds the damage again. So it is where a checkpoint is due, but for a scrub: with
+    /// every read of a rotten leg a repair began, no checkpoint found a moment without one, and writes waited for it for ever.
     pub fn repair<M: Keyed>(
         &mut self,
         turn: &mut Turn<'_, M>,
@@ -83,7 +84,9 @@ impl Group {
         let known = self.repairs.0.iter().any(|r| r.stage != Stage::Free && r.pba == pba);
         let free = self.repairs.0.iter().position(|r| r.stage == Stage::Free);
         let fits = turn.fits(8) && self.ops.room() >= 8 && self.ops.job_room() >= 4;
-        let Some(index) = free.filter(|_| !known && fits && !self.config.read_only) else {
+        let scrubs = matches!(content, Content::Stored(_));
+        let waits = known || !fits || (!scrubs && self.checkpoint_waits());
+        let Some(index) = free.filter(|_| !waits && !self.config.read_only) else {
             return false;
         };
         let buf = self.buffers.repairs.plus(index as u32);

@@ -37,7 +37,8 @@ use crate::drives::Health;
 use crate::keys::Keyed;
 use crate::ops::JobKind;
 use crate::planted::Planted;
-use base::{Action, CkptNo, DriveIx, NewDrive, Segment, Seq, Uuid};
+use alloc::vec::Vec;
+use base::{Action, CkptNo, DriveIx, Extent, NewDrive, Segment, Seq, Uuid};
 use fence::{CopyState, Event};
 
 impl Group {
@@ -127,8 +128,9 @@ impl Group {
         self.sweep_to(Stage::Announce(version));
     }
 
-    /// The version that calls the drive resyncing is durable: it gets what is written from here on.
-    pub(super) fn resync_announced(&mut self) {
+    /// The version that calls the drive resyncing, or those that take over, is durable, and their rings are ready: they get what is
+    /// written from here on.
+    pub(super) fn announced(&mut self) {
         self.sweep.began = Seq::new(self.log.next_seq.get() - 1);
         self.sweep_to(Stage::Commits(self.log.next_commit()));
     }
@@ -138,24 +140,37 @@ impl Group {
         (self.sweep.seq, self.sweep.ckpt) == (Seq::ZERO, CkptNo::ZERO)
     }
 
-    /// Writes zeroes over the drive's ring from this offset on, before the first commit goes there.
+    /// Writes zeroes over the drive's ring, or those of the home row's successors, from this offset on, before the first commit
+    /// goes there.
     ///
     /// Crash story: after a forced import the lost drive came back. It was compared and copied, and became current. Its ring
     /// still had the commits of its own history, which named superblock versions that nobody else had ever heard of: at the
-    /// next open it had to be believed that versions were lost, and the group was refused for ever.
+    /// next open it had to be believed that versions were lost, and the group was refused for ever. The same came of a drive of another history
+    /// that took over a place of the home row, or was the leg that was added, under a new identity.
     pub(super) fn wipe_ring<M: Keyed>(&mut self, turn: &mut Turn<'_, M>, offset: u32) {
-        let home = self.home_of_drive().filter(|_| offset < self.log.ring.shape().len());
-        let Some(home) = home else { return self.resync_announced() };
-        if !self.room_beside_writes(turn, 1) {
+        let (row, block, left) = match self.log.ring.shape().len() {
+            end if offset < end => self.geometry.ring_place(offset),
+            _ => return self.announced(),
+        };
+        let extents: Vec<Extent> = match self.sweep.errand {
+            Errand::Move => self.moving.successors_in(row, self.geometry.row_extents()).collect(),
+            _ => {
+                self.home_of_drive().map(|home| self.extent(row, home.leg, home.column)).into_iter().collect()
+            }
+        };
+        if extents.is_empty() {
+            return self.announced();
+        }
+        if !self.room_beside_writes(turn, extents.len()) {
             return;
         }
-        let (row, block, left) = self.geometry.ring_place(offset);
         let count = left.min(UNIT_BLOCKS);
         turn.memory.blocks_mut(self.buffers.sweep, count).fill(0);
-        let extent = self.extent(row, home.leg, home.column);
         let job = self.ops.open_job(JobKind::Copy);
         let memory = [Segment { buf: self.buffers.sweep, blocks: count }];
-        self.write_just_extent(turn, job, extent, block, &memory);
+        for extent in extents {
+            self.write_just_extent(turn, job, extent, block, &memory);
+        }
         self.sweep.writing = true;
         self.ops.seal_job(job);
         self.sweep_to(Stage::WipeRing(offset + count));

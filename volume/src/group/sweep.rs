@@ -31,6 +31,10 @@ use cow::{PAGE_REFS, Ref, Walk};
 pub(crate) const UNIT_BLOCKS: u32 = PAGE_REFS as u32 + 8;
 const _: () = assert!(rlog::MAX_COMMIT_BLOCKS <= UNIT_BLOCKS);
 
+/// A page or block that no leg has right is asked for so many times more before it is lost: an error that passes must not
+/// leave behind what lies below it.
+const ASKS_AGAIN: u8 = 3;
+
 /// In place of a leg: the drive itself that a resync is for.
 pub(super) const OWN: u8 = u8::MAX;
 
@@ -62,6 +66,8 @@ pub(super) struct Item {
     pub ready: bool,
     /// No leg has it.
     pub lost: bool,
+    /// How often all legs were asked again.
+    pub asked: u8,
     /// Resync: the drive itself may have it, and is read first.
     pub shown: bool,
     /// Resync: the drive itself has it right.
@@ -83,6 +89,7 @@ impl Item {
             alone: false,
             ready: false,
             lost: false,
+            asked: 0,
             shown: false,
             kept: false,
             what,
@@ -117,9 +124,9 @@ pub(super) enum Stage {
     Probe,
     /// Resync: its ring, from here on, says how much had been flushed there.
     ProbeRing(u32),
-    /// Resync: this superblock version calls the drive resyncing.
+    /// This superblock version calls the drive resyncing, or those that are to take over.
     Announce(u64),
-    /// Resync: the ring of a drive that is new or unproven is wiped from this offset on.
+    /// The ring of a drive that is new or unproven, or of those that take over the home row, is wiped from this offset on.
     WipeRing(u32),
     /// Commits before this one must complete.
     Commits(CommitNo),
@@ -216,6 +223,8 @@ pub(crate) struct Sweep {
     pub(super) copied: u64,
     pub(super) kept: u64,
     pub(super) lost: u64,
+    /// How often the walk has asked for a page that nobody had.
+    asked_in_vain: u8,
     pub(super) pace: Pace,
     /// Bounds in blocks a second, of either errand; 0 is none.
     pub resync_rate: u64,
@@ -260,6 +269,7 @@ impl Sweep {
             copied: 0,
             kept: 0,
             lost: 0,
+            asked_in_vain: 0,
             pace: Pace::new(),
             resync_rate: 0,
             scrub_rate: 0,
@@ -283,6 +293,11 @@ impl Sweep {
     pub fn is_announced(&self, drive: DriveIx) -> bool {
         let early = matches!(self.stage, Stage::Announce(_) | Stage::WipeRing(_));
         self.errand == Errand::Resync && early && self.drive == drive
+    }
+
+    /// Whether successors get nothing yet but what is wiped: their rings are not ready.
+    pub fn prepares_move(&self) -> bool {
+        self.errand == Errand::Move && matches!(self.stage, Stage::Announce(_) | Stage::WipeRing(_))
     }
 
     /// The resync that is under way.
@@ -359,7 +374,13 @@ impl Group {
         if !self.sweep.unit.is_empty() && !matches!(self.sweep.stage, Stage::Probe | Stage::Leaving) {
             return self.unit_on(turn);
         }
-        if self.stands_aside() || (self.sweep.walking() && !self.sweep.pace.may_go(turn.now)) {
+        let walks = self.sweep.walking();
+        // What a scrub mends keeps a checkpoint off.
+        let scrubs = walks && self.sweep.errand == Errand::Scrub;
+        if self.stands_aside()
+            || (walks && !self.sweep.pace.may_go(turn.now))
+            || (scrubs && self.checkpoint_waits())
+        {
             return;
         }
         let stage = self.sweep.stage;
@@ -367,11 +388,13 @@ impl Group {
             Stage::Quiet => self.probe(turn),
             Stage::Probe => self.judge_probe(turn),
             Stage::ProbeRing(offset) => self.probe_ring(turn, offset),
-            Stage::Announce(version) if self.writer.is_durable(version) => match self.sweep.errand {
-                Errand::Resync if self.wipes_ring() => self.sweep_to(Stage::WipeRing(0)),
-                Errand::Resync => self.resync_announced(),
-                _ => self.sweep_to(Stage::Commits(self.log.next_commit())),
-            },
+            Stage::Announce(version) if self.writer.is_durable(version) => {
+                if self.wipes_ring() {
+                    self.sweep_to(Stage::WipeRing(0))
+                } else {
+                    self.announced()
+                }
+            }
             Stage::WipeRing(offset) => self.wipe_ring(turn, offset),
             Stage::Commits(commit) if self.log.complete_before(commit) => {
                 let number = self.next_checkpoint();
@@ -529,9 +552,12 @@ impl Group {
         }
     }
 
-    /// The writes of a unit have ended.
-    pub fn copy_written(&mut self, _job: Job) {
+    /// The writes of a unit, of row pages, or of what is wiped have ended.
+    pub fn copy_written(&mut self, job: Job) {
         self.sweep.writing = false;
+        if job.lost {
+            self.copy_lost();
+        }
         self.unit_done(self.sweep.unit.len());
     }
 

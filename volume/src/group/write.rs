@@ -37,9 +37,11 @@ pub(crate) const HOLE_CHANGES: u64 = 1 << 18;
 pub(crate) fn hole_changes(blocks: u64) -> u64 {
     blocks.min(MAX_HOLE_CHANGES)
 }
-/// A long hole costs on each level as many pages as so many blocks, and one: those at its two ends, and those in
-/// which the subtrees below it are gathered.
-const RANGE_WEIGHT: usize = 3;
+/// Pages of the directory that a checkpoint takes, but for those of the tree over the bitmaps.
+const DIRECTORY_PAGES: u64 = 8;
+/// A long hole costs on each level as many pages as so many blocks: those at its two ends, and those in which the subtrees
+/// below it are gathered.
+const RANGE_WEIGHT: usize = 4;
 /// Bytes of data in one commit at most.
 const MAX_COMMIT_DATA_BYTES: u64 = (MAX_COMMIT_DATA_BLOCKS * base::BLOCK_BYTES) as u64;
 /// Whoever is held for a flush waits for one that is under way or due: what is in flight alone holds nobody.
@@ -316,7 +318,8 @@ impl Group {
         if ranges > 0 && (crowded || cut_room < 3 * cow::MAX_CUTS) {
             return Err(Wait::Checkpoint);
         }
-        self.take_space(id, data, slot.request.op == Op::Write || data > 0)?;
+        let changes = weight(batch.puts + puts, batch.ranges + ranges);
+        self.take_space(id, data, slot.request.op == Op::Write || data > 0, changes)?;
         self.seal_blocks(turn, id, &parts);
         self.add_records(id, &parts);
         self.hole_changes += hole_changes;
@@ -356,7 +359,12 @@ impl Group {
         if changes == 0 {
             return 0;
         }
-        let mut pages = 8 + u64::from(self.space.regions() / 128);
+        let mut pages = DIRECTORY_PAGES;
+        let mut bitmaps = u64::from(self.space.regions());
+        while bitmaps > 1 {
+            bitmaps = bitmaps.div_ceil(128);
+            pages += bitmaps;
+        }
         let mut below = self.volume.sectors.get() / base::SECTORS_PER_BLOCK;
         for _ in 0..self.volume.height.get() {
             below = below.div_ceil(128).max(1);
@@ -367,19 +375,20 @@ impl Group {
 
     /// Blocks that must stay free so that every change up to now, and these, can be checkpointed.
     pub fn reserve(&self, more: u64) -> u64 {
-        let changes = |layer: &cow::Delta| (layer.len() + RANGE_WEIGHT * layer.ranges()) as u64;
-        let in_flight = (self.log.puts + RANGE_WEIGHT * self.log.ranges) as u64;
+        let changes = |layer: &cow::Delta| weight(layer.len() - layer.ranges(), layer.ranges());
+        let in_flight = weight(self.log.puts, self.log.ranges);
         self.pages_for(changes(&self.frozen)) + self.pages_for(changes(&self.active) + in_flight + more)
     }
 
     /// Takes space for a request's data, in one go or in several; notes the blocks in its Refs and the runs to write.
-    fn take_space(&mut self, id: SlotId, data: u32, guest: bool) -> Result<(), Wait> {
+    /// `changes` are those of the commit that is being collected, with this request's: no layer and no log counts them yet.
+    fn take_space(&mut self, id: SlotId, data: u32, guest: bool, changes: u64) -> Result<(), Wait> {
         let mut taken = self.slots.get(id).taken;
         let left = u64::from(data - taken);
         let wanted = left + if guest { BASE_RESERVE } else { 0 };
         let free = self.space.free_now().get();
         let given = self.config.bug(Planted::ReserveGiven);
-        if !given && free < wanted + self.reserve(u64::from(data) + 4) {
+        if !given && free < wanted + self.reserve(changes) {
             return Err(self.short());
         }
         let class = if data >= LARGE_BLOCKS { Class::Large } else { Class::Small };
@@ -725,6 +734,11 @@ impl Group {
         let capacity = self.config.delta_entries as usize;
         self.active.room() < capacity / 2 || self.active.room_for_ranges() < super::DELTA_RANGES / 4
     }
+}
+
+/// Changes of so many points and long holes, by the pages that a checkpoint may need for them on each level.
+const fn weight(points: usize, ranges: usize) -> u64 {
+    (points + RANGE_WEIGHT * ranges) as u64
 }
 
 /// What a commit has taken in so far.

@@ -3,8 +3,10 @@
 //! What an unproven drive may have is read there first; what passes its check is not written. The unit holds its blocks,
 //! so that each stays what it is until its read has ended; from then on it changes by a write only, which
 //! goes to the drive too.
-use super::{Item, OWN, Stage};
-use crate::group::{Group, Turn};
+use super::{ASKS_AGAIN, Errand, Item, OWN, Stage};
+use crate::group::moving::MoveRefusal;
+use crate::group::scrub::What;
+use crate::group::{Group, Halt, Turn};
 use crate::keys::Keyed;
 use crate::ops::{JobKind, Purpose};
 use crate::planted::Planted;
@@ -14,8 +16,32 @@ impl Group {
     /// Takes a unit further: what is not there yet is read, then all of it is written.
     pub(super) fn copy_unit<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
         self.read_unit(turn);
-        if self.sweep.reading == 0 {
+        if self.sweep.reading == 0 && self.sweep.stage != Stage::Leaving {
             self.write_unit(turn);
+        }
+    }
+
+    /// No leg has this block of the unit. One of the guest's is as lost where it goes as where it is; of a page the group may
+    /// know more than its drives say just now.
+    fn block_lost(&mut self, item: &Item) {
+        self.sweep.lost += 1;
+        if self.sweep.errand == Errand::Move && !matches!(item.what, What::Data(_)) {
+            self.move_failed(MoveRefusal::LastCopy);
+        }
+    }
+
+    /// Something of a move could not be written on a drive that the group cannot do without: it stays, and lacks it.
+    ///
+    /// Crash story: none was needed. One write of a copy failed on a drive that had other rows and no other leg to spare it. The
+    /// move went on, the drive that was left went back to the pool, and what it alone had had was gone; with a row page so was the
+    /// whole group at the next open.
+    pub(super) fn copy_lost(&mut self) {
+        match (self.sweep.errand, self.sweep.stage) {
+            (_, Stage::Leaving) => {}
+            // A slot that may be believed some day, as if it were a version that could not be written.
+            (Errand::Move, Stage::Wiped) => self.halt(Halt::SuperblockFailed),
+            (Errand::Move, _) => self.move_failed(MoveRefusal::DriveFailed),
+            _ => {}
         }
     }
 
@@ -58,9 +84,14 @@ impl Group {
                     self.sweep.reading += 1;
                     self.read_leg(turn, purpose, leg, item.pba, memory);
                 }
+                None if item.asked < ASKS_AGAIN => {
+                    let item = &mut self.sweep.unit[at];
+                    (item.asked, item.tried, item.alone) = (item.asked + 1, 0, true);
+                    continue;
+                }
                 None => {
                     self.sweep.unit[at].lost = true;
-                    self.sweep.lost += 1;
+                    self.block_lost(&item);
                     at += 1;
                     continue;
                 }

@@ -1,5 +1,6 @@
 //! The way of a sweep: what is visited, and what of it is added to a unit.
-use super::{Errand, Item, Stage, UNIT_BLOCKS};
+use super::{ASKS_AGAIN, Errand, Item, Stage, UNIT_BLOCKS};
+use crate::group::moving::MoveRefusal;
 use crate::group::scrub::What;
 use crate::group::{Group, Turn};
 use crate::header::Header;
@@ -94,6 +95,7 @@ impl Group {
                     break;
                 }
                 WalkStep::Page { page, level, first, buf } => {
+                    self.sweep.asked_in_vain = 0;
                     self.visit_page(turn, &page, (level, first), buf);
                     if level == 0 {
                         self.add_leaf(turn, &page, first, buf);
@@ -103,6 +105,9 @@ impl Group {
                     self.note_lost(page.pba, self.what_page(0, Lba::new(self.sweep.walk.cursor())))
                 }
                 WalkStep::Done => self.sweep.cut = None,
+            }
+            if self.sweep.stage == Stage::Leaving {
+                break;
             }
             if self.sweep.stage == Stage::Map {
                 self.sweep.walked = self.sweep.walk.cursor();
@@ -131,8 +136,13 @@ impl Group {
             return true;
         }
         if self.sweep.errand != Errand::Scrub {
+            if self.sweep.asked_in_vain < ASKS_AGAIN {
+                self.sweep.asked_in_vain += 1;
+                return false;
+            }
             self.note_lost(page.pba, at);
         }
+        self.sweep.asked_in_vain = 0;
         self.sweep.walk.skip();
         false
     }
@@ -184,11 +194,13 @@ impl Group {
         self.sweep_to(Stage::Map);
     }
 
-    /// No leg has this block right.
+    /// No leg has this page right, and whatever lies below it is passed by. What a move leaves goes to others: it is given up.
     pub(super) fn note_lost(&mut self, pba: Pba, what: What) {
         self.sweep.lost += 1;
-        if self.sweep.errand == Errand::Scrub {
-            self.note_everywhere(pba, what);
+        match self.sweep.errand {
+            Errand::Scrub => self.note_everywhere(pba, what),
+            Errand::Move => self.move_failed(MoveRefusal::LastCopy),
+            _ => {}
         }
     }
 
