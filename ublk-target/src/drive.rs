@@ -7,6 +7,7 @@
 //!
 //! The synchronous helpers (`read_blocks` and the like) are for creation and offline tools; a serving target
 //! goes through its ring.
+use crate::resets::Controllers;
 use base::{BLOCK_BYTES, Blocks, DriveBlock};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
@@ -111,6 +112,7 @@ pub struct Drive {
     file: File,
     properties: Properties,
     bounce: Mutex<Box<Bounce>>,
+    controllers: Controllers,
 }
 
 /// Memory aligned for direct I/O.
@@ -186,7 +188,8 @@ impl Drive {
             });
         }
         let bounce = Mutex::new(Box::new(Bounce([0; BOUNCE_BLOCKS * BLOCK_BYTES])));
-        Ok(Self { path: path.to_owned(), file, properties, bounce })
+        let controllers = Controllers::below(&file);
+        Ok(Self { path: path.to_owned(), file, properties, bounce, controllers })
     }
 
     /// The path it was opened by.
@@ -197,6 +200,11 @@ impl Drive {
     /// What the system says about it.
     pub fn properties(&self) -> &Properties {
         &self.properties
+    }
+
+    /// Whether the controllers below it serve, as far as they say it.
+    pub(crate) fn serves(&self) -> bool {
+        self.controllers.serve()
     }
 
     /// The open file.

@@ -225,9 +225,10 @@ impl DriveOps {
         order.volatile_cache && order.safe == order.issued
     }
 
-    /// Whether this is a flush that a drive was asked for.
-    pub(crate) fn is_flush(&self, op: OpIx) -> bool {
-        self.ops[op.0 as usize].op == DriveOp::Flush
+    /// The drive that was asked for this flush, if it is one.
+    pub(crate) fn flushed(&self, op: OpIx) -> Option<DriveIx> {
+        let io = &self.ops[op.0 as usize];
+        (io.op == DriveOp::Flush).then_some(io.drive)
     }
 
     /// How many more may start.

@@ -421,7 +421,10 @@ impl<E: Engine + Allocation> Loop<E> {
     ) -> io::Result<()> {
         match event.source {
             Source::Drive => {
-                if event.result >= 0 && self.ops.is_flush(OpIx(event.id as u32)) {
+                if event.result >= 0
+                    && let Some(drive) = self.ops.flushed(OpIx(event.id as u32))
+                {
+                    self.look_at_controllers(control, drive);
                     self.look_for_resets(control);
                 }
                 let next = self.ops.answered(OpIx(event.id as u32), event.result);
@@ -433,6 +436,15 @@ impl<E: Engine + Allocation> Loop<E> {
                 front.event(front_io!(self, now), event.id, event.result)
             }
             Source::Cancel => Ok(()),
+        }
+    }
+
+    /// Before the events: a flush that ends while its controller does not serve spans a reset of which nothing was told yet.
+    fn look_at_controllers(&mut self, control: &mut impl Control<E>, number: DriveIx) {
+        let drive = self.drives[usize::from(number.get())].as_ref();
+        let drive = drive.expect("a drive is released when nothing is in flight on it");
+        if drive.properties().volatile_cache && !drive.serves() && self.ops.was_reset(number) {
+            control.notice(Notice::Reset { drive: number });
         }
     }
 

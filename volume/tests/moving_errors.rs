@@ -16,7 +16,7 @@ const HOME_PAGES: u64 = 16;
 
 /// Where an extent begins on its drive.
 fn start(world: &World, extent: u32) -> u64 {
-    extent_start(ExtentNo::new(extent), world.shape.extent as u32).get()
+    extent_start(ExtentNo::new(extent), world.shape.extent).get()
 }
 
 /// Waits for the end of a move.

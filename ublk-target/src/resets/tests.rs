@@ -130,3 +130,62 @@ fn the_kernel_can_be_listened_to() {
     let drive = File::open(file.path()).expect("opens");
     assert!(lies_on(&drive, &Reset::Any));
 }
+
+/// The states of a disk's controllers, by what is linked where.
+fn states_of(sys: &TempDir, controllers: &[(&str, &str)]) -> Controllers {
+    for (controller, state) in controllers {
+        std::fs::create_dir_all(sys.path().join(controller)).expect("makes");
+        std::fs::write(sys.path().join(controller).join("state"), format!("{state}\n")).expect("writes");
+    }
+    Controllers(states(&sys.path().join("dev/block/259:0")).expect("found"))
+}
+
+/// A flush that spans a reset ends before the kernel tells of the reset, and was believed.
+#[test]
+fn a_controller_that_is_being_reset_does_not_serve() {
+    let controller = "devices/pci0/nvme/nvme0";
+    let links = [
+        ("dev/block/259:0", "devices/pci0/nvme/nvme0/nvme0n1"),
+        ("devices/pci0/nvme/nvme0/nvme0n1/device", controller),
+    ];
+    let sys = tree(&links, &["devices/pci0/nvme/nvme0/nvme0n1/slaves"]);
+    let controllers = states_of(&sys, &[(controller, "live")]);
+    assert!(controllers.0.len() == 1 && controllers.serve());
+    for state in ["resetting", "connecting", "new", "deleting (no IO)", "dead", ""] {
+        std::fs::write(sys.path().join(controller).join("state"), format!("{state}\n")).expect("writes");
+        assert!(!controllers.serve(), "{state}");
+    }
+    std::fs::write(sys.path().join(controller).join("state"), "live\n").expect("writes");
+    assert!(controllers.serve());
+}
+
+/// One of several paths may connect for hours while another one serves.
+#[test]
+fn a_disk_with_several_controllers_serves_while_one_connects() {
+    let subsystem = "devices/virtual/nvme-subsystem/nvme-subsys0";
+    let [one, other] = ["devices/pci0/nvme/nvme0", "devices/pci0/nvme/nvme1"];
+    let disk = format!("{subsystem}/nvme0n1");
+    let device = format!("{disk}/device");
+    let [link_0, link_1] = ["nvme0", "nvme1"].map(|name| format!("{subsystem}/{name}"));
+    let links = [
+        ("dev/block/259:0", disk.as_str()),
+        (device.as_str(), subsystem),
+        (link_0.as_str(), one),
+        (link_1.as_str(), other),
+    ];
+    let sys = tree(&links, &[&format!("{disk}/slaves")]);
+    assert!(states_of(&sys, &[(one, "live"), (other, "connecting")]).serve());
+}
+
+/// A SCSI disk's state is another file, and a file may lie on nothing of the kind.
+#[test]
+fn what_has_no_controller_serves() {
+    let links = [
+        ("dev/block/259:0", "devices/pci0/host0/sda"),
+        ("devices/pci0/host0/sda/device", "devices/pci0/host0"),
+    ];
+    let sys = tree(&links, &["devices/pci0/host0/sda/slaves"]);
+    assert!(states_of(&sys, &[("devices/pci0/host0", "running")]).0.is_empty());
+    let file = TempFile::new(1 << 20);
+    assert!(Controllers::below(&File::open(file.path()).expect("opens")).serve());
+}

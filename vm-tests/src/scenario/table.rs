@@ -272,7 +272,7 @@ pub const ALL: &[Scenario] = &[
         drive_mib: 6144,
         modules: &["ublk_drv", "ext4"],
         programs: &["mkfs.ext4", "e2fsck", "setpriv"],
-        rounds: 1600,
+        rounds: 640,
         smoke_rounds: 64,
         smoke: NEWEST,
         ..USUAL
