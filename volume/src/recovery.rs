@@ -171,6 +171,9 @@ pub(crate) struct Recovery {
     trusted: DriveSet,
     /// By index of the home row: the slot with the newest valid version.
     newest_slots: Vec<u8>,
+    /// The superblocks that were found; and the version before the newest, if it had other rows, until it was tried.
+    found: Vec<supers::Found>,
+    before: Option<Superblock>,
     /// Slots in which a superblock was begun and is not: the driver's number of the drive, the extent, and the slot.
     spoiled_slots: Vec<(DriveIx, base::ExtentNo, u8)>,
     /// By index of the home row: the copy is older than the newest superblock of all.
@@ -255,6 +258,8 @@ impl Recovery {
             doubted: Vec::new(),
             trusted: DriveSet::EMPTY,
             newest_slots: Vec::new(),
+            found: Vec::new(),
+            before: None,
             spoiled_slots: Vec::new(),
             lagging: Vec::new(),
             former: Vec::new(),

@@ -29,6 +29,7 @@ mod scrub_pace;
 mod silent;
 mod smoke;
 mod two_layers;
+mod version_before;
 
 /// A file that no line above names would never run.
 #[test]

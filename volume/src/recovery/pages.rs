@@ -113,7 +113,16 @@ impl Recovery {
         }
         self.row_levels.reverse();
         self.rows = table;
-        self.decide()?;
+        let decided = self.decide();
+        if decided.is_err() || !self.promoted.is_empty() {
+            let (newest, rows, pages) =
+                (self.superblock().clone(), self.rows.clone(), self.home_pages.take());
+            if let Some(opened) = self.open_as_before(&newest) {
+                return opened;
+            }
+            (self.rows, self.home_pages) = (rows, pages);
+            self.decide()?;
+        }
         self.read_history_page(self.superblock().history)
     }
 

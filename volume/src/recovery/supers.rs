@@ -11,7 +11,8 @@ use base::{DriveIx, ExtentNo, Gen};
 use fence::{CopyTable, DriveSet, OpenDecision, OpenInputs, decide_open};
 
 /// A valid superblock, and where it was found.
-struct Found {
+#[derive(Debug)]
+pub(super) struct Found {
     superblock: Superblock,
     home: Home,
     extent: ExtentNo,
@@ -26,6 +27,18 @@ fn drive_of(found: &Found) -> base::Uuid {
 /// The activation that wrote a superblock; `None` for one of a group that was never opened.
 fn line_of(found: &Found) -> Option<(base::Gen, base::Uuid)> {
     found.superblock.line.map(|line| (line.generation, line.id))
+}
+
+/// The version before this one, if it was found, is of the same activation and has other rows.
+fn before(newest: &Superblock, found: &[Found]) -> Option<Superblock> {
+    let precedes = |one: &&Found| {
+        let other = &one.superblock;
+        let rows = |superblock: &Superblock| (superblock.home.clone(), superblock.row_pages, superblock.rows);
+        other.version.checked_add(1) == Some(newest.version)
+            && (other.generation, other.line) == (newest.generation, newest.line)
+            && rows(other) != rows(newest)
+    };
+    found.iter().find(precedes).map(|one| one.superblock.clone())
 }
 
 impl Recovery {
@@ -57,19 +70,60 @@ impl Recovery {
             found.iter().max_by_key(|one| one.superblock.newness())
         };
         let newest = newest.ok_or(Refusal::NoSuperblock)?.superblock.clone();
+        self.spoiled_slots = self.find_spoiled_slots();
         let decided = self.recover_from(newest.clone(), &found);
-        match self.counted_on(&found).map(|counted| self.recover_from(counted, &found)) {
-            Some(Ok(())) => {}
-            Some(Err(_)) if decided.is_ok() => self.recover_from(newest, &found)?,
-            _ => decided?,
+        let decided = match self.counted_on(&found).map(|counted| self.recover_from(counted, &found)) {
+            Some(Ok(())) => Ok(()),
+            Some(Err(_)) if decided.is_ok() => self.recover_from(newest.clone(), &found),
+            _ => decided,
+        };
+        let chosen = if decided.is_ok() { self.superblock().clone() } else { newest };
+        self.before = before(&chosen, &found);
+        self.found = found;
+        if decided.is_ok() && self.promoted.is_empty() {
+            return self.go_on();
         }
-        self.refuse_hearsay(&found)?;
+        match self.open_as_before(&chosen) {
+            Some(opened) => opened,
+            None => decided.and_then(|()| self.go_on()),
+        }
+    }
+
+    /// It is decided which version it is: its rows are next.
+    fn go_on(&mut self) -> Result<(), Refusal> {
+        let found = core::mem::take(&mut self.found);
+        let outcome = self.refuse_hearsay(&found);
         let bare = |drive: &DriveIx| found.iter().all(|one| drive_of(one) != self.table.get(*drive).drive);
         self.bare = self.superblock().homes().map(|home| home.extent.drive).filter(bare).collect();
+        self.found = found;
+        outcome?;
         self.refuse_older()?;
-        self.spoiled_slots = self.find_spoiled_slots();
         self.script.clear();
+        self.row_levels.clear();
+        self.page_fills.clear();
         self.read_row_root()
+    }
+
+    /// Takes the version before the newest, which had other rows, if the group opens with it and without anybody's word. `None`,
+    /// and everything is as with the newest, if it does not.
+    ///
+    /// Crash story: of a mirror a leg was being dropped. The version that names the other leg alone was on one of its drives when
+    /// power failed, and another drive of that leg did not come back; or one failed, and power did before the version that names
+    /// both legs again. The leg that was to go had everything, for it gets every write until it is marked or wiped, and no
+    /// drive of it has that version: it was refused for ever, by force as well.
+    ///
+    /// Nothing is given up that anybody relies on. Who counts here has no mark, and so has everything that was acknowledged; and
+    /// once a version is known to be durable commits name it: those refuse the one before.
+    pub(super) fn open_as_before(&mut self, newest: &Superblock) -> Option<Result<(), Refusal>> {
+        let before = self.before.take()?;
+        let found = core::mem::take(&mut self.found);
+        let opens = self.recover_from(before, &found).is_ok() && self.promoted.is_empty();
+        if !opens {
+            // What is decided of it is known already.
+            let _ = self.recover_from(newest.clone(), &found);
+        }
+        self.found = found;
+        opens.then(|| self.go_on())
     }
 
     /// A group is never what only those of its drives say that do not count.
