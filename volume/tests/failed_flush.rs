@@ -217,6 +217,69 @@ fn a_flush_of_the_only_copy_that_succeeds_behind_one_that_failed_is_an_error() {
     assert_eq!(world.engine.phase(), Phase::ReadOnly);
 }
 
+/// What was seen of a flush of the guest's that fails beside one behind the first slot of a version, which succeeds later.
+#[derive(Clone, Copy, PartialEq)]
+enum Beside {
+    /// Flushes wait.
+    Both,
+    /// The guest's, which is asked for last, fails.
+    Fails,
+    /// The other one succeeds, and nothing waits any more.
+    Succeeds,
+}
+
+/// The version that was in one slot went to the other one, too, though nobody knew the first to be flushed: a power loss could tear
+/// both, and nothing of the group was found any more.
+#[test]
+fn a_version_stays_in_one_slot_when_a_flush_of_the_only_copy_failed() {
+    let mut world = World::new(Shape { sectors: 8192, ..SINGLE });
+    some_writes(&mut world, 30);
+    world.flush().expect("flushed");
+    let slots = extent::SUPERBLOCKS.map(|slot| u64::from(slot) + FIRST_EXTENT_BLOCK);
+    let state = Rc::new(Cell::new((Beside::Both, 0_u32, 0_u32)));
+    let seen = state.clone();
+    world.verdict = Box::new(move |io| {
+        let (mut beside, mut written, mut flushes) = seen.get();
+        written += u32::from(io.op == DriveOp::Write && slots.contains(&io.at));
+        let waits = io.op == DriveOp::Flush && written > 0 && beside != Beside::Succeeds;
+        flushes += u32::from(waits);
+        let fails = waits && beside == Beside::Fails && flushes == 2;
+        if fails {
+            beside = Beside::Succeeds;
+        }
+        seen.set((beside, written, flushes));
+        match (fails, waits) {
+            (true, _) => Verdict::GiveUp,
+            (_, true) => Verdict::Later,
+            _ => Verdict::Do,
+        }
+    });
+    let behind = || state.get().1 > 0;
+    for first in 0..1000 {
+        let write = world.begin(Op::Write, first % 16 * 512, 64, false);
+        while !behind() && !world.answered(write) {
+            world.step();
+        }
+        if behind() {
+            break;
+        }
+        world.wait(write).expect("written");
+    }
+    let flush = world.begin(Op::Flush, 0, 0, false);
+    let both = (0..1000).any(|_| {
+        state.set((Beside::Both, 1, 0));
+        world.step();
+        state.get().2 == 2
+    });
+    assert!(both, "both are under way");
+    state.set((Beside::Fails, 1, 0));
+    world.settle();
+    world.wait(flush).expect_err("it failed");
+    assert_eq!(world.engine.phase(), Phase::ReadOnly);
+    let (beside, written, _) = state.get();
+    assert!(beside == Beside::Succeeds && written == 1, "{written} slots");
+}
+
 /// The flush behind a superblock version failed: it is found, and so it is recovered from. What only the version before leads
 /// to, as its history page, was written over before the one that was found was durable.
 #[test]

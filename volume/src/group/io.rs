@@ -379,7 +379,8 @@ impl Group {
     /// the guest had asked for. The first failed, and gave up what both should have covered; the second succeeded, for nothing
     /// was left to be flushed. The guest's was acknowledged, and D moved, before anybody durably knew that the drive is stale.
     /// Power failed, the drive was opened as current with holes below D, and the other one was lost. On the only copy what had
-    /// been acknowledged was gone at once. For superblock versions see `superblock_step_settled`.
+    /// been acknowledged was gone at once; and a superblock version went to its second slot though the first was not flushed, so
+    /// that a power loss could tear both. For versions on several drives see `superblock_step_settled`.
     pub fn settle_jobs<M: Keyed>(&mut self, turn: &mut Turn<'_, M>) {
         // A halted group writes no more superblocks: what waits for a stale mark to become durable is lost.
         let halted = self.halt.is_some();
@@ -392,7 +393,7 @@ impl Group {
             let Some((kind, mut job)) = self.ops.next_settled(waits_for) else { return };
             let flush_failed = matches!(self.halt, Some(Halt::FlushFailed | Halt::SuperblockFailed));
             job.lost |= halted && !job.rests_on(failing).is_empty();
-            job.lost |= flush_failed && kind == JobKind::Flush;
+            job.lost |= flush_failed && matches!(kind, JobKind::Flush | JobKind::Superblock);
             self.again = true;
             self.job_settled(turn, kind, job);
         }
