@@ -13,8 +13,13 @@ use std::path::PathBuf;
 
 /// Version of this protocol; an agent takes over targets of its own version and older ones.
 pub const PROTOCOL_VERSION: u32 = 1;
-/// Bytes of a line at most.
-pub const MAX_LINE: usize = 1 << 20;
+/// Bytes of a line at most, for a target that does not say how many it hears: so it was before targets said so.
+pub const FIRST_MAX_LINE: usize = 1 << 20;
+/// Bytes that an extent takes in the largest line that there can be, the order of a move.
+const MOVED_EXTENT_BYTES: usize = r#"{"old":4294967295,"to":31,"new":4294967295},"#.len();
+/// Bytes of a line at most: all extents that a group can have are to move, and the rest of the order is less than a line
+/// was before. What is in a line is held in memory only while it is there, so only groups that large pay for it.
+pub const MAX_LINE: usize = FIRST_MAX_LINE + volume::rows::MAX_EXTENTS * MOVED_EXTENT_BYTES;
 
 /// Agent to target.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -198,11 +203,18 @@ pub enum FromTarget {
         group: String,
         /// The Gen that it was started with.
         gen_number: u64,
+        /// Bytes of a line that it hears at most; `FIRST_MAX_LINE` from an older target, which does not say so.
+        #[serde(default = "first_max_line")]
+        max_line: usize,
     },
     /// To a request.
     Answer(Answer),
     /// Unasked.
     Notice(Notice),
+}
+
+const fn first_max_line() -> usize {
+    FIRST_MAX_LINE
 }
 
 /// Where the target stands.
@@ -385,6 +397,22 @@ mod tests {
             r#"{"notice":{"want_row":{"row":1,"refused":4}}}"#
         );
         assert_eq!(line(&FromTarget::Answer(Answer::Detached)), r#"{"answer":"detached"}"#);
+    }
+
+    /// What is to move was measured by what it mostly is.
+    #[test]
+    fn no_extent_takes_more_than_is_counted_for_it() {
+        let (old, new, to) = (u32::MAX, u32::MAX, base::limits::MAX_DRIVES - 1);
+        let line = serde_json::to_string(&crate::moves::MovedExtent { old, to, new }).expect("encodes");
+        assert_eq!(line.len() + ",".len(), MOVED_EXTENT_BYTES);
+    }
+
+    /// A target that was started before they said how much they hear hears no more than before.
+    #[test]
+    fn a_hello_without_a_word_about_lines_is_of_a_target_with_short_ones() {
+        let line = r#"{"hello":{"protocol":1,"pid":2,"version":"v","group":"g","gen_number":3}}"#;
+        let hello = serde_json::from_str(line).expect("a line");
+        assert!(matches!(hello, FromTarget::Hello { max_line: FIRST_MAX_LINE, .. }), "{hello:?}");
     }
 
     mod erased {

@@ -9,7 +9,7 @@
 use crate::config::Config;
 use crate::geometry::Geometry;
 use crate::layout::rows::PER_PAGE;
-use crate::rows::{MAX_HEIGHT, pages_from};
+use crate::rows::{MAX_EXTENTS, pages_from};
 use base::{Pba, SECTORS_PER_BLOCK, Sectors};
 use rlog::layout::LINES_PER_PAGE;
 
@@ -78,7 +78,7 @@ impl Geometry {
         let fits = |rows: u64| {
             let extents = rows as usize * self.row_extents();
             rows * self.row_blocks() <= Pba::LIMIT
-                && extents <= PER_PAGE << (7 * MAX_HEIGHT)
+                && extents <= MAX_EXTENTS
                 && 2 * pages_from(extents, 0) <= left
         };
         let (mut most, mut beyond) = (1, u64::from(u32::MAX));

@@ -13,6 +13,8 @@ use cow::Ref;
 
 /// Levels of inner pages at most: 512 * 128 * 128 extents.
 pub const MAX_HEIGHT: u8 = 2;
+/// Extents of a group at most.
+pub const MAX_EXTENTS: usize = at::PER_PAGE << (7 * MAX_HEIGHT);
 
 /// Which home pages are in use.
 pub(crate) struct HomePages {

@@ -80,10 +80,9 @@ pub(super) enum Step {
 
 impl Leaving {
     /// Asks. `killable`: its clients wait for the next target, whatever becomes of this one.
-    pub(super) async fn ask(link: &mut Link, killable: bool) -> Self {
+    pub(super) fn ask(link: &mut Link, killable: bool) -> Self {
         let (reply, answer) = oneshot::channel();
-        // Should this fail, the connection has ended, which is heard next.
-        let _ = link.send(&Request::HandOver, Waiter::Caller(reply)).await;
+        link.send(&Request::HandOver, Waiter::Caller(reply));
         let patience = if killable { LEAVE_DEADLINE } else { super::run::EXIT_DEADLINE };
         Self { answer: Some(answer), killable, deadline: Instant::now() + patience }
     }

@@ -359,7 +359,7 @@ impl Served<'_> {
                         slot.live.send_modify(|live| live.phase = Phase::Serving);
                         tell_all(&mut detaching, &refusal);
                         for (request, reply) in kept.drain(..) {
-                            let _ = link.send(&request, Waiter::Caller(reply)).await;
+                            link.send(&request, Waiter::Caller(reply));
                         }
                     },
                     Some(FromTarget::Notice(Notice::Failed(failure))) => error = Some(failure),
@@ -392,13 +392,8 @@ impl Served<'_> {
                     Command::Detach(reply) => {
                         detaching.push(reply);
                         slot.live.send_modify(|live| live.phase = Phase::Detaching);
-                        // A target that died at this instant is started anew and told again by the caller; one that
-                        // never served is not missed.
-                        if detaching.len() == 1
-                            && let Err(failure) = link.send_detach().await
-                            && served_since.is_some()
-                        {
-                            tell_all(&mut detaching, &failure);
+                        if detaching.len() == 1 {
+                            link.send_detach();
                         }
                     }
                     Command::Exchange(ahead, reply) => {
@@ -407,7 +402,7 @@ impl Served<'_> {
                             && leaving.is_none()
                             && let Some(killable) = self.is_to_leave().await
                         {
-                            leaving = Some(Leaving::ask(&mut link, killable).await);
+                            leaving = Some(Leaving::ask(&mut link, killable));
                         }
                     }
                     // Its failure could not be told from a refusal of the detach. If the target goes, so do they.
@@ -417,7 +412,7 @@ impl Served<'_> {
                         }
                     }
                     Command::Ask(request, reply) => {
-                        let _ = link.send(&request, Waiter::Caller(reply)).await;
+                        link.send(&request, Waiter::Caller(reply));
                     }
                 },
                 step = next_step(&mut leaving) => self.step(step, pid, &mut leaving).await,
@@ -510,7 +505,7 @@ async fn heard(agent: &Arc<Agent>, volume: &str, slot: &Slot, link: &mut Link, n
             let (this, name) = (agent.clone(), volume.to_owned());
             let size = blocking(move || Ok(this.volume(&name)?.record.size_bytes)).await;
             if let (Ok(size_bytes), false) = (size, link.is_detaching()) {
-                let _ = link.send(&Request::Resize { size_bytes }, Waiter::None).await;
+                link.send(&Request::Resize { size_bytes }, Waiter::None);
             }
         }
         Notice::WantRow { row, refused } => {
@@ -521,8 +516,7 @@ async fn heard(agent: &Arc<Agent>, volume: &str, slot: &Slot, link: &mut Link, n
                     Request::NoRow { row }
                 }
             };
-            // If the target is gone, the loop hears of it next.
-            let _ = link.send(&request, Waiter::None).await;
+            link.send(&request, Waiter::None);
         }
         Notice::Stale { drives, version, since, failed } => {
             let mark = Mark { drives, version, since, failed, current: false };

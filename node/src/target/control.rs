@@ -30,6 +30,8 @@ const ROW_PATIENCE: Duration = Duration::from_secs(30);
 const MARK_RETRY: Duration = Duration::from_secs(1);
 /// The longest that a write to an agent may block before the agent counts as gone.
 const SEND_PATIENCE: Duration = Duration::from_secs(5);
+/// Events that are kept for the first agent at most: one for each drive, and some for the process and the volume.
+const MAX_UNHEARD: usize = 2 * base::limits::MAX_DRIVES;
 
 /// What the control socket needs of the loop. Called from the control threads; none may wait for an agent.
 pub trait Serving: Send + Sync {
@@ -189,6 +191,8 @@ pub type Notes = Sender<Note>;
 struct State {
     /// The agent that is heard.
     agent: Option<UnixStream>,
+    /// What happened before the first agent was greeted, for that one; `None` from then on.
+    unheard: Option<Vec<Notice>>,
     serving: bool,
     rows: Rows,
     /// The drive that was last handed back.
@@ -229,6 +233,7 @@ impl Control {
         let kept = spec.rows.first().cloned();
         let state = State {
             agent: None,
+            unheard: Some(Vec::new()),
             serving: false,
             rows: Rows::with(kept),
             returned: None,
@@ -311,6 +316,7 @@ impl Shared {
             version: crate::agent::VERSION.to_owned(),
             group: self.spec.group.clone(),
             gen_number: self.spec.gen_number,
+            max_line: MAX_LINE,
         });
         if state.serving {
             state.notify(self.serving_notice(&status));
@@ -318,17 +324,31 @@ impl Shared {
         for mark in marks::read(&self.spec.stale_marks).unwrap_or_default() {
             state.notify_mark(mark, None);
         }
+        for event in state.unheard.take().unwrap_or_default() {
+            state.notify(event);
+        }
         state.ask_anew();
     }
 
-    /// Reads the requests of one agent until it goes.
+    /// Reads the requests of one agent until it goes, or says what cannot be read. Then it hears nothing any more either:
+    /// it would wait for answers.
     fn listen(self: &Arc<Self>, stream: UnixStream, serving: &Arc<dyn Serving>) {
+        self.read_requests(&stream, serving);
+        let _ = stream.shutdown(std::net::Shutdown::Both);
+    }
+
+    fn read_requests(self: &Arc<Self>, stream: &UnixStream, serving: &Arc<dyn Serving>) {
         let mut reader = BufReader::new(stream);
         let mut line = Vec::new();
         loop {
             line.clear();
             let read = (&mut reader).take(MAX_LINE as u64).read_until(b'\n', &mut line);
             if read.is_err() || line.last() != Some(&b'\n') {
+                if line.len() == MAX_LINE {
+                    eprintln!(
+                        "an agent is not heard any more: it said more than {MAX_LINE} bytes in one line"
+                    );
+                }
                 return;
             }
             let answer = match serde_json::from_slice::<Request>(&line) {
@@ -489,7 +509,7 @@ impl Shared {
                 self.lock().notify_mark(mark, Some(copied_blocks));
             }
             Note::Event { severity, kind, message } => {
-                self.lock().notify(Notice::Event { severity, kind, message })
+                self.lock().notify_event(Notice::Event { severity, kind, message });
             }
             Note::Ended(_) => {}
         }
@@ -529,6 +549,16 @@ impl State {
 
     fn notify(&mut self, notice: Notice) {
         self.send(&FromTarget::Notice(notice));
+    }
+
+    /// Tells the agent of something that happened, at the start the first agent that comes. Later nobody is told what
+    /// happens while no agent is there.
+    fn notify_event(&mut self, event: Notice) {
+        match &mut self.unheard {
+            Some(kept) if kept.len() < MAX_UNHEARD => kept.push(event),
+            Some(_) => {}
+            None => self.notify(event),
+        }
     }
 
     /// Tells the agent what is durable in the file of marks.

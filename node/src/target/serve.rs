@@ -27,19 +27,21 @@ use ublk_target::{Drive, Handle, NbdServer, Notice, Target, TargetError, Workspa
 use volume::{CopyHealth, DriveView, Halt, Stats};
 
 mod device;
+mod look;
 mod moves;
 mod rekey;
 mod returns;
 mod scrub;
 
 use device::Device;
+use look::LOOK_DEADLINE;
 use returns::Progress;
 use scrub::Keeper;
 
 /// The engine as the loop runs it.
 pub(super) type Engine = super::open::Served;
-/// The longest that a look at the engine may take: it is answered between two turns of the loop.
-const LOOK_DEADLINE: Duration = Duration::from_secs(2);
+/// How often the engine is asked for the volume's size before it is open to anybody.
+const OPEN_LOOKS: u32 = 15;
 /// How long a drive that joins the group is tried while another process has it.
 const JOIN_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a detach waits for clients of NBD to go: one that has just closed its connection is not in the way.
@@ -341,15 +343,6 @@ struct Glue {
 }
 
 impl Glue {
-    /// Looks at the engine, on its thread.
-    fn look<T: Send + 'static>(&self, look: impl FnOnce(&mut Engine) -> T + Send + 'static) -> Option<T> {
-        let (reply, answer) = channel();
-        self.handle.with_engine(move |engine| {
-            let _ = reply.send(look(engine));
-        });
-        answer.recv_timeout(LOOK_DEADLINE).ok()
-    }
-
     /// The drives of the group, in the order of its table; as long as that is not known, those of the spec.
     fn drive_status(&self, stats: Option<&Stats>) -> Vec<TargetDriveStatus> {
         match stats {
@@ -501,7 +494,11 @@ impl Serving for Glue {
         let wanted = Sectors::new(self.spec.volume.size_bytes / SECTOR_BYTES as u64);
         // The size was raised while no target ran, or the last one died before it could say so.
         let grows = move |engine: &mut Engine| engine.volume().halted().is_some() || engine.grow(wanted);
-        let grown = self.spec.read_only || self.look(grows) != Some(false);
+        // It is not open to anybody yet, so little is lost by waiting for a loop that is caught.
+        let grown = self.spec.read_only
+            || (0..OPEN_LOOKS)
+                .find_map(|_| self.look(grows))
+                .ok_or_else(|| Error::general(Kind::Busy, "the group does not answer").hint("try again"))?;
         let taken_over = self.taken_over();
         if !grown && taken_over.is_none() {
             return Err(Error::general(Kind::Failed, "the group does not take the volume's size"));
@@ -555,8 +552,10 @@ impl Serving for Glue {
         if let Some(device) = &self.device {
             device.check_resizes(sectors).map_err(ublk_error)?;
         }
-        if self.look(move |engine| engine.grow(sectors)) != Some(true) {
-            return Err(Error::general(Kind::Failed, "the group does not take this size"));
+        match self.look(move |engine| engine.grow(sectors)) {
+            Some(true) => {}
+            Some(false) => return Err(Error::general(Kind::Failed, "the group does not take this size")),
+            None => return Err(Error::general(Kind::Busy, "the group does not answer").hint("try again")),
         }
         self.handle.resize(sectors);
         match &self.device {
@@ -661,3 +660,6 @@ fn resident_bytes() -> u64 {
     let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").trim().parse::<u64>().ok());
     kib.unwrap_or(0) * 1024
 }
+
+#[cfg(test)]
+mod tests;

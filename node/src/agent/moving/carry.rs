@@ -75,6 +75,14 @@ impl Agent {
                 Err(Error::new(Kind::NotSupported, name, message)
                     .hint(format!("plinth volume upgrade {name} exchanges it")))
             }
+            // It would hear a part of it, and then nothing any more.
+            Err(error) if error.kind == Kind::NotSupported => {
+                let message = format!(
+                    "the target of volume {name} is of an earlier build, which cannot move so many extents at once"
+                );
+                Err(Error::new(Kind::NotSupported, name, message)
+                    .hint(format!("plinth volume upgrade {name} exchanges it")))
+            }
             answer => answer,
         }
     }

@@ -83,4 +83,4 @@ impl Glue {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

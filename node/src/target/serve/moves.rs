@@ -145,15 +145,21 @@ impl Glue {
         self.hand_grant(&grant).map(|()| true)
     }
 
-    /// Gives the engine a grant; returns once it has taken it. It does not while a drive is brought up to date.
+    /// Gives the engine a grant; returns once it has taken it. It does not while it has another one, which may well be off
+    /// the same drive, or while a drive is brought up to date.
     fn hand_grant(&self, grant: &MoveGrant) -> Result<()> {
+        let copies = |engine: &Engine| {
+            let moving = engine.volume().stats()?.moving;
+            Some(moving.is_some_and(|moving| moving.outcome == MoveOutcome::Copying))
+        };
         loop {
             let asked = grant.clone();
             let taken = self.look_serving(move |engine| {
-                let change = asked.change;
+                if copies(engine)? {
+                    return Some(false);
+                }
                 engine.reply(Reply::Move(asked));
-                let moving = engine.volume().stats()?.moving;
-                Some(moving.is_some_and(|m| m.change == change && m.outcome == MoveOutcome::Copying))
+                copies(engine)
             })?;
             if taken {
                 return Ok(());
@@ -220,3 +226,6 @@ impl Glue {
         Ok(TargetMove { id, state, settled, copied_bytes, walked_bytes })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@ use super::{Engine, Glue};
 use crate::error::{Error, Kind, Result};
 use crate::scrub::{Copies, FoundCopy, FoundKind, FoundOutcome, Order, Seen, TargetScrub};
 use base::BLOCK_BYTES;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::PoisonError;
 use volume::{Finding, Outcome, ScrubStats, What};
 
 /// What is known of the scrub here.
@@ -17,14 +17,6 @@ pub(super) struct Keeper {
     /// Number of the batch that waits to be seen.
     batch: u64,
     found: Vec<FoundCopy>,
-    /// What the loop took from the engine. Not by way of an answer: one that comes too late would be lost.
-    inbox: Inbox,
-}
-
-type Inbox = Arc<Mutex<Vec<FoundCopy>>>;
-
-fn taken(inbox: &Inbox) -> Vec<FoundCopy> {
-    std::mem::take(&mut *inbox.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 impl Keeper {
@@ -38,24 +30,21 @@ impl Keeper {
 
 /// What a turn at the engine gave.
 struct Turned {
+    found: Vec<FoundCopy>,
     refused: bool,
     stats: ScrubStats,
     resyncing: bool,
 }
 
-/// One turn at the engine. With an `inbox`, what was found goes there: the batch before was seen.
-fn turn(
-    engine: &mut Engine,
-    order: Option<Order>,
-    run: Option<u64>,
-    inbox: Option<&Inbox>,
-) -> Option<Turned> {
-    if let Some(inbox) = inbox {
-        let mut found = Vec::new();
+/// One turn at the engine. With `take`, what was found is taken along: the batch before was seen. `None` while it does
+/// not serve, and then nothing was taken.
+fn turn(engine: &mut Engine, order: Option<Order>, run: Option<u64>, take: bool) -> Option<Turned> {
+    engine.volume().stats()?;
+    let mut found = Vec::new();
+    if take {
         engine.take_findings(&mut found);
-        let found = found.iter().map(|finding| describe(engine, finding));
-        inbox.lock().unwrap_or_else(PoisonError::into_inner).extend(found);
     }
+    let found = found.iter().map(|finding| describe(engine, finding)).collect();
     let mut refused = false;
     match order {
         Some(order) if run != Some(order.run) => {
@@ -66,7 +55,7 @@ fn turn(
         _ => {}
     }
     let stats = engine.volume().stats()?;
-    Some(Turned { refused, stats: stats.scrub, resyncing: stats.resync.is_some() })
+    Some(Turned { found, refused, stats: stats.scrub, resyncing: stats.resync.is_some() })
 }
 
 fn describe(engine: &Engine, finding: &Finding) -> FoundCopy {
@@ -106,14 +95,13 @@ impl Glue {
         let name = &self.spec.volume.name;
         let mut keeper = self.scrub.lock().unwrap_or_else(PoisonError::into_inner);
         keeper.seen(seen, gen_number);
-        let (run, inbox) = (keeper.run, keeper.inbox.clone());
-        let wanted = keeper.found.is_empty().then(|| inbox.clone());
-        let turned = self.look(move |engine| turn(engine, order, run, wanted.as_ref())).flatten();
+        let (run, take) = (keeper.run, keeper.found.is_empty());
+        let turned = self.look(move |engine| turn(engine, order, run, take)).flatten();
         let turned = turned.ok_or_else(|| {
             Error::new(Kind::Busy, name.clone(), format!("volume {name} does not answer")).hint("try again")
         })?;
-        if keeper.found.is_empty() {
-            keeper.found = taken(&inbox);
+        if take {
+            keeper.found = turned.found;
             keeper.batch += u64::from(!keeper.found.is_empty());
         }
         if turned.refused {

@@ -13,7 +13,7 @@ use ublk_target::NbdServer;
 
 /// A device that does what it is told to, and keeps what became of it.
 #[derive(Default)]
-struct Told {
+pub(in crate::target::serve) struct Told {
     recovering: bool,
     starts: bool,
     resizes: bool,
@@ -65,7 +65,7 @@ impl Device for Told {
 }
 
 /// The spec of a target of a new volume of one leg.
-fn spec(folder: &Path) -> TargetSpec {
+pub(in crate::target::serve) fn spec(folder: &Path) -> TargetSpec {
     let agent = testing::agent(folder);
     testing::new_volume(&agent, folder, "v");
     let attachment = Attachment {
@@ -81,7 +81,11 @@ fn spec(folder: &Path) -> TargetSpec {
 }
 
 /// Serves until the engine does; the loop's glue, and what it says.
-fn serve(folder: &Path, spec: TargetSpec, device: &Arc<Told>) -> (Glue, Receiver<Note>) {
+pub(in crate::target::serve) fn serve(
+    folder: &Path,
+    spec: TargetSpec,
+    device: &Arc<Told>,
+) -> (Glue, Receiver<Note>) {
     let Opened { target, absent, open, .. } = open_group(&spec, None).expect("opens");
     assert!(absent.is_empty(), "{absent:?}");
     let (notes, heard) = channel();
