@@ -616,7 +616,8 @@ impl Agent {
 
 /// Takes what a mark says of its copies, unless something newer is known. Returns whether that is news. A superblock
 /// version says one thing of a drive; of two marks of one version the stale one counts. That a drive failed is
-/// kept until it is current again: what a target says of it when it recovers is no news.
+/// kept until it is current again: what a target says of it when it recovers is no news. That one has failed which was
+/// stale already is news: it was being brought up to date.
 fn apply_mark(group: &mut GroupRecord, mark: &Mark) -> bool {
     let mut news = false;
     for copy in &mut group.copies {
@@ -624,12 +625,13 @@ fn apply_mark(group: &mut GroupRecord, mark: &Mark) -> bool {
         let newer = mark.version > copy.version || (mark.version == copy.version && !mark.current);
         if newer {
             let state = if mark.current { CopyState::Current } else { CopyState::Stale };
-            news |= copy.state != state;
+            let before = (copy.state, copy.failed);
             // A mark that was taken before says nothing new: what was forgiven since stays forgiven.
             let failed =
                 mark.failed.contains(&copy.drive) && (mark.version > copy.version || copy.state != state);
             copy.failed = !mark.current && (copy.failed || failed);
             (copy.state, copy.version) = (state, mark.version);
+            news |= before != (copy.state, copy.failed);
             let since = mark.since.get(place).filter(|_| !mark.current);
             (copy.stale_since_seq, copy.stale_since_ckpt) =
                 (since.map(|since| since.0), since.map(|since| since.1));

@@ -3,7 +3,9 @@
 //! Crash story: the keys of a row and of its extents are created in one transaction, before anything is
 //! written to the extents; a row that no superblock names stays handed out and is offered to the target again
 //! when it starts, so that nothing is lost by a crash in between. On the way back the superblock slots and the
-//! headers are wiped and flushed before the keys go: an extent that is free has nobody's header.
+//! headers are wiped and flushed before the keys go: an extent that is free has nobody's header. The transaction that
+//! frees it takes it from every list of who is to wipe it, too: it may be somebody else's at once, and a list that still
+//! had it would wipe what that one writes. So whoever goes by such a list asks first whose the extent is.
 //!
 //! A row may lie on drives that the group has nothing on yet: they enter its list of copies in the same transaction,
 //! before its target hears of them, so that a stale mark of theirs finds its entry. The list's order is the
@@ -214,8 +216,48 @@ impl Agent {
         Ok(unproven)
     }
 
-    /// Takes back all rows of a group: wipes superblocks, then headers, then frees the extents. What lies on a
-    /// drive that is not there cannot be wiped; it stays taken until the drive is back or removed.
+    /// Whether a group has an extent. One that it was to wipe may be free by now, or somebody else's. Only verbs free
+    /// extents, so one that holds their lock still knows behind what it did aside.
+    pub(super) fn has_extent(&self, group: &str, (drive, extent): &(String, u32)) -> Result<bool> {
+        let taken = self.store.get::<ExtentRecord>(&records::extent_key(drive, *extent))?;
+        Ok(taken.is_some_and(|taken| taken.group == group))
+    }
+
+    /// Everything that a group has, by drive; with each whether superblocks may be there.
+    fn all_extents(
+        &self,
+        pool: &PoolRecord,
+        group: &GroupRecord,
+        rows: &[Versioned<RowRecord>],
+    ) -> Result<BTreeMap<String, Vec<(u32, bool)>>> {
+        let mut per_drive: BTreeMap<String, Vec<(u32, bool)>> = BTreeMap::new();
+        let mut add = |extent: &(String, u32), home: bool| -> Result<()> {
+            if self.has_extent(&group.id, extent)? {
+                per_drive.entry(extent.0.clone()).or_default().push((extent.1, home));
+            }
+            Ok(())
+        };
+        for row in rows {
+            row.extents.iter().try_for_each(|extent| add(extent, row.row == 0))?;
+        }
+        group.unwiped.iter().try_for_each(|extent| add(extent, true))?;
+        // What an import could not tell the row of.
+        for drive in &pool.drives {
+            for extent in self.unbacked_on(drive)? {
+                add(&(extent.drive, extent.extent), true)?;
+            }
+        }
+        let moving = self.store.get::<MoveRecord>(&moves::key(&group.id))?;
+        for place in moving.iter().flat_map(|moving| &moving.places) {
+            let switched = moving.iter().any(|moving| moving.stage == Stage::Switched);
+            add(if switched { &place.old } else { &place.new }, true)?;
+        }
+        Ok(per_drive)
+    }
+
+    /// Takes back all that a group has: wipes superblocks, then headers, then frees the extents. What lies on a
+    /// drive that is not there cannot be wiped; it stays taken until the drive is back or removed. `txn` forgets the
+    /// group, and with it who may wipe the extents: cut short before that, all of them are still its own.
     ///
     /// # Errors
     /// The catalogue's.
@@ -224,30 +266,10 @@ impl Agent {
         space: &mut Verb<'_>,
         pool: &PoolRecord,
         group: &GroupRecord,
+        txn: Txn<'_>,
     ) -> Result<()> {
         let rows = self.rows_of(&group.id)?;
-        let mut per_drive: BTreeMap<String, Vec<(u32, bool)>> = BTreeMap::new();
-        for row in &rows {
-            for (drive, extent) in &row.extents {
-                per_drive.entry(drive.clone()).or_default().push((*extent, row.row == 0));
-            }
-        }
-        for (drive, extent) in &group.unwiped {
-            per_drive.entry(drive.clone()).or_default().push((*extent, true));
-        }
-        // What an import could not tell the row of.
-        for drive in &pool.drives {
-            let of_group = self.unbacked_on(drive)?.into_iter().filter(|extent| extent.group == group.id);
-            for extent in of_group {
-                per_drive.entry(extent.drive).or_default().push((extent.extent, true));
-            }
-        }
-        let moving = self.store.get::<MoveRecord>(&moves::key(&group.id))?;
-        for place in moving.iter().flat_map(|moving| &moving.places) {
-            let other =
-                if moving.iter().any(|m| m.stage == Stage::Switched) { &place.old } else { &place.new };
-            per_drive.entry(other.0.clone()).or_default().push((other.1, true));
-        }
+        let mut per_drive = self.all_extents(pool, group, &rows)?;
         let mut left = Vec::new();
         space.aside(|| {
             per_drive.retain(|id, extents| {
@@ -260,11 +282,10 @@ impl Agent {
                 wiped.is_ok()
             });
         });
-        let mut txn = self.store.txn();
+        let mut txn = txn.delete(moves::key(&group.id));
         for row in &rows {
             txn = txn.remove(records::row_key(&group.id, row.row), row);
         }
-        txn = txn.delete(moves::key(&group.id));
         txn = self.keep_left(txn, group, left)?;
         for (id, extents) in &per_drive {
             for (extent, _) in extents {
@@ -298,7 +319,7 @@ impl Agent {
                 txn = txn.update(key, &taken);
             }
         }
-        // An agent that was killed behind this has the rest of the deletion done again.
+        // An agent of an earlier build may have been killed behind this, with the group still there.
         let before = self.store.get::<DeletedRecord>(&deleted::key(&group.id))?;
         left.extend(before.into_iter().flat_map(|before| before.record.extents));
         left.sort();
@@ -366,4 +387,4 @@ pub(super) fn choice(space: &Space, drive: &DriveRecord, there: bool) -> Choice 
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

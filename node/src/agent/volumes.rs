@@ -2,7 +2,8 @@
 //!
 //! Crash story of `create`: group, volume, home row and its extents are announced in one transaction; then the
 //! headers are durable, then the superblocks; then the volume is ready. Until then it cannot be attached, and a
-//! repetition writes everything again. `delete` is announced, wipes, frees, forgets. What becomes of a group that was
+//! repetition writes everything again. `delete` is announced and wipes; then one transaction frees and
+//! forgets: an extent that is free is in no list of a group that goes. What becomes of a group that was
 //! there before its volume is told in `groups`.
 use super::Agent;
 use super::groups::{check_joins, planned_encryption, volume_key};
@@ -419,7 +420,6 @@ impl Agent {
     pub(super) fn finish_delete(&self, space: &mut Verb<'_>, volume: &Versioned<VolumeRecord>) -> Result<()> {
         let group = self.group(&volume.group)?;
         let pool = self.pool(&volume.pool)?;
-        self.take_back(space, &pool, &group)?;
         // Files of the group go before its entry does: afterwards nobody would look for them.
         for path in [
             self.options.stale_marks(&group.id),
@@ -433,7 +433,7 @@ impl Agent {
         if let Some(empty) = group.emptied() {
             txn = txn.create(records::empty_group_key(&empty.name), &empty);
         }
-        txn.commit()?;
+        self.take_back(space, &pool, &group, txn)?;
         let message = format!("volume {} was deleted", volume.name);
         self.events.history(&pool.id, &format!("volume delete {}", volume.name), &message);
         self.events.record(Severity::Info, "volume_delete", &volume.name, &message);

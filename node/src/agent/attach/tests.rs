@@ -59,6 +59,34 @@ fn a_mark_that_is_heard_again_does_not_undo_what_was_forgiven() {
     assert!(!group.copies[0].failed);
 }
 
+/// The story: a drive that had been away failed while it was brought up to date. It was stale before and after, so that was
+/// no news: it was handed back for ever, and no spare took its place.
+#[test]
+fn a_drive_that_fails_while_it_is_brought_up_to_date_has_failed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let agent = testing::agent(folder.path());
+    testing::new_volume(&agent, folder.path(), "v");
+    let drive = agent.group("v").expect("a group").copies[0].drive.clone();
+    let mark = |version, failed: bool| Mark {
+        drives: vec![drive.clone()],
+        version,
+        since: vec![(7, 3)],
+        failed: if failed { vec![drive.clone()] } else { Vec::new() },
+        current: false,
+    };
+    agent.note_mark("v", &mark(5, false), None).expect("it was away");
+    agent.note_mark("v", &mark(9, true), None).expect("it failed operations");
+    let copy = agent.group("v").expect("a group").copies[0].clone();
+    assert!(copy.failed && copy.version == 9, "{copy:?}");
+    assert_eq!(testing::told(&agent, "drive_stale").len(), 2, "that it failed is told");
+    // It is back in another life; what was said of the last one does not count against it.
+    let records = agent.records();
+    assert!(agent.forgive_failure(&drive).expect("forgives"));
+    drop(records);
+    agent.note_mark("v", &mark(9, true), None).expect("is no news");
+    assert!(!agent.group("v").expect("a group").copies[0].failed);
+}
+
 /// A detach that ended took the attachment away, and its supervision a moment later. An attach in between found no
 /// attachment and made one, found a supervision and left it at that, and then that went: announced, and served by nobody.
 #[tokio::test]

@@ -49,9 +49,14 @@ impl Agent {
     /// What a deleted group left is wiped now, where its drive is there: its target has ended.
     fn wipe_deleted(&self, space: &mut Verb<'_>, mut record: Versioned<DeletedRecord>) -> Result<()> {
         let extent_blocks = self.pool(&record.pool)?.extent_blocks;
+        let listed = std::mem::take(&mut record.extents);
         let mut per_drive: BTreeMap<String, Vec<(u32, bool)>> = BTreeMap::new();
-        for (id, extent) in &record.extents {
-            per_drive.entry(id.clone()).or_default().push((*extent, true));
+        for left in &listed {
+            // What is somebody else's by now is only forgotten.
+            if self.has_extent(&record.group, left)? {
+                per_drive.entry(left.0.clone()).or_default().push((left.1, true));
+                record.extents.push(left.clone());
+            }
         }
         let mut txn = self.store.txn();
         let mut freed = Vec::new();
@@ -68,7 +73,7 @@ impl Agent {
                 }
             }
         }
-        if !freed.is_empty() {
+        if record.extents.len() < listed.len() {
             Self::put_deleted(txn, &record).commit()?;
             freed.iter().for_each(|(id, extent)| space.give_back(id, *extent));
         }
@@ -97,9 +102,14 @@ impl Agent {
     fn wipe_left(&self, space: &mut Verb<'_>, group: Versioned<GroupRecord>) -> Result<()> {
         let extent_blocks = self.pool(&group.pool)?.extent_blocks;
         let refused = locked(&self.refused).clone();
-        let mut freed = Vec::new();
+        let (mut freed, mut gone) = (Vec::new(), Vec::new());
         for left in &group.unwiped {
             let (id, extent) = left;
+            if !self.has_extent(&group.id, left)? {
+                // Somebody else's by now, or nobody's.
+                gone.push(left.clone());
+                continue;
+            }
             let wipe = || {
                 let drive = self.drive(id)?;
                 wipe_extents(&self.open_drive(&drive)?, extent_blocks, &[(*extent, true)])
@@ -110,12 +120,13 @@ impl Agent {
                 freed.push(left.clone());
             }
         }
-        if freed.is_empty() {
+        if freed.is_empty() && gone.is_empty() {
             return Ok(());
         }
         // What serves it may have changed its record meanwhile.
         let mut group = self.group(&group.name)?;
-        group.unwiped.retain(|left| !freed.contains(left));
+        freed.retain(|left| group.unwiped.contains(left));
+        group.unwiped.retain(|left| !freed.contains(left) && !gone.contains(left));
         let txn = self.store.txn().update(records::group_key(&group.name), &group);
         let txn = freed.iter().fold(txn, |txn, (id, extent)| txn.delete(records::extent_key(id, *extent)));
         txn.commit()?;
@@ -219,3 +230,6 @@ impl Agent {
         Ok(true)
     }
 }
+
+#[cfg(test)]
+mod tests;

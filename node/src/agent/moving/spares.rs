@@ -56,6 +56,8 @@ impl Agent {
                 (pool.spares as usize).saturating_sub(drives.iter().filter(|d| is_spared(d)).count());
             for drive in self.pool_drives(pool)? {
                 let lost = match drive.state {
+                    // The pool has never had it: there is nothing on it that could be lost.
+                    _ if drive.life != Life::Ready => false,
                     DriveState::Failed => true,
                     DriveState::Online => !self.is_there(&drive) || failed.contains(&drive.id),
                     _ => false,
@@ -324,5 +326,28 @@ mod tests {
         agent.add_drives("p", &added, false).expect("adds");
         agent.take_spares().expect("looks");
         assert_eq!(leaving(&agent, &drive), Some(Errand::Spare));
+    }
+
+    /// The story: a `pool add` was killed behind its announcement, and its drive was not there any more. It was taken for one
+    /// that is lost and used up the spare, and the next drive of the pool that was lost got none.
+    #[test]
+    fn a_drive_that_never_came_into_its_pool_uses_up_no_spare() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (agent, first) = mirror(folder.path(), &["d1", "d2", "d3"]);
+        agent.set_pool("p", "spare_delay", "0", false).expect("sets");
+        let mut pool = agent.pool("p").expect("there");
+        let announced = DriveRecord {
+            id: "00000000-0000-0000-0000-000000000001".into(),
+            path: "/dev/gone".into(),
+            life: Life::Creating,
+            ..agent.drive(&first).expect("there").record
+        };
+        pool.drives.push(announced.id.clone());
+        let txn = agent.store.txn().update(records::pool_key("p"), &pool);
+        txn.create(records::drive_key(&announced.id), &announced).commit().expect("stores");
+        agent.take_spares().expect("looks");
+        assert_eq!((leaving(&agent, &announced.id), told(&agent, "spare_taken").len()), (None, 0));
+        put_out(&agent, &first);
+        assert_eq!(leaving(&agent, &first), Some(Errand::Spare));
     }
 }

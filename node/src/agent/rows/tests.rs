@@ -1,6 +1,7 @@
 //! What a pool hands out and takes back, over a catalogue and drives in files.
 use super::*;
-use crate::agent::testing::{agent, pool, volume};
+use crate::agent::testing::{agent, options, pool, volume};
+use crate::catalogue::embedded::faulty::{Medium, on as catalogue_on};
 use crate::catalogue::{CopyRecord, VolumeRecord};
 use crate::params::{AddDrives, CreatePool, CreateVolume, Labels};
 
@@ -177,10 +178,12 @@ fn a_deleted_volume_does_not_come_back_from_a_drive_that_was_away() {
     agent.delete_volume("v", false).expect("deletes");
     let left = agent.store.list::<DeletedRecord>(deleted::PREFIX).expect("reads");
     assert_eq!(left.len(), 1);
-    // Killed before the volume's record was gone, the deletion is done again: nothing is forgotten by that.
-    let group = GroupRecord { id: left[0].group.clone(), ..group_named(&agent, &params) };
+    // An agent of an earlier build was killed before the group's record was gone, and the deletion is done again: nothing is
+    // forgotten by that.
+    let (id, unwiped) = (left[0].group.clone(), left[0].extents.clone());
+    let group = GroupRecord { id, unwiped, ..group_named(&agent, &params) };
     let pool = agent.pool("p").expect("there");
-    agent.take_back(&mut agent.lock(), &pool, &group).expect("again");
+    agent.take_back(&mut agent.lock(), &pool, &group, agent.store.txn()).expect("again");
     assert_eq!(agent.store.list::<DeletedRecord>(deleted::PREFIX).expect("reads")[0].record, left[0].record);
     agent.delete_volume("w", false).expect("deletes");
     std::fs::rename(folder.path().join("away"), &drives[1]).expect("moves back");
@@ -198,4 +201,67 @@ fn group_named(agent: &Agent, like: &CreateVolume) -> GroupRecord {
     let params = CreateVolume { name: "w".into(), legs: Some(1), ..like.clone() };
     agent.create_volume(&params, false).expect("creates");
     agent.group("w").expect("there").record
+}
+
+/// The story: a deletion freed the extents first, and forgot what the group had still to wipe in a second transaction. The
+/// state folder was full in between, another volume grew, and the repetition wiped its blocks and freed its extents.
+#[test]
+fn a_deletion_that_was_cut_short_leaves_alone_what_is_somebody_elses_by_now() {
+    let mut failures = 0;
+    // Each other one is done all the same.
+    for done in [false, true] {
+        for changes in (u32::from(done)..).step_by(2) {
+            let folder = tempfile::tempdir().expect("a folder");
+            let medium = Medium::default();
+            let agent = Agent::over(options(folder.path()), std::sync::Arc::new(catalogue_on(&medium)))
+                .expect("opens");
+            pool(&agent, folder.path(), &["d1"]);
+            agent.create_volume(&volume("v", 1), false).expect("creates");
+            agent.create_volume(&volume("w", 1), false).expect("creates");
+            // What its target refused waits to be wiped.
+            let refused = agent.grant_row("v", 1, None).expect("a row");
+            agent.grant_row("v", 1, Some(refused.grant)).expect("another one");
+            assert_eq!(agent.group("v").expect("there").unwiped.len(), 1);
+            medium.fail_behind(changes, done);
+            let deleted = agent.delete_volume("v", false);
+            if !medium.has_failed() {
+                deleted.expect("deletes");
+                break;
+            }
+            failures += 1;
+            medium.heal();
+            agent.store.check().expect("works again");
+            let grown = [1, 2, 3].map(|row| agent.grant_row("w", row, None).expect("a row"));
+            grown.iter().for_each(|row| fill(&agent, &row.extents[0]));
+            if let Err(error) = agent.delete_volume("v", false) {
+                assert_eq!(error.kind, Kind::NotFound, "{error}");
+            }
+            grown.iter().for_each(|row| assert!(is_filled(&agent, &row.extents[0]), "at {changes}: {row:?}"));
+            let next = agent.grant_row("w", 4, None).expect("a row");
+            assert!(grown.iter().all(|row| row.extents[0].extent != next.extents[0].extent), "at {changes}");
+            let taken = agent.store.keys("extents/").expect("lists").len();
+            assert_eq!(taken, 5, "nothing is taken by nobody");
+        }
+    }
+    assert!(failures > 10, "{failures} writes failed");
+}
+
+/// The header, a superblock slot and the first block of data of an extent.
+const BLOCKS: [u64; 3] = [0, 3, 4];
+
+/// Writes to an extent what its group could have there.
+pub(in crate::agent) fn fill(agent: &Agent, extent: &RowExtent) {
+    let start = extent_start(ExtentNo::new(extent.extent), agent.pool("p").expect("there").extent_blocks);
+    let media = Media::open(&extent.path).expect("opens");
+    BLOCKS
+        .iter()
+        .for_each(|block| media.write(start + Blocks::new(*block), &[7; BLOCK_BYTES]).expect("writes"));
+}
+
+/// Whether it is there.
+pub(in crate::agent) fn is_filled(agent: &Agent, extent: &RowExtent) -> bool {
+    let start = extent_start(ExtentNo::new(extent.extent), agent.pool("p").expect("there").extent_blocks);
+    let media = Media::open(&extent.path).expect("opens");
+    let has = |block: &u64| media.read(start + Blocks::new(*block)).expect("reads")[..] == [7; BLOCK_BYTES];
+    BLOCKS.iter().all(has)
 }
