@@ -71,8 +71,11 @@ pub struct TargetSpec {
 pub struct TargetDrive {
     /// Identity, also on its label.
     pub id: String,
-    /// Where it is; `None` when it is missing.
+    /// Where it is; `None` when it is missing, or left.
     pub path: Option<PathBuf>,
+    /// The group has nothing on it any more: only its mark is of use.
+    #[serde(default)]
+    pub left: bool,
     /// Size in blocks.
     pub blocks: u64,
     /// Extents of the group's home row on it.

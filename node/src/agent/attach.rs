@@ -3,6 +3,10 @@
 //! Crash story: that a volume is to be attached is in the catalogue before a target is started, and leaves it
 //! only when the target's process is gone; an agent that starts goes on where the last one was. Each start of a
 //! target has a Gen of its own, taken by compare-and-swap before the process exists.
+mod concerned;
+
+pub(super) use concerned::drives_concerned;
+
 use super::Agent;
 use super::moving::has_rows;
 use super::rescan::Later;
@@ -340,8 +344,8 @@ impl Agent {
             found = self.look_for_drives()?;
             usable = self.usable_of(&before)?.0;
         }
-        for copy in before.copies.iter().filter(|_| !served) {
-            let drive = self.drive(&copy.drive)?;
+        for id in self.concerned_of(&before)?.into_iter().filter(|_| !served) {
+            let drive = self.drive(&id)?;
             let refused = self.is_doubled(&drive).filter(|_| drive.state == DriveState::Online);
             refused.map_or(Ok(()), Err)?;
         }
@@ -363,9 +367,11 @@ impl Agent {
         verb.aside(|| self.usable_of(&group)).map(|(usable, _)| usable)
     }
 
-    /// The drives of a group that the operator allows to be used.
+    /// The drives that a group may have something on and that the operator allows to be used.
     fn online_of(&self, group: &GroupRecord) -> Result<Vec<DriveRecord>> {
-        let drives: Result<Vec<_>> = group.copies.iter().map(|copy| self.drive(&copy.drive)).collect();
+        let concerned = self.concerned_of(group)?;
+        let copies = group.copies.iter().filter(|copy| concerned.contains(&copy.drive));
+        let drives: Result<Vec<_>> = copies.map(|copy| self.drive(&copy.drive)).collect();
         let online = drives?.into_iter().filter(|drive| drive.state == DriveState::Online);
         Ok(online.map(|drive| drive.record).collect())
     }
@@ -399,14 +405,17 @@ impl Agent {
         home.extend(moved.flat_map(|place| [place.old.clone(), place.new.clone()]));
         home.sort();
         home.dedup();
+        let concerned = drives_concerned(group, &rows, moving.as_deref());
         let mut drives = Vec::with_capacity(group.copies.len());
         for copy in &group.copies {
             let drive = self.drive(&copy.drive)?;
             let homes = home.iter().filter(|(id, _)| *id == copy.drive).map(|(_, extent)| *extent).collect();
+            let left = !concerned.contains(&copy.drive);
+            let there = !left && drive.state == DriveState::Online && usable.contains(&drive.id);
             drives.push(TargetDrive {
                 id: copy.drive.clone(),
-                path: (drive.state == DriveState::Online && usable.contains(&drive.id))
-                    .then(|| drive.path.clone()),
+                path: there.then(|| drive.path.clone()),
+                left,
                 blocks: drive.blocks,
                 homes,
                 stale_version: (copy.state != CopyState::Current).then_some(copy.version),
@@ -500,15 +509,23 @@ impl Agent {
         Ok(())
     }
 
-    /// A target serves: notes its device, so that the next one takes it over, and makes the stable name.
-    /// `gen_number`: its activation, if it is on the drives.
+    /// A target serves: notes it in the catalogue, and lets whoever waits for that know. Both under one lock: a word to go on
+    /// from a stale copy that came in between would be kept, and count for a target that dies when nobody remembers it.
     pub(crate) fn note_serving(
         &self,
         name: &str,
         device_number: Option<u32>,
         gen_number: Option<u64>,
     ) -> Result<()> {
-        let records = self.records();
+        let _records = self.records();
+        let noted = self.put_serving(name, device_number, gen_number);
+        self.supervisor.serves(name, device_number);
+        noted
+    }
+
+    /// Notes a target's device, so that the next one takes it over, and makes the stable name. `gen_number`: its activation,
+    /// if it is on the drives. The caller has the lock of records.
+    fn put_serving(&self, name: &str, device_number: Option<u32>, gen_number: Option<u64>) -> Result<()> {
         let mut volume = self.volume(name)?;
         let (first, tended) = match &mut volume.record.attachment {
             Some(attachment) => {
@@ -530,7 +547,6 @@ impl Agent {
             txn = txn.update(records::group_key(&group.name), &group);
         }
         txn.commit()?;
-        drop(records);
         // Whoever hears of it finds the name.
         if let Some(number) = device_number {
             device::link(&self.options.links, name, number);

@@ -146,6 +146,15 @@ impl Supervisor {
         slot.ok_or_else(|| Error::new(Kind::Refused, volume, format!("volume {volume} is not attached")))
     }
 
+    /// A volume's target serves. Under the lock of records, together with what the catalogue says of that.
+    pub(crate) fn serves(&self, volume: &str, device_number: Option<u32>) {
+        if let Ok(slot) = self.slot(volume) {
+            slot.live.send_modify(|live| {
+                (live.phase, live.device_number, live.error) = (Phase::Serving, device_number, None);
+            });
+        }
+    }
+
     /// Waits until a volume serves, or until it is known that it will not.
     ///
     /// # Errors

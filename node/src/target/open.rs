@@ -5,7 +5,7 @@ use crate::agent::parse_id;
 use crate::error::{Error, Kind, Result};
 use crate::keys::GroupSecret;
 use crate::target_spec::{TargetDrive, TargetSpec};
-use base::limits::{MAX_POLL_ACTIONS, MAX_POLL_SEGMENTS, MAX_SLOTS};
+use base::limits::{MAX_DRIVES, MAX_POLL_ACTIONS, MAX_POLL_SEGMENTS, MAX_SLOTS};
 use base::{
     Actions, BLOCK_BYTES, BufId, CkptNo, Duration, Engine, ExtentNo, Fault, Gen, Instant, IoToken, Memory,
     Phase, Reply, Request, SECTOR_BYTES, Sector, Sectors, Seq, SlotId, Uuid,
@@ -137,11 +137,14 @@ pub struct Opened {
 /// A drive is held by somebody else, or the spec is not one.
 pub fn open_group(spec: &TargetSpec, secret: Option<GroupSecret>) -> Result<Opened> {
     let group = parse_id(&spec.group)?;
+    check_count(spec)?;
     let (mut drives, mut candidates, mut absent) = (Vec::new(), Vec::new(), Vec::new());
     let open = OpenDrives::default();
     for drive in &spec.drives {
         let Some(path) = &drive.path else {
-            absent.push(format!("drive {} is missing", drive.id));
+            if !drive.left {
+                absent.push(format!("drive {} is missing", drive.id));
+            }
             continue;
         };
         let opened = match Wanted::of(path, &drive.id, spec)?.take()? {
@@ -196,6 +199,19 @@ pub fn open_group(spec: &TargetSpec, secret: Option<GroupSecret>) -> Result<Open
     let target = Target::new(engine, drives, volume.clone(), options())
         .map_err(|source| Error::general(Kind::Failed, format!("cannot prepare the loop: {source}")))?;
     Ok(Opened { target, volume, absent, open })
+}
+
+/// Refuses more drives than a group has places for, before one of them is opened.
+fn check_count(spec: &TargetSpec) -> Result<()> {
+    let count = spec.drives.iter().filter(|drive| drive.path.is_some()).count();
+    if count <= MAX_DRIVES {
+        return Ok(());
+    }
+    let name = &spec.group_name;
+    let message =
+        format!("group {name} is said to be on {count} drives, and no group has more than {MAX_DRIVES}");
+    Err(Error::new(Kind::Refused, name.clone(), message)
+        .hint("plinth drive remove takes a drive out of the pool on which the group has nothing any more"))
 }
 
 /// The engine's bounds.
@@ -341,6 +357,49 @@ fn planted_bug() -> Result<Option<volume::planted::Planted>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::testing;
+    use crate::catalogue::{Attachment, DriveRecord, FrontendKind};
+    use crate::params::{AddDrives, Labels};
+
+    /// The loop ended the process for it, without a word, and so each time that one was started.
+    #[test]
+    fn more_drives_than_a_group_has_are_refused_in_a_sentence() {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir(folder.path().join("targets")).expect("makes");
+        std::fs::create_dir(folder.path().join("groups")).expect("makes");
+        let agent = testing::agent(folder.path());
+        testing::new_volume(&agent, folder.path(), "v");
+        let nbd_socket = Some(folder.path().join("nbd"));
+        let over_nbd = Attachment { frontend: FrontendKind::Nbd, nbd_socket, ..testing::ublk_attachment() };
+        testing::attach(&agent, "v", over_nbd);
+        agent.prepare_activation("v").expect("prepares");
+        let path = agent.options.target_spec(&agent.group_of("v").expect("has one"));
+        let mut spec = TargetSpec::read(&path).expect("reads");
+        let make = |n: usize| {
+            let path = folder.path().join(format!("more-{n}"));
+            std::fs::File::create(&path).expect("creates").set_len(256 << 20).expect("sizes");
+            path
+        };
+        let added = AddDrives {
+            drives: (0..MAX_DRIVES).map(make).collect(),
+            labels: Labels::default(),
+            force: false,
+        };
+        agent.add_drives("pool-of-v", &added, false).expect("adds");
+        for DriveRecord { id, path, .. } in
+            agent.store.list("drives/").expect("reads").into_iter().map(|d| d.record)
+        {
+            if spec.drives.iter().all(|has| has.id != id) {
+                let like = spec.drives[0].clone();
+                spec.drives.push(TargetDrive { id, path: Some(path), homes: Vec::new(), ..like });
+            }
+        }
+        drop(agent);
+        let refused = open_group(&spec, None).map(drop).expect_err("is one too many");
+        assert!(refused.kind == Kind::Refused && refused.message.contains("33 drives"), "{refused}");
+        spec.drives.pop();
+        open_group(&spec, None).map(drop).expect("so many are opened");
+    }
 
     /// What is wrong with keys, age or drives is told in a sentence of its own, with a way on.
     #[test]

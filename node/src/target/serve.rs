@@ -347,7 +347,7 @@ impl Glue {
     fn drive_status(&self, stats: Option<&Stats>) -> Vec<TargetDriveStatus> {
         match stats {
             Some(stats) => stats.drives.iter().map(|view| self.seen_drive(view)).collect(),
-            None => self.spec.drives.iter().map(unseen_drive).collect(),
+            None => self.spec.drives.iter().filter(|drive| !drive.left).map(unseen_drive).collect(),
         }
     }
 

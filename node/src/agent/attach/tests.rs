@@ -155,3 +155,34 @@ fn a_path_that_is_claimed_is_looked_for_elsewhere() {
     drop(claim);
     assert!(seen_where_it_was());
 }
+
+/// The operator's word came when the target had just come to serve by itself: that was noted, and not shown yet. The word was
+/// kept, and weeks later a volume went on from a stale copy of which nobody had said so.
+#[tokio::test]
+async fn a_word_to_go_on_from_a_stale_copy_is_not_kept_once_it_is_noted_that_the_volume_serves() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::create_dir(folder.path().join("targets")).expect("makes");
+    std::fs::create_dir(folder.path().join("groups")).expect("makes");
+    let agent = testing::agent(folder.path());
+    testing::new_volume(&agent, folder.path(), "v");
+    let socket = folder.path().join("nbd");
+    let over_nbd = Attachment {
+        frontend: FrontendKind::Nbd,
+        nbd_socket: Some(socket.clone()),
+        served: true,
+        ..testing::ublk_attachment()
+    };
+    testing::attach(&agent, "v", over_nbd);
+    // What it begins runs only when this test waits for something.
+    agent.supervisor.start(&agent, "v", "pool-of-v");
+    let params = AttachVolume { nbd: Some(socket), read_only: false, force_stale: true };
+    let forced = || {
+        agent.announce_attachment("v", &params, false).expect("announces");
+        agent.prepare_activation("v").expect("prepares");
+        let path = agent.options.target_spec(&agent.group_of("v").expect("has one"));
+        TargetSpec::read(&path).expect("reads").forced
+    };
+    assert!(forced(), "while none serves the next one hears it");
+    agent.note_serving("v", None, Some(1)).expect("notes");
+    assert!(!forced(), "nobody has said so of what is served now");
+}

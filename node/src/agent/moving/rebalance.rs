@@ -24,6 +24,7 @@ use crate::catalogue::{
 use crate::error::Result;
 use crate::model;
 use crate::moves::MoveChange;
+use base::limits::MAX_DRIVES;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Extents of a volume that move at a time: the rows of a volume change often and little rather than once and for long.
@@ -187,8 +188,9 @@ impl Agent {
         let behind_home = &rows[rows.partition_point(|row| row.row == 0)..];
         let counts =
             |id: &str| group.copies.iter().any(|copy| copy.drive == id && copy.state == CopyState::Current);
+        let room = self.concerned_of(group)?.len() < MAX_DRIVES;
         for (from, to, many) in even.pairs {
-            let new = group.copies.iter().all(|copy| copy.drive != *to);
+            let new = room && group.copies.iter().all(|copy| copy.drive != *to);
             if !counts(from) || !(new || counts(to)) {
                 continue;
             }

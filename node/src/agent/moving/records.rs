@@ -3,6 +3,7 @@
 //! See `catalogue::moves` for the crash story. Everything here holds the lock of verbs.
 use super::plan::{Asked, Place, successors};
 use super::{Next, locked};
+use crate::agent::attach::drives_concerned;
 use crate::agent::locks::Verb;
 use crate::agent::rows::{choice, wipe_extents};
 use crate::agent::space::Space;
@@ -15,6 +16,7 @@ use crate::catalogue::{
 use crate::drives::Media;
 use crate::error::{Error, Kind, Result};
 use crate::moves::{Holds, MoveChange, MoveDrive, MoveEnd, MoveOrder, MovedExtent};
+use base::limits::MAX_DRIVES;
 use base::{BLOCK_BYTES, Blocks, ExtentNo};
 use std::collections::{BTreeMap, BTreeSet};
 use volume::label::extent_start;
@@ -146,6 +148,7 @@ impl Agent {
         change: MoveChange,
         steps: &[Step],
     ) -> Result<()> {
+        self.check_places(&group, steps)?;
         group.moves += 1;
         let mut record = MoveRecord {
             group: group.id.clone(),
@@ -181,6 +184,19 @@ impl Agent {
         txn.commit().map(drop).inspect_err(|_| {
             record.places.iter().for_each(|place| space.give_back(&place.new.0, place.new.1));
         })
+    }
+
+    /// Refuses a move to more drives than a group can have: its target would find no place for them, and the next one would
+    /// not know which of all those drives to open.
+    fn check_places(&self, group: &GroupRecord, steps: &[Step]) -> Result<()> {
+        let mut drives = drives_concerned(group, &self.rows_of(&group.id)?, None);
+        drives.extend(steps.iter().map(|(_, to)| to.clone()));
+        if drives.len() <= MAX_DRIVES {
+            return Ok(());
+        }
+        let message = format!("group {} would be on more than {MAX_DRIVES} drives", group.name);
+        Err(Error::new(Kind::NoSpace, group.name.clone(), message)
+            .hint("a drive that the group has already may take over, if it has room"))
     }
 
     /// Where in its rows a group has an extent.
@@ -492,3 +508,6 @@ fn cut_rows(rows: &mut BTreeMap<u32, Versioned<RowRecord>>, extents: usize, used
     }
     cut
 }
+
+#[cfg(test)]
+mod tests;

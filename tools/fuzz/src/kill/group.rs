@@ -165,6 +165,7 @@ impl Group {
         let drive = |drive| TargetDrive {
             id: drive_uuid(drive).to_string(),
             path: Some(self.drive(drive)),
+            left: false,
             blocks: drive_blocks().get(),
             homes: vec![0],
             stale_version: None,
