@@ -14,7 +14,7 @@ fn cramped(legs: u8) -> World {
 }
 
 /// Writes from block `first` on until there is no space; returns the block that was refused.
-fn fill(world: &mut World, first: u64) -> u64 {
+pub fn fill(world: &mut World, first: u64) -> u64 {
     let mut block = first;
     loop {
         match world.write(block * 8, 64) {
@@ -26,7 +26,7 @@ fn fill(world: &mut World, first: u64) -> u64 {
 }
 
 /// A row on these drives of the table, each at this extent.
-fn row(drives: &[u8], extent: u32, joining: &[NewDrive]) -> RowGrant {
+pub fn row(drives: &[u8], extent: u32, joining: &[NewDrive]) -> RowGrant {
     let extent = ExtentNo::new(extent);
     let extents = drives.iter().map(|drive| Extent { drive: DriveIx::new(*drive), extent }).collect();
     RowGrant { row: RowNo::ZERO, extents, joining: joining.to_vec() }

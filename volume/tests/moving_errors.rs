@@ -1,7 +1,8 @@
 //! What a move cannot read or write: nothing that was right before is lost by it, and nobody is told that it is done.
+use crate::doors_joining::{fill, row};
 use crate::world::story::outcome;
 use crate::world::{self, Shape, Verdict, World};
-use base::{DriveIx, DriveOp, Engine, Extent, ExtentNo, Fault, NewDrive, Op, Phase, Reply, RowGrant, RowNo};
+use base::{DriveOp, Engine, ExtentNo, Op, Phase, Reply};
 use std::cell::Cell;
 use std::ops::Range;
 use std::rc::Rc;
@@ -23,24 +24,6 @@ fn start(world: &World, extent: u32) -> u64 {
 fn end_of_move(world: &mut World) -> MoveOutcome {
     world.run_until("the move is over", |world| outcome(world) != Some(MoveOutcome::Copying));
     outcome(world).expect("asked for")
-}
-
-fn row(drives: &[u8], extent: u32, joining: &[NewDrive]) -> RowGrant {
-    let extent = ExtentNo::new(extent);
-    let extents = drives.iter().map(|drive| Extent { drive: DriveIx::new(*drive), extent }).collect();
-    RowGrant { row: RowNo::ZERO, extents, joining: joining.to_vec() }
-}
-
-/// Writes from this block on until there is no space: the block behind.
-fn fill(world: &mut World, first: u64) -> u64 {
-    let mut block = first;
-    loop {
-        match world.write(block * 8, 64) {
-            Ok(()) => block += 8,
-            Err(Fault::NoSpace) => return block,
-            Err(other) => panic!("block {block}: {other:?}"),
-        }
-    }
 }
 
 /// A group with one leg, full: its home row on drive 0, its second row on drive 1. And how many blocks it has.
